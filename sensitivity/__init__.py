@@ -1,0 +1,101 @@
+"""Find which layers of a vision model break when it is quantized or pruned, with the task's own metric.
+
+>>> import sensitivity as sv
+>>> sv.INT8.placement
+'deploy'
+
+Names are resolved when first used, so that importing this package, or opening a saved study, loads no torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOME = {
+    "wrap": "wrapped",
+    "Wrapped": "wrapped",
+    "Study": "study",
+    "read_thesis": "study",
+    "pareto": "study",
+    "Layer": "records",
+    "Recipe": "records",
+    "QuantSpec": "records",
+    "Scheme": "records",
+    "Score": "records",
+    "INT8": "quantize.recipes",
+    "INT8_WEIGHTS": "quantize.recipes",
+    "INT8_ACTIVATIONS": "quantize.recipes",
+    "INT4_WEIGHTS": "quantize.recipes",
+    "FP8": "quantize.recipes",
+    "THESIS": "quantize.recipes",
+    "Prune": "quantize.recipes",
+    "Calibration": "quantize.calibration",
+    "CocoDetection": "tasks.detection",
+    "Lvis": "tasks.lvis",
+    "PromptedMasks": "tasks.prompted",
+    "SemanticSegmentation": "tasks.semantic",
+    "FeatureFidelity": "tasks.fidelity",
+    "callback_task": "tasks.callback",
+    "Resize": "tasks.datasets",
+    "SensitivityError": "errors",
+}
+
+__all__ = [
+    "FP8",
+    "INT4_WEIGHTS",
+    "INT8",
+    "INT8_ACTIVATIONS",
+    "INT8_WEIGHTS",
+    "THESIS",
+    "Calibration",
+    "CocoDetection",
+    "FeatureFidelity",
+    "Layer",
+    "Lvis",
+    "PromptedMasks",
+    "Prune",
+    "QuantSpec",
+    "Recipe",
+    "Resize",
+    "Scheme",
+    "Score",
+    "SemanticSegmentation",
+    "SensitivityError",
+    "Study",
+    "Wrapped",
+    "__version__",
+    "callback_task",
+    "pareto",
+    "read_thesis",
+    "wrap",
+]
+
+if TYPE_CHECKING:
+    from sensitivity.errors import SensitivityError
+    from sensitivity.quantize.calibration import Calibration
+    from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
+    from sensitivity.records import Layer, QuantSpec, Recipe, Scheme, Score
+    from sensitivity.study import Study, pareto, read_thesis
+    from sensitivity.tasks.callback import callback_task
+    from sensitivity.tasks.datasets import Resize
+    from sensitivity.tasks.detection import CocoDetection
+    from sensitivity.tasks.fidelity import FeatureFidelity
+    from sensitivity.tasks.lvis import Lvis
+    from sensitivity.tasks.prompted import PromptedMasks
+    from sensitivity.tasks.semantic import SemanticSegmentation
+    from sensitivity.wrapped import Wrapped, wrap
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module 'sensitivity' has no attribute {name!r}")
+    value = getattr(import_module(f"sensitivity.{_HOME[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

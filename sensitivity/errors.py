@@ -1,0 +1,109 @@
+"""Every error this library raises, as one family tree.
+
+::
+
+    SensitivityError
+    ├── ModelError
+    │   ├── LayerNotFoundError      (also a LookupError)
+    │   ├── TracingError
+    │   └── NotRestoredError
+    ├── RecipeError                 (also a ValueError)
+    ├── CalibrationError
+    ├── TaskError
+    │   ├── AnnotationError
+    │   ├── ImageError
+    │   └── PredictionError
+    ├── StoreError
+    │   ├── StoreConflictError
+    │   └── StoreFormatError
+    ├── StudyError
+    ├── ExportError
+    ├── EngineError
+    │   ├── EngineBuildError
+    │   └── PrecisionNotHonouredError
+    └── MissingPackageError         (also an ImportError)
+
+A message says what is wrong, what was given, what was expected or is nearest, and what to do next.
+"""
+
+from __future__ import annotations
+
+
+class SensitivityError(Exception):
+    """Base of all errors raised by this library; catch it to catch them all."""
+
+
+class ModelError(SensitivityError):
+    """The model, or a layer of it, cannot be used as asked."""
+
+
+class LayerNotFoundError(ModelError, LookupError):
+    """No layer has this name, path or pattern."""
+
+
+class TracingError(ModelError):
+    """The model could not be run, or its data flow could not be followed, with the example inputs."""
+
+
+class NotRestoredError(ModelError):
+    """The model is not bit for bit as it was before it was disturbed."""
+
+
+class RecipeError(SensitivityError, ValueError):
+    """A recipe or scheme makes no sense, or does not fit the layer it is given to."""
+
+
+class CalibrationError(SensitivityError):
+    """Activation ranges are missing, empty or not finite."""
+
+
+class TaskError(SensitivityError):
+    """The data or the predictions of a task are not usable."""
+
+
+class AnnotationError(TaskError):
+    """An annotation file does not hold what its format promises."""
+
+
+class ImageError(TaskError):
+    """An image is missing or cannot be decoded."""
+
+
+class PredictionError(TaskError):
+    """A model's predictions do not have the form that the task scores."""
+
+
+class StoreError(SensitivityError):
+    """A store cannot be read or written."""
+
+
+class StoreConflictError(StoreError):
+    """The store belongs to other weights, data, recipe or settings, or another process is writing to it."""
+
+
+class StoreFormatError(StoreError):
+    """The file is not a store of this library, or of a newer version of it."""
+
+
+class StudyError(SensitivityError):
+    """A study cannot answer the question, or the file is no study."""
+
+
+class ExportError(SensitivityError):
+    """The model, or a part of it, could not be exported."""
+
+
+class EngineError(SensitivityError):
+    """An engine cannot run here, or failed while running."""
+
+
+class EngineBuildError(EngineError):
+    """The engine could not be built from the exported model."""
+
+
+class PrecisionNotHonouredError(EngineError):
+    """The engine ran a layer in another precision than the scheme asked for."""
+
+
+class MissingPackageError(SensitivityError, ImportError):
+    """An optional package is not installed; the message names the extra that brings it."""

@@ -1,0 +1,23 @@
+"""Facts that pass between rooms: frozen values, JSON both ways, no torch.
+
+``layer``: where a model can be disturbed. ``recipe``: what is done there. ``scheme``: which layer gets which recipe.
+``study``: what was measured.
+"""
+
+from sensitivity.records.layer import Layer, SkippedModule
+from sensitivity.records.recipe import Pruning, QuantSpec, Recipe
+from sensitivity.records.scheme import Rule, Scheme
+from sensitivity.records.study import Measurement, Score, StudyRecord
+
+__all__ = [
+    "Layer",
+    "Measurement",
+    "Pruning",
+    "QuantSpec",
+    "Recipe",
+    "Rule",
+    "Scheme",
+    "Score",
+    "SkippedModule",
+    "StudyRecord",
+]

@@ -1,0 +1,110 @@
+"""One place where a model can be disturbed, as facts about it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A named module with one weight, and what follows it.
+
+    Attributes:
+        name: Unique name ``stage:block:layer``, e.g. ``stage3:0:1``; blocks and layers count from zero.
+        module: Qualified path of the module in the model, e.g. ``backbone.stages.3.op_list.0.main.depth_conv.conv``.
+        kind: Block type: ``independent``, ``res``, ``fmb`` (fused MBConv), ``mb`` (MBConv) or ``att`` (attention).
+        role: Place within its block: ``stem``, ``conv``, ``expand``, ``depthwise``, ``exit``, ``qkv``,
+            ``scale-depthwise``, ``scale-pointwise``, ``proj``, ``shortcut``, ``neck``, ``output``.
+        flags: What its structure says: ``exit``, ``attention-pointwise``, ``depthwise``, ``stem``, ``output``,
+            ``no-norm``, ``no-activation``, ``shared``.
+        norm: Class of the normalisation that follows by data flow, or None.
+        activation: Activation that follows by data flow, e.g. ``ReLU`` or ``GELU(tanh)``, or None.
+        calls: How often one forward pass runs the module; more than one for a shared head.
+        order: Position of its first call in execution order, from zero.
+        conv_type: Class of the operator: ``Conv1d``, ``Conv2d``, ``Conv3d``, ``ConvTranspose2d`` ..., or ``Linear``.
+        kernel_size: Kernel side lengths; empty for a linear layer.
+        stride: Strides; empty for a linear layer.
+        groups: Groups of the convolution; 1 for a linear layer.
+        in_channels: Channels (features) read.
+        out_channels: Channels (features) written.
+        parameters: Elements of weight and bias.
+        weight_bytes: Bytes of the weight as stored in the model.
+        macs: Multiply-adds of all its calls in one forward pass of the example inputs.
+        activation_elements: Elements written by all its calls in one forward pass of the example inputs.
+        weight: Attribute of the module that holds the weight.
+        norm_module: Path of the module that normalises the output, or None (no norm, or one that is no module).
+        activation_module: Path of the module that is the activation, or None (none, or a function).
+
+    A layer found in a model has every number. In a study read from a table that does not tell, the channels, ``macs``
+    and ``activation_elements`` are None.
+    """
+
+    name: str
+    module: str
+    kind: str
+    role: str
+    flags: frozenset[str]
+    norm: str | None
+    activation: str | None
+    calls: int
+    order: int
+    conv_type: str
+    kernel_size: tuple[int, ...]
+    stride: tuple[int, ...]
+    groups: int
+    in_channels: int | None
+    out_channels: int | None
+    parameters: int
+    weight_bytes: int
+    macs: int | None
+    activation_elements: int | None
+    weight: str = "weight"
+    norm_module: str | None = None
+    activation_module: str | None = None
+
+    @property
+    def stage(self) -> str:
+        """Text before the block number, e.g. ``stage3`` or ``neck``."""
+        return self.name.rsplit(":", 2)[0]
+
+    @property
+    def block(self) -> int:
+        """Block number within the stage, from zero."""
+        return int(self.name.rsplit(":", 2)[1])
+
+    @property
+    def index(self) -> int:
+        """Layer number within the block, from zero."""
+        return int(self.name.rsplit(":", 2)[2])
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``from_json`` turns back into an equal layer."""
+        plain = asdict(self)
+        plain["flags"] = sorted(self.flags)
+        plain["kernel_size"] = list(self.kernel_size)
+        plain["stride"] = list(self.stride)
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> Layer:
+        """The layer that ``to_json`` described; keys that a newer version added are ignored."""
+        known = {field.name for field in fields(cls)}
+        values = {key: value for key, value in plain.items() if key in known}
+        values["flags"] = frozenset(values["flags"])
+        values["kernel_size"] = tuple(values["kernel_size"])
+        values["stride"] = tuple(values["stride"])
+        return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class SkippedModule:
+    """A module with a weight that is in no layer, and why.
+
+    Attributes:
+        module: Qualified path.
+        reason: Why it cannot be disturbed, e.g. ``never called with the example inputs``.
+    """
+
+    module: str
+    reason: str

@@ -1,0 +1,131 @@
+"""Which layer gets which recipe: an ordered list of rules, later rules win."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sensitivity.errors import RecipeError
+from sensitivity.records.recipe import Recipe
+
+EVERYTHING = "*"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """One line of a scheme.
+
+    Attributes:
+        pattern: Layer name, module path or pattern (see ``LayerTable.select``).
+        recipe: What the layers it selects get; None keeps them in high precision.
+    """
+
+    pattern: str
+    recipe: Recipe | None
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """Which layer gets which recipe.
+
+    A scheme is text until it meets a model: rules are patterns, resolved against the layers of the model that it is
+    used on. A layer that no rule selects stays in high precision; where several select it, the last one wins.
+
+    Attributes:
+        rules: The rules, in order.
+        reasons: For layers that were protected by advice: layer name to the reason in words.
+        predicted_drop: Drop that the advice expects, as a fraction of the metric, or None.
+        size_bytes: Bytes of all layers' parameters under this scheme, or None where nobody counted.
+
+    Example:
+        >>> from sensitivity.quantize.recipes import INT8
+        >>> scheme = Scheme.all(INT8).protect("@exit")
+        >>> [(rule.pattern, rule.recipe is None) for rule in scheme.rules]
+        [('*', False), ('@exit', True)]
+    """
+
+    rules: tuple[Rule, ...] = ()
+    reasons: Mapping[str, str] = field(default_factory=dict)
+    predicted_drop: float | None = None
+    size_bytes: int | None = None
+
+    @classmethod
+    def all(cls, recipe: Recipe) -> Scheme:
+        """Every layer gets the recipe."""
+        return cls((Rule(EVERYTHING, recipe),))
+
+    @classmethod
+    def only(cls, names: str | Iterable[str], recipe: Recipe) -> Scheme:
+        """The named layers get the recipe; the rest stays in high precision.
+
+        Args:
+            names: Names, module paths or patterns.
+            recipe: What they get.
+        """
+        return cls(tuple(Rule(name, recipe) for name in _as_list(names)))
+
+    def protect(self, pattern: str | Iterable[str]) -> Scheme:
+        """The same scheme, with the selected layers kept in high precision."""
+        return self._with(Rule(one, None) for one in _as_list(pattern))
+
+    def quantize(self, pattern: str | Iterable[str], recipe: Recipe) -> Scheme:
+        """The same scheme, with the selected layers given the recipe."""
+        return self._with(Rule(one, recipe) for one in _as_list(pattern))
+
+    def _with(self, rules: Iterable[Rule]) -> Scheme:
+        """Further rules appended; what was predicted for the old rules no longer holds and is dropped."""
+        return replace(self, rules=(*self.rules, *rules), predicted_drop=None, size_bytes=None)
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The different recipes in it, in order of first use."""
+        return tuple(dict.fromkeys(rule.recipe for rule in self.rules if rule.recipe is not None))
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``from_json`` turns back into an equal scheme."""
+        rules = [{"pattern": r.pattern, "recipe": r.recipe.to_json() if r.recipe else None} for r in self.rules]
+        return {
+            "rules": rules,
+            "reasons": dict(self.reasons),
+            "predicted_drop": self.predicted_drop,
+            "size_bytes": self.size_bytes,
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Scheme:
+        """The scheme that ``to_json`` described.
+
+        Raises:
+            RecipeError: If this is no scheme.
+        """
+        try:
+            rules = tuple(
+                Rule(r["pattern"], Recipe.from_json(r["recipe"]) if r["recipe"] else None) for r in plain["rules"]
+            )
+        except (KeyError, TypeError) as error:
+            raise RecipeError(f"not a scheme: expected rules of pattern and recipe, got {plain!r:.120}.") from error
+        return cls(rules, dict(plain.get("reasons", {})), plain.get("predicted_drop"), plain.get("size_bytes"))
+
+    def save(self, path: str | Path) -> None:
+        """Write the scheme as JSON."""
+        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Scheme:
+        """Read a scheme that ``save`` wrote.
+
+        Raises:
+            RecipeError: If the file holds no scheme.
+        """
+        try:
+            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+        except json.JSONDecodeError as error:
+            raise RecipeError(f"{path} is not JSON: {error}. Give a file written by Scheme.save.") from error
+        return cls.from_json(plain)
+
+
+def _as_list(names: str | Iterable[str]) -> list[str]:
+    return [names] if isinstance(names, str) else list(names)

@@ -1,0 +1,202 @@
+"""What was measured: one model, one task, one baseline, many disturbed layers."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from sensitivity.errors import StudyError
+from sensitivity.records.layer import Layer, SkippedModule
+from sensitivity.records.recipe import Recipe
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A task's verdict on one model.
+
+    Attributes:
+        value: The task's metric, as a fraction where the unit is ``%``.
+        metrics: All metrics of the task by name, the same way.
+        metric: Name of the metric that ``value`` is.
+        unit: Unit for people, ``%`` for fractions.
+        images: Images that were scored.
+    """
+
+    value: float
+    metrics: Mapping[str, float]
+    metric: str
+    unit: str
+    images: int
+
+
+@dataclass(frozen=True, slots=True)
+class Measurement:
+    """One layer disturbed by one recipe, scored.
+
+    Attributes:
+        layer: Name of the layer.
+        recipe: Name of the recipe, a key of ``StudyRecord.recipes``.
+        score: The metric with this layer disturbed; None where the measurement failed.
+        drop: Baseline minus score (score minus baseline where lower is better); positive is worse.
+        drop_low: Lower end of the interval of the drop, or None where no interval was computed.
+        drop_high: Upper end.
+        images: Images scored.
+        status: ``measured``, ``decided`` (stopped early), ``failed`` or ``skipped``.
+        reason: Why it failed, was skipped or stopped; empty for a plain measurement.
+        metrics: Every metric of the task.
+        signals: Label-free measures, e.g. ``output_sqnr_db``.
+        seconds: Time spent on it.
+    """
+
+    layer: str
+    recipe: str
+    score: float | None
+    drop: float | None
+    drop_low: float | None = None
+    drop_high: float | None = None
+    images: int = 0
+    status: str = "measured"
+    reason: str = ""
+    metrics: Mapping[str, float] = field(default_factory=dict)
+    signals: Mapping[str, float] = field(default_factory=dict)
+    seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """All measurements of one model on one task, with its baseline.
+
+    Scores and drops are fractions where ``unit`` is ``%``; tables and plots show percent.
+
+    Attributes:
+        model: Name of the model, for titles.
+        task: Name of the task, for titles.
+        metric: Name of the metric that scores and drops are of.
+        unit: Unit for people; ``%`` means that fractions are stored.
+        higher_is_better: Whether a larger metric is a better model.
+        baseline: Score with nothing disturbed.
+        layers: All layers of the model in execution order.
+        measurements: One for each layer and recipe, in execution order.
+        recipes: The recipes by name.
+        direction: ``one-at-a-time`` or ``all-but-one``.
+        skipped: Modules with a weight that are in no layer, with the reason.
+        notes: What a reader should know, e.g. rows that a loader dropped.
+        info: Further facts: versions, settings, seconds.
+    """
+
+    model: str
+    task: str
+    metric: str
+    unit: str
+    higher_is_better: bool
+    baseline: Score
+    layers: tuple[Layer, ...]
+    measurements: tuple[Measurement, ...]
+    recipes: Mapping[str, Recipe]
+    direction: str = "one-at-a-time"
+    skipped: tuple[SkippedModule, ...] = ()
+    notes: tuple[str, ...] = ()
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scale(self) -> float:
+        """What stored numbers are multiplied by for people: 100 where the unit is ``%``, else 1."""
+        return 100.0 if self.unit == "%" else 1.0
+
+    def of_recipe(self, recipe: str | None = None) -> tuple[Measurement, ...]:
+        """The measurements of one recipe, in execution order.
+
+        Args:
+            recipe: Its name; None where the study has only one.
+
+        Raises:
+            StudyError: If the name is unknown, or left out where there are several recipes.
+        """
+        names = tuple(self.recipes)
+        if recipe is None:
+            if len(names) != 1:
+                raise StudyError(f"this study has {len(names)} recipes; name one with recipe=: {', '.join(names)}.")
+            recipe = names[0]
+        if recipe not in self.recipes:
+            raise StudyError(f"no recipe {recipe!r} in this study. It has: {', '.join(names)}.")
+        return tuple(m for m in self.measurements if m.recipe == recipe)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``from_json`` turns back into an equal study."""
+        return {
+            "schema": SCHEMA_VERSION,
+            "model": self.model,
+            "task": self.task,
+            "metric": self.metric,
+            "unit": self.unit,
+            "higher_is_better": self.higher_is_better,
+            "direction": self.direction,
+            "baseline": asdict(self.baseline),
+            "recipes": [recipe.to_json() for recipe in self.recipes.values()],
+            "layers": [layer.to_json() for layer in self.layers],
+            "measurements": [asdict(measurement) for measurement in self.measurements],
+            "skipped": [asdict(module) for module in self.skipped],
+            "notes": list(self.notes),
+            "info": dict(self.info),
+        }
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """The study that ``to_json`` described.
+
+        Raises:
+            StudyError: If this is no study, or one of a newer version.
+        """
+        if not isinstance(plain, Mapping) or "schema" not in plain:
+            raise StudyError("not a study: it has no 'schema'. Give a file written by Study.save.")
+        if plain["schema"] != SCHEMA_VERSION:
+            raise StudyError(
+                f"study of schema {plain['schema']}; this version reads {SCHEMA_VERSION}. Update sensitivity."
+            )
+        try:
+            recipes = [Recipe.from_json(recipe) for recipe in plain["recipes"]]
+            return cls(
+                model=plain["model"],
+                task=plain["task"],
+                metric=plain["metric"],
+                unit=plain["unit"],
+                higher_is_better=plain["higher_is_better"],
+                direction=plain["direction"],
+                baseline=Score(**plain["baseline"]),
+                recipes={recipe.name: recipe for recipe in recipes},
+                layers=tuple(Layer.from_json(layer) for layer in plain["layers"]),
+                measurements=tuple(Measurement(**measurement) for measurement in plain["measurements"]),
+                skipped=tuple(SkippedModule(**module) for module in plain["skipped"]),
+                notes=tuple(plain["notes"]),
+                info=plain["info"],
+            )
+        except (KeyError, TypeError) as error:
+            raise StudyError(f"not a complete study: {error!r}. Give a file written by Study.save.") from error
+
+    def save(self, path: str | Path) -> None:
+        """Write the study as JSON, in one step: a reader never sees half a file."""
+        path = Path(path)
+        draft = path.with_name(path.name + ".part")
+        draft.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        os.replace(draft, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a study that ``save`` wrote.
+
+        Raises:
+            StudyError: If the file is missing or holds no study.
+        """
+        try:
+            plain = json.loads(Path(path).read_text(encoding="utf-8"))
+        except FileNotFoundError as error:
+            raise StudyError(f"no study at {path}. Study.save writes one.") from error
+        except json.JSONDecodeError as error:
+            raise StudyError(f"{path} is not JSON: {error}. Give a file written by Study.save.") from error
+        return cls.from_json(plain)

@@ -1,0 +1,40 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    return Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def shared_data(repository: Path) -> Path:
+    """The real images, weights and tables beside the checkout; a test that needs them says so when it skips."""
+    data = repository.parent / "shared" / "data"
+    if not data.is_dir():
+        pytest.skip("no ../shared/data beside this checkout: real images and weights are needed for this test")
+    return data
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-goldens", action="store_true", help="write what tests produce to tests/goldens")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest, repository: Path) -> Callable[[str, str], None]:
+    """``golden(name, text)`` compares the text with the file tests/goldens/name, or writes it with --update-goldens."""
+
+    def check(name: str, text: str) -> None:
+        path = repository / "tests" / "goldens" / name
+        if request.config.getoption("--update-goldens"):
+            path.write_text(text, encoding="utf-8")
+        assert path.is_file(), f"no golden {name} yet: run pytest with --update-goldens, and read what it wrote"
+        assert text == path.read_text(encoding="utf-8"), f"{name} changed: if that is meant, run with --update-goldens"
+
+    return check
