@@ -1,0 +1,118 @@
+"""Text to layers: names, module paths and patterns such as ``stage4:x:2``, ``@exit & neck:*:*``, ``!@depthwise``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+
+from sensitivity.errors import LayerNotFoundError
+from sensitivity.records import Layer, Recipe, Scheme
+
+WILDCARDS = frozenset({"any", "all", "x", "*"})
+BUT = "all_but_"
+_RANGE = re.compile(r"(\d+)-(\d+)")
+_LAST_NUMBER = re.compile(r"(\d+)$")
+
+
+def select(layers: Sequence[Layer], pattern: str | Iterable[str], *, model: str = "") -> list[Layer]:
+    """The layers that a pattern, or any of several patterns, selects.
+
+    A pattern is one of
+
+    - a layer name or a module path; the path of a container selects all layers in it;
+    - ``stage:block:layer``, each field a name, a number, a list ``1,2``, a range ``0-3``, a glob ``back*``,
+      ``any``/``all``/``x``/``*`` or ``all_but_neck``; a number in the stage field is the number its name ends in;
+    - the same with a model prefix in front, ``L0:1,2:any:1``;
+    - ``@flag``, ``@kind=mb`` or ``@role=exit``;
+    - ``!`` before any of these (all others), or several joined by ``&`` (in all of them).
+
+    Args:
+        layers: All layers of the model.
+        pattern: One pattern, or several: a layer that any of them selects is selected.
+        model: Name of the model, for patterns with a model prefix.
+
+    Returns:
+        The selected layers in the order of ``layers``.
+
+    Raises:
+        LayerNotFoundError: If a pattern selects nothing.
+    """
+    patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    chosen: set[str] = set()
+    for one in patterns:
+        found = {layer.name for layer in layers if all(_term(term, layer, model) for term in one.split("&"))}
+        if not found:
+            raise LayerNotFoundError(_nothing(one, layers, model))
+        chosen |= found
+    return [layer for layer in layers if layer.name in chosen]
+
+
+def resolve(scheme: Scheme, layers: Sequence[Layer], *, model: str = "") -> Mapping[str, Recipe]:
+    """What each layer gets under a scheme; layers that stay in high precision are left out.
+
+    Raises:
+        LayerNotFoundError: If a rule of the scheme selects no layer.
+    """
+    chosen: dict[str, Recipe | None] = {}
+    for rule in scheme.rules:
+        for layer in select(layers, rule.pattern, model=model):
+            chosen[layer.name] = rule.recipe
+    return {layer.name: recipe for layer in layers if (recipe := chosen.get(layer.name)) is not None}
+
+
+def _term(term: str, layer: Layer, model: str) -> bool:
+    term = term.strip()
+    if term.startswith("!"):
+        return not _term(term[1:], layer, model)
+    if term.startswith("@"):
+        return _property(term[1:], layer)
+    if term in WILDCARDS or term == layer.name:
+        return True
+    if ":" not in term:
+        return layer.module == term or layer.module.startswith(term + ".") or fnmatchcase(layer.module, term)
+    fields = term.split(":")
+    if len(fields) == 4:
+        if not _field(fields[0].lower(), model.lower()):
+            return False
+        fields = fields[1:]
+    own = (layer.stage, str(layer.block), str(layer.index))
+    return len(fields) == 3 and all(_field(field, value) for field, value in zip(fields, own, strict=True))
+
+
+def _property(text: str, layer: Layer) -> bool:
+    key, equals, value = text.partition("=")
+    if not equals:
+        return key in layer.flags
+    return key in {"kind", "role"} and getattr(layer, key) == value
+
+
+def _field(field: str, value: str) -> bool:
+    return any(_alternative(one.strip(), value) for one in field.split(","))
+
+
+def _alternative(text: str, value: str) -> bool:
+    if text in WILDCARDS:
+        return True
+    if text.startswith(BUT):
+        return not _alternative(text.removeprefix(BUT), value)
+    last = _LAST_NUMBER.search(value)
+    bounds = _RANGE.fullmatch(text)
+    if bounds:
+        return last is not None and int(bounds[1]) <= int(last[1]) <= int(bounds[2])
+    if text.isdigit():
+        return last is not None and int(text) == int(last[1])
+    return fnmatchcase(value, text)
+
+
+def _nothing(pattern: str, layers: Sequence[Layer], model: str) -> str:
+    """The message for a pattern that selects nothing."""
+    flags = sorted({f"@{flag}" for layer in layers for flag in layer.flags})
+    properties = sorted({f"@{key}={getattr(layer, key)}" for layer in layers for key in ("kind", "role")})
+    words = [*(layer.name for layer in layers), *(layer.module for layer in layers), *flags, *properties]
+    near = get_close_matches(pattern.lstrip("!"), words, n=3, cutoff=0.4) or words[:3]
+    where = f" in {model}" if model else ""
+    what = "layer named" if ":" in pattern and "&" not in pattern else "layer matches"
+    nearest = ", ".join(repr(word) for word in near)
+    return f"no {what} {pattern!r}{where}. Nearest: {nearest}. wrapped.layers lists all {len(layers)}."

@@ -1,0 +1,113 @@
+"""All layers of a model, as a table."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, overload
+
+from sensitivity.layers.select import select
+from sensitivity.records import Layer, SkippedModule
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN_ROWS = 200
+
+
+class LayerTable(Sequence[Layer]):
+    """The layers of a model in execution order.
+
+    Attributes:
+        model: Name of the model.
+        skipped: Modules with a weight that are no layer here, each with its reason.
+    """
+
+    def __init__(self, layers: Iterable[Layer], *, model: str, skipped: Iterable[SkippedModule] = ()) -> None:
+        self._layers = tuple(layers)
+        self.model = model
+        self.skipped = tuple(skipped)
+
+    @overload
+    def __getitem__(self, key: int | str) -> Layer: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> LayerTable: ...
+
+    def __getitem__(self, key: int | str | slice) -> Layer | LayerTable:
+        """A layer by position, name or module path; a table by slice.
+
+        Raises:
+            LayerNotFoundError: If no layer has this name or path.
+        """
+        if isinstance(key, slice):
+            return self._part(self._layers[key])
+        if isinstance(key, str):
+            exact = [layer for layer in self._layers if key in (layer.name, layer.module)]
+            return exact[0] if exact else select(self._layers, f"{key}", model=self.model)[0]
+        return self._layers[key]
+
+    def __len__(self) -> int:
+        return len(self._layers)
+
+    def __iter__(self) -> Iterator[Layer]:
+        return iter(self._layers)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._layers or any(key in (layer.name, layer.module) for layer in self._layers)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, LayerTable) and self._layers == other._layers
+
+    def __hash__(self) -> int:
+        return hash(self._layers)
+
+    @property
+    def names(self) -> list[str]:
+        """Names in execution order."""
+        return [layer.name for layer in self._layers]
+
+    def select(self, pattern: str | Iterable[str]) -> LayerTable:
+        """The layers that a pattern selects, or any of several; see ``sensitivity.layers.select.select``.
+
+        Raises:
+            LayerNotFoundError: If a pattern selects nothing.
+        """
+        return self._part(select(self._layers, pattern, model=self.model))
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a layer, one column an attribute; flags as text."""
+        import pandas as pd
+
+        rows = [layer.to_json() | {"flags": " ".join(sorted(layer.flags))} for layer in self._layers]
+        return pd.DataFrame(rows, columns=list(Layer.__dataclass_fields__))
+
+    def _part(self, layers: Iterable[Layer]) -> LayerTable:
+        return LayerTable(layers, model=self.model)
+
+    def __repr__(self) -> str:
+        lines = [f"{len(self)} layers of {self.model}"]
+        if self._layers:
+            lines += _columns([_row(layer) for layer in self._layers[:SHOWN_ROWS]])
+        if len(self) > SHOWN_ROWS:
+            lines.append(f"... and {len(self) - SHOWN_ROWS} more")
+        lines += [f"not a layer: {module.module}: {module.reason}" for module in self.skipped]
+        return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        columns = ["name", "module", "kind", "role", "flags", "norm", "activation", "calls", "parameters", "macs"]
+        html: str = self.to_frame()[columns].to_html(index=False)
+        return f"<p>{len(self)} layers of {self.model}</p>{html}"
+
+
+def _row(layer: Layer) -> tuple[str, ...]:
+    shape = f"{layer.in_channels}->{layer.out_channels}"
+    shape += f" k{layer.kernel_size[0]}" if layer.kernel_size else ""
+    shape += f" g{layer.groups}" if layer.groups > 1 else ""
+    follows = " ".join(part for part in (layer.norm, layer.activation) if part)
+    calls = f" x{layer.calls}" if layer.calls > 1 else ""
+    return layer.name, layer.kind, layer.role, layer.conv_type + calls, shape, follows, " ".join(sorted(layer.flags))
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

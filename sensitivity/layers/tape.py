@@ -1,0 +1,345 @@
+"""One traced pass: every operator, who feeds whom, and inside which module call.
+
+The pass runs a copy of the model below autograd, where every tensor operation is visible whatever the source looks
+like: modules, functions, methods or operators. It runs on fake tensors (shapes only, no arithmetic) and falls back to
+real ones where control flow depends on values.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils.weak import WeakIdKeyDictionary
+
+from sensitivity.errors import TracingError
+from sensitivity.layers.inputs import arguments_of, tensors_in
+
+# make a tensor like another one: its shape is read, its values are not
+FACTORIES = frozenset(
+    {"new_empty", "new_full", "new_ones", "new_zeros", "new_empty_strided"}
+    | {f"{kind}_like" for kind in ("empty", "full", "ones", "zeros", "rand", "randn", "randint")}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """A tensor argument of an operator: number of its value on the tape."""
+
+    value: int
+
+
+@dataclass(slots=True)
+class Value:
+    """One version of one tensor.
+
+    Attributes:
+        producer: Number of the operator that wrote it; None for inputs, parameters and constants.
+        shape: Its shape.
+        parameter: Path of the parameter it is, or None.
+        is_input: Whether it is an input of the model.
+        dynamic: Whether it depends on an input of the model.
+    """
+
+    producer: int | None
+    shape: tuple[int, ...]
+    parameter: str | None = None
+    is_input: bool = False
+    dynamic: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Op:
+    """One operator call.
+
+    Attributes:
+        name: Name without overload, in-place ones without their underscore, e.g. ``convolution`` or ``relu``.
+        args: Positional arguments; tensors as ``Ref``.
+        kwargs: The same for keyword arguments.
+        inputs: Values of all tensor arguments.
+        outputs: Values written.
+        scope: Numbers of the module calls it ran in, outermost first.
+    """
+
+    name: str
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...]
+    scope: tuple[int, ...]
+
+
+@dataclass(slots=True)
+class Call:
+    """One call of one module.
+
+    Attributes:
+        module: Its path; empty for the model itself.
+        inputs: Values of the tensors among its arguments.
+        outputs: Values of the tensors among its results.
+        first: Number of the first operator inside.
+        last: Number after the last operator inside.
+    """
+
+    module: str
+    inputs: tuple[int, ...]
+    outputs: tuple[int, ...] = ()
+    first: int = 0
+    last: int = 0
+
+
+@dataclass
+class Tape:
+    """What one pass did.
+
+    Attributes:
+        ops: Operators in execution order.
+        values: Every tensor version.
+        calls: Module calls in order of entry.
+        outputs: Values that the model returned.
+        modules: Module classes by path.
+        consumers: For each value the operators that read it, in order.
+        real: Whether real tensors were needed because control flow depends on values.
+    """
+
+    ops: list[Op] = field(default_factory=list)
+    values: list[Value] = field(default_factory=list)
+    calls: list[Call] = field(default_factory=list)
+    outputs: tuple[int, ...] = ()
+    modules: dict[str, nn.Module] = field(default_factory=dict)
+    consumers: dict[int, list[int]] = field(default_factory=dict)
+    real: bool = False
+
+    def producer(self, value: int) -> Op | None:
+        """The operator that wrote a value."""
+        number = self.values[value].producer
+        return None if number is None else self.ops[number]
+
+    def dynamic_inputs(self, op: Op) -> list[int]:
+        """The inputs of an operator that depend on an input of the model, each once."""
+        return list(dict.fromkeys(v for v in op.inputs if self.values[v].dynamic))
+
+
+class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Writes every operator on the tape; tensors are known by identity, versions by what was written to them."""
+
+    def __init__(self, tape: Tape, parameters: Mapping[int, str]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.tape = tape
+        self.parameters = parameters  # id of the parameter object -> its path
+        self.numbers = WeakIdKeyDictionary()  # live tensor -> number of its current value
+        self.aliases: dict[int, WeakIdKeyDictionary] = {}  # storage -> live tensors on it
+        self.stack: list[int] = []
+
+    def number(self, tensor: Tensor) -> int:
+        """The value a tensor now holds; one not seen before is a parameter, a buffer or a constant."""
+        known = self.numbers.get(tensor)  # type: ignore[no-untyped-call]
+        if known is not None:
+            return int(known)
+        return self.add(tensor, Value(None, tuple(tensor.shape), self.parameters.get(id(tensor))))
+
+    def add(self, tensor: Tensor, value: Value) -> int:
+        """Give a tensor a new value."""
+        self.tape.values.append(value)
+        number = len(self.tape.values) - 1
+        self.numbers[tensor] = number
+        key = _storage(tensor)
+        if key is not None:
+            self.aliases.setdefault(key, WeakIdKeyDictionary())[tensor] = True
+        return number
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func._can_decompose():  # composite operators arrive whole in inference mode
+            with self:
+                parts = func.decompose(*args, **kwargs)
+            if parts is not NotImplemented:
+                return parts
+        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
+        inputs = tuple(self.number(tensor) for tensor in tensors)
+        mark = lambda leaf: Ref(self.number(leaf)) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+        seen_args, seen_kwargs = tree_map(mark, args), tree_map(mark, kwargs)
+        result = func(*args, **kwargs)
+        outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        written = _written(func, args, kwargs)
+        targets = list({id(t): t for t in (*written, *outputs)}.values())
+        if not targets:
+            return result
+        here = len(self.tape.ops)
+        dynamic = _base_name(func) not in FACTORIES and any(self.tape.values[v].dynamic for v in inputs)
+        others = self._others_on(written, targets)
+        numbers = tuple(self.add(t, Value(here, tuple(t.shape), dynamic=dynamic)) for t in targets)
+        name = _base_name(func)
+        name = name.removesuffix("_") if written else name
+        self._append(Op(name, tuple(seen_args), seen_kwargs, inputs, numbers, tuple(self.stack)))
+        for other in others:
+            self._rewrite(other, numbers[0])
+        return result
+
+    def _others_on(self, written: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
+        """Live tensors that share storage with one that is written, so that their content changes too."""
+        own = {id(t) for t in targets}
+        keys = {key for key in map(_storage, written) if key is not None}
+        return [t for key in keys for t in list(self.aliases.get(key, {})) if id(t) not in own]
+
+    def _rewrite(self, tensor: Tensor, cause: int) -> None:
+        """A view's base (or the base's view) was written: its new version depends on the old one and the write."""
+        old = self.number(tensor)
+        here = len(self.tape.ops)
+        new = self.add(tensor, Value(here, tuple(tensor.shape), dynamic=True))
+        self._append(Op("written_through_view", (Ref(old), Ref(cause)), {}, (old, cause), (new,), tuple(self.stack)))
+
+    def _append(self, op: Op) -> None:
+        for value in dict.fromkeys(op.inputs):
+            self.tape.consumers.setdefault(value, []).append(len(self.tape.ops))
+        self.tape.ops.append(op)
+
+
+def _base_name(func: Any) -> str:
+    return str(func._schema.name.split("::")[-1])
+
+
+def _storage(tensor: Tensor) -> int | None:
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):  # sparse and other layouts have no storage to share
+        return None
+
+
+def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+    """The tensor arguments that an operator writes to, by its schema."""
+    written: list[Tensor] = []
+    for position, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is None or not argument.alias_info.is_write:
+            continue
+        given = args[position] if position < len(args) else kwargs.get(argument.name)
+        written += [leaf for leaf in tree_flatten(given)[0] if isinstance(leaf, Tensor)]
+    return written
+
+
+@contextlib.contextmanager
+def _module_calls(recorder: _Recorder, paths: Mapping[int, str]) -> Iterator[None]:
+    """Note which module calls are open while operators run.
+
+    Replaces ``nn.Module.__call__`` for the time of the pass, so that no hook is added to anybody's model.
+    """
+    original = nn.Module.__call__
+    tape = recorder.tape
+
+    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        path = paths.get(id(module))
+        if path is None:
+            return original(module, *args, **kwargs)
+        entry = Call(path, tuple(recorder.number(t) for t in tensors_in((args, kwargs))), first=len(tape.ops))
+        tape.calls.append(entry)
+        recorder.stack.append(len(tape.calls) - 1)
+        try:
+            result = original(module, *args, **kwargs)
+        finally:
+            recorder.stack.pop()
+        entry.last = len(tape.ops)
+        entry.outputs = tuple(recorder.number(t) for t in tensors_in(result))
+        return result
+
+    nn.Module.__call__ = call  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__call__ = original  # type: ignore[method-assign]
+
+
+def trace(model: nn.Module, example_inputs: Any) -> Tape:
+    """Run the model once and write down what it did.
+
+    The caller's model is not run and not changed: a copy is, in eval mode, without gradients, and the random state is
+    put back.
+
+    Args:
+        model: Any module.
+        example_inputs: A tensor or a tuple (positional arguments), or a dict (keyword arguments).
+
+    Returns:
+        The tape of the pass.
+
+    Raises:
+        TracingError: If the model cannot be copied or its forward fails with these inputs.
+    """
+    try:
+        return _trace_fake(model, example_inputs)
+    except Exception:  # noqa: BLE001 - whatever a fake tensor cannot do is tried again with a real one, which may raise
+        return _trace_real(model, example_inputs)
+
+
+def _trace_fake(model: nn.Module, example_inputs: Any) -> Tape:
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    twin = _copy(model, mode.from_tensor, mode.from_tensor)
+    fake = lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf  # type: ignore[no-untyped-call]  # noqa: E731
+    inputs = tree_map(fake, example_inputs)
+    with mode:
+        return _run(twin, inputs)
+
+
+def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
+    try:
+        twin = _copy(model, lambda parameter: parameter, torch.clone)
+    except Exception as error:
+        raise TracingError(
+            f"{type(model).__name__} cannot be copied for tracing: {error}. Tensors kept as plain attributes must be "
+            "parameters, buffers or detached."
+        ) from error
+    try:
+        inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example_inputs)
+        tape = _run(twin, inputs)
+    except Exception as error:
+        raise TracingError(
+            f"{type(model).__name__} failed with the example inputs ({describe(example_inputs)}): "
+            f"{type(error).__name__}: {error}. Give wrap() inputs that the model accepts: a tensor, a tuple of "
+            "positional or a dict of keyword arguments."
+        ) from error
+    tape.real = True
+    return tape
+
+
+def _copy(model: nn.Module, parameter: Callable[[Tensor], Tensor], buffer: Callable[[Tensor], Tensor]) -> nn.Module:
+    """A copy that shares no state which a forward pass may change."""
+    memo: dict[int, Any] = {id(p): parameter(p) for p in model.parameters()}
+    memo |= {id(b): buffer(b) for b in model.buffers()}
+    attributes = [value for module in model.modules() for value in vars(module).values()]
+    memo |= {id(t): buffer(t.detach()) for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
+    return copy.deepcopy(model, memo).eval()
+
+
+def _run(twin: nn.Module, example_inputs: Any) -> Tape:
+    tape = Tape(modules=dict(twin.named_modules()))
+    paths = {id(module): path for path, module in twin.named_modules()}
+    recorder = _Recorder(tape, {id(p): path for path, p in twin.named_parameters()})
+    args, kwargs = arguments_of(example_inputs)
+    for tensor in tensors_in((args, kwargs)):
+        recorder.add(tensor, Value(None, tuple(tensor.shape), is_input=True, dynamic=True))
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides the projections of attention
+    try:
+        quiet = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad()
+        with quiet[0], quiet[1], quiet[2], _module_calls(recorder, paths), recorder:
+            result = twin(*args, **kwargs)
+            tape.outputs = tuple(recorder.number(t) for t in tensors_in(result))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
+    return tape
+
+
+def describe(inputs: Any) -> str:
+    """Shapes and types of inputs, for messages."""
+    args, kwargs = arguments_of(inputs)
+    show = lambda leaf: f"tensor{tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__  # noqa: E731
+    return ", ".join([*map(show, args), *(f"{key}={show(value)}" for key, value in kwargs.items())])
