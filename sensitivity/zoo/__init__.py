@@ -1,0 +1,1 @@
+"""Models that ship with the library: EfficientViT-SAM in its five published sizes and a tiny one."""
