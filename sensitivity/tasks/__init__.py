@@ -1,0 +1,1 @@
+"""WHAT does good mean? Data and metrics; knows nothing of quantization."""

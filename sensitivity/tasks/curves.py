@@ -1,0 +1,106 @@
+"""Precision and recall of matched detections, category by category."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from sensitivity.tasks.matching import IOU_THRESHOLDS, Floats, Ints, Words, by_threshold, place_in_run
+
+RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """What became of M detections, in the order in which they are counted: by category, then best score first.
+
+    A lane is an IoU threshold and an object size, see ``matching``. What is neither true nor ignored in a lane is a
+    false positive there. ``by_threshold(matches.true, "all")[0]`` are the true positives at IoU 0.5 of objects of any
+    size.
+
+    Attributes:
+        detections: (M,) index into the detections given; those that are missing are not counted at all.
+        categories: (M,) index of the category, ascending.
+        ranks: (M,) 0 for the best detection of its category in its image, and so on.
+        true: (M,) words: lanes in which it found an object.
+        ignored: (M,) words: lanes in which it does not count.
+    """
+
+    detections: Ints
+    categories: Ints
+    ranks: Ints
+    true: Words
+    ignored: Words
+
+
+@dataclass(frozen=True)
+class Curves:
+    """Precision and recall at one object size, of the C categories that have objects of it.
+
+    Attributes:
+        categories: (C,) index of each category, ascending.
+        precision: (10, C, 101) by IoU threshold and recall level: the best precision at this recall or a higher one; 0
+            where the level is not reached.
+        recall: (10, C) for each limit on the detections of a category in an image.
+    """
+
+    categories: Ints
+    precision: Floats
+    recall: dict[int, Floats]
+
+
+def curves(matches: Matches, objects: Ints, size: str, *, limits: tuple[int, ...]) -> Curves:
+    """Count true and false positives from the best score down.
+
+    Args:
+        matches: What became of the detections.
+        objects: (K,) number of objects of this size in each category.
+        size: One of ``matching.SIZES``.
+        limits: Detections of a category in an image up to which recall is given.
+
+    Source:
+        ``COCOeval.accumulate`` of pycocotools 2.0.11: the same numbers to the last bit.
+    """
+    categories = np.flatnonzero(objects)
+    shape = len(IOU_THRESHOLDS), len(categories)
+    if not len(categories):
+        return Curves(categories, np.zeros((*shape, len(RECALL_LEVELS))), {limit: np.zeros(shape) for limit in limits})
+    seen = np.flatnonzero(objects[matches.categories] > 0)
+    columns = np.searchsorted(categories, matches.categories[seen])
+    true = by_threshold(matches.true[seen], size)
+    counted = np.zeros((len(true), len(seen) + 1), np.int64)
+    np.cumsum(~by_threshold(matches.ignored[seen], size), axis=1, out=counted[:, 1:])
+    thresholds, hits = np.nonzero(true)
+    before = counted[:, np.searchsorted(columns, np.arange(len(categories)))]
+    # A cell is a threshold and a category; hits are ascending by cell, and by falling score within one.
+    cells = thresholds * len(categories) + columns[hits]
+    detections = counted[thresholds, hits + 1] - before.ravel()[cells]
+    precision = (place_in_run(cells) + 1) / (detections + np.spacing(1))
+    ranks = matches.ranks[seen][hits]
+    found = {limit: np.bincount(cells[ranks < limit], minlength=before.size).reshape(shape) for limit in limits}
+    return Curves(
+        categories=categories,
+        precision=_at_recall_levels(precision, cells, objects[categories]).reshape(*shape, -1),
+        recall={limit: number / objects[categories] for limit, number in found.items()},
+    )
+
+
+def _at_recall_levels(precision: Floats, cells: Ints, objects: Ints) -> Floats:
+    """Best precision from each recall level on, (10 * C, 101).
+
+    Args:
+        precision: (H,) at each hit; between hits it only falls, so that nowhere else it can be the best.
+        cells: (H,) ascending, threshold * C + category.
+        objects: (C,) objects of each category.
+    """
+    hits = np.bincount(cells, minlength=len(IOU_THRESHOLDS) * len(objects))
+    # Each cell ends with a precision of 0, for the levels that are never reached.
+    padded = np.zeros(len(cells) + len(hits))
+    padded[np.arange(len(cells)) + cells] = precision
+    starts = np.cumsum(hits) - hits + np.arange(len(hits))
+    needed = np.stack([np.searchsorted(np.arange(1, number + 1) / number, RECALL_LEVELS) for number in objects])
+    reached = np.minimum(np.tile(needed, (len(IOU_THRESHOLDS), 1)), hits[:, None])
+    best_until_next_level = np.maximum.reduceat(padded, (starts[:, None] + reached).ravel()).reshape(reached.shape)
+    best: Floats = np.maximum.accumulate(best_until_next_level[:, ::-1], axis=1)[:, ::-1]
+    return best

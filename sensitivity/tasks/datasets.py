@@ -1,0 +1,273 @@
+"""Images on disk, and what is done to them before a model sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+
+from sensitivity.contracts import Batch
+from sensitivity.errors import ImageError, TaskError
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+Preprocess: TypeAlias = Callable[[Pixels], torch.Tensor]
+Size: TypeAlias = tuple[int, int]
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resize:
+    """Turns an image of any size into a normalised tensor of one size; a plain value, so it can be in a digest.
+
+    The filter is Pillow's, which smooths when it shrinks (OpenCV's and torch's default bilinear do not: bring a
+    function of your own where a network was trained with one of those).
+
+    Attributes:
+        height: Of the tensor, in pixels.
+        width: Of the tensor, in pixels.
+        divisor: The 0..255 pixel is divided by this first; 255 gives 0..1.
+        mean: Subtracted next, one number or one for each channel, in the order of ``channels``.
+        std: Divided by last, the same way.
+        channels: ``RGB`` or ``BGR``: order of the tensor's channels.
+        keep_aspect: Fit the image into the upper left corner and fill the rest, instead of stretching it.
+        fill: Pixel value, 0..255, of that rest.
+        interpolation: ``bilinear``, ``bicubic`` or ``nearest``.
+
+    Example:
+        >>> resize = Resize(height=2, width=4, keep_aspect=True, fill=255)
+        >>> resize(np.zeros((10, 10, 3), np.uint8))[0]
+        tensor([[0., 0., 1., 1.],
+                [0., 0., 1., 1.]])
+        >>> resize.to_original(np.array([[0.0, 0.0, 2.0, 2.0]]), (10, 10))
+        array([[ 0.,  0., 10., 10.]])
+    """
+
+    height: int
+    width: int
+    divisor: float = 255.0
+    mean: float | tuple[float, float, float] = 0.0
+    std: float | tuple[float, float, float] = 1.0
+    channels: str = "RGB"
+    keep_aspect: bool = False
+    fill: int = 0
+    interpolation: str = "bilinear"
+
+    def __post_init__(self) -> None:
+        if self.height < 1 or self.width < 1:
+            raise TaskError(f"Resize(height={self.height}, width={self.width}): both must be 1 or more.")
+        if self.divisor == 0 or 0 in np.atleast_1d(self.std):
+            raise TaskError(f"Resize(divisor={self.divisor}, std={self.std}): pixels cannot be divided by 0.")
+        if self.interpolation not in _FILTERS:
+            raise TaskError(f"Resize(interpolation={self.interpolation!r}) is unknown. Choose one of {list(_FILTERS)}.")
+        if self.channels not in ("RGB", "BGR"):
+            raise TaskError(f"Resize(channels={self.channels!r}) is unknown. Choose 'RGB' or 'BGR'.")
+
+    def __call__(self, image: Pixels) -> torch.Tensor:
+        """Resize and normalise.
+
+        Args:
+            image: (H, W, 3) uint8, RGB.
+
+        Returns:
+            (3, height, width) float32 on the CPU.
+        """
+        inner_height, inner_width = self.inner_size(image.shape[:2])
+        resized = Image.fromarray(image).resize((inner_width, inner_height), _FILTERS[self.interpolation])
+        canvas = np.full((self.height, self.width, 3), self.fill, np.uint8)
+        canvas[:inner_height, :inner_width] = np.asarray(resized)
+        ordered = canvas if self.channels == "RGB" else canvas[..., ::-1]
+        mean, std = np.asarray(self.mean, np.float32), np.asarray(self.std, np.float32)
+        values = (ordered.astype(np.float32) / np.float32(self.divisor) - mean) / std
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
+
+    def inner_size(self, size: Sequence[int]) -> Size:
+        """(height, width) that an image of this (height, width) gets inside the tensor, in pixels."""
+        if not self.keep_aspect:
+            return self.height, self.width
+        ratio = min(self.height / size[0], self.width / size[1])
+        return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+    def to_original(self, boxes: npt.ArrayLike, size: Size) -> npt.NDArray[np.float64]:
+        """Boxes found in the tensor, in pixels of the original image.
+
+        Args:
+            boxes: (N, 4) ``x1, y1, x2, y2`` in pixels of the tensor.
+            size: (height, width) of the original image.
+
+        Returns:
+            (N, 4) float64, not clipped.
+        """
+        inner_height, inner_width = self.inner_size(size)
+        across, down = size[1] / inner_width, size[0] / inner_height
+        found: npt.NDArray[np.float64] = np.asarray(boxes, np.float64) * np.array([across, down, across, down])
+        return found
+
+
+def read_image(path: Path) -> Pixels:
+    """An image file as RGB, whatever it holds: grayscale, palette and CMYK are converted.
+
+    The EXIF orientation is NOT applied: COCO, LVIS and VOC annotate the pixels as they are stored.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ImageError: If the file cannot be decoded; the message names it.
+    """
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, SyntaxError, ValueError) as error:  # Pillow's plugins raise all three for broken files
+        raise ImageError(f"{path} cannot be read as an image: {error}. Replace the file or leave it out.") from error
+
+
+class ImageFiles:
+    """The image files of a data set, in a fixed order; that they all exist is checked once, here.
+
+    Args:
+        folder: Where the images are.
+        names: For each image, file names relative to ``folder``; the first that exists is taken.
+
+    Raises:
+        ImageError: If the folder or an image is missing.
+    """
+
+    def __init__(self, folder: str | Path, names: Sequence[Sequence[str]]) -> None:
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise ImageError(f"no folder of images at {folder}. Give the folder that holds the image files.")
+        found = [next((folder / name for name in choices if (folder / name).is_file()), None) for choices in names]
+        missing = [choices[0] for choices, path in zip(names, found, strict=True) if path is None]
+        if missing:
+            shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+            raise ImageError(
+                f"{len(missing)} of {len(found)} images are not in {folder}: {shown}. "
+                "Give the folder that these names are relative to, or an annotation file of the images you have."
+            )
+        self.paths = tuple(path for path in found if path is not None)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, position: int) -> Pixels:
+        """The image at this position, (H, W, 3) uint8 RGB.
+
+        Raises:
+            ImageError: If it cannot be decoded.
+        """
+        return read_image(self.paths[position])
+
+    def read_sized(self, position: int, size: Size) -> Pixels:
+        """The image at this position, if it has the (height, width) that its annotations are for.
+
+        Raises:
+            ImageError: If it cannot be decoded or has another size.
+        """
+        image = self.read(position)
+        if image.shape[:2] != tuple(size):
+            raise ImageError(
+                f"{self.paths[position]} is {image.shape[0]} x {image.shape[1]} pixels (height x width), but its "
+                f"annotations are for {size[0]} x {size[1]}. Use the original file, not a resized or rotated copy."
+            )
+        return image
+
+    def positions(self, images: Sequence[int] | None) -> tuple[int, ...]:
+        """The positions asked for, all if None.
+
+        Raises:
+            TaskError: If there is no image at one of them.
+        """
+        return choose_positions(images, len(self))
+
+    def describe(self) -> list[str]:
+        """Name and size in bytes of every file, for a digest."""
+        return [f"{path.name} {path.stat().st_size}" for path in self.paths]
+
+
+def choose_positions(images: Sequence[int] | None, count: int) -> tuple[int, ...]:
+    """The positions asked for, all of ``count`` if None.
+
+    Raises:
+        TaskError: If there is no image at one of them.
+    """
+    chosen = tuple(range(count)) if images is None else tuple(int(position) for position in images)
+    outside = [position for position in chosen if not 0 <= position < count]
+    if outside:
+        raise TaskError(f"no image at position {outside[0]}. This task has {count}, counted from 0.")
+    return chosen
+
+
+def image_batches(
+    read: Callable[[int], Pixels], positions: Sequence[int], *, preprocess: Preprocess, batch_size: int
+) -> Iterator[Batch]:
+    """Preprocessed images in batches; the context of a batch is the original (height, width) of each image.
+
+    Args:
+        read: Gives the image at a position, (H, W, 3) uint8 RGB.
+        positions: Images wanted, in this order.
+        preprocess: Makes a float32 tensor (C, h, w) of an image.
+        batch_size: Images in a batch; the last one may be smaller.
+
+    Raises:
+        TaskError: If ``preprocess`` gives something else, or different sizes within a batch.
+    """
+    for start in range(0, len(positions), batch_size):
+        chosen = tuple(positions[start : start + batch_size])
+        images = [read(position) for position in chosen]
+        tensors = [preprocess(image) for image in images]
+        _check_tensors(tensors)
+        sizes = tuple((image.shape[0], image.shape[1]) for image in images)
+        yield Batch(inputs=(torch.stack(tensors),), images=chosen, context=sizes)
+
+
+def _check_tensors(tensors: Sequence[Any]) -> None:
+    for tensor in tensors:
+        if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or not tensor.is_floating_point():
+            given = f"{tuple(tensor.shape)} {tensor.dtype}" if hasattr(tensor, "shape") else type(tensor).__name__
+            raise TaskError(f"preprocess returned {given}; expected a float tensor (C, height, width).")
+    shapes = {tuple(tensor.shape) for tensor in tensors}
+    if len(shapes) > 1:
+        raise TaskError(
+            f"preprocess gave images of {len(shapes)} sizes in one batch: {sorted(shapes)}. "
+            "Use batch_size=1, or a preprocess with one fixed size such as Resize."
+        )
+
+
+def to_device(inputs: tuple[Any, ...], model: Any) -> tuple[Any, ...]:
+    """Tensors among the inputs on the device of the model's first parameter; unchanged where it has none.
+
+    Args:
+        inputs: Positional arguments of the model's forward.
+        model: A module, or any callable.
+    """
+    parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
+    if parameter is None:
+        return inputs
+    return tuple(value.to(parameter.device) if isinstance(value, torch.Tensor) else value for value in inputs)
+
+
+def as_array(values: Any) -> npt.NDArray[Any]:
+    """A tensor of any device, or what numpy can make an array of, as an array."""
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def check_batch_size(batch_size: int) -> int:
+    """The batch size, if it is one.
+
+    Raises:
+        TaskError: If it is below 1.
+    """
+    if batch_size < 1:
+        raise TaskError(f"batch_size={batch_size}: it must be 1 or more.")
+    return batch_size

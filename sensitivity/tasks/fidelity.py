@@ -1,0 +1,192 @@
+"""How much of a model's output survives a disturbance, without any labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from sensitivity.contracts import Batch
+from sensitivity.errors import PredictionError, TaskError
+from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, to_device
+from sensitivity.tasks.fingerprint import fingerprint
+
+CEILING_DB = 150.0
+"""SQNR of an exact copy. A float32 carries 24 bits, 144.5 dB, so no real difference is smaller."""
+
+Floats = npt.NDArray[np.float64]
+
+
+class FeatureFidelity:
+    """Signal-to-quantization-noise ratio of the model's outputs against the same model undisturbed.
+
+    The undisturbed outputs are to this task what annotations are to others, so they are part of it: ``with_reference``
+    runs the model once over all inputs and keeps its outputs. Every floating-point tensor that the model returns,
+    however deep in dicts, lists or tuples, is part of one long vector: outputs of large numbers weigh more.
+
+    Args:
+        inputs: Images as the model takes them: a tensor (N, ...), or a sequence of N tensors without batch dimension.
+        batch_size: Inputs in a batch; with more than 1 the first dimension of every output must be the batch.
+        name: Short text for titles.
+
+    Raises:
+        TaskError: If there are no inputs, or they are no tensors.
+
+    Example:
+        >>> model = torch.nn.Linear(3, 2)
+        >>> task = FeatureFidelity(torch.rand(4, 3)).with_reference(model)
+        >>> predictions = {i: p for batch in task.batches() for i, p in zip(batch.images, task.predict(model, batch))}
+        >>> task.score(predictions)["sqnr_db"]
+        150.0
+    """
+
+    metric = "sqnr_db"
+    unit = "dB"
+    higher_is_better = True
+
+    def __init__(
+        self, inputs: torch.Tensor | Sequence[torch.Tensor], *, batch_size: int = 8, name: str = "output fidelity"
+    ) -> None:
+        self._inputs = list(inputs)
+        if not self._inputs or not all(isinstance(one, torch.Tensor) for one in self._inputs):
+            raise TaskError("inputs= holds no tensors. Give a tensor (N, ...) or a sequence of tensors, one an image.")
+        self._batch_size = check_batch_size(batch_size)
+        self.name = name
+        self._reference: list[Floats] | None = None
+
+    def with_reference(self, model: Callable[..., Any]) -> Self:
+        """The same task with the outputs of this model as the reference; the model is run in its present state.
+
+        Args:
+            model: Undisturbed, in eval mode. Gradients are off while it runs.
+
+        Raises:
+            PredictionError: If it returns no floating-point tensor, or numbers that are not finite.
+        """
+        task = type(self)(self._inputs, batch_size=self._batch_size, name=self.name)
+        with torch.no_grad():
+            task._reference = [output for batch in self.batches() for output in self._outputs(model, batch)]
+        return task
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether ``with_reference`` has yet to be called."""
+        return self._reference is None
+
+    def __len__(self) -> int:
+        return len(self._inputs)
+
+    def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
+        """The inputs in batches.
+
+        Args:
+            images: Positions wanted, in this order; None for all.
+
+        Raises:
+            TaskError: If there is no input at a position.
+        """
+        positions = choose_positions(images, len(self))
+        starts = range(0, len(positions), self._batch_size)
+        return (self._batch(positions[start : start + self._batch_size]) for start in starts)
+
+    def predict(self, model: Callable[..., Any], batch: Batch) -> list[dict[str, float]]:
+        """One prediction for each input of the batch; the caller turns gradients off.
+
+        Args:
+            model: Called with the batch's tensor, on its own device.
+            batch: One of ``batches``.
+
+        Returns:
+            For each input ``signal``, the sum of squares of its reference, and ``noise``, that of the difference to it.
+
+        Raises:
+            TaskError: If there is no reference.
+            PredictionError: If the outputs have another size than the reference, or are not finite.
+        """
+        if self._reference is None:
+            raise TaskError("this task has no reference to compare with. Use task.with_reference(undisturbed_model).")
+        found = self._outputs(model, batch)
+        return [_energies(self._reference[image], output) for image, output in zip(batch.images, found, strict=True)]
+
+    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
+        """The SQNR over the inputs predicted, in dB; 10 log10 of signal over noise, at most ``CEILING_DB``.
+
+        ``sqnr_db`` takes signal and noise of all inputs together, ``mean_sqnr_db`` is the mean of the inputs' own SQNR.
+        Where there is no noise it is ``CEILING_DB``, so that drops stay finite; where there is noise but no signal,
+        minus ``CEILING_DB``. Equal to the formula in numpy (float64) to 12 digits.
+
+        Args:
+            predictions: Position of the input to its prediction.
+
+        Raises:
+            TaskError: If there is no prediction, or no input at a position.
+        """
+        if not predictions:
+            raise TaskError("no predictions to score. Give the prediction of at least one input.")
+        choose_positions(list(predictions), len(self))
+        signal = [float(prediction["signal"]) for prediction in predictions.values()]
+        noise = [float(prediction["noise"]) for prediction in predictions.values()]
+        each = [_decibels(*energies) for energies in zip(signal, noise, strict=True)]
+        return {"sqnr_db": _decibels(sum(signal), sum(noise)), "mean_sqnr_db": float(np.mean(each))}
+
+    def digest(self) -> str:
+        """Hash of the inputs and the reference."""
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        inputs = [part for one in self._inputs for part in _described(as_array(one.double()))]
+        reference = [part for one in self._reference or [] for part in _described(one)]
+        return fingerprint([kind, *inputs, "reference", *reference])
+
+    def _batch(self, positions: tuple[int, ...]) -> Batch:
+        return Batch(inputs=(torch.stack([self._inputs[position] for position in positions]),), images=positions)
+
+    def _outputs(self, model: Callable[..., Any], batch: Batch) -> list[Floats]:
+        """All outputs for each image of the batch, as one vector."""
+        tensors = list(_tensors(model(*to_device(batch.inputs, model))))
+        count = len(batch.images)
+        if not tensors:
+            raise PredictionError("the model returned no floating-point tensor to compare.")
+        if count > 1 and any(tensor.ndim == 0 or len(tensor) != count for tensor in tensors):
+            shapes = [tuple(tensor.shape) for tensor in tensors]
+            raise PredictionError(f"outputs {shapes} cannot be told apart for {count} inputs. Use batch_size=1.")
+        arrays = [as_array(tensor.double()).reshape(count, -1) for tensor in tensors]
+        joined = np.concatenate(arrays, axis=1)
+        if not np.isfinite(joined).all():
+            raise PredictionError("outputs are NaN or infinite. The model, as disturbed, may have overflowed.")
+        return list(joined)
+
+
+def _described(array: Floats) -> tuple[str, bytes]:
+    return str(array.shape), array.tobytes()
+
+
+def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
+    """Floating-point tensors, depth first."""
+    if isinstance(outputs, torch.Tensor):
+        if outputs.is_floating_point():
+            yield outputs
+    elif isinstance(outputs, Mapping):
+        for value in outputs.values():
+            yield from _tensors(value)
+    elif isinstance(outputs, list | tuple):
+        for value in outputs:
+            yield from _tensors(value)
+
+
+def _energies(reference: Floats, found: Floats) -> dict[str, float]:
+    if reference.shape != found.shape:
+        raise PredictionError(
+            f"outputs have {found.size} numbers, the reference has {reference.size}. Compare outputs of a fixed size, "
+            "before post-processing that keeps a varying number of objects."
+        )
+    return {"signal": float(np.square(reference).sum()), "noise": float(np.square(reference - found).sum())}
+
+
+def _decibels(signal: float, noise: float) -> float:
+    if noise == 0:
+        return CEILING_DB
+    if signal == 0:
+        return -CEILING_DB
+    return float(np.clip(10 * np.log10(signal / noise), -CEILING_DB, CEILING_DB))

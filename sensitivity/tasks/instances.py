@@ -1,0 +1,277 @@
+"""What a model says about the objects of an image, checked and kept; the ground that COCO and LVIS share."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from sensitivity.contracts import Batch
+from sensitivity.errors import PredictionError, TaskError
+from sensitivity.tasks.annotations import CocoAnnotations, as_rle, encode_mask
+from sensitivity.tasks.datasets import (
+    ImageFiles,
+    Preprocess,
+    Size,
+    as_array,
+    check_batch_size,
+    image_batches,
+    to_device,
+)
+from sensitivity.tasks.fingerprint import describe, fingerprint
+
+Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
+Labels: TypeAlias = str | Sequence[int]
+Prediction: TypeAlias = dict[str, Any]
+
+IOU_TYPES = ("bbox", "segm")
+
+
+class DetectionTask(abc.ABC):
+    """Images with annotated objects, and a model that finds them; subclasses bring the metrics.
+
+    ``predict`` turns the model's raw outputs into one prediction an image, a dict with ``scores`` (N,) float64,
+    ``labels`` (N,) int64 category ids, and ``boxes`` (N, 4) float64 ``x1, y1, x2, y2`` in original pixels (``bbox``)
+    or ``masks``, a list of N compressed RLE of the original size (``segm``).
+
+    Args:
+        images: Folder of the images.
+        annotations: COCO-style JSON file.
+        preprocess: Makes a float32 tensor (C, h, w) of an image (H, W, 3) uint8 RGB, e.g. a ``Resize``.
+        adapter: Called with the model's raw outputs for a batch and the original (height, width) of each image; returns
+            for each image a dict with ``boxes`` (N, 4) ``x1, y1, x2, y2`` in original pixels, ``scores`` (N,),
+            ``labels`` (N,) and, for ``segm``, ``masks``: (N, H, W) bool or a list of RLE. Arrays or tensors.
+        iou_type: ``bbox`` or ``segm``: whether boxes or masks are compared.
+        labels: What a label of the adapter means: ``index`` into the ascending category ids of the annotation file,
+            ``category_id`` itself, or a sequence of category ids to index into.
+        batch_size: Images in a batch. Scores do not depend on it, but for the model's own arithmetic.
+        limit: Use the first so many images only; None for all.
+        metric: The metric that layers are judged by.
+        name: Short text for titles.
+
+    Raises:
+        ImageError: If the folder or an image is missing.
+        AnnotationError: If the annotation file is not sound.
+        TaskError: If a setting is unknown.
+    """
+
+    metrics: ClassVar[tuple[str, ...]]
+    program: ClassVar[str]
+    unit = "%"
+    higher_is_better = True
+
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        *,
+        preprocess: Preprocess,
+        adapter: Adapter,
+        iou_type: str = "bbox",
+        labels: Labels = "index",
+        batch_size: int = 8,
+        limit: int | None = None,
+        metric: str = "AP",
+        name: str | None = None,
+    ) -> None:
+        check_iou_type(iou_type)
+        if metric not in self.metrics:
+            raise TaskError(f"metric={metric!r} is unknown. Choose one of {', '.join(self.metrics)}.")
+        self.name = name or f"{self.program} {iou_type}"
+        self.metric = metric
+        self.annotations = CocoAnnotations.load(annotations, with_masks=iou_type == "segm").first(limit)
+        self._check_annotations()
+        self._files = ImageFiles(images, self.annotations.file_names())
+        self._preprocess = preprocess
+        self._adapter = adapter
+        self._iou_type = iou_type
+        self._labels = labels
+        self._categories = _label_table(labels, self.annotations.category_ids)
+        self._batch_size = check_batch_size(batch_size)
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Preprocessed images in batches; the context is the original (height, width) of each.
+
+        Args:
+            images: Positions in the annotation file's list of images, in the order wanted; None for all.
+
+        Raises:
+            ImageError: If an image cannot be decoded, or has not the size that the annotation file says.
+            TaskError: If there is no image at a position.
+        """
+        positions = self._files.positions(images)
+        return image_batches(self._read, positions, preprocess=self._preprocess, batch_size=self._batch_size)
+
+    def predict(self, model: Callable[..., Any], batch: Batch) -> list[Prediction]:
+        """One prediction for each image of the batch; the caller turns gradients off.
+
+        Args:
+            model: Called with the batch's tensor, on its own device.
+            batch: One of ``batches``.
+
+        Raises:
+            PredictionError: If the adapter's result has a wrong form, a number that is not finite or an unknown label.
+        """
+        outputs = model(*to_device(batch.inputs, model))
+        found = self._adapter(outputs, list(batch.context))
+        if len(found) != len(batch.images):
+            raise PredictionError(
+                f"the adapter returned {len(found)} predictions for {len(batch.images)} images; return one dict each."
+            )
+        return [
+            check_prediction(one, size, iou_type=self._iou_type, categories=self._categories)
+            for one, size in zip(found, batch.context, strict=True)
+        ]
+
+    @abc.abstractmethod
+    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
+        """Every metric over the images predicted."""
+
+    def digest(self) -> str:
+        """Hash of annotations, image names and file sizes, and all settings but ``name`` and ``batch_size``.
+
+        Callables count by name and value, not by their code: see ``fingerprint.describe``.
+        """
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        settings = [self._preprocess, self._adapter, self._iou_type, self._labels, self.metric]
+        parts = [kind, self.annotations.digest(), *self._files.describe(), *map(describe, settings)]
+        return fingerprint(parts)
+
+    def _check_annotations(self) -> None:  # noqa: B027 - a hook, not a duty
+        """What a subclass demands of the annotation file beyond COCO's format."""
+
+    def _read(self, position: int) -> npt.NDArray[np.uint8]:
+        image = self.annotations.images[position]
+        return self._files.read_sized(position, (image["height"], image["width"]))
+
+    def _detections(self, predictions: Mapping[int, Prediction]) -> list[dict[str, Any]]:
+        """Predictions as a list of COCO results."""
+        images = self.annotations.images
+        return [
+            result
+            for position, prediction in predictions.items()
+            for result in _coco_results(images[position]["id"], prediction, self._iou_type)
+        ]
+
+    def _image_ids(self, predictions: Mapping[int, Prediction]) -> list[int]:
+        if not predictions:
+            raise TaskError("no predictions to score. Give the prediction of at least one image.")
+        return [self.annotations.images[position]["id"] for position in self._files.positions(list(predictions))]
+
+
+def check_iou_type(iou_type: str) -> None:
+    """Nothing, if it is one of ``bbox`` and ``segm``.
+
+    Raises:
+        TaskError: If it is not.
+    """
+    if iou_type not in IOU_TYPES:
+        raise TaskError(f"iou_type={iou_type!r} is unknown. Choose 'bbox' for boxes or 'segm' for masks.")
+
+
+def check_prediction(
+    found: Mapping[str, Any], size: Size, *, iou_type: str, categories: Mapping[int, int]
+) -> Prediction:
+    """What an adapter says about one image, in the form that is kept and scored.
+
+    Args:
+        found: ``scores``, ``labels`` and ``boxes`` or ``masks``, arrays or tensors on any device.
+        size: (height, width) of the original image.
+        iou_type: ``bbox`` keeps the boxes, ``segm`` the masks.
+        categories: Category id of each label.
+
+    Raises:
+        PredictionError: If a key is missing, a shape is wrong, a number is not finite or a label is unknown.
+    """
+    part = "boxes" if iou_type == "bbox" else "masks"
+    missing = [key for key in ("scores", "labels", part) if key not in found]
+    if missing:
+        raise PredictionError(f"a prediction lacks {missing}; it has {sorted(found)}. The adapter must return them.")
+    scores = _finite_array(found, "scores", shape=(-1,))
+    labels = as_array(found["labels"]).reshape(-1)
+    unknown = sorted(set(labels.tolist()) - set(categories))
+    if unknown:
+        raise PredictionError(
+            f"predictions have labels {unknown[:5]}, which are no category. Known are {_span(categories)}. "
+            "Set labels= to 'index', 'category_id' or the category id of each label."
+        )
+    kept = _finite_array(found, "boxes", shape=(-1, 4)) if part == "boxes" else _masks(found["masks"], size)
+    if not len(scores) == len(labels) == len(kept):
+        raise PredictionError(
+            f"a prediction has {len(scores)} scores, {len(labels)} labels and {len(kept)} {part}; expected as many."
+        )
+    ids = np.array([categories[label] for label in labels.tolist()], np.int64)
+    return {"scores": scores, "labels": ids, part: kept}
+
+
+def _label_table(labels: Labels, category_ids: Sequence[int]) -> dict[int, int]:
+    """Category id of each label that an adapter may give."""
+    if labels == "category_id":
+        return {category: category for category in category_ids}
+    if isinstance(labels, str) and labels != "index":
+        raise TaskError(f"labels={labels!r} is unknown. Choose 'index', 'category_id' or a sequence of category ids.")
+    table = category_ids if isinstance(labels, str) else labels
+    unknown = sorted(set(table) - set(category_ids))
+    if unknown:
+        raise TaskError(f"labels= has the category ids {unknown[:5]}, which the annotation file does not know.")
+    return dict(enumerate(table))
+
+
+def _finite_array(found: Mapping[str, Any], key: str, *, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    values = as_array(found[key]).astype(np.float64)
+    if values.size == 0:
+        return values.reshape(0, *shape[1:])
+    if values.ndim != len(shape) or values.shape[1:] != shape[1:]:
+        wanted = "(N,)" if len(shape) == 1 else f"(N, {shape[1]})"
+        raise PredictionError(f"{key} of a prediction have the shape {values.shape}; expected {wanted}.")
+    if not np.isfinite(values).all():
+        raise PredictionError(
+            f"{np.count_nonzero(~np.isfinite(values))} numbers among the {key} of a prediction are NaN or infinite; "
+            "expected finite ones. The model, as disturbed, may have overflowed."
+        )
+    return values
+
+
+def _masks(masks: Any, size: Size) -> list[dict[str, Any]]:
+    if isinstance(masks, Sequence) and all(isinstance(mask, Mapping) for mask in masks):
+        rles = [as_rle(mask, *size) for mask in masks]
+    else:
+        pixels = as_array(masks)
+        if pixels.size and (pixels.ndim != 3 or pixels.dtype != bool):
+            raise PredictionError(
+                f"masks of a prediction are {pixels.dtype} {pixels.shape}; expected bool (N, H, W) or a list of RLE."
+            )
+        rles = [encode_mask(mask) for mask in pixels]
+    wrong = [rle["size"] for rle in rles if tuple(rle["size"]) != tuple(size)]
+    if wrong:
+        raise PredictionError(
+            f"masks of a prediction have (height, width) {tuple(wrong[0])}, the image has {tuple(size)}. "
+            "The adapter must bring masks to the original size."
+        )
+    return rles
+
+
+def _span(categories: Mapping[int, int]) -> str:
+    known = sorted(categories)
+    return f"{known[0]} to {known[-1]} ({len(known)} of them)" if known else "none"
+
+
+def _coco_results(image_id: int, prediction: Prediction, iou_type: str) -> Iterator[dict[str, Any]]:
+    scores, labels = np.asarray(prediction["scores"]).tolist(), np.asarray(prediction["labels"]).tolist()
+    if iou_type == "segm":
+        shapes: list[Any] = prediction["masks"]
+    else:
+        boxes = np.asarray(prediction["boxes"], np.float64).reshape(-1, 4)
+        # an inside-out box would have a negative area, and pycocotools would then not count it as a mistake
+        sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+        shapes = np.concatenate([boxes[:, :2], sides], axis=1).tolist()
+    key = "segmentation" if iou_type == "segm" else "bbox"
+    for score, label, shape in zip(scores, labels, shapes, strict=True):
+        yield {"image_id": image_id, "category_id": label, "score": score, key: shape}

@@ -1,0 +1,142 @@
+"""Where the true class of every pixel comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from sensitivity.errors import AnnotationError
+from sensitivity.tasks.annotations import CocoAnnotations, Record, decode_mask
+from sensitivity.tasks.fingerprint import fingerprint
+
+LabelMap: TypeAlias = npt.NDArray[np.integer[Any]]
+
+_IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
+
+
+class LabelSource(Protocol):
+    """Label maps of a data set, in a fixed order."""
+
+    def file_names(self) -> Sequence[Sequence[str]]:
+        """For each label map the possible names of its image, relative to the image folder, best guess first."""
+
+    def read(self, position: int) -> LabelMap:
+        """The class of every pixel, (H, W) integers.
+
+        Raises:
+            AnnotationError: If the label map cannot be read.
+        """
+
+    def digest(self) -> str:
+        """Hash of all label maps and of how they are made."""
+
+
+class PngLabels:
+    """One PNG a label map, named as its image but for the suffix; palette images are read as indices (VOC).
+
+    Args:
+        folder: Where the label maps are.
+        names: File names without suffix, e.g. the lines of VOC's ``val.txt``; None for all, in alphabetical order.
+
+    Raises:
+        AnnotationError: If the folder is missing or holds no PNG, or a named one is missing.
+    """
+
+    def __init__(self, folder: str | Path, *, names: Sequence[str] | None = None) -> None:
+        folder = Path(folder)
+        if not folder.is_dir():
+            raise AnnotationError(f"no folder of label maps at {folder}. Give the folder that holds the PNG files.")
+        self._paths = sorted(folder.glob("*.png")) if names is None else [folder / f"{name}.png" for name in names]
+        missing = [path.name for path in self._paths if not path.is_file()]
+        if missing or not self._paths:
+            wrong = f"{len(missing)} label maps are not in {folder}: {missing[0]}" if missing else f"no PNG in {folder}"
+            raise AnnotationError(f"{wrong}. A label map has the name of its image and the suffix .png.")
+
+    def file_names(self) -> list[tuple[str, ...]]:
+        """The image of each label map: the same name with .jpg, .jpeg or .png."""
+        return [tuple(path.stem + suffix for suffix in _IMAGE_SUFFIXES) for path in self._paths]
+
+    def read(self, position: int) -> LabelMap:
+        """The class of every pixel, (H, W) integers.
+
+        Raises:
+            AnnotationError: If the file cannot be decoded or has colours instead of one index a pixel.
+        """
+        path = self._paths[position]
+        try:
+            with Image.open(path) as image:
+                labels = np.asarray(image)
+        except (OSError, SyntaxError, ValueError) as error:  # Pillow's plugins raise all three for broken files
+            raise AnnotationError(f"{path} cannot be read as a label map: {error}. Replace the file.") from error
+        if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
+            raise AnnotationError(
+                f"{path} has pixels of {labels.shape[2:] or labels.dtype}; expected one class index a pixel "
+                "(a grayscale or palette PNG). Convert colours to indices first."
+            )
+        return labels
+
+    def digest(self) -> str:
+        """Hash of names and contents of all files."""
+        return fingerprint(part for path in self._paths for part in (path.name, path.read_bytes()))
+
+
+class CocoLabels:
+    """Label maps painted from COCO instances.
+
+    Instances of the mapped categories are painted in descending order of their area, equal areas in file order, so
+    that small objects lie on top. Then crowd regions of those categories mark what is still background as ignored.
+    All other categories are background.
+
+    Args:
+        annotations: COCO JSON file with segmentations.
+        classes: COCO category id to class index.
+        background: Class of all other pixels.
+        ignore_label: What crowd regions become.
+
+    Raises:
+        AnnotationError: If the annotation file is not sound, or does not know a category of ``classes``.
+    """
+
+    def __init__(
+        self, annotations: str | Path, *, classes: Mapping[int, int], background: int = 0, ignore_label: int = 255
+    ) -> None:
+        self.annotations = CocoAnnotations.load(annotations, with_masks=True)
+        unknown = sorted(set(classes) - set(self.annotations.category_ids))
+        if unknown:
+            raise AnnotationError(
+                f"{annotations} has no categories {unknown[:5]}, which classes= maps. "
+                f"It has {len(self.annotations.category_ids)}: {self.annotations.category_ids[:5]} ..."
+            )
+        self._classes = dict(classes)
+        self._background = background
+        self._ignore_label = ignore_label
+
+    def file_names(self) -> list[tuple[str, ...]]:
+        """The images of the annotation file, in its order."""
+        return self.annotations.file_names()
+
+    def read(self, position: int) -> LabelMap:
+        """The class of every pixel, (H, W) int64."""
+        image = self.annotations.images[position]
+        labels = np.full((image["height"], image["width"]), self._background, np.int64)
+        painted = [one for one in self.annotations.by_image[image["id"]] if one["category_id"] in self._classes]
+        for instance in sorted(painted, key=lambda one: -one["area"]):
+            if not instance["iscrowd"]:
+                labels[self._mask(instance)] = self._classes[instance["category_id"]]
+        for region in painted:
+            if region["iscrowd"]:
+                labels[self._mask(region) & (labels == self._background)] = self._ignore_label
+        return labels
+
+    def digest(self) -> str:
+        """Hash of annotations and settings."""
+        settings = (sorted(self._classes.items()), self._background, self._ignore_label)
+        return fingerprint([self.annotations.digest(), repr(settings)])
+
+    def _mask(self, annotation: Record) -> npt.NDArray[np.bool_]:
+        return decode_mask(self.annotations.masks[annotation["id"]])

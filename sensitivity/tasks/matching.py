@@ -1,0 +1,234 @@
+"""Which detection finds which object, at all IoU thresholds and for all object sizes at once.
+
+COCO matches the same detections forty times: at ten IoU thresholds, for objects of four sizes. One such case is a
+*lane*: bit ``10 * size + threshold`` of a 64-bit word, so that every decision below is made in all lanes by a few bit
+operations on whole arrays, and none of them is repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as mask_tools
+
+Floats = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.intp]
+Bools = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
+
+_THRESHOLDS = len(IOU_THRESHOLDS)
+_LANES_OF_SIZE = {size: np.uint64((2**_THRESHOLDS - 1) << (_THRESHOLDS * number)) for number, size in enumerate(SIZES)}
+# entry n: the lanes of the n lowest thresholds, for every size
+_LANES_BELOW = np.array(
+    [
+        sum((2**reached - 1) << (_THRESHOLDS * number) for number in range(len(SIZES)))
+        for reached in range(_THRESHOLDS + 1)
+    ],
+    np.uint64,
+)
+ALL_LANES: np.uint64 = _LANES_BELOW[-1]
+
+
+@dataclass(frozen=True)
+class Objects:
+    """G annotated objects, ascending by queue; one image and one category share a *queue*, in which detections wait.
+
+    Attributes:
+        queues: (G,) number of the queue.
+        crowd: (G,) whether it is a crowd region, which may be found any number of times.
+        lanes: (G,) words: lanes in which it counts; in the others it is ignored.
+        shapes: (G, 4) float64 ``x, y, width, height`` in pixels, or a list of G compressed RLE.
+    """
+
+    queues: Ints
+    crowd: Bools
+    lanes: Words
+    shapes: Any
+
+
+@dataclass(frozen=True)
+class Overlaps:
+    """The E pairs of a detection and an object that overlap enough for the lowest threshold.
+
+    Attributes:
+        detections: (E,) index of the detection.
+        objects: (E,) index of the object.
+        ious: (E,) intersection over union; for a crowd region, intersection over the area of the detection.
+    """
+
+    detections: Ints
+    objects: Ints
+    ious: Floats
+
+
+@dataclass(frozen=True)
+class _Wishes:
+    """(W,) detections, the objects that they would take, and the lanes in which; first wishes of a detection first."""
+
+    detections: Ints
+    objects: Ints
+    lanes: Words
+
+
+def lanes_of_areas(areas: Floats) -> Words:
+    """(N,) the lanes of the sizes that each of (N,) areas in pixels belongs to; bounds belong to both sides."""
+    lanes = np.zeros(len(areas), np.uint64)
+    for size, (smallest, largest) in SIZES.items():
+        lanes[(areas >= smallest) & (areas <= largest)] |= _LANES_OF_SIZE[size]
+    return lanes
+
+
+def by_threshold(lanes: Words, size: str) -> Bools:
+    """(10, N) the lanes of one size in each of (N,) words, by IoU threshold.
+
+    Args:
+        lanes: (N,) words.
+        size: One of ``SIZES``.
+    """
+    first = _THRESHOLDS * list(SIZES).index(size)
+    bits = np.arange(first, first + _THRESHOLDS, dtype=np.uint64)
+    is_set: Bools = (lanes & (np.uint64(1) << bits)[:, None]) != 0
+    return is_set
+
+
+def place_in_run(keys: npt.NDArray[Any]) -> Ints:
+    """(N,) place of each element in its run of equal neighbours.
+
+    Example:
+        >>> place_in_run(np.array([7, 7, 7, 3, 3, 7])).tolist()
+        [0, 1, 2, 0, 1, 0]
+    """
+    starts = np.flatnonzero(np.concatenate([[True], keys[1:] != keys[:-1]]))
+    lengths = np.diff(starts, append=len(keys))
+    return np.arange(len(keys)) - np.repeat(starts, lengths)
+
+
+def match(truth: Objects, queues: Ints, shapes: Any, areas: Floats) -> tuple[Words, Words]:
+    """What becomes of D detections, ascending by queue and, within one, best first.
+
+    Args:
+        truth: The objects that they may find.
+        queues: (D,) number of the queue of each detection.
+        shapes: As ``truth.shapes``.
+        areas: (D,) in pixels.
+
+    Returns:
+        (D,) lanes in which each detection found an object that counts; and (D,) lanes in which the detection does not
+        count, since it found an ignored object, or found nothing and is of another size itself. In the remaining lanes
+        it is a false positive.
+
+    Source:
+        ``COCOeval.evaluateImg`` of pycocotools 2.0.11, with its thresholds and sizes.
+    """
+    first, last = (np.searchsorted(truth.queues, queues, side=side) for side in ("left", "right"))
+    hopeful = np.flatnonzero(last > first)  # most detections wait where there is nothing to find
+    true, ignored = np.zeros(len(queues), np.uint64), np.zeros(len(queues), np.uint64)
+    if isinstance(shapes, list):
+        overlaps = mask_overlaps([shapes[one] for one in hopeful], truth, first[hopeful], last[hopeful])
+    else:
+        overlaps = box_overlaps(shapes[hopeful], truth, first[hopeful], last[hopeful])
+    true[hopeful], ignored[hopeful] = assign(overlaps, queues[hopeful], truth)
+    return true, ignored | ~(true | lanes_of_areas(areas)) & ALL_LANES
+
+
+def box_overlaps(found: Floats, truth: Objects, first: Ints, last: Ints) -> Overlaps:
+    """Overlaps of boxes, each computed in the order of operations of pycocotools, so that every bit is the same.
+
+    A box whose area is too large for a float64 overlaps nothing.
+
+    Args:
+        found: (D, 4) detections, x, y, width, height.
+        truth: Objects with boxes.
+        first: (D,) the objects that detection ``d`` may find are ``first[d]`` up to, not including, ``last[d]``.
+        last: (D,).
+    """
+    counts = last - first
+    detections = np.repeat(np.arange(len(found)), counts)
+    objects = np.arange(len(detections)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    boxes = truth.shapes
+    with np.errstate(over="ignore", invalid="ignore"):
+        found_ends, truth_ends = found[:, 2:] + found[:, :2], boxes[:, 2:] + boxes[:, :2]
+        found_areas, truth_areas = found[:, 2] * found[:, 3], boxes[:, 2] * boxes[:, 3]
+        sides = [
+            np.minimum(found_ends[detections, axis], truth_ends[objects, axis])
+            - np.maximum(found[detections, axis], boxes[objects, axis])
+            for axis in (0, 1)
+        ]
+        touching = np.flatnonzero((sides[0] > 0) & (sides[1] > 0))
+        detections, objects = detections[touching], objects[touching]
+        shared = sides[0][touching] * sides[1][touching]
+        own = found_areas[detections]
+        ious = shared / np.where(truth.crowd[objects], own, own + truth_areas[objects] - shared)
+    enough = np.flatnonzero(ious >= IOU_THRESHOLDS[0])
+    return Overlaps(detections[enough], objects[enough], ious[enough])
+
+
+def mask_overlaps(found: Sequence[Any], truth: Objects, first: Ints, last: Ints) -> Overlaps:
+    """Overlaps of masks, by pycocotools; as ``box_overlaps``, but for lists of compressed RLE.
+
+    Detections with the same ``first`` must be neighbours, and each must have an object that it may find.
+    """
+    starts = np.flatnonzero(place_in_run(first) == 0)
+    parts = []
+    for start, end in pairwise([*starts.tolist(), len(found)]):
+        objects = slice(first[start], last[start])
+        ious = mask_tools.iou(found[start:end], truth.shapes[objects], truth.crowd[objects].tolist())
+        rows, columns = np.nonzero(ious >= IOU_THRESHOLDS[0])
+        parts.append((rows + start, columns + first[start], ious[rows, columns]))
+    nothing = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
+    return Overlaps(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
+
+
+def assign(overlaps: Overlaps, queues: Ints, truth: Objects) -> tuple[Words, Words]:
+    """Let every detection, best first, take the free object that it overlaps most.
+
+    An object that counts goes before one that is ignored; of equal overlaps the last object is taken. An object is
+    taken once in each lane, but a crowd region as often as it is found.
+
+    Args:
+        overlaps: Indices into the detections and objects below.
+        queues: (D,) number of the queue of each detection; those of one queue are neighbours, best first.
+        truth: The objects.
+
+    Returns:
+        (D,) lanes in which each detection took an object that counts, and (D,) lanes in which it took an ignored one.
+    """
+    wishes, wish, turn = _wishes(overlaps, queues, truth.lanes)
+    order = np.lexsort((wish, turn))
+    ends = np.flatnonzero((np.diff(wish[order]) != 0) | (np.diff(turn[order]) != 0)) + 1
+    free = np.full(len(truth.lanes), ALL_LANES)
+    reusable = np.where(truth.crowd, ALL_LANES, np.uint64(0))
+    true, taken = np.zeros(len(queues), np.uint64), np.zeros(len(queues), np.uint64)
+    # One step is the n-th wish of at most one detection a queue: no two of them can want the same object.
+    for step in np.split(order, ends):
+        detection, wanted = wishes.detections[step], wishes.objects[step]
+        gain = wishes.lanes[step] & free[wanted] & ~taken[detection]
+        taken[detection] |= gain
+        true[detection] |= gain & truth.lanes[wanted]
+        free[wanted] &= ~gain | reusable[wanted]
+    return true, taken & ~true
+
+
+def _wishes(overlaps: Overlaps, queues: Ints, counting: Words) -> tuple[_Wishes, Ints, Ints]:
+    """What each detection would take; the number of the wish among its own; and its turn among those of its queue."""
+    reached = _LANES_BELOW[np.searchsorted(IOU_THRESHOLDS, overlaps.ious, side="right")]
+    counts = counting[overlaps.objects]
+    lanes = np.concatenate([reached & counts, reached & ~counts])
+    second_choice = np.repeat([False, True], len(reached))
+    detections, objects, ious = (np.tile(part, 2) for part in (overlaps.detections, overlaps.objects, overlaps.ious))
+    order = np.lexsort((-objects, -ious, second_choice, detections))
+    order = order[lanes[order] != 0]
+    wishes = _Wishes(detections[order], objects[order], lanes[order])
+    wish = place_in_run(wishes.detections)
+    turns = np.zeros(len(queues), np.intp)
+    wishful = wishes.detections[wish == 0]
+    turns[wishful] = place_in_run(queues[wishful])
+    return wishes, wish, turns[wishes.detections]

@@ -1,0 +1,342 @@
+"""Promptable segmentation: how well a model such as SAM cuts out what a box or a click points at."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from pycocotools import mask as mask_tools
+
+from sensitivity.contracts import Batch
+from sensitivity.errors import PredictionError, TaskError
+from sensitivity.tasks.annotations import CocoAnnotations, Record, Rle, decode_mask, encode_mask
+from sensitivity.tasks.clicks import interior_point
+from sensitivity.tasks.datasets import ImageFiles, Pixels, as_array, check_batch_size
+from sensitivity.tasks.detection import COCO_METRICS, check_results, evaluate_coco, read_results
+from sensitivity.tasks.fingerprint import describe, fingerprint
+
+IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
+
+Floats = npt.NDArray[np.float64]
+Prediction: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What is pointed at in one image: P boxes or P clicks; the other is None.
+
+    Attributes:
+        boxes: (P, 4) float64 ``x1, y1, x2, y2`` in original pixels.
+        points: (P, 2) float64 ``x, y`` in original pixels, each on the object wanted.
+    """
+
+    boxes: Floats | None = None
+    points: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes if self.boxes is not None else self.points if self.points is not None else ())
+
+    def chunks(self, count: int) -> Iterator[Prompts]:
+        """The same prompts, at most so many at a time."""
+        for start in range(0, len(self), count):
+            part = slice(start, start + count)
+            yield Prompts(
+                boxes=None if self.boxes is None else self.boxes[part],
+                points=None if self.points is None else self.points[part],
+            )
+
+
+Segment: TypeAlias = Callable[[Any, Pixels, Prompts], tuple[Any, Any]]
+
+
+class PromptableModel(Protocol):
+    """What ``SamSegment`` asks of a model; the SAMs of ``sensitivity.zoo`` have it."""
+
+    def preprocess(self, image: Pixels) -> Any:
+        """The encoder's input for an image (H, W, 3) uint8 RGB."""
+
+    def encode(self, x: Any) -> Any:
+        """The embedding of a preprocessed image."""
+
+    def predict_masks(self, embedding: Any, *, original_size: tuple[int, int], **prompts: Any) -> Any:
+        """Mask logits (P, M, H, W) at the original size and predicted IoU (P, M), first in a tuple.
+
+        Args:
+            embedding: Of the image.
+            original_size: (height, width).
+            prompts: ``boxes`` (P, 4), or ``points`` (P, 1, 2) with ``labels`` (P, 1) of ones; and ``multimask_output``.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamSegment:
+    """Segments with a ``PromptableModel``: the image is encoded once, for all of its prompts.
+
+    Attributes:
+        multimask_output: Ask for three masks a prompt (the one with the best predicted IoU counts) or for one.
+        prompts_at_once: Prompts decoded together; bounds the memory, since every mask has the size of the image.
+    """
+
+    multimask_output: bool = True
+    prompts_at_once: int = 16
+
+    def __post_init__(self) -> None:
+        if self.prompts_at_once < 1:
+            raise TaskError(f"prompts_at_once={self.prompts_at_once}: it must be 1 or more.")
+
+    def __call__(self, model: PromptableModel, image: Pixels, prompts: Prompts) -> tuple[Any, Any]:
+        """Masks (P, M, H, W) bool and predicted IoU (P, M).
+
+        Raises:
+            TaskError: If the model lacks a method of ``PromptableModel``.
+        """
+        missing = [name for name in ("preprocess", "encode", "predict_masks") if not hasattr(model, name)]
+        if missing:
+            raise TaskError(
+                f"a {type(model).__name__} cannot be prompted: it has no {', '.join(missing)}. "
+                "Give the whole SAM instead of its encoder, or segment= for a model of your own."
+            )
+        embedding = model.encode(model.preprocess(image))
+        size = (image.shape[0], image.shape[1])
+        masks, ious = [], []
+        for some in prompts.chunks(self.prompts_at_once):
+            given = _sam_prompts(some) | {"multimask_output": self.multimask_output}
+            logits, predicted = model.predict_masks(embedding, original_size=size, **given)[:2]
+            masks.append(_as_bool(logits))
+            ious.append(as_array(predicted))
+        return np.concatenate(masks), np.concatenate(ious)
+
+
+class PromptedMasks:
+    """Masks cut out of prompted images, against COCO-style ground truth.
+
+    With prompts from the ground truth (``boxes``, ``points``) every annotation of at least one pixel is an instance,
+    crowd regions too, and the metrics are the mean IoU over instances: ``mIoU``, ``mIoU_small``, ``mIoU_medium`` and
+    ``mIoU_large``. With boxes of a detector they are COCO's twelve for masks, scored as the detector did.
+
+    Args:
+        images: Folder of the images.
+        annotations: COCO-style JSON file with segmentations.
+        prompts: ``boxes``: the annotated boxes; ``points``: one click on the most interior pixel of the annotated mask;
+            else a detector's boxes: a JSON file of COCO results, or such results.
+        segment: Called with the model, the image (H, W, 3) uint8 RGB and its ``Prompts``; returns masks (P, M, H, W),
+            bool or logits (above 0 is inside), and predicted IoU (P, M). For every prompt the mask with the best
+            predicted IoU counts, the first of equals.
+        batch_size: Images in a batch; each is encoded by itself, so no number depends on it.
+        limit: Use the first so many images only; None for all.
+        metric: The metric that layers are judged by; None for ``mIoU``, or ``AP`` with a detector's boxes.
+        name: Short text for titles.
+
+    Raises:
+        ImageError: If the folder or an image is missing.
+        AnnotationError: If the annotation file, or the file of the detector, is not sound.
+        PredictionError: If the detector's results are not sound.
+        TaskError: If a setting is unknown.
+
+    Example:
+        >>> task = PromptedMasks("val2017", "instances_val2017.json", prompts="boxes")  # doctest: +SKIP
+    """
+
+    unit = "%"
+    higher_is_better = True
+
+    def __init__(
+        self,
+        images: str | Path,
+        annotations: str | Path,
+        *,
+        prompts: str | Path | Sequence[Mapping[str, Any]] = "boxes",
+        segment: Segment | None = None,
+        batch_size: int = 1,
+        limit: int | None = None,
+        metric: str | None = None,
+        name: str | None = None,
+    ) -> None:
+        everything = CocoAnnotations.load(annotations, with_masks=True)
+        self.annotations = everything.first(limit)
+        self._files = ImageFiles(images, self.annotations.file_names())
+        self._kind = prompts if isinstance(prompts, str) and prompts in ("boxes", "points") else "detections"
+        self._detections = _by_image(prompts, everything) if self._kind == "detections" else {}
+        known = COCO_METRICS if self._kind == "detections" else IOU_METRICS
+        if metric is not None and metric not in known:
+            raise TaskError(f"metric={metric!r} is unknown with these prompts. Choose one of {', '.join(known)}.")
+        self.metric = metric or known[0]
+        self.name = name or f"masks prompted by {self._kind}"
+        self._segment = segment or SamSegment()
+        self._batch_size = check_batch_size(batch_size)
+        self._clicks: dict[int, tuple[float, float]] = {}
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
+        """Images with their prompts.
+
+        The model is not called with ``inputs``, which are empty: ``segment`` decides how. The context holds the image
+        (H, W, 3) uint8 RGB and the ``Prompts`` for each image of the batch.
+
+        Args:
+            images: Positions in the annotation file's list of images, in the order wanted; None for all.
+
+        Raises:
+            ImageError: If an image cannot be decoded, or has not the size that the annotation file says.
+            TaskError: If there is no image at a position.
+        """
+        positions = self._files.positions(images)
+        starts = range(0, len(positions), self._batch_size)
+        return (self._batch(positions[start : start + self._batch_size]) for start in starts)
+
+    def predict(self, model: Any, batch: Batch) -> list[Prediction]:
+        """One prediction for each image of the batch; the caller turns gradients off.
+
+        Args:
+            model: What ``segment`` expects.
+            batch: One of ``batches``.
+
+        Returns:
+            For each image ``masks``, a list of P compressed RLE, and ``predicted_ious`` (P,) float64; with prompts from
+            the ground truth also ``ious`` (P,) float64 and ``areas`` (P,) float64, the annotated areas in pixels.
+
+        Raises:
+            PredictionError: If masks or predicted IoU have a wrong shape or are not finite.
+            TaskError: If the model has not what ``segment`` needs.
+        """
+        found = [self._predict(model, *one) for one in batch.context]
+        if self._kind == "detections":
+            return found
+        for position, prediction in zip(batch.images, found, strict=True):
+            instances = self._instances(position)
+            truth = [self.annotations.masks[instance["id"]] for instance in instances]
+            prediction["ious"] = _pairwise_iou(prediction["masks"], truth)
+            prediction["areas"] = np.array([instance["area"] for instance in instances], np.float64)
+        return found
+
+    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
+        """Every metric over the images predicted, as fractions.
+
+        From the ground truth: IoU is intersection over union in pixels; the mean is over instances, not over images or
+        categories. Sizes go by the annotated area: small up to 32^2, medium 32^2..96^2, large from 96^2 pixels, and an
+        instance exactly on a bound counts on both sides, as in the reference program. Without instances a mean is NaN.
+        Equal to ``eval_efficientvit_sam_model.py`` of mit-han-lab/efficientvit, and so to the thesis's tables, to 7
+        digits (that program adds 1e-7 to the union).
+
+        With a detector's boxes: ``evaluate_coco`` for masks; score and category are the detector's.
+
+        Args:
+            predictions: Position of the image to its prediction.
+
+        Raises:
+            TaskError: If there is no prediction, or no image at a position.
+        """
+        if not predictions:
+            raise TaskError("no predictions to score. Give the prediction of at least one image.")
+        positions = self._files.positions(list(predictions))
+        if self._kind == "detections":
+            return self._average_precision({position: predictions[position] for position in positions})
+        ious = np.concatenate([np.asarray(predictions[position]["ious"], np.float64) for position in positions])
+        areas = np.concatenate([np.asarray(predictions[position]["areas"], np.float64) for position in positions])
+        chosen = (areas > 0, areas <= 32**2, (areas >= 32**2) & (areas <= 96**2), areas >= 96**2)
+        means = (float(ious[some].mean()) if some.any() else float("nan") for some in chosen)
+        return dict(zip(IOU_METRICS, means, strict=True))
+
+    def digest(self) -> str:
+        """Hash of annotations, image names and file sizes, and all settings but ``name`` and ``batch_size``.
+
+        ``segment`` counts by name and value, not by its code: see ``fingerprint.describe``.
+        """
+        kind = f"{type(self).__module__}.{type(self).__qualname__}"
+        settings = (self._kind, self._segment, self.metric, self._detections)
+        parts = [kind, self.annotations.digest(), *self._files.describe(), *map(describe, settings)]
+        return fingerprint(parts)
+
+    def _instances(self, position: int) -> list[Record]:
+        """Annotations that count, in file order."""
+        image = self.annotations.images[position]
+        return [one for one in self.annotations.by_image[image["id"]] if one["area"] >= 1]
+
+    def _batch(self, positions: tuple[int, ...]) -> Batch:
+        return Batch(inputs=(), images=positions, context=[self._image(position) for position in positions])
+
+    def _image(self, position: int) -> tuple[Pixels, Prompts]:
+        image = self.annotations.images[position]
+        pixels = self._files.read_sized(position, (image["height"], image["width"]))
+        if self._kind == "points":
+            clicks = [self._click(instance) for instance in self._instances(position)]
+            return pixels, Prompts(points=np.array(clicks, np.float64).reshape(-1, 2))
+        pointed_at = self._detections[image["id"]] if self._kind == "detections" else self._instances(position)
+        boxes = np.array([one["bbox"] for one in pointed_at], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        return pixels, Prompts(boxes=boxes)
+
+    def _click(self, instance: Record) -> tuple[float, float]:
+        number = instance["id"]
+        if number not in self._clicks:
+            left, top, width, height = instance["bbox"]
+            centre = (left + width / 2, top + height / 2)  # for a mask too thin to cover one pixel
+            self._clicks[number] = interior_point(decode_mask(self.annotations.masks[number])) or centre
+        return self._clicks[number]
+
+    def _predict(self, model: Any, image: Pixels, prompts: Prompts) -> Prediction:
+        if not len(prompts):
+            return {"masks": [], "predicted_ious": np.zeros(0)}
+        masks, predicted = self._segment(model, image, prompts)
+        masks, ious = _as_bool(masks), as_array(predicted).astype(np.float64)
+        expected = (len(prompts), ious.shape[1] if ious.ndim == 2 else 1, *image.shape[:2])
+        if masks.shape != expected or ious.shape != expected[:2]:
+            raise PredictionError(
+                f"segment returned masks {masks.shape} and predicted IoU {ious.shape} for {len(prompts)} prompts on an "
+                f"image of {image.shape[0]} x {image.shape[1]}; expected (P, M, height, width) and (P, M)."
+            )
+        if not np.isfinite(ious).all():
+            raise PredictionError("a predicted IoU is NaN or infinite. The model, as disturbed, may have overflowed.")
+        best = ious.argmax(axis=1)
+        rles = [encode_mask(mask[choice]) for mask, choice in zip(masks, best, strict=True)]
+        return {"masks": rles, "predicted_ious": ious[np.arange(len(ious)), best]}
+
+    def _average_precision(self, predictions: Mapping[int, Prediction]) -> dict[str, float]:
+        results = []
+        for position, prediction in predictions.items():
+            boxes = self._detections[self.annotations.images[position]["id"]]
+            for box, mask in zip(boxes, prediction["masks"], strict=True):
+                kept = {key: box[key] for key in ("image_id", "category_id", "score")}
+                results.append({**kept, "segmentation": mask})
+        images = [self.annotations.images[position]["id"] for position in predictions]
+        return evaluate_coco(self.annotations, results, "segm", images=images)
+
+
+def _by_image(
+    prompts: str | Path | Sequence[Mapping[str, Any]], annotations: CocoAnnotations
+) -> dict[int, list[Mapping[str, Any]]]:
+    if isinstance(prompts, str) and not prompts.endswith(".json"):
+        raise TaskError(f"prompts={prompts!r} is unknown. Choose 'boxes', 'points' or a JSON file of COCO results.")
+    results = read_results(prompts)
+    check_results(results, annotations, "bbox")
+    found: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in annotations.images}
+    for result in results:
+        found[result["image_id"]].append(result)
+    return found
+
+
+def _pairwise_iou(masks: Sequence[Rle], truth: Sequence[Rle]) -> Floats:
+    """IoU of each mask with the truth at the same place; 0 where both are empty."""
+    pairs = zip(masks, truth, strict=True)
+    return np.array([mask_tools.iou([mask], [true], [0])[0, 0] for mask, true in pairs], np.float64)
+
+
+def _sam_prompts(prompts: Prompts) -> dict[str, Any]:
+    if prompts.points is None:
+        return {"boxes": prompts.boxes}
+    return {"points": prompts.points[:, None, :], "labels": np.ones((len(prompts), 1), np.int64)}
+
+
+def _as_bool(masks: Any) -> npt.NDArray[np.bool_]:
+    pixels = as_array(masks)
+    if pixels.dtype == bool:
+        return pixels
+    if not np.isfinite(pixels).all():
+        raise PredictionError("mask logits are NaN or infinite. The model, as disturbed, may have overflowed.")
+    return np.asarray(pixels > 0)

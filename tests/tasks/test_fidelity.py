@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from sensitivity.contracts import Task
+from sensitivity.errors import PredictionError, TaskError
+from sensitivity.tasks.fidelity import CEILING_DB, FeatureFidelity
+from tests.tasks.made_scenes import predict_all
+
+IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+
+
+class TwoHeads(nn.Module):
+    """Returns a dict with a list and a count; ``noise`` disturbs one head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.noise = 0.0
+
+    def forward(self, x: torch.Tensor) -> dict[str, Any]:
+        features = self.conv(x)
+        return {"heads": [features, features.mean((2, 3)) + self.noise], "count": torch.arange(len(x))}
+
+
+def test_sqnr_is_the_formula_in_numpy() -> None:
+    model = TwoHeads()
+    task = FeatureFidelity(IMAGES, batch_size=5).with_reference(model)
+    assert isinstance(task, Task)
+    with torch.no_grad():
+        heads = [head.double().numpy().reshape(5, -1) for head in model(IMAGES)["heads"]]
+    signal = np.concatenate(heads, axis=1) ** 2
+    disturbed = copy.deepcopy(model)
+    disturbed.noise = 0.125
+    with torch.no_grad():
+        noise = (disturbed(IMAGES)["heads"][1].double().numpy() - heads[1]) ** 2
+    scores = task.score(predict_all(task, disturbed))
+    assert scores["sqnr_db"] == pytest.approx(10 * np.log10(signal.sum() / noise.sum()), abs=1e-12)
+    each = 10 * np.log10(signal.sum(axis=1) / noise.sum(axis=1))
+    assert scores["mean_sqnr_db"] == pytest.approx(each.mean(), abs=1e-12)
+    assert scores["sqnr_db"] != scores["mean_sqnr_db"]
+
+
+def test_the_undisturbed_model_scores_the_ceiling_so_that_drops_are_finite() -> None:
+    task = FeatureFidelity(IMAGES).with_reference(TwoHeads())
+    assert task.score(predict_all(task, TwoHeads())) == {"sqnr_db": CEILING_DB, "mean_sqnr_db": CEILING_DB}
+
+
+def test_noise_without_signal_scores_minus_the_ceiling() -> None:
+    task = FeatureFidelity(IMAGES).with_reference(lambda x: x * 0)
+    assert task.score(predict_all(task, lambda x: x))["sqnr_db"] == -CEILING_DB
+
+
+def test_outputs_of_any_shape_can_be_compared_one_at_a_time() -> None:
+    def summary(x: torch.Tensor) -> torch.Tensor:
+        return x.mean()
+
+    images = [torch.rand(3, 4, 4), torch.rand(3, 5, 6)]
+    task = FeatureFidelity(images, batch_size=1).with_reference(summary)
+    assert task.score(predict_all(task, summary, [1, 0]))["sqnr_db"] == CEILING_DB
+    with pytest.raises(PredictionError, match=r"outputs \[\(\)\] cannot be told apart for 5 inputs. Use batch_size=1"):
+        FeatureFidelity(IMAGES).with_reference(summary)
+
+
+def test_the_reference_stays_when_the_model_changes_later() -> None:
+    model = TwoHeads()
+    task = FeatureFidelity(IMAGES).with_reference(model)
+    model.noise = 1.0
+    assert task.score(predict_all(task, model))["sqnr_db"] < 50
+
+
+def test_a_task_without_reference_says_how_to_get_one() -> None:
+    task = FeatureFidelity(IMAGES)
+    assert task.needs_reference
+    assert not task.with_reference(TwoHeads()).needs_reference
+    assert task.needs_reference  # with_reference makes a new task
+    with pytest.raises(TaskError, match=r"no reference to compare with. Use task\.with_reference"):
+        predict_all(task, TwoHeads())
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda x: x * torch.nan, "outputs are NaN or infinite"),
+        (lambda x: x[:, :2], "outputs have 128 numbers, the reference has 192"),
+        (lambda x: torch.arange(5), "returned no floating-point tensor"),
+    ],
+)
+def test_outputs_that_cannot_be_compared_are_refused(model: Any, message: str) -> None:
+    task = FeatureFidelity(IMAGES).with_reference(nn.Identity())
+    with pytest.raises(PredictionError, match=message):
+        predict_all(task, model)
+
+
+def test_inputs_and_positions_are_checked() -> None:
+    for wrong in ([], [1.0, 2.0]):
+        with pytest.raises(TaskError, match="inputs= holds no tensors"):
+            FeatureFidelity(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="batch_size=0"):
+        FeatureFidelity(IMAGES, batch_size=0)
+    with pytest.raises(TaskError, match="no image at position 5"):
+        FeatureFidelity(IMAGES).batches([5])
+    with pytest.raises(TaskError, match="no predictions to score"):
+        FeatureFidelity(IMAGES).score({})
+
+
+def test_the_digest_depends_on_inputs_and_reference_alone() -> None:
+    base = FeatureFidelity(IMAGES)
+    assert FeatureFidelity(IMAGES, batch_size=2, name="other").digest() == base.digest()
+    others = [FeatureFidelity(IMAGES[:4]), FeatureFidelity(IMAGES + 1), base.with_reference(TwoHeads())]
+    assert len({base.digest(), *(other.digest() for other in others)}) == 4
+    sent = pickle.loads(pickle.dumps(base.with_reference(TwoHeads())))
+    assert sent.digest() == base.with_reference(TwoHeads()).digest()
