@@ -1,0 +1,100 @@
+"""The growing histogram against numpy's, and its independence of order and batching."""
+
+from __future__ import annotations
+
+from random import Random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
+from torch import Tensor
+
+from sensitivity.errors import CalibrationError
+from sensitivity.quantize.histogram import BINS, AdaptiveHistogram
+
+Numbers = NDArray[np.float32]
+VALUES = arrays(np.float32, st.integers(1, 30), elements=st.floats(-(2.0**120), 2.0**120, width=32))
+
+
+def counted(*parts: Tensor, absolute: bool = False) -> AdaptiveHistogram:
+    histogram = AdaptiveHistogram(absolute=absolute)
+    for part in parts:
+        histogram.add(part)
+    return histogram
+
+
+def same(one: AdaptiveHistogram, other: AdaptiveHistogram) -> bool:
+    mine, theirs = one.to_state(), other.to_state()
+    return bool(np.array_equal(mine.pop("counts"), theirs.pop("counts"))) and mine == theirs
+
+
+def gaussian(size: int, seed: int = 0) -> Tensor:
+    return torch.randn(size, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_counts_equal_those_of_numpy_over_the_same_edges(absolute: bool) -> None:
+    values = gaussian(300_000)
+    histogram = counted(*torch.split(values, 1000), absolute=absolute)
+    numbers = values.abs().numpy() if absolute else values.numpy()
+    expected, _ = np.histogram(numbers, histogram.edges)
+    np.testing.assert_array_equal(histogram.counts, expected)
+    assert histogram.total == len(values)
+    assert (histogram.low, histogram.high) == (float(values.min()), float(values.max()))
+
+
+@given(VALUES, st.integers(0, 29), st.booleans(), st.randoms(use_true_random=False))
+def test_neither_batching_nor_order_changes_anything(values: Numbers, cut: int, absolute: bool, random: Random) -> None:
+    at_once = counted(torch.from_numpy(values), absolute=absolute)
+    shuffled = values.tolist()
+    random.shuffle(shuffled)
+    parts = [torch.tensor(part) for part in (shuffled[:cut], shuffled[cut:]) if part]
+    assert same(counted(*parts, absolute=absolute), at_once)
+    assert at_once.total == len(values)
+
+
+@given(VALUES, st.booleans())
+def test_a_bin_is_at_most_a_1023rd_of_the_range_and_there_are_at_most_2048(values: Numbers, absolute: bool) -> None:
+    histogram = counted(torch.from_numpy(values), absolute=absolute)
+    low, high = min(values.min(), 0.0), max(values.max(), 0.0)
+    span = max(-low, high) if absolute else float(high) - float(low)
+    assert len(histogram.counts) <= BINS
+    assert histogram.width <= max(span / 1023, 2.0**-126)
+
+
+def test_all_zeros_first_do_not_coarsen_the_bins() -> None:
+    values = gaussian(100) * 1e-6
+    assert counted(torch.zeros(5), values).width == counted(values).width
+
+
+@given(VALUES, st.floats(0, 1))
+def test_a_quantile_is_within_a_bin_of_the_exact_one(values: Numbers, share: float) -> None:
+    histogram = counted(torch.from_numpy(values))
+    exact = np.quantile(values.astype(np.float64), share)
+    assert abs(histogram.quantile(share) - exact) <= histogram.width * 1.0001
+
+
+def test_its_state_stays_small_and_brings_it_back() -> None:
+    histogram = counted(gaussian(100_000), gaussian(1000, seed=1) * 10)
+    state = histogram.to_state()
+    assert state["counts"].nbytes < 17_000
+    restored = AdaptiveHistogram.from_state(state)
+    assert same(restored, histogram)
+    histogram.add(gaussian(10, seed=2) * 100)
+    assert same(restored, AdaptiveHistogram.from_state(state))  # what was saved shares nothing with what goes on
+    restored.add(gaussian(10, seed=2) * 100)
+    assert same(restored, histogram)
+    with pytest.raises(CalibrationError, match="not a saved histogram: KeyError"):
+        AdaptiveHistogram.from_state({"counts": [1], "absolute": True})
+
+
+def test_values_that_are_not_finite_are_refused_and_not_counted() -> None:
+    histogram = counted(torch.ones(3))
+    for bad in (torch.nan, torch.inf):
+        with pytest.raises(CalibrationError, match=r"tensor of shape \(2,\) holds NaN or infinite"):
+            histogram.add(torch.tensor([5.0, bad]))
+    assert same(histogram, counted(torch.ones(3)))

@@ -1,0 +1,107 @@
+"""Presets: what they say, that they survive JSON, and that they cost no torch."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sensitivity.errors import RecipeError
+from sensitivity.quantize import recipes
+from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
+from sensitivity.records import Pruning, QuantSpec, Recipe
+from sensitivity.records.recipe import FORMATS, OBSERVERS, PLACEMENTS, Granularity
+
+PRESETS = (INT8, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
+
+
+def test_presets_have_the_names_that_tables_show() -> None:
+    names = ["int8", "int8-weights", "int8-activations", "int4-weights", "fp8", "thesis"]
+    assert [preset.name for preset in PRESETS] == names
+    assert [Prune(0.5).name, Prune("2:4").name] == ["prune-0.5", "prune-2:4"]
+
+
+def test_int8_is_what_engines_run() -> None:
+    assert INT8.weights == QuantSpec("int8", "per-channel", symmetric=True, observer="minmax")
+    assert INT8.activations == QuantSpec("int8", "per-tensor", symmetric=True, observer="minmax")
+    assert INT8.placement == "deploy"
+    assert (INT8_WEIGHTS.weights, INT8_WEIGHTS.activations) == (INT8.weights, None)
+    assert (INT8_ACTIVATIONS.weights, INT8_ACTIVATIONS.activations) == (None, INT8.activations)
+    assert not INT4_WEIGHTS.needs_calibration
+
+
+def test_the_thesis_recipe_sits_around_conv_norm_and_activation_with_a_moving_average() -> None:
+    assert THESIS.placement == "conv-norm-act"
+    assert THESIS.activations is not None
+    assert THESIS.activations.observer == "ema"
+
+
+def test_pruning_takes_a_level_or_a_pattern() -> None:
+    assert Prune(0.25).pruning == Pruning(level=0.25)
+    assert Prune("1:4").pruning == Pruning(n=1, m=4)
+    for wrong in ("24", "2:", "a:b", "-1:4", "0.5"):
+        with pytest.raises(RecipeError, match=rf"{wrong!r} is not of the form 'n:m'"):
+            Prune(wrong)
+    with pytest.raises(RecipeError, match="must lie in"):
+        Prune(1.0)
+    with pytest.raises(RecipeError, match="not 4:2"):
+        Prune("4:2")
+
+
+def quant_specs() -> st.SearchStrategy[QuantSpec]:
+    def build(granularity: Granularity, group_size: int, **rest: Any) -> QuantSpec:
+        return QuantSpec(
+            granularity=granularity,
+            group_size=group_size if granularity == "per-group" else None,
+            **rest,
+        )
+
+    return st.builds(
+        build,
+        st.sampled_from(["per-tensor", "per-channel", "per-group"]),
+        st.integers(1, 512),
+        format=st.sampled_from(FORMATS),
+        symmetric=st.booleans(),
+        observer=st.sampled_from(OBSERVERS),
+        axis=st.none() | st.integers(-2, 3),
+        percentile=st.floats(50, 100, exclude_min=True),
+    )
+
+
+def prunings() -> st.SearchStrategy[Pruning]:
+    levels = st.builds(Pruning, level=st.floats(0, 1, exclude_max=True))
+    patterns = st.integers(2, 16).flatmap(lambda m: st.builds(Pruning, n=st.integers(1, m - 1), m=st.just(m)))
+    return levels | patterns
+
+
+@given(
+    st.text(),
+    st.none() | quant_specs(),
+    st.none() | quant_specs(),
+    prunings(),
+    st.sampled_from(PLACEMENTS),
+)
+def test_any_recipe_survives_json(
+    name: str, weights: QuantSpec | None, activations: QuantSpec | None, pruning: Pruning, placement: Any
+) -> None:
+    recipe = Recipe(name, weights, activations, pruning, placement)
+    back = Recipe.from_json(json.loads(json.dumps(recipe.to_json())))
+    assert back == recipe
+    assert back.digest == recipe.digest == recipe.renamed("other").digest
+
+
+@pytest.mark.parametrize("preset", [*PRESETS, Prune(0.5), Prune("2:4")], ids=lambda preset: preset.name)
+def test_presets_survive_json(preset: Recipe) -> None:
+    assert Recipe.from_json(json.loads(json.dumps(preset.to_json()))) == preset
+
+
+def test_presets_cost_no_torch() -> None:
+    code = "import sys, sensitivity.quantize.recipes; sys.exit('torch' in sys.modules)"
+    package = Path(recipes.__file__).parents[2]
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=package)
