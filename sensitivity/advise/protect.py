@@ -1,0 +1,199 @@
+"""Which layers to keep in high precision, and what that is predicted to cost and save."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from math import inf, isnan
+
+from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
+from sensitivity.advise.size import layer_bytes
+from sensitivity.errors import StudyError
+from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
+
+
+@dataclass(frozen=True, slots=True)
+class TradeOff:
+    """One point between everything quantized and everything in high precision.
+
+    Attributes:
+        protected: How many of the worst layers are protected.
+        size_bytes: Bytes of all layers' parameters.
+        predicted_drop: Sum of the positive drops of the layers that are left quantized, as stored.
+    """
+
+    protected: int
+    size_bytes: int
+    predicted_drop: float
+
+
+def protect(
+    study: StudyRecord,
+    *,
+    top: int | None = None,
+    max_drop: float | None = None,
+    size_bytes: int | None = None,
+    recipe: str | None = None,
+) -> Scheme:
+    """A scheme with every layer quantized but the ones that hurt most; give exactly one criterion.
+
+    The predicted drop is the sum of the positive drops of the layers left quantized. Drops are **not** additive in
+    truth (errors of several layers can cancel or amplify each other), so this is a guess to rank schemes by: measure
+    the scheme with ``wrapped.evaluate(task, scheme)`` before relying on it. Layers without a drop (failed, or never
+    measured) are protected as well, because nothing is known of them; their reason says so.
+
+    Args:
+        study: What was measured, one layer at a time.
+        top: Protect this many of the worst layers.
+        max_drop: Protect the worst layers one by one until the predicted drop is at most this, in the unit people see
+            (points where the unit is ``%``).
+        size_bytes: Bytes that the parameters of all layers may take; layers are protected by drop avoided for each
+            extra byte, as far as they fit. See ``layer_bytes`` for what is counted.
+        recipe: Name of the recipe that the other layers get; None where the study has only one.
+
+    Returns:
+        Rule ``*`` with the recipe, then one rule for each protected layer, with ``reasons``, ``predicted_drop`` (a
+        fraction where the unit is ``%``) and ``size_bytes``.
+
+    Raises:
+        StudyError: If none or several criteria are given, one cannot be met, or the study is ``all-but-one``.
+    """
+    given = {"top": top, "max_drop": max_drop, "size_bytes": size_bytes}
+    chosen = [name for name, value in given.items() if value is not None]
+    if len(chosen) != 1:
+        raise StudyError(
+            f"protect takes exactly one of top, max_drop and size_bytes; given: {', '.join(chosen) or 'none'}. "
+            "For example protect(top=8)."
+        )
+    advice = _Advice(study, recipe)
+    if top is not None:
+        return advice.scheme(advice.worst(top))
+    if max_drop is not None:
+        return advice.scheme(advice.until(max_drop))
+    assert size_bytes is not None
+    return advice.scheme(advice.within(size_bytes))
+
+
+def trade_offs(study: StudyRecord, recipe: str | None = None) -> list[TradeOff]:
+    """Size and predicted drop when the worst layers are protected one after the other, none first, all last.
+
+    Raises:
+        StudyError: As for ``protect``.
+    """
+    advice = _Advice(study, recipe)
+    points = []
+    for count in range(len(advice.ranked) + 1):
+        protected = advice.ranked[:count]
+        points.append(TradeOff(count, advice.bytes_with(protected), advice.remaining[count]))
+    return points
+
+
+class _Advice:
+    """One recipe's measurements, ranked, with what protecting costs.
+
+    Attributes:
+        ranked: Measurements that have a drop, worst first.
+        unknown: Reason by name of each layer that has none.
+        remaining: Predicted drop when the first 0, 1, 2 ... of ``ranked`` are protected.
+    """
+
+    def __init__(self, study: StudyRecord, recipe: str | None) -> None:
+        if study.direction != ONE_AT_A_TIME:
+            raise StudyError(
+                f"protect needs a study of direction {ONE_AT_A_TIME!r}; this one is {study.direction!r}, whose drops "
+                f"are of all other layers together. Run analyze with direction={ONE_AT_A_TIME!r}."
+            )
+        measurements = {m.layer: m for m in study.of_recipe(recipe)}
+        self.study = study
+        self.recipe: Recipe = study.recipes[recipe if recipe is not None else next(iter(study.recipes))]
+        self.layers = {layer.name: layer for layer in study.layers}
+        self.ranked: list[Measurement] = worst_first(study, recipe)
+        self.unknown = {
+            name: _why_unknown(measurements.get(name))
+            for name in self.layers
+            if name not in measurements or not has_drop(measurements[name])
+        }
+        losses = [max(drop_of(m), 0.0) for m in reversed(self.ranked)]
+        self.remaining = list(accumulate(losses, initial=0.0))[::-1]
+        self.least_bytes = self._least_bytes()
+
+    def worst(self, count: int) -> list[Measurement]:
+        """The ``count`` worst."""
+        if not 0 <= count <= len(self.ranked):
+            raise StudyError(f"top={count}: give 0 to {len(self.ranked)}, the number of layers that have a drop.")
+        return self.ranked[:count]
+
+    def until(self, max_drop: float) -> list[Measurement]:
+        """The fewest of the worst that bring the predicted drop down to ``max_drop``, which is in people's unit."""
+        if isnan(max_drop) or max_drop < 0.0:
+            raise StudyError(f"max_drop={max_drop}: give zero or more{_unit(self.study)}, e.g. 0.5.")
+        limit = max_drop / self.study.scale
+        count = next(k for k, drop in enumerate(self.remaining) if drop <= limit)
+        return self.ranked[:count]
+
+    def within(self, size_bytes: int) -> list[Measurement]:
+        """Layers whose drop is positive, by drop for each extra byte, as far as the budget goes; worst first."""
+        if size_bytes < self.least_bytes:
+            raise StudyError(
+                f"size_bytes={size_bytes} is too small: with every measured layer in {self.recipe.name} the layers "
+                f"already take {self.least_bytes} bytes. Give at least that, or a recipe of fewer bits."
+            )
+        helpful = [m for m in self.ranked if drop_of(m) > 0.0]
+        budget = size_bytes - self.least_bytes
+        taken = set()
+        for measurement in sorted(helpful, key=self._drop_per_byte, reverse=True):
+            extra = self._extra_bytes(measurement.layer)
+            if extra <= budget:
+                budget -= extra
+                taken.add(measurement.layer)
+        return [m for m in helpful if m.layer in taken]
+
+    def scheme(self, protected: Sequence[Measurement]) -> Scheme:
+        """The scheme that protects these, and the layers nothing is known of."""
+        ranks = {m.layer: rank for rank, m in enumerate(self.ranked, start=1)}
+        reasons = {m.layer: self._reason(m, ranks[m.layer]) for m in protected} | self.unknown
+        # summed in the order of ``remaining``, so that the two agree to the last bit
+        left = [drop_of(m) for m in reversed(self.ranked) if m.layer not in reasons]
+        return replace(
+            Scheme.all(self.recipe).protect(reasons),
+            reasons=reasons,
+            predicted_drop=sum(max(drop, 0.0) for drop in left),
+            size_bytes=self.bytes_with(protected),
+        )
+
+    def bytes_with(self, protected: Iterable[Measurement]) -> int:
+        """Bytes of all layers when these, and the layers nothing is known of, are protected."""
+        return self.least_bytes + sum(self._extra_bytes(m.layer) for m in protected)
+
+    def _least_bytes(self) -> int:
+        return sum(
+            layer_bytes(layer, None if name in self.unknown else self.recipe) for name, layer in self.layers.items()
+        )
+
+    def _extra_bytes(self, name: str) -> int:
+        layer = self.layers[name]
+        return layer_bytes(layer, None) - layer_bytes(layer, self.recipe)
+
+    def _drop_per_byte(self, measurement: Measurement) -> float:
+        extra = self._extra_bytes(measurement.layer)
+        return drop_of(measurement) / extra if extra > 0 else inf
+
+    def _reason(self, measurement: Measurement, rank: int) -> str:
+        drop = drop_of(measurement) * self.study.scale
+        digits = ".1g" if 0.0 < abs(drop) < 0.005 else ".2f"
+        place = f"drop {drop:{digits}}{_unit(self.study)} (rank {rank} of {len(self.ranked)})"
+        return ", ".join([place, *sorted(self.layers[measurement.layer].flags)])
+
+
+def _unit(study: StudyRecord) -> str:
+    """What follows a drop, with its space: a difference of percentages is in points."""
+    if study.unit == "%":
+        return " points"
+    return f" {study.unit}" if study.unit else ""
+
+
+def _why_unknown(measurement: Measurement | None) -> str:
+    if measurement is None:
+        return "not measured: not in the analysis"
+    return f"not measured: {measurement.reason or measurement.status}"

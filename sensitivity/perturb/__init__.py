@@ -1,0 +1,1 @@
+"""Disturb one place, then leave no trace."""

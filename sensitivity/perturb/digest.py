@@ -1,0 +1,22 @@
+"""A hash of a model's content, so that results are never mixed up between weights."""
+
+from __future__ import annotations
+
+import hashlib
+
+import torch
+from torch import nn
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Hash of all parameters and buffers: names, shapes, types and bytes.
+
+    The same for the same weights on any device and machine; the class of the model does not count.
+    """
+    digest = hashlib.sha256()
+    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+        digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
+        flat = tensor.detach().cpu().contiguous().flatten()
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:32]

@@ -1,0 +1,100 @@
+"""Recipes applied to layers for the time of a ``with`` block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from sensitivity.errors import CalibrationError
+from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer
+from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.weights import disturbed_weight, exchanged
+from sensitivity.quantize.calibration import Calibration, Point
+from sensitivity.quantize.fake import activation_quantizer
+from sensitivity.records import Layer, QuantSpec, Recipe
+
+
+@dataclass(frozen=True)
+class _Prepared:
+    """One layer with one recipe, computed once and applied many times."""
+
+    module: nn.Module
+    weight_name: str
+    weight: Tensor | None
+    hooks: Hooks
+
+
+class Disturber:
+    """Applies recipes to the layers of one model; weights are quantized once and kept.
+
+    Args:
+        model: The model; it is changed inside ``applied`` only, and put back.
+        calibrations: Activation ranges; the last one that fits a recipe is used.
+    """
+
+    def __init__(self, model: nn.Module, calibrations: Sequence[Calibration] = ()) -> None:
+        self.model = model
+        self.calibrations = tuple(calibrations)
+        self._prepared: dict[tuple[str, str], _Prepared] = {}
+
+    @contextlib.contextmanager
+    def applied(self, recipes: Mapping[Layer, Recipe]) -> Iterator[None]:
+        """The model with these layers disturbed; as it was afterwards, also after an interrupt.
+
+        Raises:
+            CalibrationError: If a recipe quantizes activations and no range is known.
+            RecipeError: If a recipe does not fit its layer.
+        """
+        prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
+        before = [hook for one in prepared for hook in one.hooks.before]
+        after = [hook for one in prepared for hook in one.hooks.after]
+        with contextlib.ExitStack() as stack:
+            for one in prepared:
+                if one.weight is not None:
+                    stack.enter_context(exchanged(one.module, one.weight_name, one.weight))
+            stack.enter_context(hooked(before=before, after=after))
+            yield
+
+    def touched(self, recipes: Mapping[Layer, Recipe]) -> set[nn.Module]:
+        """Every module that computes something else inside ``applied``: those with a new weight or a hook."""
+        prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
+        weighted = {one.module for one in prepared if one.weight is not None}
+        return weighted | {module for one in prepared for module, _ in [*one.hooks.before, *one.hooks.after]}
+
+    def _prepare(self, layer: Layer, recipe: Recipe) -> _Prepared:
+        key = (layer.name, recipe.digest)
+        if key not in self._prepared:
+            module = self.model.get_submodule(layer.module)
+            weight = disturbed_weight(self.model, layer, recipe)
+            self._prepared[key] = _Prepared(module, layer.weight, weight, self._hooks(layer, recipe))
+        return self._prepared[key]
+
+    def _hooks(self, layer: Layer, recipe: Recipe) -> Hooks:
+        if recipe.activations is None:
+            return Hooks()
+        calibration = next((one for one in reversed(self.calibrations) if one.fits(recipe)), None)
+        if calibration is None:
+            have = "no calibration is" if not self.calibrations else "only a calibration for another recipe is"
+            raise CalibrationError(
+                f"recipe {recipe.name!r} quantizes activations, and {have} at hand. Call "
+                "wrapped.calibrate(images, recipe) first, or pass calibration=."
+            )
+        weight = self.model.get_submodule(layer.module)._parameters[layer.weight]
+        quantizers = _quantizers(layer, recipe.activations, calibration, weight)
+        return activation_hooks(self.model, layer, recipe, quantizer(quantizers))
+
+
+def _quantizers(
+    layer: Layer, spec: QuantSpec, calibration: Calibration, like: Tensor | None
+) -> Mapping[tuple[str, int], Callable[[Tensor], Tensor]]:
+    """A quantizer for every place and call of a layer that was observed."""
+    calibration.range_of(Point(layer.name, "input", 0))
+    device = like.device if like is not None else None
+    return {
+        (point.place, point.call): activation_quantizer(found.low, found.high, spec, device=device)
+        for point, found in calibration.ranges.items()
+        if point.layer == layer.name
+    }

@@ -1,0 +1,192 @@
+"""One panel of dips: what is drawn (``dips_of``) and how (``draw``)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import isfinite
+
+from matplotlib.axes import Axes
+from matplotlib.transforms import Bbox
+
+from sensitivity.records import Layer, Measurement, StudyRecord
+from sensitivity.report.figures.labels import Label, place_labels
+from sensitivity.report.figures.marks import BASELINE_COLOUR, FAILED_COLOUR, MARKER_SIZES, colour_of, marker_of
+from sensitivity.report.reading import Reading
+
+# least height of the y axis as a multiple of the drop that does not matter: noise is not blown up to look like dips
+_LEAST_SPAN = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class Dip:
+    """One layer in one panel; numbers in the unit people see.
+
+    Attributes:
+        position: Place on the x axis.
+        layer: The layer.
+        score: Score with it disturbed; None where there is no result.
+        ends: Ends of the score's interval, in no order; None where there is none.
+    """
+
+    position: int
+    layer: Layer
+    score: float | None
+    ends: tuple[float, float] | None
+
+
+def dips_of(study: StudyRecord, layers: Sequence[Layer], recipe: str) -> list[Dip]:
+    """The layers of one panel, left to right.
+
+    A score is the baseline minus the drop rather than ``Measurement.score``: where a layer was decided on few images,
+    its drop was measured against the baseline on the same images.
+    """
+    measurements = {m.layer: m for m in study.of_recipe(recipe)}
+    found = []
+    for position, layer in enumerate(layers):
+        measurement = measurements.get(layer.name)
+        score = None if measurement is None else _score(study, measurement)
+        ends = None if measurement is None or score is None else _ends(study, measurement)
+        found.append(Dip(position, layer, score, ends))
+    return found
+
+
+def hang_from(study: StudyRecord, dips: Sequence[Dip]) -> float:
+    """Where the stems begin: the baseline, or the best score where that is infinite (SQNR of an exact output)."""
+    baseline = study.baseline.value * study.scale
+    if isfinite(baseline):
+        return baseline
+    scores = [dip.score for dip in dips if dip.score is not None]
+    best = max if study.higher_is_better else min
+    return best(scores, default=0.0)
+
+
+def draw(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
+    """The baseline, a stem and a marker for each score, whiskers for intervals, crosses where there is no result."""
+    hang = hang_from(reading.study, dips)
+    if isfinite(reading.study.baseline.value):
+        _draw_baseline(axes, hang, reading.shown(reading.study.baseline.value))
+    for dip in dips:
+        if dip.score is None:
+            _draw_cross(axes, dip.position)
+        else:
+            _draw_dip(axes, dip, dip.score, hang)
+
+
+def set_limits(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
+    """Limits with room for labels below the deepest dip; better is up, also where lower scores are better.
+
+    Intervals may widen the axis to twice what the scores need; longer ones run out of the picture.
+    """
+    study = reading.study
+    scores = [dip.score for dip in dips if dip.score is not None] + [hang_from(study, dips)]
+    low, high = min(scores), max(scores)
+    span = max(high - low, _LEAST_SPAN * reading.tolerance * study.scale, 1e-9)
+    ends = [end for dip in dips if dip.ends is not None for end in dip.ends if isfinite(end)]
+    low = max(min([low, *ends]), low - span / 2)
+    high = min(max([high, *ends]), high + span / 2)
+    span = max(high - low, span)
+    room_worse, room_better = 0.24 * span, 0.06 * span
+    if study.higher_is_better:
+        axes.set_ylim(high - span - room_worse, high + room_better)
+    else:
+        axes.set_ylim(low + span + room_worse, low - room_better)
+
+
+def label_worst(axes: Axes, reading: Reading, dips: Sequence[Dip], recipe: str, count: int) -> None:
+    """Name and drop beside the worst layers, as far as their drop is a dip. The limits must be final.
+
+    With all layers but one disturbed there is no such flag, and the worst are labelled whatever their drop.
+    """
+    at = {dip.layer.name: dip for dip in dips}
+    labels = []
+    for measurement in reading.worst_first[recipe][:count]:
+        dip = at[measurement.layer]
+        told = "dip" in reading.flags[recipe][measurement.layer] or not reading.one_at_a_time
+        if dip.score is not None and told:
+            labels.append(Label(dip.position, dip.score, f"{dip.layer.name}\ndrop {reading.drop(measurement)}"))
+    place_labels(axes, labels, _covered(axes, reading.study, dips))
+
+
+def _score(study: StudyRecord, measurement: Measurement) -> float | None:
+    if measurement.drop is None:
+        return None
+    score = study.baseline.value - _sign(study) * measurement.drop
+    if not isfinite(score) and measurement.score is not None:
+        score = measurement.score
+    return score * study.scale if isfinite(score) else None
+
+
+def _ends(study: StudyRecord, measurement: Measurement) -> tuple[float, float] | None:
+    if measurement.drop_low is None or measurement.drop_high is None:
+        return None
+    baseline, sign = study.baseline.value, _sign(study)
+    low, high = (study.scale * (baseline - sign * drop) for drop in (measurement.drop_low, measurement.drop_high))
+    return low, high
+
+
+def _sign(study: StudyRecord) -> float:
+    return 1.0 if study.higher_is_better else -1.0
+
+
+def _draw_baseline(axes: Axes, height: float, value: str) -> None:
+    """A line across the panel, with its value in the margin on the right."""
+    axes.axhline(height, color=BASELINE_COLOUR, linewidth=1.0, zorder=2, gid="baseline")
+    axes.annotate(
+        value,
+        xy=(1.0, height),
+        xycoords=axes.get_yaxis_transform(),
+        xytext=(4, 0),
+        textcoords="offset points",
+        fontsize=8,
+        va="center",
+        annotation_clip=False,
+        gid="baseline-value",
+    )
+
+
+def _draw_dip(axes: Axes, dip: Dip, score: float, hang: float) -> None:
+    colour, marker = colour_of(dip.layer), marker_of(dip.layer)
+    axes.vlines(dip.position, score, hang, color=colour, linewidth=1.6, alpha=0.75, zorder=3, gid="stem")
+    if dip.ends is not None:
+        axes.vlines(dip.position, *dip.ends, color="#222222", linewidth=0.8, zorder=4, gid="whisker")
+    axes.plot(
+        dip.position,
+        score,
+        marker=marker,
+        markersize=MARKER_SIZES[marker],
+        color=colour,
+        markeredgecolor="white",
+        markeredgewidth=0.5,
+        zorder=5,
+        gid="marker",
+    )
+
+
+def _draw_cross(axes: Axes, position: int) -> None:
+    axes.plot(
+        position,
+        0.0,
+        transform=axes.get_xaxis_transform(),
+        marker="x",
+        markersize=6,
+        markeredgewidth=1.6,
+        color=FAILED_COLOUR,
+        clip_on=False,
+        zorder=6,
+        gid="no-result",
+    )
+
+
+def _covered(axes: Axes, study: StudyRecord, dips: Sequence[Dip]) -> list[Bbox]:
+    """Pixel boxes of stems, whiskers and markers, which labels had better leave visible."""
+    hang, half = hang_from(study, dips), max(MARKER_SIZES.values()) * axes.figure.dpi / 72 / 2
+    boxes = []
+    for dip in dips:
+        if dip.score is None:
+            continue
+        heights = axes.transData.transform([(dip.position, y) for y in (dip.score, hang, *(dip.ends or ()))])
+        x, y = heights[0]
+        boxes.append(Bbox.from_extents(x - half, y - half, x + half, y + half))
+        boxes.append(Bbox.from_extents(x - 2, heights[:, 1].min(), x + 2, heights[:, 1].max()))
+    return boxes

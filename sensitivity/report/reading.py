@@ -1,0 +1,76 @@
+"""What there is to show of a study: its record, and what the advice room found in it, in the words people read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import isfinite, isnan
+
+from sensitivity.records import Measurement, StudyRecord
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A study with what was found in it; tables and figures show a reading and work nothing out themselves.
+
+    Attributes:
+        study: What was measured.
+        flags: Recipe to layer to all of its flags, structural and measured.
+        worst_first: Recipe to the measurements that have a drop, the layer that hurts most first.
+        saved_bytes: Recipe to layer to the bytes of parameters that the recipe saves.
+        tolerance: Drop that does not matter, as stored (a fraction where the unit is ``%``).
+    """
+
+    study: StudyRecord
+    flags: Mapping[str, Mapping[str, frozenset[str]]]
+    worst_first: Mapping[str, Sequence[Measurement]]
+    saved_bytes: Mapping[str, Mapping[str, int]]
+    tolerance: float
+
+    def recipes(self, recipe: str | None) -> tuple[str, ...]:
+        """The recipe asked for, or all where None is.
+
+        Raises:
+            StudyError: If it is unknown.
+        """
+        if recipe is None:
+            return tuple(self.study.recipes)
+        self.study.of_recipe(recipe)
+        return (recipe,)
+
+    @property
+    def one_at_a_time(self) -> bool:
+        """Whether a drop is of the one layer that was disturbed, rather than of all but one."""
+        return self.study.direction == "one-at-a-time"
+
+    @property
+    def score_unit(self) -> str:
+        """What follows a score, with its space: `` %``, `` dB``, or nothing."""
+        return f" {self.study.unit}" if self.study.unit else ""
+
+    @property
+    def drop_unit(self) -> str:
+        """What follows a drop, with its space: a difference of percentages is in points."""
+        return " points" if self.study.unit == "%" else self.score_unit
+
+    @property
+    def baseline(self) -> str:
+        """Metric, score and unit with nothing disturbed, e.g. ``mIoU 78.51 %``."""
+        return f"{self.study.metric} {self.shown(self.study.baseline.value)}{self.score_unit}"
+
+    def shown(self, stored: float) -> str:
+        """A score or drop in the unit people see, without the unit: two decimals, more where two would show nothing."""
+        number = stored * self.study.scale + 0.0  # adding zero turns -0.0 into 0.0
+        if not isfinite(number):
+            return str(number)
+        return f"{number:.1g}" if 0.0 < abs(number) < 0.005 else f"{number:.2f}"
+
+    def drop(self, measurement: Measurement) -> str:
+        """The drop as ``shown``; empty where there is none."""
+        return "" if measurement.drop is None or isnan(measurement.drop) else self.shown(measurement.drop)
+
+    def interval(self, measurement: Measurement) -> str:
+        """The interval of the drop, e.g. ``[4.02, 4.61]``; empty where none was computed."""
+        if measurement.drop_low is None or measurement.drop_high is None:
+            return ""
+        return f"[{self.shown(measurement.drop_low)}, {self.shown(measurement.drop_high)}]"

@@ -1,0 +1,108 @@
+"""A study as text: a few lines for the terminal, and tables in markdown, LaTeX and reStructuredText."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from sensitivity.report.reading import Reading
+from sensitivity.report.rows import Rows, rows
+
+_MARKDOWN = {"<": "&lt;", "&": "&amp;", **{character: f"\\{character}" for character in "\\|*_`"}}
+_RST = {character: f"\\{character}" for character in "\\*`|_"}
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "–": "--",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+}
+
+
+def summary(reading: Reading, worst: int = 5) -> str:
+    """A few lines: model, task, baseline, and for each recipe how much was measured and the worst layers.
+
+    Args:
+        reading: What there is to show.
+        worst: How many layers to name for each recipe.
+    """
+    study = reading.study
+    lines = [
+        f"Study of {study.model} on {study.task} ({study.direction})",
+        f"baseline {reading.baseline} on {study.baseline.images} images, {len(study.layers)} layers",
+    ]
+    for name in study.recipes:
+        lines.append(f"{name}: {counts(reading, name)}")
+        ranked = reading.worst_first[name][:worst]
+        width = max((len(m.layer) for m in ranked), default=0)
+        for measurement in ranked:
+            drop = f"drop {reading.drop(measurement)}{reading.drop_unit} {reading.interval(measurement)}".rstrip()
+            flags = ", ".join(sorted(reading.flags[name][measurement.layer]))
+            lines.append(f"  {measurement.layer:<{width}}  {drop}  {flags}".rstrip())
+    return "\n".join(lines)
+
+
+def counts(reading: Reading, recipe: str) -> str:
+    """How many layers have a drop, failed, or were not analysed, e.g. ``65 measured, 1 failed, 3 not analysed``."""
+    measurements = reading.study.of_recipe(recipe)
+    statuses = [m.status for m in measurements if not reading.drop(m)]
+    parts = [f"{len(measurements) - len(statuses)} measured"]
+    parts += [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
+    missing = len(reading.study.layers) - len(measurements)
+    return ", ".join([*parts, *([f"{missing} not analysed"] if missing else [])])
+
+
+def markdown(reading: Reading, recipe: str | None = None) -> str:
+    """The layers as a table in GitHub's markdown.
+
+    Raises:
+        StudyError: If the recipe is unknown.
+    """
+    table = _escaped(rows(reading, recipe), _MARKDOWN)
+    widths = [max(map(len, column)) for column in zip(table.header, *table.body, strict=True)]
+    rule = [f"{'':-<{width - right}}{':' * right}" for width, right in zip(widths, table.numeric, strict=True)]
+    lines = [_padded(row, widths, table.numeric) for row in (table.header, rule, *table.body)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def latex(reading: Reading, recipe: str | None = None) -> str:
+    """The layers as a LaTeX ``longtable``; needs the packages ``longtable`` and ``booktabs``.
+
+    Raises:
+        StudyError: If the recipe is unknown.
+    """
+    table = _escaped(rows(reading, recipe), _LATEX)
+    header, *body = (" & ".join(row) + r" \\" for row in (table.header, *table.body))
+    columns = "".join("r" if right else "l" for right in table.numeric)
+    start = [r"% needs \usepackage{longtable,booktabs}", rf"\begin{{longtable}}{{{columns}}}"]
+    head = [r"\toprule", header, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
+    return "\n".join([*start, *head, *body, r"\end{longtable}"])
+
+
+def rst(reading: Reading, recipe: str | None = None) -> str:
+    """The layers as a reStructuredText ``list-table``.
+
+    Raises:
+        StudyError: If the recipe is unknown.
+    """
+    table = _escaped(rows(reading, recipe), _RST)
+    lines = [".. list-table::", "   :header-rows: 1", ""]
+    for row in (table.header, *table.body):
+        lines += [f"   {'  -' if position else '* -'} {cell}" for position, cell in enumerate(row)]
+    return "\n".join(lines)
+
+
+def _escaped(table: Rows, replacements: Mapping[str, str]) -> Rows:
+    """Every cell on one line, with the characters that the format would read as markup replaced."""
+    codes = {ord(character): text for character, text in replacements.items()}
+
+    def escape(cells: Iterable[str]) -> tuple[str, ...]:
+        return tuple(" ".join(cell.split()).translate(codes) for cell in cells)
+
+    return Rows(escape(table.header), table.numeric, tuple(escape(row) for row in table.body))
+
+
+def _padded(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> list[str]:
+    return [
+        cell.rjust(width) if right else cell.ljust(width)
+        for cell, width, right in zip(cells, widths, numeric, strict=True)
+    ]

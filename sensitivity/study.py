@@ -1,0 +1,194 @@
+"""The study that a user holds: the record of what was measured, with its tables, figures and advice.
+
+Opening one needs no torch; pandas and matplotlib are imported when a table or a figure is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from sensitivity.advise.flags import flags, stored_tolerance
+from sensitivity.advise.protect import protect, trade_offs
+from sensitivity.advise.rank import worst_first
+from sensitivity.advise.size import saved_bytes
+from sensitivity.records import Scheme, StudyRecord
+from sensitivity.report.reading import Reading
+from sensitivity.report.text import latex, markdown, rst, summary
+from sensitivity.report.thesis import read_thesis as read_thesis_record
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from pandas import DataFrame
+
+
+class Study(StudyRecord):
+    """All measurements of one model on one task, and what they say.
+
+    Every method that takes ``recipe`` wants its name; None means the only one, or all of them where several can be
+    shown side by side.
+    """
+
+    @classmethod
+    def of(cls, record: StudyRecord) -> Self:
+        """The same measurements as a study."""
+        return cls(**{field.name: getattr(record, field.name) for field in fields(StudyRecord)})
+
+    def table(self, recipe: str | None = None) -> DataFrame:
+        """One row for each layer in execution order, in percent and points; see ``report.table.frame``.
+
+        Raises:
+            StudyError: If the recipe is unknown.
+        """
+        from sensitivity.report.table import frame
+
+        return frame(read(self), recipe)
+
+    def compare(self, other: StudyRecord, *, recipe: str | None = None, other_recipe: str | None = None) -> DataFrame:
+        """Drops and ranks side by side, with their rank correlation in ``attrs``; see ``report.table.compare``.
+
+        Raises:
+            StudyError: If a recipe is unknown, or left out where a study has several.
+        """
+        from sensitivity.report.table import compare
+
+        return compare(self, other, recipe=recipe, other_recipe=other_recipe)
+
+    def plot(self, path: str | Path | None = None, *, recipe: str | None = None, label: int = 5) -> Figure:
+        """Every layer's score as a dip below the baseline; see ``report.figures.dips.dips``.
+
+        Args:
+            path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
+            recipe: Name of one recipe; None draws all below each other.
+            label: How many of the worst layers to label.
+
+        Raises:
+            StudyError: If the recipe or the file's ending is unknown, or nothing was measured.
+        """
+        from sensitivity.report.figures.dips import dips
+
+        picture = dips(read(self), recipe=recipe, label=label)
+        if path is not None:
+            picture.write(path)
+        return picture
+
+    def flags(self, tolerance: float | None = None, *, recipe: str | None = None) -> dict[str, frozenset[str]]:
+        """Every layer's structural flags, with ``dip`` or ``noise`` where measured; see ``advise.flags.flags``.
+
+        Args:
+            tolerance: Largest drop that does not matter, in points where the unit is ``%``; None takes 0.1 points.
+            recipe: Name of the recipe; None where there is only one.
+
+        Raises:
+            StudyError: If the recipe is unknown or left out where there are several, or the tolerance is negative.
+        """
+        return flags(self, tolerance=tolerance, recipe=recipe)
+
+    def protect(
+        self,
+        *,
+        top: int | None = None,
+        max_drop: float | None = None,
+        size_bytes: int | None = None,
+        recipe: str | None = None,
+    ) -> Scheme:
+        """A scheme that quantizes all layers but those that hurt most; see ``advise.protect.protect``.
+
+        The predicted drop adds up single drops, which real models do not: evaluate the scheme before relying on it.
+
+        Args:
+            top: Protect this many of the worst layers.
+            max_drop: Protect until the predicted drop is at most this, in points where the unit is ``%``.
+            size_bytes: Protect what fits when all layers' parameters may take this many bytes.
+            recipe: Name of the recipe; None where there is only one.
+
+        Raises:
+            StudyError: If not exactly one of ``top``, ``max_drop``, ``size_bytes`` is given, or it cannot be met.
+        """
+        return protect(self, top=top, max_drop=max_drop, size_bytes=size_bytes, recipe=recipe)
+
+    def to_html(self, path: str | Path, *, recipe: str | None = None) -> None:
+        """Write one self-contained page: the picture, the worst layers, all layers, notes.
+
+        Raises:
+            StudyError: If the recipe is unknown, or nothing was measured.
+        """
+        from sensitivity.report.html import page
+
+        Path(path).write_text(page(read(self), recipe), encoding="utf-8")
+
+    def to_markdown(self, *, recipe: str | None = None) -> str:
+        """The layers as a table in GitHub's markdown."""
+        return markdown(read(self), recipe)
+
+    def to_latex(self, *, recipe: str | None = None) -> str:
+        """The layers as a LaTeX ``longtable`` with ``booktabs`` rules."""
+        return latex(read(self), recipe)
+
+    def to_rst(self, *, recipe: str | None = None) -> str:
+        """The layers as a reStructuredText ``list-table``."""
+        return rst(read(self), recipe)
+
+    def __repr__(self) -> str:
+        return summary(read(self))
+
+    def _repr_html_(self) -> str:
+        from sensitivity.report.html import fragment
+
+        return fragment(read(self))
+
+
+def read(study: StudyRecord) -> Reading:
+    """The study with what the advice room finds in it, ready to be shown by the report room.
+
+    The two rooms do not know each other: this is where they meet.
+    """
+    recipes = tuple(study.recipes)
+    return Reading(
+        study,
+        flags={name: flags(study, recipe=name) for name in recipes},
+        worst_first={name: worst_first(study, name) for name in recipes},
+        saved_bytes={name: saved_bytes(study, name) for name in recipes},
+        tolerance=stored_tolerance(study, None),
+    )
+
+
+def read_thesis(path: str | Path) -> Study:
+    """One of the thesis's layer tables as a study; see ``report.thesis.read_thesis``.
+
+    Args:
+        path: The comma-separated file.
+
+    Raises:
+        StudyError: If the file is missing or not such a table.
+    """
+    return Study.of(read_thesis_record(path))
+
+
+def pareto(
+    study: StudyRecord, *, measured: Iterable[tuple[str, float, float]] = (), path: str | Path | None = None
+) -> Figure:
+    """Accuracy against size: the predicted curve, and schemes that were measured; see ``report.figures.pareto``.
+
+    The prediction adds up single drops, which is **not** true of real models: errors of several layers can cancel or
+    amplify each other.
+
+    Args:
+        study: What was measured, one layer at a time.
+        measured: Label, size in bytes and score (a fraction where the unit is ``%``) of each measured scheme.
+        path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
+
+    Raises:
+        StudyError: If the study is ``all-but-one``, a number is not finite, or the file's ending is unknown.
+    """
+    from sensitivity.report.figures.pareto import pareto as draw
+
+    curves = {
+        name: [(point.size_bytes, point.predicted_drop) for point in trade_offs(study, name)] for name in study.recipes
+    }
+    picture = draw(study, curves, measured=measured)
+    if path is not None:
+        picture.write(path)
+    return picture

@@ -1,0 +1,1 @@
+"""Do it for every layer, fast, and survive a power cut."""

@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sensitivity.advise.protect import protect, trade_offs
+from sensitivity.advise.size import layer_bytes
+from sensitivity.errors import StudyError
+from sensitivity.records import QuantSpec, Recipe, Scheme
+from tests.made_studies import INT4, INT8, make_study, random_study, with_second_recipe
+
+
+def protected(scheme: Scheme) -> list[str]:
+    first, *rest = scheme.rules
+    assert first.pattern == "*"
+    assert first.recipe is not None
+    assert all(rule.recipe is None for rule in rest)
+    assert [rule.pattern for rule in rest] == list(scheme.reasons)
+    return list(scheme.reasons)
+
+
+def counted_bytes(study, scheme: Scheme) -> int:
+    recipe = scheme.rules[0].recipe
+    return sum(layer_bytes(layer, None if layer.name in scheme.reasons else recipe) for layer in study.layers)
+
+
+def left_drop(study, scheme: Scheme) -> float:
+    return sum(max(m.drop, 0.0) for m in study.measurements if m.drop is not None and m.layer not in scheme.reasons)
+
+
+def test_top_protects_the_worst_and_says_why() -> None:
+    study = make_study([0.01, 0.0431, 0.02, -0.3])
+    scheme = protect(study, top=2)
+    worst, second = study.layers[1], study.layers[2]
+    assert protected(scheme) == [worst.name, second.name]
+    assert scheme.reasons[worst.name] == "drop 4.31 points (rank 1 of 4), depthwise"
+    assert scheme.reasons[second.name] == "drop 2.00 points (rank 2 of 4), exit, no-activation"
+    assert scheme.predicted_drop == pytest.approx(0.01)
+    assert scheme.size_bytes == counted_bytes(study, scheme)
+
+
+def test_max_drop_is_in_points_and_protects_no_more_than_needed() -> None:
+    study = make_study([0.01, 0.04, 0.02, -0.3])
+    assert len(protected(protect(study, max_drop=7.01))) == 0
+    assert len(protected(protect(study, max_drop=3.01))) == 1
+    assert len(protected(protect(study, max_drop=1.01))) == 2
+    assert len(protected(protect(study, max_drop=0.0))) == 3, "a gain need not be protected"
+
+
+@given(st.lists(st.floats(-0.5, 0.5), min_size=1, max_size=12), st.floats(0.0, 60.0))
+def test_max_drop_holds_and_one_layer_fewer_would_break_it(drops: list[float], max_drop: float) -> None:
+    study = make_study(list(drops))
+    scheme = protect(study, max_drop=max_drop)
+    names = protected(scheme)
+    assert scheme.predicted_drop is not None
+    assert scheme.predicted_drop <= max_drop / 100
+    assert scheme.predicted_drop == pytest.approx(left_drop(study, scheme))
+    if names:
+        fewer = protect(study, top=len(names) - 1)
+        assert fewer.predicted_drop is not None
+        assert fewer.predicted_drop > max_drop / 100
+
+
+def test_size_prefers_the_drop_avoided_for_each_byte() -> None:
+    # a 3x3 depthwise layer has 144 weights, a 3x3 convolution 2304
+    study = make_study([0.0, 0.02, 0.0, 0.03])
+    depthwise, dense = study.layers[1], study.layers[3]
+    least = protect(study, top=0).size_bytes
+    assert least is not None
+    assert protected(protect(study, size_bytes=least)) == []
+    assert protected(protect(study, size_bytes=least + 3 * 144)) == [depthwise.name]
+    assert protected(protect(study, size_bytes=least + 3 * 2304)) == [depthwise.name]
+    assert protected(protect(study, size_bytes=least + 3 * 2448)) == [dense.name, depthwise.name]
+
+
+@given(st.integers(0, 40_000), st.integers(0, 5))
+def test_size_is_never_exceeded(extra: int, seed: int) -> None:
+    study = random_study(20, seed=seed, failed=2)
+    least = protect(study, top=0).size_bytes
+    assert least is not None
+    scheme = protect(study, size_bytes=least + extra)
+    assert scheme.size_bytes is not None
+    assert scheme.size_bytes == counted_bytes(study, scheme) <= least + extra
+
+
+def test_a_recipe_that_saves_no_bytes_protects_every_drop_within_any_budget() -> None:
+    activations = Recipe("INT8", activations=QuantSpec())
+    study = make_study([0.1, -0.1, 0.2], recipes={"INT8": activations})
+    size = protect(study, top=0).size_bytes
+    scheme = protect(study, size_bytes=size)
+    assert protected(scheme) == [study.layers[2].name, study.layers[0].name]
+    assert scheme.size_bytes == size
+
+
+def test_layers_nothing_is_known_of_are_protected_with_the_reason() -> None:
+    study = make_study([0.1, None, 0.2, 0.3])
+    study = replace(study, measurements=study.measurements[:3])
+    scheme = protect(study, top=1)
+    assert scheme.reasons == {
+        study.layers[2].name: "drop 20.00 points (rank 1 of 2), exit, no-activation",
+        study.layers[1].name: "not measured: NaN in the output",
+        study.layers[3].name: "not measured: not in the analysis",
+    }
+    assert scheme.predicted_drop == pytest.approx(0.1)
+    assert scheme.size_bytes == counted_bytes(study, scheme)
+
+
+def test_the_recipe_is_chosen_by_name() -> None:
+    study = with_second_recipe(make_study([0.1, 0.2]))
+    assert protect(study, top=0, recipe="INT4").recipes == (INT4,)
+    assert protect(study, top=0, recipe="INT8").recipes == (INT8,)
+    with pytest.raises(StudyError, match="2 recipes; name one"):
+        protect(study, top=0)
+
+
+@pytest.mark.parametrize(
+    ("criteria", "message"),
+    [
+        ({}, "exactly one of top, max_drop and size_bytes; given: none"),
+        ({"top": 1, "max_drop": 0.5}, "given: top, max_drop"),
+        ({"top": 4}, "give 0 to 3"),
+        ({"top": -1}, "give 0 to 3"),
+        ({"max_drop": -0.5}, "zero or more points"),
+        ({"max_drop": math.nan}, "zero or more points"),
+        ({"size_bytes": 10}, "size_bytes=10 is too small"),
+    ],
+)
+def test_criteria_that_make_no_sense_are_refused(criteria: dict[str, float], message: str) -> None:
+    with pytest.raises(StudyError, match=message):
+        protect(make_study([0.1, 0.2, 0.3]), **criteria)
+
+
+def test_all_but_one_cannot_tell_what_to_protect() -> None:
+    with pytest.raises(StudyError, match="direction='one-at-a-time'"):
+        protect(make_study([0.1], direction="all-but-one"), top=1)
+
+
+def test_an_infinite_drop_is_protected_first_and_leaves_a_finite_prediction() -> None:
+    study = make_study([0.1, math.inf, 0.2])
+    scheme = protect(study, max_drop=30.01)
+    assert protected(scheme) == [study.layers[1].name]
+    assert scheme.predicted_drop == pytest.approx(0.3)
+
+
+def test_the_scheme_survives_json() -> None:
+    scheme = protect(make_study([0.1, None, 0.3]), top=1)
+    assert Scheme.from_json(scheme.to_json()) == scheme
+
+
+def test_trade_offs_run_from_everything_quantized_to_nothing() -> None:
+    study = random_study(30, failed=1)
+    curve = trade_offs(study)
+    assert [point.protected for point in curve] == list(range(30))
+    assert curve[-1].predicted_drop == 0.0
+    assert curve[-1].size_bytes == sum(layer_bytes(layer, None) for layer in study.layers)
+    assert all(a.size_bytes < b.size_bytes for a, b in pairwise(curve))
+    assert all(a.predicted_drop >= b.predicted_drop for a, b in pairwise(curve))
+    for point in curve:
+        scheme = protect(study, top=point.protected)
+        assert (scheme.size_bytes, scheme.predicted_drop) == (point.size_bytes, point.predicted_drop)

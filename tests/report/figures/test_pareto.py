@@ -1,0 +1,92 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from matplotlib.figure import Figure
+
+from sensitivity.advise.protect import protect
+from sensitivity.errors import StudyError
+from sensitivity.records import Score
+from sensitivity.report.figures.pareto import MIB, Point, front
+from sensitivity.study import pareto
+from tests.made_studies import make_study, random_study, with_second_recipe
+
+
+def found(figure: Figure, gid: str) -> list[Any]:
+    return figure.findobj(lambda artist: artist.get_gid() == gid)
+
+
+def test_the_curve_is_what_protecting_the_worst_predicts() -> None:
+    study = random_study(20)
+    (curve,) = found(pareto(study), "curve")
+    sizes, scores = curve.get_data()
+    assert len(sizes) == 21
+    for count in (0, 7, 20):
+        scheme = protect(study, top=count)
+        assert sizes[count] == pytest.approx(scheme.size_bytes / MIB)
+        assert scores[count] == pytest.approx(100 * (study.baseline.value - scheme.predicted_drop))
+    assert scores[-1] == pytest.approx(78.5)
+
+
+def test_lower_is_better_turns_the_curve_and_the_axis() -> None:
+    figure = pareto(make_study([0.1, 0.2], higher_is_better=False, unit="", metric="loss"))
+    (curve,) = found(figure, "curve")
+    assert list(curve.get_data()[1]) == pytest.approx([1.085, 0.885, 0.785])
+    assert figure.axes[0].yaxis_inverted()
+
+
+def test_each_recipe_has_its_curve() -> None:
+    figure = pareto(with_second_recipe(random_study(20)))
+    words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    assert len(found(figure, "curve")) == 2
+    assert words[0].startswith("INT8, worst layers protected first (predicted)")
+    assert words[1].startswith("INT4")
+
+
+def test_a_predicted_share_below_zero_is_out_of_the_picture() -> None:
+    assert pareto(make_study([0.6, 0.7])).axes[0].get_ylim() == pytest.approx((0.0, 78.5 * 1.08))
+    assert pareto(make_study([0.6, 0.7], unit="dB")).axes[0].get_ylim()[0] < 0.0
+
+
+def test_measured_schemes_are_drawn_labelled_and_joined_by_their_front() -> None:
+    study = random_study(20)
+    size = protect(study, top=20).size_bytes
+    measured = [("all", size / 4, 0.4), ("mixed", size / 2, 0.7), ("bad", size / 1.9, 0.5), ("none", size, 0.785)]
+    figure = pareto(study, measured=measured)
+    figure.canvas.draw()
+    (points,) = found(figure, "measured")
+    assert list(points.get_ydata()) == pytest.approx([40.0, 70.0, 50.0, 78.5])
+    (best,) = found(figure, "front")
+    assert list(best.get_ydata()) == pytest.approx([40.0, 70.0, 78.5])
+    labels = found(figure, "label")
+    assert sorted(label.get_text() for label in labels) == ["all", "bad", "mixed", "none"]
+    boxes = [label.get_window_extent() for label in labels]
+    assert not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
+
+
+def test_the_front_keeps_what_nothing_beats() -> None:
+    points = [Point("a", 1.0, 40.0), Point("b", 2.0, 40.0), Point("c", 2.0, 50.0), Point("d", 3.0, 45.0)]
+    assert [point.label for point in front(points, higher_is_better=True)] == ["a", "c"]
+    assert [point.label for point in front(points[::-1], higher_is_better=True)] == ["a", "c"]
+    assert [point.label for point in front(points, higher_is_better=False)] == ["a"]
+    assert front([], higher_is_better=True) == []
+
+
+def test_a_path_saves_the_figure(tmp_path: Path) -> None:
+    pareto(random_study(10), path=tmp_path / "pareto.svg")
+    assert (tmp_path / "pareto.svg").stat().st_size > 5000
+
+
+def test_what_cannot_be_drawn_is_an_error() -> None:
+    study = make_study([0.1])
+    with pytest.raises(StudyError, match="'broken' has size 100 and score nan: give finite numbers"):
+        pareto(study, measured=[("broken", 100, math.nan)])
+    with pytest.raises(StudyError, match="direction='one-at-a-time'"):
+        pareto(replace(study, direction="all-but-one"))
+    with pytest.raises(StudyError, match="metric must be finite"):
+        pareto(replace(study, baseline=Score(math.inf, {}, "sqnr", "dB", 5)))

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from sensitivity.errors import StudyError
+from sensitivity.records import SkippedModule
+from sensitivity.report.text import latex, markdown, rst, summary
+from sensitivity.study import Study, read
+from tests.made_studies import make_study, random_study, with_intervals, with_second_recipe
+
+Golden = Callable[[str, str], None]
+
+
+@pytest.fixture
+def study() -> Study:
+    return with_intervals(make_study([0.0431, 0.0004, None, -0.002, 0.12, 0.03, 0.0]))
+
+
+@pytest.fixture
+def awkward() -> Study:
+    """Names with every character that markdown, LaTeX or reStructuredText reads as markup."""
+    study = make_study([0.1, None])
+    layer = replace(study.layers[0], name="a_b|c*:0:0", kind="50%_&#${x}~^\\", role="`code`<b>[x]")
+    failed = replace(study.measurements[1], reason="line one\nline two | with_bar")
+    first = replace(study.measurements[0], layer=layer.name)
+    skipped = (SkippedModule("head.unused|x", "never * called"),)
+    return replace(study, layers=(layer, study.layers[1]), measurements=(first, failed), skipped=skipped)
+
+
+def cells(line: str) -> list[str]:
+    return [cell.strip() for cell in line.replace("\\|", "").strip("|").split("|")]
+
+
+def test_markdown_is_as_it_was(study: Study, golden: Golden) -> None:
+    golden("study.md", markdown(read(study)) + "\n")
+
+
+def test_every_line_of_markdown_has_as_many_cells_as_the_header(study: Study, awkward: Study) -> None:
+    for one in (study, awkward):
+        lines = markdown(read(one)).splitlines()
+        assert len(lines) == 2 + len(one.layers) + len(one.skipped)
+        assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
+    assert len({len(line) for line in markdown(read(study)).splitlines()}) == 1, "columns are aligned"
+
+
+def test_markdown_shows_the_drop_in_points_with_its_interval(study: Study) -> None:
+    lines = markdown(read(study)).splitlines()
+    header, first, failed = cells(lines[0]), cells(lines[2]), cells(lines[4])
+    assert header[4:7] == ["drop (points)", "interval", "miou (%)"]
+    assert first[4:7] == ["4.31", "[3.37, 5.25]", "74.19"]
+    assert failed[4:7] == ["–", "–", "–"]
+    assert failed[-1] == "failed: NaN in the output"
+
+
+def test_markdown_without_intervals_has_no_column_for_them() -> None:
+    assert "interval" not in markdown(read(make_study([0.1])))
+
+
+def test_a_markdown_reader_finds_the_very_same_cells(awkward: Study) -> None:
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    html = parser.render(markdown(read(awkward)))
+    assert "<td>a_b|c*:0:0</td>" in html
+    assert "`code`&lt;b&gt;[x]" in html
+    assert "line one line two | with_bar" in html
+    assert "<em>" not in html
+
+
+def test_latex_is_as_it_was(study: Study, golden: Golden) -> None:
+    golden("study.tex", latex(read(study)) + "\n")
+
+
+def test_latex_escapes_what_latex_reads_as_markup(awkward: Study) -> None:
+    text = latex(read(awkward))
+    body = text.split("\\endfoot\n")[1].split("\n\\end{longtable}")[0].splitlines()
+    assert len(body) == 3
+    assert all(line.endswith("\\\\") for line in body)
+    assert "a\\_b|c*:0:0" in body[0]
+    assert "50\\%\\_\\&\\#\\$\\{x\\}\\textasciitilde{}\\textasciicircum{}\\textbackslash{}" in body[0]
+    columns = text.split("\\begin{longtable}{")[1].split("}")[0]
+    assert all(line.replace("\\&", "").count("&") == len(columns) - 1 for line in body)
+
+
+def test_rst_is_as_it_was(study: Study, golden: Golden) -> None:
+    golden("study.rst", rst(read(study)) + "\n")
+
+
+def test_a_docutils_reader_finds_the_very_same_cells(awkward: Study) -> None:
+    core = pytest.importorskip("docutils.core")
+    tree = core.publish_doctree(rst(read(awkward)), settings_overrides={"report_level": 1, "halt_level": 2})
+    found = [entry.astext() for entry in tree.findall() if entry.tagname == "entry"]
+    assert "a_b|c*:0:0" in found
+    assert "`code`<b>[x]" in found
+    assert "failed: line one line two | with_bar" in found
+
+
+def test_every_row_of_rst_has_as_many_cells_as_the_header(study: Study) -> None:
+    rows = rst(read(study)).split("   * - ")[1:]
+    assert len(rows) == 1 + len(study.layers) + len(study.skipped)
+    assert len({row.count("\n     - ") for row in rows}) == 1
+
+
+@pytest.mark.parametrize("write", [markdown, latex, rst])
+def test_several_recipes_are_told_apart_and_one_can_be_chosen(write: Callable[..., str]) -> None:
+    study = with_second_recipe(make_study([0.1, 0.2]))
+    assert write(read(study)).count("INT4") == write(read(study)).count("INT8") == 2
+    assert "INT8" not in write(read(study), "INT4")
+    assert "60.00" in write(read(study), "INT4")
+    assert "60.00" not in write(read(study), "INT8")
+    with pytest.raises(StudyError, match="no recipe 'FP8'"):
+        write(read(study), "FP8")
+
+
+def test_the_summary_is_as_it_was(study: Study, golden: Golden) -> None:
+    golden("study.repr.txt", summary(read(study)) + "\n")
+
+
+def test_the_summary_names_the_worst_layers_and_counts_all() -> None:
+    study = random_study(30, failed=2)
+    study = replace(study, measurements=study.measurements[:-1])
+    lines = summary(read(study), worst=4).splitlines()
+    measured = sum(m.drop is not None for m in study.measurements)
+    assert lines[2] == f"INT8: {measured} measured, {29 - measured} failed, 1 not analysed"
+    assert len(lines) == 3 + 4
+    drops = [float(line.split("drop ")[1].split()[0]) for line in lines[3:]]
+    assert drops == sorted(drops, reverse=True)
+    assert drops[0] == pytest.approx(100 * max(m.drop for m in study.measurements if m.drop is not None), abs=0.005)

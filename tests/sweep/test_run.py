@@ -1,0 +1,164 @@
+"""The sweep as a whole: scores, failures, directions, several recipes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sensitivity as sv
+from sensitivity.errors import LayerNotFoundError, RecipeError, TaskError
+from tests.sweep.recording_task import RecordingTask
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.third = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1)
+        self.dead = nn.Conv2d(1, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.third(self.second(self.first(x).relu()).relu())
+
+
+@pytest.fixture
+def images() -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(1, 3, 8, 8, generator=generator) for _ in range(3)]
+
+
+@pytest.fixture
+def wrapped(images: list[Tensor]) -> sv.Wrapped:
+    return sv.wrap(Net().eval(), images[0])
+
+
+def test_each_layer_has_the_score_that_evaluating_it_alone_gives(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    study = wrapped.analyze(task, sv.INT8, calibration=images, progress=False)
+    assert study.baseline == wrapped.evaluate(task)
+    for layer, measurement in zip(wrapped.layers, study.measurements, strict=True):
+        alone = wrapped.evaluate(task, sv.Scheme.only(layer.name, sv.INT8))
+        assert (measurement.layer, measurement.score) == (layer.name, alone.value)
+        assert measurement.drop == study.baseline.value - alone.value
+        assert measurement.images == 3
+
+
+def test_a_lower_is_better_metric_drops_when_it_rises(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    up = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    task.higher_is_better = False
+    down = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    assert [m.drop for m in up.measurements] == [-m.drop for m in down.measurements]  # type: ignore[operator]
+
+
+def test_all_but_one_disturbs_every_other_layer(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    study = wrapped.analyze(task, sv.INT4_WEIGHTS, direction="all-but-one", progress=False)
+    names = wrapped.layers.names
+    for name, measurement in zip(names, study.measurements, strict=True):
+        scheme = sv.Scheme.all(sv.INT4_WEIGHTS).protect(name)
+        assert measurement.score == wrapped.evaluate(task, scheme).value
+
+
+def test_several_recipes_give_one_study(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    recipes = [sv.INT4_WEIGHTS, sv.Prune(0.5)]
+    study = wrapped.analyze(RecordingTask(images), recipes, layers="second", progress=False)
+    assert [(m.layer, m.recipe) for m in study.measurements] == [("second:0:0", r.name) for r in recipes]
+    assert set(study.recipes) == {"int4-weights", "prune-0.5"}
+
+
+def test_a_layer_that_fails_becomes_a_row_with_its_reason(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    plain = task.predict(wrapped.model, next(task.batches()))[0]["outputs"][0]
+    original = wrapped.model.third.weight
+    task.fail_on = lambda outputs: wrapped.model.third.weight is not original
+    study = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    first, second, third = study.measurements
+    assert plain.size
+    assert (first.status, second.status) == ("measured", "measured")
+    assert (third.status, third.score, third.drop) == ("failed", None, None)
+    assert third.reason == "RuntimeError: out of luck"
+    table = study.table().set_index("name")
+    assert math.isnan(table.loc["third:0:0", "score"])
+    assert table.loc["third:0:0", "reason"] == "RuntimeError: out of luck"
+
+
+def test_a_layer_that_fails_stops_the_sweep_where_that_is_asked(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    original = wrapped.model.first.weight
+    task.fail_on = lambda outputs: wrapped.model.first.weight is not original
+    with pytest.raises(RuntimeError, match="out of luck"):
+        wrapped.analyze(task, sv.INT4_WEIGHTS, on_error="raise", progress=False)
+    assert wrapped.model.first.weight is original
+
+
+def test_a_score_that_is_not_a_number_is_a_failure(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    scores: list[float] = []
+
+    def score(predictions: Any) -> dict[str, float]:
+        scores.append(0.0)
+        return {"mean": 1.0 if len(scores) == 1 else float("nan")}
+
+    task.score = score  # type: ignore[method-assign]
+    study = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    assert {(m.status, m.reason) for m in study.measurements} == {("failed", "mean is not a number")}
+
+
+def test_a_disturbance_that_changes_nothing_is_not_scored_again(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    scored = []
+    original = task.score
+    task.score = lambda predictions: scored.append(1) or original(predictions)  # type: ignore[method-assign,func-returns-value]
+    study = wrapped.analyze(task, sv.Prune(0.0), progress=False)
+    assert len(scored) == 1
+    assert [m.drop for m in study.measurements] == [0.0, 0.0, 0.0]
+
+
+def test_modules_that_never_run_are_in_the_study_with_the_reason(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    study = wrapped.analyze(RecordingTask(images), sv.INT4_WEIGHTS, progress=False)
+    assert [(s.module, s.reason) for s in study.skipped] == [("dead", "never called with the example inputs")]
+
+
+def test_a_study_survives_saving(wrapped: sv.Wrapped, images: list[Tensor], tmp_path: Any) -> None:
+    study = wrapped.analyze(RecordingTask(images), sv.INT4_WEIGHTS, progress=False)
+    study.save(tmp_path / "study.json")
+    assert sv.Study.load(tmp_path / "study.json") == study
+
+
+def test_a_task_without_images_is_refused(wrapped: sv.Wrapped) -> None:
+    with pytest.raises(TaskError, match="outputs has no images"):
+        wrapped.analyze(RecordingTask([]), sv.INT4_WEIGHTS, progress=False)
+
+
+def test_an_unknown_layer_is_refused_before_anything_runs(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    with pytest.raises(LayerNotFoundError, match="'frist'"):
+        wrapped.analyze(RecordingTask(images), sv.INT4_WEIGHTS, layers="frist", progress=False)
+
+
+@pytest.mark.parametrize(
+    ("recipes", "direction", "message"),
+    [
+        ([], "one-at-a-time", "one or more recipes"),
+        ([sv.INT4_WEIGHTS, sv.INT4_WEIGHTS], "one-at-a-time", "different names"),
+        ([sv.INT4_WEIGHTS], "sideways", "direction 'sideways' is not known"),
+    ],
+)
+def test_a_plan_that_makes_no_sense_is_refused(
+    wrapped: sv.Wrapped, images: list[Tensor], recipes: list[sv.Recipe], direction: Any, message: str
+) -> None:
+    with pytest.raises(RecipeError, match=message):
+        wrapped.analyze(RecordingTask(images), recipes, direction=direction, progress=False)
+
+
+def test_the_progress_bar_names_layers_when_it_is_asked_for(
+    wrapped: sv.Wrapped, images: list[Tensor], capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrapped.analyze(RecordingTask(images), sv.INT4_WEIGHTS, progress=True)
+    assert "third:0:0" in capsys.readouterr().err
+    wrapped.analyze(RecordingTask(images), sv.INT4_WEIGHTS, progress=False)
+    assert capsys.readouterr().err == ""

@@ -1,0 +1,125 @@
+"""Who may import whom, read from the sources: no forbidden arrow, no cycle, hooks in one file."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).resolve().parents[1] / "sensitivity"
+
+GROUND = {"errors", "records", "contracts"}
+MAY_IMPORT = {
+    "errors": set(),
+    "records": {"errors"},
+    "contracts": {"errors", "records"},
+    "layers": GROUND,
+    "quantize": GROUND,
+    "tasks": GROUND,
+    "perturb": GROUND | {"layers", "quantize"},
+    "sweep": GROUND | {"layers", "quantize", "perturb"},
+    "report": {"errors", "records"},
+    "advise": {"errors", "records"},
+    "deploy": GROUND | {"layers", "quantize", "perturb"},
+    "zoo": GROUND | {"layers", "quantize", "tasks"},
+    "testing": GROUND,
+    "study": {"errors", "records", "report", "advise"},
+}
+EVERYONE = {"wrapped", "cli", "demo", "__init__"}
+NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study"}
+
+
+def sources() -> list[Path]:
+    return sorted(PACKAGE.rglob("*.py"))
+
+
+def room(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imports(path: Path) -> set[str]:
+    """Absolute names of everything a file imports at run time, also inside functions."""
+    found: set[str] = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            for child in node.orelse:
+                visit(child)
+            return
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found.add(node.module or "")
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return found
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_a_room_imports_only_the_rooms_it_may(path: Path) -> None:
+    own = room(path)
+    if own in EVERYONE:
+        return
+    assert own in MAY_IMPORT, f"{own} is a room that HOUSE.md does not know"
+    used = {name.split(".")[1] for name in imports(path) if name.startswith("sensitivity.")}
+    assert used - {own} <= MAY_IMPORT[own], f"{module_name(path)} imports {sorted(used - {own} - MAY_IMPORT[own])}"
+
+
+@pytest.mark.parametrize("path", [p for p in sources() if room(p) in NO_TORCH], ids=module_name)
+def test_readers_of_a_study_import_no_torch(path: Path) -> None:
+    assert not {name for name in imports(path) if name.split(".")[0] in {"torch", "torchvision"}}
+
+
+def test_no_import_cycle() -> None:
+    names = {module_name(path): path for path in sources()}
+    graph = {name: {used for used in imports(path) if used in names and used != name} for name, path in names.items()}
+    done: set[str] = set()
+
+    def walk(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join((*trail, name))
+        if name in done:
+            return
+        for used in sorted(graph[name]):
+            if not name.startswith(used + "."):  # a file of a package may use names of the package's front
+                walk(used, (*trail, name))
+        done.add(name)
+
+    for name in sorted(graph):
+        walk(name, ())
+
+
+def test_hooks_are_registered_in_one_file_only() -> None:
+    guilty = [p for p in sources() if "register_forward" in p.read_text(encoding="utf-8")]
+    assert [module_name(path) for path in guilty] == ["sensitivity.perturb.hooks"]
+
+
+def test_no_file_is_a_drawer_for_everything() -> None:
+    drawers = {"utils", "util", "helpers", "common", "misc"}
+    assert not [path for path in sources() if path.stem in drawers]
+
+
+@pytest.mark.parametrize("path", sources(), ids=module_name)
+def test_no_except_catches_everything_in_silence(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f"{path}:{node.lineno} is a bare except"
+            assert not all(isinstance(s, ast.Pass) for s in node.body), f"{path}:{node.lineno} hides an error"
+
+
+def test_every_module_imports_in_a_fresh_interpreter() -> None:
+    names = [module_name(path) for path in sources() if path.stem != "__main__"]
+    code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
+    result = subprocess.run([sys.executable, "-W", "error", "-c", code, *names], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-2000:]
