@@ -14,7 +14,9 @@ from torch import nn
 
 from sensitivity.contracts import Task
 from sensitivity.errors import CalibrationError, ModelError
-from sensitivity.layers.inputs import batches_like, on_device_of
+from sensitivity.layers.activations import ActivationTable
+from sensitivity.layers.cost import scheme_bytes
+from sensitivity.layers.inputs import batches_like, on_device_of, tensors_in
 from sensitivity.layers.names import NamingScheme
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
@@ -72,6 +74,30 @@ class Wrapped:
     def name(self) -> str:
         """Name of the model."""
         return self.layers.model
+
+    def activations(self, samples: int = 1) -> ActivationTable:
+        """The tensors behind the model's activation functions with their sizes, the largest marked.
+
+        Args:
+            samples: Number of samples that the sizes are for.
+        """
+        first = next(tensors_in(self._example_inputs))
+        return ActivationTable(self.layers, samples=samples, batch=max(1, first.shape[0] if first.dim() else 1))
+
+    def size_bytes(
+        self, scheme: Scheme | None = None, *, element_bytes: int | None = None, biases_too: bool = False
+    ) -> int:
+        """Bytes of all layers' weights and biases under a scheme; without one, as stored.
+
+        Args:
+            scheme: Which layer gets which recipe.
+            element_bytes: Bytes of an element that is not quantized, e.g. 2 for a model deployed in FP16; None takes
+                what the model is stored in.
+            biases_too: Count the biases of quantized layers in the recipe's bits as well, as the thesis did; engines
+                keep them in float.
+        """
+        recipes = resolve(scheme or Scheme(), self.layers, model=self.name)
+        return scheme_bytes(self.layers, recipes, element_bytes=element_bytes, biases_too=biases_too)
 
     def calibrate(self, images: Task | Iterable[Any], recipe: Recipe = INT8) -> Calibration:
         """Measure the activation ranges that a recipe needs, all layers in one streaming pass.

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import ceil
 
 from torch import nn
 
 from sensitivity.layers.find import Site
+from sensitivity.records import Layer, Recipe
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,3 +44,32 @@ def cost_of(site: Site, module: nn.Module) -> Cost:
         macs=sum(call.macs for call in site.calls),
         activation_elements=sum(call.elements for call in site.calls),
     )
+
+
+def scheme_bytes(
+    layers: Iterable[Layer],
+    recipes: Mapping[str, Recipe],
+    *,
+    element_bytes: int | None = None,
+    biases_too: bool = False,
+) -> int:
+    """Bytes of all weights and biases when some layers are quantized.
+
+    Args:
+        layers: All layers of the model.
+        recipes: What each quantized layer gets, by name.
+        element_bytes: Bytes of an element that is not quantized, e.g. 2 for a model deployed in FP16; None takes what
+            each weight is stored in.
+        biases_too: Count the biases of quantized layers in the recipe's bits as well, as the thesis did; engines keep
+            them in float.
+    """
+    total = 0
+    for layer in layers:
+        plain = element_bytes or layer.weight_bytes // layer.weight_elements
+        recipe = recipes.get(layer.name)
+        if recipe is None or recipe.weights is None:
+            total += layer.parameters * plain
+            continue
+        quantized = layer.parameters if biases_too else layer.weight_elements
+        total += ceil(quantized * recipe.weight_bits / 8) + (layer.parameters - quantized) * plain
+    return total

@@ -83,17 +83,21 @@ class _Places:
     def _around_attention(self) -> tuple[set[int], set[int], set[int]]:
         """Layers that feed an attention product: from outside, from inside the attention; and those that read it."""
         near = self.near
-        products = [i for i, op in enumerate(near.tape.ops) if near.is_attention(op)]
-        feeding = {id(s): (s, c) for i in products for v in near.tape.ops[i].inputs for s, c in near.behind(v)[0]}
-        leaking = self._reach_output_without(set(products))
+        fed: dict[int, tuple[Site, SiteCall, set[int]]] = {}  # by operator of the layer's call: the products it feeds
+        for number in (i for i, op in enumerate(near.tape.ops) if near.is_attention(op)):
+            for value in near.tape.ops[number].inputs:
+                for site, call in near.behind(value)[0]:
+                    fed.setdefault(call.op, (site, call, set()))[2].add(number)
+        feeding = {id(site) for site, _, _ in fed.values()}
         inner = set()
-        for site, call in feeding.values():
+        for site, call, products in fed.values():
             before, _ = near.behind(call.source)
+            leaking = self._reach_output_without(products) if before else set()
             if before and all(previous.op not in leaking for _, previous in before):
                 inner.add(id(site))
-                inner |= {id(s) for s, c in before if id(s) not in feeding}
+                inner |= {id(s) for s, _ in before if id(s) not in feeding}
         projections = {id(site) for site, call in near.pairs if self._reads_attention(call)}
-        return {key for key in feeding if key not in inner}, inner, projections - set(feeding)
+        return feeding - inner, inner, projections - feeding
 
     def _reach_output_without(self, products: set[int]) -> set[int]:
         """Operators whose result reaches the model's output on some path around the attention products."""

@@ -281,9 +281,9 @@ def trace(model: nn.Module, example_inputs: Any) -> Tape:
 
 
 def _trace_fake(model: nn.Module, example_inputs: Any) -> Tape:
-    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    mode: Any = FakeTensorMode(allow_non_fake_inputs=True)
     twin = _copy(model, mode.from_tensor, mode.from_tensor)
-    fake = lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf  # type: ignore[no-untyped-call]  # noqa: E731
+    fake = lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
     inputs = tree_map(fake, example_inputs)
     with mode:
         return _run(twin, inputs)
@@ -341,5 +341,8 @@ def _run(twin: nn.Module, example_inputs: Any) -> Tape:
 def describe(inputs: Any) -> str:
     """Shapes and types of inputs, for messages."""
     args, kwargs = arguments_of(inputs)
-    show = lambda leaf: f"tensor{tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__  # noqa: E731
-    return ", ".join([*map(show, args), *(f"{key}={show(value)}" for key, value in kwargs.items())])
+    return ", ".join([*map(_show, args), *(f"{key}={_show(value)}" for key, value in kwargs.items())])
+
+
+def _show(leaf: Any) -> str:
+    return f"tensor{tuple(leaf.shape)}" if isinstance(leaf, Tensor) else type(leaf).__name__

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from typing import Any
 
 
@@ -36,8 +37,8 @@ class Layer:
         norm_module: Path of the module that normalises the output, or None (no norm, or one that is no module).
         activation_module: Path of the module that is the activation, or None (none, or a function).
 
-    A layer found in a model has every number. In a study read from a table that does not tell, the channels, ``macs``
-    and ``activation_elements`` are None.
+    A layer found in a model has every number. In a study read from a table that does not tell, ``macs`` and
+    ``activation_elements`` are None and the channels 0.
     """
 
     name: str
@@ -53,8 +54,8 @@ class Layer:
     kernel_size: tuple[int, ...]
     stride: tuple[int, ...]
     groups: int
-    in_channels: int | None
-    out_channels: int | None
+    in_channels: int
+    out_channels: int
     parameters: int
     weight_bytes: int
     macs: int | None
@@ -77,6 +78,13 @@ class Layer:
     def index(self) -> int:
         """Layer number within the block, from zero."""
         return int(self.name.rsplit(":", 2)[2])
+
+    @property
+    def weight_elements(self) -> int:
+        """Elements of the weight alone; of weight and bias where the channels are not known."""
+        if self.in_channels is None or self.out_channels is None:
+            return self.parameters
+        return self.in_channels * self.out_channels // self.groups * prod(self.kernel_size)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal layer."""
