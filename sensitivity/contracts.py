@@ -23,6 +23,22 @@ class Batch:
 
 
 @runtime_checkable
+class NeedsReference(Protocol):
+    """A task that scores a model against the undisturbed one; the sweep gives it the reference before it starts.
+
+    Attributes:
+        needs_reference: Whether ``with_reference`` has yet to be called.
+    """
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether ``with_reference`` has yet to be called."""
+
+    def with_reference(self, model: Callable[..., Any]) -> Task:
+        """The same task with what this model computes as the reference."""
+
+
+@runtime_checkable
 class Task(Protocol):
     """Data and a metric: what "good" means.
 

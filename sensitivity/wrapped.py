@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensitivity.contracts import Task
+from sensitivity.contracts import NeedsReference, Task
 from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
@@ -143,6 +143,7 @@ class Wrapped:
             CalibrationError: If activations are to be quantized and no ranges are known.
             TaskError: If the task has no images or cannot score the predictions.
         """
+        task = self._with_reference(task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
             return evaluate(model, task)
 
@@ -180,6 +181,7 @@ class Wrapped:
         """
         started = time.perf_counter()
         recipes = [recipe] if isinstance(recipe, Recipe) else list(recipe)
+        task = self._with_reference(task)
         ready = self._ready(calibration, recipes)
         variants = plan(self.layers.select(layers), recipes, direction=direction, of=self.layers)
         with watching(len(variants) * len(task), progress) as watch:
@@ -204,6 +206,13 @@ class Wrapped:
                 "calibration_images": ready[-1].images if ready else 0,
             },
         )
+
+    def _with_reference(self, task: Task) -> Task:
+        """The task, given the undisturbed model's outputs first where it compares with them."""
+        if not isinstance(task, NeedsReference) or not task.needs_reference:
+            return task
+        with untouched(self.model), torch.no_grad():
+            return task.with_reference(self.model)
 
     def _calibrations(self, given: Calibration | None) -> list[Calibration]:
         return self.calibrations if given is None else [given]

@@ -10,8 +10,8 @@ BIAS_BYTES = 4
 
 
 def weight_elements(layer: Layer) -> int:
-    """Elements of the weight alone; of weight and bias where a study does not know the channels."""
-    if layer.in_channels is None or layer.out_channels is None:
+    """Elements of the weight alone; of weight and bias where a study does not know the channels (they are 0 then)."""
+    if layer.in_channels == 0:
         return layer.parameters
     return layer.in_channels * layer.out_channels // layer.groups * prod(layer.kernel_size)
 

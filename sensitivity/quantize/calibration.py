@@ -67,14 +67,16 @@ class Calibration:
     model: str
 
     def fits(self, recipe: Recipe) -> bool:
-        """Whether these ranges serve a recipe: same tensors, same observer; the format counts where it enters."""
+        """Whether these ranges serve a recipe: same tensors, same observer, and what that looks at."""
         spec = recipe.activations
         if spec is None or self.placement != recipe.placement:
             return False
-        by_format = spec.observer in {"mse", "entropy"}
-        return (
-            spec if by_format else replace(spec, format=self.spec.format, symmetric=self.spec.symmetric)
-        ) == self.spec
+        free = {"format", "symmetric"}  # what the observer does not look at
+        if spec.observer == "percentile":
+            free = {"format"}
+        elif spec.observer in {"mse", "entropy"}:
+            free = set()
+        return replace(spec, **{name: getattr(self.spec, name) for name in free}) == self.spec
 
     def range_of(self, point: Point) -> Range:
         """The range of a point.

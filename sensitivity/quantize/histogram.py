@@ -57,11 +57,6 @@ class AdaptiveHistogram:
         """Width of a bin."""
         return 2.0**self.exponent
 
-    @property
-    def edges(self) -> NDArray[np.float64]:
-        """Edges of the bins, float64 (B + 1,)."""
-        return np.arange(self.first, self.first + len(self.counts) + 1, dtype=np.float64) * self.width
-
     def add(self, x: Tensor) -> None:
         """Count the values of a tensor.
 

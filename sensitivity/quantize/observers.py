@@ -244,11 +244,10 @@ class MseObserver(_HistogramObserver):
 
     def _choose(self) -> tuple[float, float]:
         histogram = self._histogram
-        edges = histogram.edges.clip(histogram.low, histogram.high)
-        places = (np.arange(self._POINTS) + 0.5) / self._POINTS
-        points = edges[:-1, None] + np.diff(edges)[:, None] * places
+        places = (np.arange(len(histogram.counts) * self._POINTS) + 0.5) / self._POINTS
+        points = (histogram.first + places) * histogram.width
         low, high = mse_range(
-            torch.from_numpy(points.reshape(1, -1)),
+            torch.from_numpy(points)[None],
             torch.tensor([histogram.low], dtype=torch.float64),
             torch.tensor([histogram.high], dtype=torch.float64),
             self.spec,

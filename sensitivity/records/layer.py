@@ -82,7 +82,7 @@ class Layer:
     @property
     def weight_elements(self) -> int:
         """Elements of the weight alone; of weight and bias where the channels are not known."""
-        if self.in_channels is None or self.out_channels is None:
+        if not self.in_channels or not self.out_channels:
             return self.parameters
         return self.in_channels * self.out_channels // self.groups * prod(self.kernel_size)
 

@@ -137,8 +137,8 @@ def _layer(row: Mapping[str, str], order: int) -> Layer:
         kernel_size=() if side is None else (side, side),
         stride=(),
         groups=parameters // DEPTHWISE_PARAMETERS if role == "depthwise" else 1,
-        in_channels=None,
-        out_channels=None,
+        in_channels=0,
+        out_channels=0,
         parameters=parameters,
         weight_bytes=FP16_BYTES * parameters,
         macs=None,
@@ -179,8 +179,8 @@ def _notes(model: str, layers: Sequence[Layer], ghosts: Sequence[str]) -> tuple[
     matmuls = [layer.name for layer in layers if layer.role == "matmul"]
     notes = [
         "Weight bytes are two for each parameter, biases included, as the thesis counted (FP16). Module paths, "
-        "channels, strides, multiply-adds and activation sizes are not in the table; neither are intervals, nor the "
-        "baseline of small, medium and large objects.",
+        "channels (0 here), strides, multiply-adds and activation sizes are not in the table; neither are intervals, "
+        "nor the baseline of small, medium and large objects.",
     ]
     if fused:
         notes.append(

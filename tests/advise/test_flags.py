@@ -28,6 +28,7 @@ def flag(drop: float | None, low: float | None = None, high: float | None = None
         (0.05, -0.01, 0.11, "noise"),
         (0.0005, 0.0004, 0.0006, None),
         (-0.05, -0.06, -0.04, None),
+        (0.05, -0.06, -0.04, None),
         (None, None, None, None),
         (math.nan, None, None, None),
         (math.inf, None, None, "dip"),

@@ -49,7 +49,7 @@ def test_weight_elements_agree_with_torch() -> None:
 
 
 def test_unknown_channels_count_biases_as_weights() -> None:
-    assert weight_elements(conv(in_channels=None)) == conv().parameters
+    assert weight_elements(conv(in_channels=0, out_channels=0)) == conv().parameters
 
 
 def test_odd_bits_round_up_to_whole_bytes() -> None:

@@ -245,3 +245,12 @@ def test_what_an_observer_cannot_serve_is_refused_at_once() -> None:
         make_observer(QuantSpec(granularity="per-group", group_size=8))
     with pytest.raises(RecipeError, match="'entropy' is defined for integer formats, not for 'fp8_e4m3'"):
         make_observer(QuantSpec("fp8_e4m3", observer="entropy"))
+
+
+@pytest.mark.parametrize("name", ["int2", "int8", "fp8_e4m3", "log2"])
+@pytest.mark.parametrize("value", [0.7, -0.013, 6.0])
+def test_the_mse_range_of_a_constant_holds_it(value: float, name: str) -> None:
+    x = torch.full((1000,), value)
+    spec = QuantSpec(name, observer="mse")
+    low, high = (torch.tensor(bound) for bound in observed(x, spec))
+    torch.testing.assert_close(fake_quantize(x, params_from_range(low, high, spec)), x, rtol=1e-6, atol=0.0)

@@ -52,6 +52,10 @@ def test_the_number_removed_is_exact_in_decimals(percent: int, size: int) -> Non
 def test_of_equal_magnitudes_the_first_go_first() -> None:
     weight = torch.tensor([[1.0, -1.0, 1.0], [0.0, -1.0, 1.0]])
     assert magnitude_mask(weight, 0.5).tolist() == [[False, False, True], [False, True, True]]
+    few_levels = (example(60, 60) * 2).round()
+    np.testing.assert_array_equal(
+        magnitude_mask(few_levels, 0.5).numpy(), numpy_magnitude_mask(few_levels.numpy(), 1800)
+    )
     assert pattern_mask(torch.ones(1, 4), 2, 4).tolist() == [[False, False, True, True]]
 
 

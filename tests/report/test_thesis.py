@@ -88,7 +88,8 @@ def test_scores_are_fractions_and_drops_positive_when_worse(table: Path) -> None
 def test_what_the_table_does_not_know_is_absent(table: Path) -> None:
     study = read_study(table)
     layer = study.layers[2]
-    assert (layer.macs, layer.in_channels, layer.out_channels, layer.activation_elements) == (None,) * 4
+    assert (layer.macs, layer.activation_elements, layer.in_channels, layer.out_channels) == (None, None, 0, 0)
+    assert "channels (0 here)" in study.notes[0]
     frame = study.table()
     assert frame[["macs", "drop_low", "drop_high"]].isna().all().all()
     assert frame["module"].isna().all()

@@ -162,3 +162,13 @@ def test_the_progress_bar_names_layers_when_it_is_asked_for(
     assert "third:0:0" in capsys.readouterr().err
     wrapped.analyze(RecordingTask(images), sv.INT4_WEIGHTS, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_task_that_compares_with_the_undisturbed_model_gets_its_reference(
+    wrapped: sv.Wrapped, images: list[Tensor]
+) -> None:
+    task = sv.FeatureFidelity([image[0] for image in images])
+    study = wrapped.analyze(task, [sv.INT8_WEIGHTS, sv.INT4_WEIGHTS], progress=False)
+    fine, coarse = study.of_recipe("int8-weights"), study.of_recipe("int4-weights")
+    assert all(f.score > c.score + 12 for f, c in zip(fine, coarse, strict=True))  # four bits are 24 dB
+    assert study.baseline.value > fine[0].score

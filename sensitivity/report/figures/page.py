@@ -49,7 +49,8 @@ class Page:
         for text, below, size, weight in ((heading, 0.22, 11, "bold"), (details, 0.43, 9, "normal")):
             place = _LEFT / width, 1 - below / height
             line = self.picture.text(*place, text, fontsize=size, fontweight=weight, va="center", parse_math=False)
-            room = (width - _LEFT - _EDGE) * self.picture.dpi
+            # letters are wider at the resolution of a saved file than at the figure's own
+            room = 0.95 * (width - _LEFT - _EDGE) * self.picture.dpi
             while line.get_window_extent().width > room:
                 text = text[:-1]
                 line.set_text(f"{text}…")
