@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from math import ceil, prod
+from math import ceil
 
 from sensitivity.records import Layer, Recipe, StudyRecord
 
 BIAS_BYTES = 4
-
-
-def weight_elements(layer: Layer) -> int:
-    """Elements of the weight alone; of weight and bias where a study does not know the channels (they are 0 then)."""
-    if layer.in_channels == 0:
-        return layer.parameters
-    return layer.in_channels * layer.out_channels // layer.groups * prod(layer.kernel_size)
 
 
 def layer_bytes(layer: Layer, recipe: Recipe | None) -> int:
@@ -27,7 +20,7 @@ def layer_bytes(layer: Layer, recipe: Recipe | None) -> int:
         layer: The layer.
         recipe: What it gets; None where it is protected.
     """
-    elements = weight_elements(layer)
+    elements = layer.weight_elements
     bias_bytes = BIAS_BYTES * (layer.parameters - elements)
     if recipe is None or recipe.weights is None:
         return layer.weight_bytes + bias_bytes

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from sensitivity.advise.size import layer_bytes, saved_bytes, weight_elements
+from sensitivity.advise.size import layer_bytes, saved_bytes
 from sensitivity.records import Pruning, QuantSpec, Recipe
 from tests.made_studies import INT4, INT8, make_layer, make_study, with_second_recipe
 
@@ -37,19 +37,19 @@ def test_weights_stored_in_half_precision_save_half() -> None:
 
 
 def test_groups_and_linear_layers_count_their_own_elements() -> None:
-    assert weight_elements(conv(groups=16, out_channels=16)) == 16 * 9
-    assert weight_elements(conv(kernel_size=())) == 16 * 32
+    assert conv(groups=16, out_channels=16).weight_elements == 16 * 9
+    assert conv(kernel_size=()).weight_elements == 16 * 32
 
 
 def test_weight_elements_agree_with_torch() -> None:
     torch = pytest.importorskip("torch")
     for module in (torch.nn.Conv2d(8, 16, 3, groups=4), torch.nn.ConvTranspose2d(8, 16, 2, groups=2)):
         layer = conv(in_channels=8, out_channels=16, groups=module.groups, kernel_size=module.kernel_size)
-        assert weight_elements(layer) == module.weight.numel()
+        assert layer.weight_elements == module.weight.numel()
 
 
 def test_unknown_channels_count_biases_as_weights() -> None:
-    assert weight_elements(conv(in_channels=0, out_channels=0)) == conv().parameters
+    assert conv(in_channels=0, out_channels=0).weight_elements == conv().parameters
 
 
 def test_odd_bits_round_up_to_whole_bytes() -> None:
