@@ -6,32 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.tasks.matching import IOU_THRESHOLDS, Floats, Ints, Words, by_threshold, place_in_run
+from sensitivity.tasks.ground_truth import Matches
+from sensitivity.tasks.matching import IOU_THRESHOLDS, Bools, Floats, Ints, by_threshold, place_in_run
 
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
-
-
-@dataclass(frozen=True)
-class Matches:
-    """What became of M detections, in the order in which they are counted: by category, then best score first.
-
-    A lane is an IoU threshold and an object size, see ``matching``. What is neither true nor ignored in a lane is a
-    false positive there. ``by_threshold(matches.true, "all")[0]`` are the true positives at IoU 0.5 of objects of any
-    size.
-
-    Attributes:
-        detections: (M,) index into the detections given; those that are missing are not counted at all.
-        categories: (M,) index of the category, ascending.
-        ranks: (M,) 0 for the best detection of its category in its image, and so on.
-        true: (M,) words: lanes in which it found an object.
-        ignored: (M,) words: lanes in which it does not count.
-    """
-
-    detections: Ints
-    categories: Ints
-    ranks: Ints
-    true: Words
-    ignored: Words
 
 
 @dataclass(frozen=True)
@@ -48,6 +26,26 @@ class Curves:
     categories: Ints
     precision: Floats
     recall: dict[int, Floats]
+
+    def average_precision(self, *, iou: float | None = None, among: Bools | None = None) -> float:
+        """Mean over IoU thresholds, recall levels and categories; NaN if there is no category.
+
+        Args:
+            iou: One IoU threshold; None for all.
+            among: (K,) whether to average over each category of the file; None for all.
+        """
+        precision = self.precision if iou is None else self.precision[iou == IOU_THRESHOLDS]
+        if among is not None:
+            precision = precision[:, among[self.categories]]
+        return _mean(precision.transpose(0, 2, 1))  # pycocotools' order, which decides the last bit of a mean
+
+    def average_recall(self, limit: int) -> float:
+        """Mean over IoU thresholds and categories; NaN if there is no category.
+
+        Args:
+            limit: Detections of a category in an image, one of ``recall``.
+        """
+        return _mean(self.recall[limit])
 
 
 def curves(matches: Matches, objects: Ints, size: str, *, limits: tuple[int, ...]) -> Curves:
@@ -66,7 +64,8 @@ def curves(matches: Matches, objects: Ints, size: str, *, limits: tuple[int, ...
     shape = len(IOU_THRESHOLDS), len(categories)
     if not len(categories):
         return Curves(categories, np.zeros((*shape, len(RECALL_LEVELS))), {limit: np.zeros(shape) for limit in limits})
-    seen = np.flatnonzero(objects[matches.categories] > 0)
+    never = by_threshold(matches.ignored, size).all(axis=0) | (objects[matches.categories] == 0)
+    seen = np.flatnonzero(~never)
     columns = np.searchsorted(categories, matches.categories[seen])
     true = by_threshold(matches.true[seen], size)
     counted = np.zeros((len(true), len(seen) + 1), np.int64)
@@ -84,6 +83,10 @@ def curves(matches: Matches, objects: Ints, size: str, *, limits: tuple[int, ...
         precision=_at_recall_levels(precision, cells, objects[categories]).reshape(*shape, -1),
         recall={limit: number / objects[categories] for limit, number in found.items()},
     )
+
+
+def _mean(values: Floats) -> float:
+    return float(np.mean(values.ravel())) if values.size else float("nan")
 
 
 def _at_recall_levels(precision: Floats, cells: Ints, objects: Ints) -> Floats:

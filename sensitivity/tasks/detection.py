@@ -1,34 +1,32 @@
-"""COCO average precision of boxes and masks, by pycocotools itself."""
+"""COCO average precision of boxes and masks."""
 
 from __future__ import annotations
 
-import contextlib
-import io
-import threading
+import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as mask_tools
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.tasks.annotations import CocoAnnotations, as_rle, read_json
+from sensitivity.tasks.curves import curves
+from sensitivity.tasks.ground_truth import Detections, GroundTruth
 from sensitivity.tasks.instances import DetectionTask, check_iou_type
+from sensitivity.tasks.matching import SIZES
 
 COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 
-# pycocotools prints its progress and has no switch; standard output belongs to the whole process.
-_STANDARD_OUTPUT = threading.Lock()
+_LIMITS = (1, 10, 100)
 
 
 class CocoDetection(DetectionTask):
     """COCO's twelve numbers for boxes or masks.
 
-    Equal to pycocotools 2.0.11 to the last bit, since it does the counting. For any other file of images and objects
-    too, as long as it is in COCO's format. Arguments, predictions and errors: see ``DetectionTask``.
+    Equal to pycocotools 2.0.11 to the last bit. For any other file of images and objects too, as long as it is in
+    COCO's format. Arguments, predictions and errors: see ``DetectionTask``.
 
     Example:
         >>> task = CocoDetection("val2017", "instances_val2017.json", preprocess=Resize(height=320, width=320),
@@ -47,8 +45,12 @@ class CocoDetection(DetectionTask):
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        image_ids = self._image_ids(predictions)
-        return _score(self.annotations, self._detections(predictions), self._iou_type, image_ids, use_categories=True)
+        found = self._detections(predictions)
+        return coco_metrics(self._truth, found, list(predictions))
+
+    @cached_property
+    def _truth(self) -> GroundTruth:
+        return GroundTruth(self.annotations, self._iou_type)
 
 
 def evaluate_coco(
@@ -69,7 +71,7 @@ def evaluate_coco(
     none, the metric is NaN (pycocotools: -1). The area of a detected mask is its pixels (pycocotools takes the area of
     the box where a result has both).
 
-    Equal to pycocotools 2.0.11, which does the counting, to the last bit.
+    Equal to pycocotools 2.0.11 to the last bit, as long as the area of every box fits into a float64.
 
     Args:
         annotations: COCO file, or what it holds. Annotation ids may start at 0.
@@ -89,23 +91,52 @@ def evaluate_coco(
         annotations = CocoAnnotations.load(annotations, with_masks=iou_type == "segm")
     chosen = choose_images(annotations, images)
     results = read_results(detections)
-    check_results(results, annotations, iou_type)
-    return _score(annotations, results, iou_type, chosen, use_categories=use_categories)
+    found = as_detections(results, annotations, iou_type)
+    return coco_metrics(GroundTruth(annotations, iou_type, use_categories=use_categories), found, chosen)
+
+
+def coco_metrics(truth: GroundTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
+    """COCO's twelve numbers with the ground truth prepared once; see ``evaluate_coco`` for what they average.
+
+    Args:
+        truth: The objects.
+        found: Detections; those on images that are not scored are left out.
+        images: Positions of the images to score.
+
+    Raises:
+        PredictionError: If a category is unknown.
+    """
+    matches, objects = truth.match(found, images, limit=_LIMITS[-1]), truth.count(images)
+    every, small, medium, large = (curves(matches, objects[size], size, limits=_LIMITS) for size in SIZES)
+    return {
+        "AP": every.average_precision(),
+        "AP50": every.average_precision(iou=0.5),
+        "AP75": every.average_precision(iou=0.75),
+        "APs": small.average_precision(),
+        "APm": medium.average_precision(),
+        "APl": large.average_precision(),
+        "AR1": every.average_recall(1),
+        "AR10": every.average_recall(10),
+        "AR100": every.average_recall(100),
+        "ARs": small.average_recall(100),
+        "ARm": medium.average_recall(100),
+        "ARl": large.average_recall(100),
+    }
 
 
 def choose_images(annotations: CocoAnnotations, images: Sequence[int] | None) -> list[int]:
-    """The image ids asked for, all if None.
+    """Positions of the image ids asked for, all if None.
 
     Raises:
         TaskError: If there are none, or the annotations do not know one of them.
     """
-    known = list(annotations.by_image)
-    chosen = known if images is None else list(dict.fromkeys(images))  # an image given twice counts once
+    known = {image["id"]: position for position, image in enumerate(annotations.images)}
+    chosen = list(known if images is None else images)
     unknown = sorted(set(chosen) - set(known))
     if unknown or not chosen:
         wrong = f"has ids that the annotations do not know: {unknown[:5]}" if unknown else "is empty"
         raise TaskError(f"images= {wrong}. Give image ids of the annotation file, or None for all {len(known)}.")
-    return chosen
+    return [known[image_id] for image_id in chosen]
 
 
 def read_results(detections: str | Path | Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
@@ -138,51 +169,25 @@ def check_results(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotat
         if result["category_id"] not in categories:
             raise PredictionError(f"detections[{position}] has the unknown category id {result['category_id']!r}.")
         numbers = [result["score"], *(result["bbox"] if shape == "bbox" else ())]
-        if not np.isfinite(numbers).all():
+        if shape == "bbox" and len(numbers) != 5:
+            raise PredictionError(f"detections[{position}] has the bbox {numbers[1:]}; expected x, y, width, height.")
+        if not all(map(math.isfinite, numbers)):
             raise PredictionError(f"detections[{position}] has a number that is not finite: {numbers}.")
 
 
-def _score(
-    annotations: CocoAnnotations,
-    results: Sequence[Mapping[str, Any]],
-    iou_type: str,
-    image_ids: Sequence[int],
-    *,
-    use_categories: bool,
-) -> dict[str, float]:
-    wanted = set(image_ids)
-    found = [
-        {**with_area(result, iou_type, annotations.sizes[result["image_id"]]), "id": number, "iscrowd": 0}
-        for number, result in enumerate((result for result in results if result["image_id"] in wanted), start=1)
-    ]
-    truth = [_truth(one, annotations, iou_type) for image_id in image_ids for one in annotations.by_image[image_id]]
-    with _STANDARD_OUTPUT, contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(_index(annotations, truth), _index(annotations, found), iou_type)
-        evaluation.params.imgIds = list(image_ids)
-        evaluation.params.useCats = int(use_categories)
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    numbers = zip(COCO_METRICS, evaluation.stats, strict=True)
-    return {name: float(number) if number >= 0 else float("nan") for name, number in numbers}
+def as_detections(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotations, iou_type: str) -> Detections:
+    """COCO results as flat arrays.
 
-
-def _truth(annotation: Mapping[str, Any], annotations: CocoAnnotations, iou_type: str) -> dict[str, Any]:
-    """A copy, since pycocotools writes into it; masks are RLE already, so that they are made once."""
-    return {**annotation, "segmentation": annotations.masks[annotation["id"]]} if iou_type == "segm" else {**annotation}
-
-
-def with_area(result: Mapping[str, Any], iou_type: str, size: tuple[int, int]) -> dict[str, Any]:
-    """A COCO result with its ``area`` in pixels, and its mask as compressed RLE."""
-    if iou_type == "bbox":
-        return {**result, "area": result["bbox"][2] * result["bbox"][3]}
-    rle = as_rle(result["segmentation"], *size)
-    return {**result, "segmentation": rle, "area": float(mask_tools.area(rle))}
-
-
-def _index(annotations: CocoAnnotations, objects: list[dict[str, Any]]) -> COCO:
-    """A COCO of pycocotools; it writes into ``objects``."""
-    coco = COCO()
-    coco.dataset = {"images": annotations.images, "categories": annotations.categories, "annotations": objects}
-    coco.createIndex()
-    return coco
+    Raises:
+        PredictionError: If a result cannot be scored: see ``check_results``.
+    """
+    check_results(results, annotations, iou_type)
+    position = {image["id"]: number for number, image in enumerate(annotations.images)}
+    return Detections(
+        images=np.array([position[result["image_id"]] for result in results], np.intp),
+        categories=np.array([result["category_id"] for result in results], np.intp),
+        scores=np.array([result["score"] for result in results], np.float64),
+        shapes=[as_rle(result["segmentation"], *annotations.sizes[result["image_id"]]) for result in results]
+        if iou_type == "segm"
+        else np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4),
+    )

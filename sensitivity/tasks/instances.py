@@ -23,6 +23,7 @@ from sensitivity.tasks.datasets import (
     to_device,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
+from sensitivity.tasks.ground_truth import Detections
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
 Labels: TypeAlias = str | Sequence[int]
@@ -151,19 +152,25 @@ class DetectionTask(abc.ABC):
         image = self.annotations.images[position]
         return self._files.read_sized(position, (image["height"], image["width"]))
 
-    def _detections(self, predictions: Mapping[int, Prediction]) -> list[dict[str, Any]]:
-        """Predictions as a list of COCO results."""
-        images = self.annotations.images
-        return [
-            result
-            for position, prediction in predictions.items()
-            for result in _coco_results(images[position]["id"], prediction, self._iou_type)
-        ]
+    def _detections(self, predictions: Mapping[int, Prediction]) -> Detections:
+        """Predictions of all images as flat arrays.
 
-    def _image_ids(self, predictions: Mapping[int, Prediction]) -> list[int]:
+        Raises:
+            TaskError: If there is no prediction, or no image at a position.
+        """
         if not predictions:
             raise TaskError("no predictions to score. Give the prediction of at least one image.")
-        return [self.annotations.images[position]["id"] for position in self._files.positions(list(predictions))]
+        positions = self._files.positions(list(predictions))
+        found = list(predictions.values())
+        scores = [np.asarray(one["scores"], np.float64).reshape(-1) for one in found]
+        return Detections(
+            images=np.repeat(positions, [len(one) for one in scores]),
+            categories=np.concatenate([np.asarray(one["labels"], np.int64).reshape(-1) for one in found]),
+            scores=np.concatenate(scores),
+            shapes=[mask for one in found for mask in one["masks"]]
+            if self._iou_type == "segm"
+            else _with_sides(np.concatenate([np.asarray(one["boxes"], np.float64).reshape(-1, 4) for one in found])),
+        )
 
 
 def check_iou_type(iou_type: str) -> None:
@@ -263,15 +270,8 @@ def _span(categories: Mapping[int, int]) -> str:
     return f"{known[0]} to {known[-1]} ({len(known)} of them)" if known else "none"
 
 
-def _coco_results(image_id: int, prediction: Prediction, iou_type: str) -> Iterator[dict[str, Any]]:
-    scores, labels = np.asarray(prediction["scores"]).tolist(), np.asarray(prediction["labels"]).tolist()
-    if iou_type == "segm":
-        shapes: list[Any] = prediction["masks"]
-    else:
-        boxes = np.asarray(prediction["boxes"], np.float64).reshape(-1, 4)
-        # an inside-out box would have a negative area, and pycocotools would then not count it as a mistake
-        sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
-        shapes = np.concatenate([boxes[:, :2], sides], axis=1).tolist()
-    key = "segmentation" if iou_type == "segm" else "bbox"
-    for score, label, shape in zip(scores, labels, shapes, strict=True):
-        yield {"image_id": image_id, "category_id": label, "score": score, key: shape}
+def _with_sides(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Boxes (N, 4) ``x1, y1, x2, y2`` as ``x, y, width, height``."""
+    # an inside-out box would have a negative area, and pycocotools would then not count it as a mistake
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+    return np.concatenate([boxes[:, :2], sides], axis=1)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
-from pycocotools import mask as mask_tools
 
 from sensitivity.errors import AnnotationError
 from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.detection import check_results, choose_images, read_results, with_area
+from sensitivity.tasks.curves import curves
+from sensitivity.tasks.detection import as_detections, choose_images, read_results
+from sensitivity.tasks.ground_truth import Detections, GroundTruth, Matches
 from sensitivity.tasks.instances import DetectionTask, check_iou_type
+from sensitivity.tasks.matching import ALL_LANES, SIZES, Bools, Ints, place_in_run
 
 MAX_DETECTIONS = 300
 LVIS_METRICS = (
@@ -23,13 +24,6 @@ LVIS_METRICS = (
     *("AR@300", "ARs@300", "ARm@300", "ARl@300"),
 )
 
-Floats = npt.NDArray[np.float64]
-Bools = npt.NDArray[np.bool_]
-Record = Mapping[str, Any]
-
-_IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-_RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
-_AREAS = {"": (0.0, 1e10), "s": (0.0, 32.0**2), "m": (32.0**2, 96.0**2), "l": (96.0**2, 1e10)}
 _FREQUENCIES = ("r", "c", "f")
 
 
@@ -56,8 +50,12 @@ class Lvis(DetectionTask):
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        image_ids = self._image_ids(predictions)
-        return _score(self.annotations, self._detections(predictions), self._iou_type, image_ids)
+        found = self._detections(predictions)
+        return _metrics(self._truth, found, list(predictions))
+
+    @cached_property
+    def _truth(self) -> _FederatedTruth:
+        return _FederatedTruth(self.annotations, self._iou_type)
 
     def _check_annotations(self) -> None:
         _check_federated(self.annotations)
@@ -80,7 +78,7 @@ def evaluate_lvis(
     mean; where that leaves none, the metric is NaN (the ``lvis`` package: -1). The area of a detected mask is its
     pixels (the package takes the area of the box where a result has both).
 
-    Equal to the ``lvis`` package 0.5.3 to 12 digits.
+    Equal to the ``lvis`` package 0.5.3 to the last bit.
 
     Args:
         annotations: LVIS file, or what it holds.
@@ -99,35 +97,47 @@ def evaluate_lvis(
     _check_federated(annotations)
     chosen = choose_images(annotations, images)
     results = read_results(detections)
-    check_results(results, annotations, iou_type)
-    return _score(annotations, results, iou_type, chosen)
+    found = as_detections(results, annotations, iou_type)
+    return _metrics(_FederatedTruth(annotations, iou_type), found, chosen)
 
 
-@dataclass(frozen=True)
-class _Meeting:
-    """One category in one image: D detections, best score first, meet G annotations.
+class _FederatedTruth:
+    """The objects, and what is known of the categories that an image is not annotated with."""
 
-    Attributes:
-        ious: (D, G).
-        scores: (D,).
-        areas: (D,) of the detections, in pixels.
-        truth_areas: (G,) of the annotations.
-        exhaustive: Whether all objects of the category are annotated in the image.
-    """
+    def __init__(self, annotations: CocoAnnotations, iou_type: str) -> None:
+        # as in the lvis package: objects without area are left out, and none is a crowd
+        objects = tuple({**one, "iscrowd": 0} for one in annotations.annotations if one["area"] > 0)
+        self.objects = GroundTruth(replace(annotations, annotations=objects), iou_type)
+        frequency = {category["id"]: category["frequency"] for category in annotations.categories}
+        self.frequencies = np.array([frequency[category] for category in annotations.category_ids], str)
+        self._stride = max(annotations.category_ids, default=0) + 1
+        self._absent = self._listed(annotations, "neg_category_ids")
+        self._incomplete = self._listed(annotations, "not_exhaustive_category_ids")
 
-    ious: Floats
-    scores: Floats
-    areas: Floats
-    truth_areas: Floats
-    exhaustive: bool
+    def match(self, found: Detections, images: Sequence[int]) -> Matches:
+        """What becomes of the detections that count."""
+        found = found.take(self._judged(found))
+        matches = self.objects.match(found, images, limit=MAX_DETECTIONS)
+        excused = np.isin(self._keys(found), self._incomplete)[matches.detections]
+        return replace(matches, ignored=matches.ignored | np.where(excused, ALL_LANES & ~matches.true, np.uint64(0)))
 
+    def _judged(self, found: Detections) -> Ints:
+        """Positions of the best 300 of each image, less those without area or on a category that nobody looked for."""
+        order = np.lexsort((-found.scores, found.images))
+        best = order[place_in_run(found.images[order]) < MAX_DETECTIONS]
+        looked_for: Bools = self.objects.has_objects(found) | np.isin(self._keys(found), self._absent)
+        return best[looked_for[best] & (found.areas()[best] > 0)]
 
-@dataclass(frozen=True)
-class _Curve:
-    """One category at one object size: precision (10, 101) by IoU threshold and recall level; final recall (10,)."""
+    def _keys(self, found: Detections) -> Ints:
+        return found.images * self._stride + found.categories
 
-    precision: Floats
-    recall: Floats
+    def _listed(self, annotations: CocoAnnotations, key: str) -> Ints:
+        listed = [
+            position * self._stride + category
+            for position, image in enumerate(annotations.images)
+            for category in image[key]
+        ]
+        return np.array(listed, np.intp)
 
 
 def _check_federated(annotations: CocoAnnotations) -> None:
@@ -144,142 +154,23 @@ def _check_federated(annotations: CocoAnnotations) -> None:
             )
 
 
-def _score(
-    annotations: CocoAnnotations, results: Sequence[Record], iou_type: str, image_ids: Sequence[int]
-) -> dict[str, float]:
-    meetings = _meetings(annotations, results, iou_type, image_ids)
-    curves = {
-        (category, size): curve
-        for category, meetings_of_category in sorted(meetings.items())
-        for size, area in _AREAS.items()
-        if (curve := _curve(meetings_of_category, area)) is not None
+def _metrics(truth: _FederatedTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
+    matches, objects = truth.match(found, images), truth.objects.count(images)
+    limits = (MAX_DETECTIONS,)
+    every, small, medium, large = (curves(matches, objects[size], size, limits=limits) for size in SIZES)
+    rare, common, frequent = (truth.frequencies == frequency for frequency in _FREQUENCIES)
+    return {
+        "AP": every.average_precision(),
+        "AP50": every.average_precision(iou=0.5),
+        "AP75": every.average_precision(iou=0.75),
+        "APs": small.average_precision(),
+        "APm": medium.average_precision(),
+        "APl": large.average_precision(),
+        "APr": every.average_precision(among=rare),
+        "APc": every.average_precision(among=common),
+        "APf": every.average_precision(among=frequent),
+        "AR@300": every.average_recall(MAX_DETECTIONS),
+        "ARs@300": small.average_recall(MAX_DETECTIONS),
+        "ARm@300": medium.average_recall(MAX_DETECTIONS),
+        "ARl@300": large.average_recall(MAX_DETECTIONS),
     }
-    frequency = {category["id"]: category["frequency"] for category in annotations.categories}
-    scores = {}
-    for metric in LVIS_METRICS:
-        letter = metric.removesuffix("@300")[2:]
-        size = letter if letter in _AREAS else ""
-        chosen = [
-            curve
-            for (category, curve_size), curve in curves.items()
-            if curve_size == size and (letter not in _FREQUENCIES or frequency[category] == letter)
-        ]
-        scores[metric] = _mean(chosen, metric)
-    return scores
-
-
-def _mean(curves: Sequence[_Curve], metric: str) -> float:
-    if not curves:
-        return float("nan")
-    if metric.startswith("AR"):
-        return float(np.mean([curve.recall for curve in curves]))
-    thresholds = {"AP50": slice(0, 1), "AP75": slice(5, 6)}.get(metric, slice(None))
-    return float(np.mean([curve.precision[thresholds] for curve in curves]))
-
-
-def _meetings(
-    annotations: CocoAnnotations, results: Sequence[Record], iou_type: str, image_ids: Sequence[int]
-) -> dict[int, list[_Meeting]]:
-    """All meetings of each category, images in ascending order of their ids, as the lvis package breaks ties."""
-    images = {image["id"]: image for image in annotations.images}
-    by_image = defaultdict(list)
-    for result in results:
-        by_image[result["image_id"]].append(result)
-    meetings: dict[int, list[_Meeting]] = defaultdict(list)
-    for image_id in sorted(set(image_ids)):
-        best = sorted(by_image[image_id], key=lambda result: -result["score"])[:MAX_DETECTIONS]
-        found = _by_category([with_area(result, iou_type, annotations.sizes[image_id]) for result in best])
-        truth = _by_category(annotations.by_image[image_id])
-        told = set(truth) | (set(found) & set(images[image_id]["neg_category_ids"]))
-        for category in told:
-            exhaustive = category not in images[image_id]["not_exhaustive_category_ids"]
-            pair = found[category], truth[category]
-            meetings[category].append(_meet(*pair, annotations, iou_type=iou_type, exhaustive=exhaustive))
-    return meetings
-
-
-def _by_category(objects: Sequence[Record]) -> dict[int, list[Record]]:
-    """Objects without area are left out, as in the lvis package."""
-    found = defaultdict(list)
-    for one in objects:
-        if one["area"] > 0:
-            found[one["category_id"]].append(one)
-    return found
-
-
-def _meet(
-    found: Sequence[Record], truth: Sequence[Record], annotations: CocoAnnotations, *, iou_type: str, exhaustive: bool
-) -> _Meeting:
-    if iou_type == "segm":
-        shapes = [one["segmentation"] for one in found], [annotations.masks[one["id"]] for one in truth]
-    else:
-        shapes = [one["bbox"] for one in found], [one["bbox"] for one in truth]
-    ious = mask_tools.iou(*shapes, [0] * len(truth)) if found and truth else np.zeros((len(found), len(truth)))
-    return _Meeting(
-        ious=ious,
-        scores=np.array([one["score"] for one in found], np.float64),
-        areas=np.array([one["area"] for one in found], np.float64),
-        truth_areas=np.array([one["area"] for one in truth], np.float64),
-        exhaustive=exhaustive,
-    )
-
-
-def _match(ious: Floats, ignored: Bools) -> tuple[Bools, Bools]:
-    """Give every detection, best first, the free annotation it overlaps most; one that counts before an ignored one.
-
-    Args:
-        ious: (D, G).
-        ignored: (G,) annotations that do not count.
-
-    Returns:
-        Whether each detection is matched, (10, D) by IoU threshold, and whether it is matched to an ignored one.
-    """
-    matched = np.zeros((len(_IOU_THRESHOLDS), len(ious)), bool)
-    to_ignored = np.zeros_like(matched)
-    free = np.ones((len(_IOU_THRESHOLDS), len(ignored)), bool)
-    thresholds = np.minimum(_IOU_THRESHOLDS, 1 - 1e-10)[:, None]
-    overlapping = np.flatnonzero(ious.max(axis=1, initial=0.0) >= thresholds[0, 0])
-    for detection in overlapping:
-        possible = free & (ious[detection] >= thresholds)
-        counting = possible & ~ignored
-        choice = np.where(counting.any(axis=1, keepdims=True), counting, possible)
-        overlaps = np.where(choice, ious[detection], -1.0)
-        best = len(ignored) - 1 - overlaps[:, ::-1].argmax(axis=1)  # of equal overlaps the last one, as in COCO
-        hit = np.flatnonzero(choice.any(axis=1))
-        free[hit, best[hit]] = False
-        matched[hit, detection] = True
-        to_ignored[hit, detection] = ignored[best[hit]]
-    return matched, to_ignored
-
-
-def _curve(meetings: Sequence[_Meeting], area: tuple[float, float]) -> _Curve | None:
-    """Precision and recall of one category; None if it has no ground truth of this size."""
-    smallest, largest = area
-    objects, true, false = 0, [], []
-    for meeting in meetings:
-        ignored = (meeting.truth_areas < smallest) | (meeting.truth_areas > largest)
-        matched, to_ignored = _match(meeting.ious, ignored)
-        outside = (meeting.areas < smallest) | (meeting.areas > largest)
-        excused = outside if meeting.exhaustive else np.ones_like(outside)
-        objects += int(np.count_nonzero(~ignored))
-        true.append(matched & ~to_ignored)
-        false.append(~matched & ~excused)
-    if objects == 0:
-        return None
-    order = np.argsort(-np.concatenate([meeting.scores for meeting in meetings]), kind="stable")
-    true_sum = np.cumsum(np.concatenate(true, axis=1)[:, order], axis=1, dtype=np.float64)
-    false_sum = np.cumsum(np.concatenate(false, axis=1)[:, order], axis=1, dtype=np.float64)
-    return _interpolate(true_sum, false_sum, objects)
-
-
-def _interpolate(true_sum: Floats, false_sum: Floats, objects: int) -> _Curve:
-    recall = true_sum / objects
-    precision = true_sum / (true_sum + false_sum + np.spacing(1))
-    highest_after = np.maximum.accumulate(precision[:, ::-1], axis=1)[:, ::-1]
-    beyond = np.zeros((len(recall), 1))  # a recall level that is never reached has the precision 0
-    padded = np.concatenate([highest_after, beyond], axis=1)
-    levels = [np.searchsorted(row, _RECALL_LEVELS, side="left") for row in recall]
-    return _Curve(
-        precision=np.stack([row[level] for row, level in zip(padded, levels, strict=True)]),
-        recall=np.concatenate([beyond, recall], axis=1)[:, -1],
-    )

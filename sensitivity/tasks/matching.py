@@ -93,9 +93,8 @@ def by_threshold(lanes: Words, size: str) -> Bools:
         lanes: (N,) words.
         size: One of ``SIZES``.
     """
-    first = _THRESHOLDS * list(SIZES).index(size)
-    bits = np.arange(first, first + _THRESHOLDS, dtype=np.uint64)
-    is_set: Bools = (lanes & (np.uint64(1) << bits)[:, None]) != 0
+    of_size = (lanes >> np.uint64(_THRESHOLDS * list(SIZES).index(size))).astype(np.uint16)
+    is_set: Bools = (of_size & (1 << np.arange(_THRESHOLDS, dtype=np.uint16))[:, None]) != 0
     return is_set
 
 
@@ -136,13 +135,14 @@ def match(truth: Objects, queues: Ints, shapes: Any, areas: Floats) -> tuple[Wor
     else:
         overlaps = box_overlaps(shapes[hopeful], truth, first[hopeful], last[hopeful])
     true[hopeful], ignored[hopeful] = assign(overlaps, queues[hopeful], truth)
-    return true, ignored | ~(true | lanes_of_areas(areas)) & ALL_LANES
+    return true, ignored | (~(true | lanes_of_areas(areas)) & ALL_LANES)
 
 
 def box_overlaps(found: Floats, truth: Objects, first: Ints, last: Ints) -> Overlaps:
     """Overlaps of boxes, each computed in the order of operations of pycocotools, so that every bit is the same.
 
-    A box whose area is too large for a float64 overlaps nothing.
+    That holds for its x86-64 builds; a compiler for another processor may fuse a product and a sum of its C code. A box
+    whose area is too large for a float64 overlaps nothing.
 
     Args:
         found: (D, 4) detections, x, y, width, height.
@@ -229,6 +229,6 @@ def _wishes(overlaps: Overlaps, queues: Ints, counting: Words) -> tuple[_Wishes,
     wishes = _Wishes(detections[order], objects[order], lanes[order])
     wish = place_in_run(wishes.detections)
     turns = np.zeros(len(queues), np.intp)
-    wishful = wishes.detections[wish == 0]
-    turns[wishful] = place_in_run(queues[wishful])
+    candidates = wishes.detections[wish == 0]
+    turns[candidates] = place_in_run(queues[candidates])
     return wishes, wish, turns[wishes.detections]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
@@ -16,8 +17,9 @@ from sensitivity.errors import PredictionError, TaskError
 from sensitivity.tasks.annotations import CocoAnnotations, Record, Rle, decode_mask, encode_mask
 from sensitivity.tasks.clicks import interior_point
 from sensitivity.tasks.datasets import ImageFiles, Pixels, as_array, check_batch_size
-from sensitivity.tasks.detection import COCO_METRICS, check_results, evaluate_coco, read_results
+from sensitivity.tasks.detection import COCO_METRICS, as_detections, check_results, coco_metrics, read_results
 from sensitivity.tasks.fingerprint import describe, fingerprint
+from sensitivity.tasks.ground_truth import GroundTruth
 
 IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
 
@@ -304,8 +306,11 @@ class PromptedMasks:
             for box, mask in zip(boxes, prediction["masks"], strict=True):
                 kept = {key: box[key] for key in ("image_id", "category_id", "score")}
                 results.append({**kept, "segmentation": mask})
-        images = [self.annotations.images[position]["id"] for position in predictions]
-        return evaluate_coco(self.annotations, results, "segm", images=images)
+        return coco_metrics(self._truth, as_detections(results, self.annotations, "segm"), list(predictions))
+
+    @cached_property
+    def _truth(self) -> GroundTruth:
+        return GroundTruth(self.annotations, "segm")
 
 
 def _by_image(
