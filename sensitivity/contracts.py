@@ -1,4 +1,4 @@
-"""What outsiders may bring: a task today; observers, stores, engines and executors as their rooms are built."""
+"""What outsiders may bring: a task or a store today; observers, engines and executors as their rooms are built."""
 
 from __future__ import annotations
 
@@ -84,3 +84,29 @@ class Task(Protocol):
 
     def digest(self) -> str:
         """Hash of data and settings: two tasks with the same digest give the same scores."""
+
+
+@runtime_checkable
+class Store(Protocol):
+    """Where the results of a sweep are kept, so that it can be stopped and resumed.
+
+    Keys are text, values are trees of dicts, lists, tuples, numpy arrays, numbers and text, which come back to the last
+    bit. Nothing is ever changed or removed, and one run at a time uses a store.
+    """
+
+    def __contains__(self, key: str) -> bool:
+        """Whether there is a value."""
+
+    def read(self, key: str) -> Any:
+        """The value of a key that is in the store.
+
+        Raises:
+            KeyError: If it is not.
+        """
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep a value, for good when this returns; a key that is in the store keeps its first one.
+
+        Raises:
+            StoreError: If that is not possible; then everything added before is still there.
+        """

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sensitivity.contracts import NeedsReference, Task
+from sensitivity.contracts import NeedsReference, Store, Task
 from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
@@ -31,6 +31,7 @@ from sensitivity.study import Study
 from sensitivity.sweep.plan import Direction, plan
 from sensitivity.sweep.progress import watching
 from sensitivity.sweep.run import OnError, evaluate, sweep
+from sensitivity.sweep.store import opened
 
 
 def wrap(
@@ -155,6 +156,7 @@ class Wrapped:
         calibration: Calibration | Task | Iterable[Any] | None = None,
         layers: str | Iterable[str] = "*",
         direction: Direction = "one-at-a-time",
+        store: Store | str | Path | None = None,
         replay: bool = True,
         on_error: OnError = "record",
         progress: bool | None = None,
@@ -167,6 +169,9 @@ class Wrapped:
             calibration: Ranges, or images to measure them on; by default the last calibration made here that fits.
             layers: Names, module paths or patterns of the layers to measure.
             direction: ``one-at-a-time``, or ``all-but-one``: disturb every layer except the one.
+            store: A file that every result is written to as soon as it is there. Stop any time and run again to go on
+                from there, also with more layers or recipes; the study is the same to the last bit but for the times,
+                which are those of the last run. A layer that failed is not tried again.
             replay: Recompute only what a disturbed layer can change; the result is the same to the last bit.
             on_error: ``record`` turns a layer that fails into a row with its reason; ``raise`` stops.
             progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
@@ -178,15 +183,21 @@ class Wrapped:
             LayerNotFoundError: If a pattern selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known.
             TaskError: If the task has no images or the undisturbed model cannot be scored.
+            StoreConflictError: If the store was written for other weights, data, calibration or settings, or another
+                process is writing to it.
+            StoreFormatError: If the file is no store, or one of a newer version.
+            StoreError: If the store cannot be written; what it holds is kept.
         """
         started = time.perf_counter()
         recipes = [recipe] if isinstance(recipe, Recipe) else list(recipe)
         task = self._with_reference(task)
         ready = self._ready(calibration, recipes)
         variants = plan(self.layers.select(layers), recipes, direction=direction, of=self.layers)
-        with watching(len(variants) * len(task), progress) as watch:
-            disturber = Disturber(self.model, ready)
-            found = sweep(self.model, task, variants, disturber, replay=replay, on_error=on_error, watch=watch)
+        disturber = Disturber(self.model, ready)
+        with opened(store) as kept, watching(len(variants) * len(task), progress) as watch:
+            found = sweep(
+                self.model, task, variants, disturber, store=kept, replay=replay, on_error=on_error, watch=watch
+            )
         return Study(
             model=self.name,
             task=task.name,

@@ -64,6 +64,21 @@ class Disturber:
         weighted = {one.module for one in prepared if one.weight is not None}
         return weighted | {module for one in prepared for module, _ in [*one.hooks.before, *one.hooks.after]}
 
+    def calibration_for(self, recipe: Recipe) -> Calibration:
+        """The ranges that a recipe is applied with.
+
+        Raises:
+            CalibrationError: If none fits.
+        """
+        calibration = next((one for one in reversed(self.calibrations) if one.fits(recipe)), None)
+        if calibration is None:
+            have = "no calibration is" if not self.calibrations else "only a calibration for another recipe is"
+            raise CalibrationError(
+                f"recipe {recipe.name!r} quantizes activations, and {have} at hand. Call "
+                "wrapped.calibrate(images, recipe) first, or pass calibration=."
+            )
+        return calibration
+
     def _prepare(self, layer: Layer, recipe: Recipe) -> _Prepared:
         key = (layer.name, recipe.digest)
         if key not in self._prepared:
@@ -75,13 +90,7 @@ class Disturber:
     def _hooks(self, layer: Layer, recipe: Recipe) -> Hooks:
         if recipe.activations is None:
             return Hooks()
-        calibration = next((one for one in reversed(self.calibrations) if one.fits(recipe)), None)
-        if calibration is None:
-            have = "no calibration is" if not self.calibrations else "only a calibration for another recipe is"
-            raise CalibrationError(
-                f"recipe {recipe.name!r} quantizes activations, and {have} at hand. Call "
-                "wrapped.calibrate(images, recipe) first, or pass calibration=."
-            )
+        calibration = self.calibration_for(recipe)
         weight = self.model.get_submodule(layer.module)._parameters[layer.weight]
         quantizers = _quantizers(layer, recipe.activations, calibration, weight)
         return activation_hooks(self.model, layer, recipe, quantizer(quantizers))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from sensitivity.records import Layer, Recipe
 from sensitivity.sweep.predictions import same
 from sensitivity.sweep.replay import Replayer
 
-CHECKED_VARIANTS = 4  # on the first batch, spread over the model, compared with full passes
+CHECKED_VARIANTS = 4  # spread over the model, on the first batch
 
 Run = Callable[[], list[Any]]
 
@@ -37,50 +38,66 @@ class Forward:
         self.replayer = Replayer(model) if replay else None
         self.notes: list[str] = []
         self._random_state = torch.get_rng_state()
-        self._batches = 0
-        self._every = 1  # on the first batch, every so many variants are checked
+        self._checked = False
+        self._ran: int | None = None  # variants on the last batch
 
-    def baseline(self, run: Run, variants: int) -> list[Any]:
+    def baseline(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
+
+        On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
+        before any of its replayed predictions is used.
 
         Args:
             run: Predicts one batch.
-            variants: How many variants follow.
+            variants: What will follow on this batch: the disturbed layers of each variant.
         """
         torch.set_rng_state(self._random_state)
         if self.replayer is None:
             return run()
-        self._batches += 1
-        self._every = max(1, variants // CHECKED_VARIANTS)
-        if self._batches > 1:
+        if self._ran is not None and self._ran >= len(variants):  # a resumed batch may run a few, and tell too little
             self.replayer.keep_only_what_was_used()
+        self._ran = 0
         predictions: list[Any] = self.replayer.record(run)
         if not torch.equal(torch.get_rng_state(), self._random_state):
             self._give_up("the model draws random numbers")
+        elif not self._checked:
+            self._check(run, variants[:: max(1, math.ceil(len(variants) / CHECKED_VARIANTS))])
         return predictions
 
-    def variant(self, run: Run, recipes: Mapping[Layer, Recipe], number: int) -> list[Any]:
+    def variant(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
         """Predictions with these layers disturbed; bit-identical to a full pass.
 
         Args:
             run: Predicts the batch that was last given to ``baseline``.
             recipes: The disturbed layers.
-            number: Position of the variant in the sweep.
         """
+        if self._ran is not None:
+            self._ran += 1
         if self.replayer is None:
             return self._full(run, recipes)
-        torch.set_rng_state(self._random_state)
-        with self.disturber.applied(recipes), self.replayer.replaying(self.disturber.touched(recipes)):
-            predictions = run()
-        if not self.replayer.intact():
-            self._give_up("the model writes to tensors that an earlier pass returned")
-            return self._full(run, recipes)
-        if self._batches == 1 and number % self._every == 0:
-            full = self._full(run, recipes)
-            if not all(map(same, predictions, full)):
+        predictions = self._replayed(self.replayer, run, recipes)
+        if self.replayer.intact():
+            return predictions
+        self._give_up("the model writes to tensors that an earlier pass returned")
+        return self._full(run, recipes)
+
+    def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> None:
+        """Replay some variants and run them in full; where one differs, replay no more."""
+        self._checked = bool(variants)
+        for recipes in variants:
+            assert self.replayer is not None
+            try:
+                replayed, full = self._replayed(self.replayer, run, recipes), self._full(run, recipes)
+            except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
+                continue
+            if not all(map(same, replayed, full)):
                 self._give_up(f"a replayed pass of {next(iter(recipes)).name} differs from a full one")
-            return full
-        return predictions
+                return
+
+    def _replayed(self, replayer: Replayer, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
+        torch.set_rng_state(self._random_state)
+        with self.disturber.applied(recipes), replayer.replaying(self.disturber.touched(recipes)):
+            return run()
 
     def _full(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
         torch.set_rng_state(self._random_state)

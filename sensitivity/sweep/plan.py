@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -26,6 +28,15 @@ class Variant:
     layer: Layer
     recipe: Recipe
     recipes: Mapping[Layer, Recipe]
+
+    @functools.cached_property
+    def digest(self) -> str:
+        """Hash of which modules are disturbed, and how; names of recipes do not count."""
+        parts = [
+            (one.name, one.module, one.weight, str(one.norm_module), str(one.activation_module), recipe.digest)
+            for one, recipe in self.recipes.items()
+        ]
+        return hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()[:32]
 
 
 def plan(

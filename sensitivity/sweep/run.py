@@ -6,36 +6,28 @@ import functools
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from sensitivity.contracts import Batch, Task
+from sensitivity.contracts import Batch, Store, Task
 from sensitivity.errors import TaskError
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.records import Measurement, Score
 from sensitivity.sweep.forward import Forward, Run
+from sensitivity.sweep.identity import claim, facts
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.predictions import same
 from sensitivity.sweep.replay import version_of
+from sensitivity.sweep.results import Images, Results
+from sensitivity.sweep.store import MemoryStore
 
 OnError = Literal["record", "raise"]
 Watcher = Callable[[int, int, str], None]
 """Told of progress: variants done, variants in all, and the layer that is running."""
-
-
-@dataclass
-class _Track:
-    """What is known of one variant so far."""
-
-    variant: Variant
-    predictions: dict[int, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-    failure: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,7 @@ def sweep(
     variants: Sequence[Variant],
     disturber: Disturber,
     *,
+    store: Store | None = None,
     replay: bool = True,
     on_error: OnError = "record",
     watch: Watcher | None = None,
@@ -70,6 +63,8 @@ def sweep(
         task: Data and metric.
         variants: What to measure.
         disturber: Applies the variants to this model.
+        store: Keeps what was measured, so that the sweep can be stopped and run again to go on; a variant that failed
+            on a batch counts as failed from then on.
         replay: Recompute only what a variant can change; the result is the same to the last bit.
         on_error: ``record`` turns a variant that fails into a measurement with its reason; ``raise`` stops the sweep.
         watch: Told of progress.
@@ -78,26 +73,36 @@ def sweep(
         The baseline's score, one measurement for each variant in the order given, and notes.
 
     Raises:
+        CalibrationError: If a recipe quantizes activations and no ranges fit it.
         TaskError: If the task has no images, or the undisturbed model cannot be scored.
+        StoreConflictError: If the store was written for other weights, data, calibration or settings.
+        StoreError: If the store cannot be written.
     """
-    tracks = [_Track(variant) for variant in variants]
-    baseline: dict[int, Any] = {}
+    for recipe in {recipe for variant in variants for recipe in variant.recipes.values() if recipe.needs_calibration}:
+        disturber.calibration_for(recipe)
+    if store is not None:
+        claim(store, facts(model, task, variants, disturber))
+    results = Results(MemoryStore() if store is None else store)
     total, done = len(variants) * len(task), 0
     with untouched(model), torch.no_grad():
-        forward = Forward(model, disturber, replay=replay)
+        torch.set_rng_state(results.random_state())
+        forward = Forward(model, disturber, replay=replay and not results.notes)
         for batch in task.batches():
-            run = unchanged_inputs(functools.partial(_predict, task, model, batch), batch)
-            expected = dict(zip(batch.images, forward.baseline(run, len(tracks)), strict=True))
-            baseline |= expected
-            for number, track in enumerate(tracks):
-                if not track.failure:
-                    _measure(track, number, forward, run, batch, on_error)
-                    _share(track, expected)
+            missing = results.start(batch.images, variants)
+            done += len(batch.images) * (len(variants) - len(missing))
+            if missing or not results.has_baseline(batch.images):
+                run = unchanged_inputs(functools.partial(_predict, task, model, batch), batch)
+                expected = forward.baseline(run, [variant.recipes for variant in missing])
+                results.keep_notes(forward.notes)
+                results.keep_baseline(batch.images, expected)
+            for variant in missing:
+                _measure(variant, forward, run, batch.images, results, on_error)
                 done += len(batch.images)
                 if watch:
-                    watch(done, total, track.variant.layer.name)
+                    watch(done, total, variant.layer.name)
+    baseline = results.baseline()
     score = score_of(task, baseline)
-    return Outcome(score, [_measurement(track, task, score, baseline) for track in tracks], forward.notes)
+    return Outcome(score, [_measurement(one, task, score, baseline, results) for one in variants], results.notes)
 
 
 def evaluate(model: Callable[..., Any], task: Task) -> Score:
@@ -151,34 +156,30 @@ def unchanged_inputs(run: Run, batch: Batch) -> Run:
     return run_and_restore
 
 
-def _measure(track: _Track, number: int, forward: Forward, run: Run, batch: Batch, on_error: OnError) -> None:
+def _measure(variant: Variant, forward: Forward, run: Run, images: Images, results: Results, on_error: OnError) -> None:
+    """Run a variant on a batch and keep what it predicts, or why it failed."""
     started = time.perf_counter()
     try:
-        predictions = forward.variant(run, track.variant.recipes, number)
-        track.predictions |= dict(zip(batch.images, predictions, strict=True))
+        keep = functools.partial(results.keep, variant, images, forward.variant(run, variant.recipes))
     except Exception as error:
         if on_error == "raise":
             raise
-        track.failure = f"{type(error).__name__}: {error}"
-        track.predictions.clear()
-    track.seconds += time.perf_counter() - started
+        keep = functools.partial(results.keep_failure, variant, images, f"{type(error).__name__}: {error}")
+    results.seconds[variant.digest] += time.perf_counter() - started
+    results.keep_notes(forward.notes)
+    keep()
 
 
-def _share(track: _Track, expected: dict[int, Any]) -> None:
-    """Keep one copy of predictions that the disturbance did not change."""
-    for image, prediction in expected.items():
-        if image in track.predictions and same(track.predictions[image], prediction):
-            track.predictions[image] = prediction
-
-
-def _measurement(track: _Track, task: Task, baseline: Score, expected: dict[int, Any]) -> Measurement:
-    variant = track.variant
-    if track.failure:
-        return _failed(track, track.failure)
-    unchanged = all(track.predictions[image] is expected[image] for image in expected)
-    score = baseline if unchanged else score_of(task, track.predictions)
+def _measurement(
+    variant: Variant, task: Task, baseline: Score, predictions: dict[int, Any], results: Results
+) -> Measurement:
+    failure = results.failure(variant)
+    if failure is not None:
+        return _failed(variant, failure, results)
+    changed = results.changed(variant)
+    score = score_of(task, predictions | changed) if changed else baseline
     if math.isnan(score.value):
-        return _failed(track, f"{task.metric} is not a number")
+        return _failed(variant, f"{task.metric} is not a number", results)
     drop = baseline.value - score.value if task.higher_is_better else score.value - baseline.value
     return Measurement(
         variant.layer.name,
@@ -187,12 +188,12 @@ def _measurement(track: _Track, task: Task, baseline: Score, expected: dict[int,
         drop=drop,
         images=score.images,
         metrics=score.metrics,
-        seconds=track.seconds,
+        seconds=results.seconds[variant.digest],
     )
 
 
-def _failed(track: _Track, reason: str) -> Measurement:
-    variant = track.variant
+def _failed(variant: Variant, reason: str, results: Results) -> Measurement:
+    seconds = results.seconds[variant.digest]
     return Measurement(
-        variant.layer.name, variant.recipe.name, None, None, status="failed", reason=reason, seconds=track.seconds
+        variant.layer.name, variant.recipe.name, None, None, status="failed", reason=reason, seconds=seconds
     )

@@ -28,9 +28,9 @@ def predictions(wrapped: sv.Wrapped, task: RecordingTask, *, replay: bool) -> tu
         forward = Forward(wrapped.model, Disturber(wrapped.model), replay=replay)
         for batch in task.batches():
             run = unchanged_inputs(partial(task.predict, wrapped.model, batch), batch)
-            found.append(forward.baseline(run, len(layers)))
-            for number, layer in enumerate(layers):
-                found.append(forward.variant(run, {layer: sv.INT4_WEIGHTS}, number))
+            found.append(forward.baseline(run, [{layer: sv.INT4_WEIGHTS} for layer in layers]))
+            for layer in layers:
+                found.append(forward.variant(run, {layer: sv.INT4_WEIGHTS}))
     return found, forward
 
 
@@ -100,7 +100,8 @@ def test_replay_runs_only_what_comes_after_the_disturbed_layer(inplace: bool) ->
     assert not forward.notes
     # the recorded pass; a suffix for each block; the side branch and the blocks behind the first functional relu
     each_batch = 7 + sum(range(1, 7)) + 6
-    first_batch = 7 * 7 + (7 if inplace else 0)  # all variants checked; recorded again where outputs are written to
+    # four variants checked: replayed and in full; the pass recorded again where outputs are written to
+    first_batch = (6 + 5 + 3 + 1) + 4 * 7 + (7 if inplace else 0)
     assert counted["runs"] == 3 * each_batch + first_batch
 
 
@@ -122,11 +123,11 @@ def test_a_clean_branch_behind_the_disturbed_layer_is_not_run_again() -> None:
     wrapped = sv.wrap(model, x)
     with torch.no_grad():
         forward = Forward(model, Disturber(model), replay=True)
-        forward.baseline(lambda: [model(x)["left"].numpy()], 8)
+        forward.baseline(lambda: [model(x)["left"].numpy()], [])
         assert forward.replayer is not None
         counts = forward.replayer.counts
         before = counts.answered
-        forward.variant(lambda: [model(x)["left"].numpy()], {wrapped.layers["left"]: sv.INT4_WEIGHTS}, 1)
+        forward.variant(lambda: [model(x)["left"].numpy()], {wrapped.layers["left"]: sv.INT4_WEIGHTS})
     assert counts.answered - before == 3  # trunk before it; right and its head behind it
 
 

@@ -1,0 +1,78 @@
+"""What results depend on, as hashes of content: results of different things are never mixed in one store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from sensitivity.contracts import Store, Task
+from sensitivity.errors import StoreConflictError
+from sensitivity.perturb.digest import weights_digest
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.quantize.calibration import Calibration
+from sensitivity.sweep.plan import Variant
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One thing that all results of a store have in common.
+
+    Attributes:
+        key: Where the store keeps it.
+        what: Its name in a message.
+        value: Hash or short text.
+    """
+
+    key: str
+    what: str
+    value: str
+
+
+def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: Disturber) -> list[Fact]:
+    """What the results of a sweep depend on, beyond what each variant disturbs.
+
+    Not among them: the model's code, the machine and the number of threads. Where they change what the undisturbed
+    model predicts, the sweep finds out as soon as it runs a batch again.
+
+    Raises:
+        CalibrationError: If activations are to be quantized and no ranges are known.
+    """
+    device = next((parameter.device.type for parameter in model.parameters()), "cpu")
+    found = [
+        Fact("fact weights", "weights", weights_digest(model)),
+        Fact("fact task", "task (data or settings)", task.digest()),
+        Fact("fact torch", "torch version", str(torch.__version__)),
+        Fact("fact device", "device", device),
+    ]
+    recipes = {variant.recipe.digest: variant.recipe for variant in variants}
+    for digest, recipe in recipes.items():
+        if recipe.needs_calibration:
+            ranges = _ranges_digest(disturber.calibration_for(recipe))
+            found.append(Fact(f"fact calibration {digest}", f"calibration of {recipe.name}", ranges))
+    return found
+
+
+def claim(store: Store, found: Sequence[Fact]) -> None:
+    """Note the facts in a store, so that it takes no results of anything else.
+
+    Raises:
+        StoreConflictError: If the store has other values for some of them.
+    """
+    other = [fact for fact in found if fact.key in store and store.read(fact.key) != fact.value]
+    if other:
+        differences = "; ".join(f"{fact.what}: {store.read(fact.key)}, now {fact.value}" for fact in other)
+        raise StoreConflictError(
+            f"the store was written for something else ({differences}). Its results cannot be continued: give this run "
+            "a store of its own, or bring back what it was written with."
+        )
+    for fact in found:
+        store.add(fact.key, fact.value)
+
+
+def _ranges_digest(calibration: Calibration) -> str:
+    text = repr(sorted(calibration.ranges.items()))
+    return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -1,0 +1,129 @@
+"""What a sweep has found so far, batch by batch, in a store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensitivity.contracts import Store
+from sensitivity.errors import StoreConflictError
+from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.predictions import same, settled
+
+Images = tuple[int, ...]
+_BASELINE = "baseline"
+
+
+class Results:
+    """Predictions of the undisturbed model and of every variant; of a variant only those that differ.
+
+    The unit is one variant on one batch, so that a result counts once however often a sweep is stopped and resumed.
+    Only units of batches that this run has started are read: a store may hold more.
+
+    Args:
+        store: Where units are kept; what it holds already is not measured again.
+
+    Attributes:
+        seconds: Time that variants took in this run, by their digests.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._batches: list[Images] = []
+        self._failures: dict[str, str] = {}  # digest of a variant to the key of its reason
+        self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the batch that runs
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the study should know, as noted by this run or an earlier one."""
+        found: list[str] = []
+        while f"note {len(found)}" in self.store:
+            found.append(self.store.read(f"note {len(found)}"))
+        return found
+
+    def keep_notes(self, notes: Sequence[str]) -> None:
+        """Keep notes; those of an earlier run stay."""
+        for number, note in enumerate(notes):
+            self.store.add(f"note {number}", note)
+
+    def random_state(self) -> Tensor:
+        """The state that every pass starts from: that of torch when the first run on this store began."""
+        self.store.add("random state", torch.get_rng_state().numpy())
+        return torch.from_numpy(self.store.read("random state"))
+
+    def start(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
+        """The variants that have yet to run on a batch, which counts from now on; none that failed."""
+        self._batches.append(images)
+        for variant in variants:
+            failure = "failed " + _unit(variant.digest, images)
+            if failure in self.store:
+                self._failures.setdefault(variant.digest, failure)
+        running = [variant for variant in variants if variant.digest not in self._failures]
+        return [variant for variant in running if _unit(variant.digest, images) not in self.store]
+
+    def has_baseline(self, images: Images) -> bool:
+        """Whether the undisturbed model has run on a batch."""
+        return _unit(_BASELINE, images) in self.store
+
+    def keep_baseline(self, images: Images, predictions: Sequence[Any]) -> None:
+        """Keep what the undisturbed model predicts on a batch.
+
+        Raises:
+            StoreConflictError: If an earlier run kept something else.
+        """
+        key = _unit(_BASELINE, images)
+        self._expected = dict(zip(images, settled(predictions), strict=True))
+        if key not in self.store:
+            self.store.add(key, self._expected)
+        elif not same(self.store.read(key), self._expected):
+            raise StoreConflictError(
+                f"the undisturbed model predicts something else on the images {_shown(images)} than when the store was "
+                "written: its code, the machine or the number of threads changed, or it is not deterministic. Give "
+                "this run a store of its own."
+            )
+
+    def keep(self, variant: Variant, images: Images, predictions: Sequence[Any]) -> None:
+        """Keep what a variant predicts on the batch whose baseline was kept last."""
+        found = zip(images, settled(predictions), strict=True)
+        changed = {image: one for image, one in found if not same(one, self._expected[image])}
+        self.store.add(_unit(variant.digest, images), changed)
+
+    def keep_failure(self, variant: Variant, images: Images, reason: str) -> None:
+        """Keep why a variant failed; it does not run again on these batches."""
+        key = "failed " + _unit(variant.digest, images)
+        self.store.add(key, reason)
+        self._failures[variant.digest] = key
+
+    def failure(self, variant: Variant) -> str | None:
+        """Why a variant failed; None if it did not."""
+        key = self._failures.get(variant.digest)
+        return None if key is None else str(self.store.read(key))
+
+    def baseline(self) -> dict[int, Any]:
+        """What the undisturbed model predicts on every image."""
+        return self._all(_BASELINE)
+
+    def changed(self, variant: Variant) -> dict[int, Any]:
+        """What a variant predicts on the images where that differs from the baseline."""
+        return self._all(variant.digest)
+
+    def _all(self, digest: str) -> dict[int, Any]:
+        found: dict[int, Any] = {}
+        for images in self._batches:
+            found |= self.store.read(_unit(digest, images))
+        return found
+
+
+def _unit(digest: str, images: Images) -> str:
+    """Key of one variant on one batch; another division into batches may give other bits, and is another key."""
+    return f"{digest} {hashlib.sha256(repr(images).encode()).hexdigest()[:16]}"
+
+
+def _shown(images: Images) -> str:
+    return ", ".join(map(str, images[:4])) + (" ..." if len(images) > 4 else "")
