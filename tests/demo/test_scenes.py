@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,8 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from sensitivity.demo.scenes import draw_scene, draw_scenes, write_scenes
+from sensitivity.cli.demo import SCENES
+from sensitivity.demo.scenes import CLEAR, CROWDED, HELD_OUT_SEED, Style, draw_scene, draw_scenes, write_scenes
 from sensitivity.demo.shapes import OUTLINES, Outline
 from sensitivity.demo.textures import TEXTURES, paint
 from sensitivity.tasks.annotations import CocoAnnotations
@@ -66,35 +68,44 @@ def test_png_files_hold_the_images_drawn(written: tuple[Path, Path]) -> None:
         assert np.array_equal(np.asarray(file), draw_scene(5, 6)[0])
 
 
-def test_every_scene_has_two_to_eight_things_that_do_not_share_a_pixel() -> None:
+@pytest.mark.parametrize("style", [CLEAR, CROWDED], ids=["clear", "crowded"])
+def test_every_scene_has_at_least_two_things_that_do_not_share_a_pixel(style: Style) -> None:
     counts = set()
     for index in range(40):
-        image, things = draw_scene(5, index)
+        image, things = draw_scene(5, index, style)
         assert np.sum([mask for _, mask in things], axis=0).max() == 1
         assert image.shape == (*things[0][1].shape, 3)
         assert image.dtype == np.uint8
         counts.add(len(things))
-    assert counts <= set(range(2, 9))
-    assert len(counts) >= 5
+    assert counts <= set(range(2, style.most_things + 1))
+    assert len(counts) >= style.most_things - 2
 
 
 def test_all_three_sizes_of_coco_occur_in_the_scenes_of_the_demo() -> None:
-    areas = np.array([mask.sum() for index in range(48) for _, mask in draw_scene(2, index)[1]])
+    areas = np.array([mask.sum() for index in range(SCENES) for _, mask in draw_scene(HELD_OUT_SEED, index)[1]])
     assert (areas < 32**2).mean() > 0.15
     assert ((areas > 32**2) & (areas < 96**2)).mean() > 0.3
     assert (areas > 96**2).sum() >= 5
 
 
 def test_nearer_things_hide_farther_ones() -> None:
-    """A disc that nothing hides is convex: some are not."""
+    """A disc that nothing hides fills at least pi / 4 of its box when upright: some fill much less."""
     fills = []
     for index in range(60):
-        for category, mask in draw_scene(5, index)[1]:
+        for category, mask in draw_scene(5, index, CROWDED)[1]:
             rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-            box = mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
             if category == "disc":
-                fills.append(box.mean())
+                fills.append(mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].mean())
     assert min(fills) < 0.6 < np.pi / 4 < max(fills)
+
+
+def test_a_style_sets_the_smallest_thing_and_how_much_of_it_must_be_seen() -> None:
+    def areas(style: Style) -> list[int]:
+        return [mask.sum() for index in range(40) for _, mask in draw_scene(5, index, style)[1]]
+
+    usual = areas(CLEAR)
+    assert min(areas(replace(CLEAR, smallest_radius=40.0))) > 2 * min(usual)
+    assert len(areas(replace(CLEAR, least_visible=0.99))) < len(usual) < len(areas(replace(CLEAR, least_visible=0.1)))
 
 
 def test_a_disc_covers_the_area_of_an_ellipse() -> None:

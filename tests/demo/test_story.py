@@ -30,22 +30,24 @@ def test_dips_are_named_worst_first() -> None:
     study = make_study([0.02, 0.0, 0.123, 0.0005])
     tell_layers(on, study)
     first, *_, worst, _ = (layer.name for layer in study.layers)
-    assert f"INT8: 2 layers are flagged as dip: {worst}, {first}\n" in out.getvalue()
+    assert f"INT8, layers flagged as dip: {worst}, {first}\n" in out.getvalue()
 
 
 def test_it_says_so_when_nothing_dips() -> None:
     on, out = console()
     tell_layers(on, make_study([0.0, 0.0005]))
-    assert "INT8: no layer is flagged as dip" in out.getvalue()
+    assert "INT8, layers flagged as dip: none" in out.getvalue()
 
 
-def test_a_scheme_is_told_with_its_measured_and_predicted_loss() -> None:
+def test_schemes_are_told_with_measured_and_predicted_loss_and_what_they_protect() -> None:
     on, out = console()
     study = make_study([0.02, 0.1])
-    scheme = replace(study.protect(top=1), size_bytes=2048)
-    tell_schemes(on, study, {"careful": scheme}, {"careful": Score(0.75, {}, "miou", "%", 50)})
-    row = next(line.split() for line in out.getvalue().splitlines() if "careful" in line)
-    assert row == ["careful", "2", "KiB", "75.00", "3.50", "2.00"]
+    score = Score(0.75, {}, "miou", "%", 50)
+    tell_schemes(on, study, [(study.protect(top=0), score), (replace(study.protect(top=1), size_bytes=2048), score)])
+    rows = [line.split() for line in out.getvalue().splitlines() if "protected" in line]
+    assert rows[0] == ["INT8,", "nothing", "protected", rows[0][3], "KiB", "75.00", "3.50", "12.00"]
+    assert rows[1] == ["INT8,", "1", "protected", "2", "KiB", "75.00", "3.50", "2.00"]
+    assert rows[2:] == [["INT8,", "1", "protected:", study.layers[1].name]]
 
 
 def test_files_are_named_below_their_folder(tmp_path: Path) -> None:

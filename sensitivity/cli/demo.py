@@ -1,0 +1,33 @@
+"""``sensitivity demo``: the whole story on generated scenes, with a model that ships with the library."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SCENES = 48
+FOLDER = Path("sensitivity-demo")
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "demo",
+        help="analyse a small model on generated scenes, about a minute, no network",
+        description="Quantize every layer of a small EfficientViT-SAM, one at a time, and see what breaks. Needs "
+        "nothing but this package: the scenes are drawn, the weights ship with it.",
+    )
+    parser.add_argument(
+        "folder", nargs="?", type=Path, default=FOLDER, help="where to write the results (default: ./%(default)s)"
+    )
+    parser.add_argument(
+        "--scenes", type=int, default=SCENES, metavar="N", help="scenes to score on (default: %(default)s)"
+    )
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the command."""
+    from sensitivity.demo.run import run_demo  # torch is not loaded before it is needed: --help answers at once
+
+    run_demo(given.folder, scenes=given.scenes)

@@ -1,0 +1,1 @@
+"""The embedded default: generated scenes, and a tiny EfficientViT-SAM trained on them."""

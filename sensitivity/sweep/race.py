@@ -1,0 +1,343 @@
+"""Stop measuring a layer once its drop is known: intervals that hold whenever one stops.
+
+A drop is a mean over instances: what each instance loses when the layer is disturbed, baseline minus disturbed. A
+`Race` is fed these losses image by image, in an order of its own, and says for every layer what its drop is, between
+which bounds, and whether that settles the question that `Confidence` asks. Drops are those of the data set at hand:
+the bounds are about the number that a sweep over all images would print, and meet it when all images are seen.
+
+The bounds are asymptotic confidence sequences: valid at every look at once, and for all layers together, in the limit
+of many images. No bound without that limit can stop early enough to be of use; ``docs/confidence.md`` says why, what
+the limit costs, and what a simulation with known truth finds. Metrics that are no mean, such as mAP, get
+`paired_bootstrap`, which holds for a number of images fixed beforehand and not for a race.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from sensitivity.errors import StudyError
+
+Status = Literal["undecided", "below", "above", "narrow"]
+
+VIRTUAL_LOSS = 10  # in tolerances: the loss of one imagined image, so that no variance is estimated as zero
+LARGEST_STEP = 10.0  # weight of the last images over the first: beyond it, a handful would carry the estimate
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confidence:
+    """When a layer's drop is known well enough, and how sure that must be.
+
+    Attributes:
+        tolerance: The drop that matters and the precision that suffices, in the unit of the stored metric: 0.005 is
+            half a point of a metric shown in percent.
+        level: Chance that the intervals of **all** layers contain the drops at once.
+        relative: Also measure drops beyond the tolerance, to this share of themselves: 0.2 is 20 %. None stops as soon
+            as a drop is known to be beyond the tolerance.
+        minimum_images: Say nothing on fewer images; more of them guard against rare heavy losses.
+        seed: Of the order of the images.
+
+    Raises:
+        StudyError: If a setting is out of range.
+    """
+
+    tolerance: float
+    level: float = 0.95
+    relative: float | None = None
+    minimum_images: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        self._demand(0 < self.level < 1, "level", "a number between 0 and 1, e.g. 0.95")
+        self._demand(0 < self.tolerance < math.inf, "tolerance", "a positive number, e.g. 0.005 for half a point")
+        self._demand(self.relative is None or 0 < self.relative < 1, "relative", "None or between 0 and 1, e.g. 0.2")
+        self._demand(self.minimum_images >= 2, "minimum_images", "at least 2: one image has no variance")
+        self._demand(self.seed >= 0, "seed", "a whole number from 0")
+
+    def _demand(self, holds: bool, setting: str, expected: str) -> None:
+        if not holds:
+            raise StudyError(f"Confidence cannot use {setting}={getattr(self, setting)!r}. Give {expected}.")
+
+    def verdict(self, drop: float, low: float, high: float) -> Status:
+        """What an interval settles.
+
+        Args:
+            drop: The estimate.
+            low: Lower bound of the drop.
+            high: Upper bound.
+
+        Returns:
+            ``below`` (drop at most the tolerance), ``above`` (beyond it), ``narrow`` (neither, but the interval reaches
+            no further than the tolerance, or ``relative`` of the drop, to either side), or ``undecided``.
+        """
+        near = (high - low) / 2 <= max(self.tolerance, (self.relative or 0.0) * abs(drop))
+        if self.relative is None or near:
+            if high <= self.tolerance:
+                return "below"
+            if low > self.tolerance:
+                return "above"
+        return "narrow" if near else "undecided"
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A drop as far as it is known.
+
+    Attributes:
+        drop: Estimate, NaN before the first image; exact once all images are seen.
+        low: Lower bound, minus infinity where nothing can be said yet.
+        high: Upper bound, plus infinity where nothing can be said yet.
+        images: Images it rests on.
+        status: What `Confidence.verdict` says of it; ``undecided`` below the minimum of images.
+    """
+
+    drop: float
+    low: float
+    high: float
+    images: int
+    status: Status
+
+
+class Race:
+    """Layers run until their drop is decided.
+
+    Images are visited in a seeded random order in which, at each step, an image's chance to be next is its share of the
+    instances that are left (sampling without replacement, proportional to size). So the mean loss within the next image
+    is an unbiased guess of the mean loss of what is left, and images of many instances, which say more, come early.
+    Images without instances are never visited.
+
+    Args:
+        layers: Names of the layers that race.
+        counts: (N,) number of instances in each image of the data set; ones where the metric is a mean over images.
+        confidence: When to stop.
+
+    Attributes:
+        confidence: When to stop.
+        order: (V,) positions of the images to visit, in this order.
+
+    Raises:
+        StudyError: If there are no layers, two bear one name, counts are no whole numbers, or there is no instance.
+    """
+
+    def __init__(self, layers: Sequence[str], counts: ArrayLike, confidence: Confidence) -> None:
+        if not layers or len(set(layers)) != len(layers):
+            raise StudyError(f"a race needs layers of different names, given: {', '.join(layers) or 'none'}.")
+        sizes = np.asarray(counts, dtype=np.float64)
+        if sizes.ndim != 1 or not np.all((sizes >= 0) & (sizes == np.round(sizes))) or not sizes.any():
+            raise StudyError(
+                f"counts of shape {sizes.shape} cannot be raced over. Give one whole number of instances for each image"
+                " of the data set, not all of them zero."
+            )
+        self.confidence = confidence
+        self.order = weighted_shuffle(sizes, confidence.seed)
+        self._sizes = sizes[self.order]
+        self._first = min(confidence.minimum_images, len(self.order))
+        self._error = (1 - confidence.level) / len(layers)
+        self._losses = {layer: np.empty(0) for layer in layers}
+        self._estimates = {layer: Estimate(math.nan, -math.inf, math.inf, 0, "undecided") for layer in layers}
+
+    @property
+    def running(self) -> tuple[str, ...]:
+        """Layers that are not decided yet, in the order given."""
+        return tuple(layer for layer, estimate in self._estimates.items() if estimate.status == "undecided")
+
+    def add(self, layer: str, images: Sequence[int], losses: ArrayLike) -> Estimate:
+        """Take in what a layer loses on its next images.
+
+        Args:
+            layer: Name of a layer that is still running.
+            images: (B,) positions of the images: the next ones of ``order`` that this layer has not had.
+            losses: (B,) for each image the **sum** over its instances of baseline minus disturbed.
+
+        Returns:
+            What is known of the layer's drop now.
+
+        Raises:
+            StudyError: If the layer is unknown or decided, the images are not the next ones, or a loss is not finite.
+        """
+        before = self.estimate(layer)
+        if before.status != "undecided":
+            raise StudyError(f"{layer} is decided ({before.status}) and takes no more images: feed race.running only.")
+        new = np.asarray(losses, dtype=np.float64)
+        seen = before.images + len(images)
+        if not np.array_equal(self.order[before.images : seen], images):
+            raise StudyError(
+                f"{layer} was given the images {list(images)[:5]} after {before.images} others. The bounds hold in the"
+                f" order of race.order alone; next are {self.order[before.images :][:5].tolist()}."
+            )
+        if new.shape != (len(images),) or not np.all(np.isfinite(new)):
+            raise StudyError(
+                f"{layer} has losses of shape {new.shape} for {len(images)} images, or one that is not finite. Give one"
+                " finite sum for each image, and take a layer that fails out of the sweep."
+            )
+        self._losses[layer] = np.concatenate([self._losses[layer], new])
+        self._estimates[layer] = self._judge(layer)
+        return self._estimates[layer]
+
+    def estimate(self, layer: str) -> Estimate:
+        """What is known of a layer's drop.
+
+        Raises:
+            StudyError: If the layer is not in the race.
+        """
+        if layer not in self._estimates:
+            raise StudyError(f"no layer {layer!r} in this race. It has: {', '.join(self._estimates)}.")
+        return self._estimates[layer]
+
+    def _judge(self, layer: str) -> Estimate:
+        losses, sizes = self._losses[layer], self._sizes[: len(self._losses[layer])]
+        if len(losses) < self._first:
+            drop = float(losses.sum() / sizes.sum()) if len(losses) else math.nan
+            return Estimate(drop, -math.inf, math.inf, len(losses), "undecided")
+        drop, low, high = bounds(
+            losses,
+            sizes,
+            float(self._sizes.sum()),
+            first=self._first,
+            error=self._error,
+            virtual_loss=VIRTUAL_LOSS * self.confidence.tolerance,
+        )
+        return Estimate(drop, low, high, len(losses), self.confidence.verdict(drop, low, high))
+
+
+def weighted_shuffle(sizes: NDArray[np.float64], seed: int) -> NDArray[np.intp]:
+    """Positions in random order, each step drawing among those left with chances proportional to size.
+
+    Args:
+        sizes: (N,) not negative; positions of size zero are left out.
+        seed: The same seed gives the same order.
+
+    Source: Efraimidis and Spirakis, "Weighted random sampling with a reservoir", 2006: ascending exponential/size.
+    """
+    keys = np.random.default_rng(seed).exponential(size=len(sizes))
+    drawn = np.flatnonzero(sizes)
+    return drawn[np.argsort(keys[drawn] / sizes[drawn], kind="stable")]
+
+
+def bounds(
+    losses: NDArray[np.float64],
+    sizes: NDArray[np.float64],
+    total: float,
+    *,
+    first: int,
+    error: float,
+    virtual_loss: float,
+) -> tuple[float, float, float]:
+    """Estimate, lower and upper bound of a mean loss per instance, at one look of many.
+
+    Before image s, let W be the instances left and C the losses summed so far. The mean loss Z of the next image, loss
+    over size, has the mean of what is left as its expectation, (total * drop - C) / W. So at the true drop the sums of
+    step * (Z - (total * drop - C) / W) are a martingale, if each step is chosen before its image; the drop at which the
+    sum is zero is the estimate, and `_boundary` says how far a martingale strays.
+
+    Args:
+        losses: (t,) sums over the instances of the images seen, in the order of `weighted_shuffle`.
+        sizes: (t,) their numbers of instances.
+        total: Instances of the whole data set.
+        first: Images at the first look, at most t.
+        error: Chance that the bounds exclude the true value at any look from the first on.
+        virtual_loss: Mean loss of one imagined image that is added to the variance.
+
+    Returns:
+        Estimate, low and high; all equal once every instance is seen.
+
+    Source: estimator, Raj, "Some estimators in sampling with varying probabilities without replacement", 1956;
+    estimated variance in a boundary for Brownian motion, Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
+    "Time-uniform central limit theory and asymptotic confidence sequences", 2024.
+    """
+    if sizes.sum() == total:
+        exact = float(losses.sum() / total)
+        return exact, exact, exact
+    left = total - np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
+    before = np.concatenate([[0.0], np.cumsum(losses)[:-1]])
+    means = losses / sizes
+    steps = np.minimum(total / left, LARGEST_STEP)
+    slope = float((steps * total / left).sum())
+    drop = float((steps * (means + before / left)).sum()) / slope
+    time = float((steps**2).sum())
+    spread = float((steps**2 * (means - drop) ** 2).sum()) / time * len(losses) / (len(losses) - 1)
+    variance = spread + virtual_loss**2 / len(losses)
+    since_first = time / float((steps[:first] ** 2).sum())
+    half = math.sqrt(variance * time) * _boundary(since_first, error) / slope
+    return drop, drop - half, drop + half
+
+
+@functools.cache
+def _boundary_at_first(error: float) -> float:
+    """The a at which 2 (1 - Phi(a) + a phi(a)) is the error, by bisection: the left side falls in a."""
+    low, high = 0.0, 40.0
+    while high - low > 1e-12 * high:
+        middle = (low + high) / 2
+        density = math.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi)
+        if math.erfc(middle / math.sqrt(2)) + 2 * middle * density > error:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+def _boundary(since_first: float, error: float) -> float:
+    """Standard deviations that a Brownian motion watched from a first look on never strays, but for the error.
+
+    Args:
+        since_first: Time over the time of the first look, at least 1.
+        error: Chance of ever straying further.
+
+    Source: Robbins, "Statistical methods related to the law of the iterated logarithm", 1970: W(t) of at least
+    sqrt(t (a^2 + log(t / t0))) in absolute value for some t >= t0 has probability 2 (1 - Phi(a) + a phi(a)).
+    """
+    return math.sqrt(_boundary_at_first(error) ** 2 + math.log(since_first))
+
+
+def paired_bootstrap(
+    evaluate: Callable[[Sequence[int]], float],
+    images: Sequence[int],
+    *,
+    level: float = 0.95,
+    draws: int = 1000,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """Interval of a metric's difference that is no mean, such as a drop of mAP, by resampling images.
+
+    Baseline and disturbed model are scored on the same draw of images, so that what makes an image hard cancels out.
+    The interval is about **other images of the same kind**, not about the set at hand; it holds for one layer and a
+    number of images fixed beforehand. Looking at it again and again until it pleases breaks it.
+
+    Args:
+        evaluate: Given images, some of them several times, returns the metric's difference over them.
+        images: Positions of the images to draw from.
+        level: Share of such intervals that contain the difference, as images become many.
+        draws: Resamples; 1000 settle the bounds to about a tenth of the interval.
+        seed: The same seed gives the same interval.
+
+    Returns:
+        Lower and upper bound: the percentiles of the resampled differences.
+
+    Raises:
+        StudyError: If there are fewer than two images or draws, the level is out of range, or a difference is not
+            finite.
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3 (percentile interval).
+    """
+    if len(images) < 2 or draws < 2 or not 0 < level < 1:
+        raise StudyError(
+            f"cannot resample {len(images)} images {draws} times at level {level}. Give at least two images, two draws,"
+            " and a level between 0 and 1."
+        )
+    generator = np.random.default_rng(seed)
+    pool = np.asarray(images)
+    differences = np.array([evaluate(generator.choice(pool, len(pool)).tolist()) for _ in range(draws)])
+    if not np.all(np.isfinite(differences)):
+        raise StudyError(
+            f"{int((~np.isfinite(differences)).sum())} of {draws} resamples have no finite difference. The metric must"
+            " be defined on any draw of images: use more images, or count absent classes as zero."
+        )
+    tail = (1 - level) / 2
+    low, high = np.quantile(differences, [tail, 1 - tail])
+    return float(low), float(high)
