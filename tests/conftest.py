@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one worker a core, one thread a worker
+
 from collections.abc import Callable
 from pathlib import Path
 
