@@ -49,37 +49,74 @@ def batched_nms(
         if len(kept) >= limit:
             break
         block = order[start : start + _BLOCK]
-        free = block[~_overlaps(boxes, labels, kept, block, iou_threshold).any(dim=0)]
-        kept = torch.cat([kept, free[_greedy(_overlaps(boxes, labels, free, free, iou_threshold))]])
+        _, hit = _overlaps(boxes, kept, block, _pairs(labels[kept], labels[block]), iou_threshold)
+        free = block[_without(hit, len(block))]
+        better, worse = _overlaps(boxes, free, free, _later_pairs(labels[free]), iou_threshold)
+        kept = torch.cat([kept, free[_greedy(better, worse, len(free))]])
     return kept[:limit]
 
 
-def _greedy(overlaps: Tensor) -> Tensor:
-    """Which of n boxes, best first, the greedy loop keeps; ``overlaps`` is (n, n) bool and symmetric.
+def _greedy(suppressing: Tensor, suppressed: Tensor, count: int) -> Tensor:
+    """(count,) bool: which boxes, best first, the greedy loop keeps.
 
     ``kept[j] = no kept i < j overlaps j`` has exactly one solution, as it defines each box by the ones before it.
     Each round settles at least one more box from the front, in practice a handful of rounds settles all.
+
+    Args:
+        suppressing: (E,) the better box of each pair that overlaps.
+        suppressed: (E,) the other.
+        count: Number of boxes.
     """
-    suppresses = overlaps.triu(diagonal=1)
-    kept = torch.ones(len(overlaps), dtype=torch.bool, device=overlaps.device)
+    kept = torch.ones(count, dtype=torch.bool, device=suppressing.device)
     while True:
-        settled = ~suppresses[kept].any(dim=0)
+        settled = _without(suppressed[kept[suppressing]], count)
         if torch.equal(settled, kept):
             return kept
         kept = settled
 
 
-def _overlaps(boxes: Tensor, labels: Tensor, rows: Tensor, columns: Tensor, iou_threshold: float) -> Tensor:
-    """(R, C) bool: same label and IoU above the threshold; an undefined IoU (two empty boxes) is no overlap."""
-    a, b = boxes[rows, None], boxes[None, columns]
-    sides = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0)
-    intersection = sides[..., 0] * sides[..., 1]
-    iou = intersection / (_area(a) + _area(b) - intersection)
-    return (iou > iou_threshold) & (labels[rows, None] == labels[None, columns])
+def _without(positions: Tensor, count: int) -> Tensor:
+    """(count,) bool: True but at these positions."""
+    left = torch.ones(count, dtype=torch.bool, device=positions.device)
+    left[positions] = False
+    return left
 
 
-def _area(boxes: Tensor) -> Tensor:
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+def _pairs(rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Positions of every row and column with the same label, given the labels (R,) and (C,)."""
+    ordered, by_label = columns.sort(stable=True)
+    first = torch.searchsorted(ordered, rows)
+    return _runs(by_label, first, torch.searchsorted(ordered, rows, right=True))
+
+
+def _later_pairs(labels: Tensor) -> tuple[Tensor, Tensor]:
+    """The same for boxes among themselves: each with those of its label that come after it."""
+    ordered, by_label = labels.sort(stable=True)
+    first = torch.empty_like(by_label)
+    first[by_label] = torch.arange(1, len(labels) + 1, device=labels.device)
+    return _runs(by_label, first, torch.searchsorted(ordered, labels, right=True))
+
+
+def _runs(by_label: Tensor, first: Tensor, end: Tensor) -> tuple[Tensor, Tensor]:
+    """Row r with the columns at ``by_label[first[r] : end[r]]``, for all rows."""
+    number = end - first
+    row = torch.arange(len(first), device=first.device).repeat_interleave(number)
+    start = (first - (number.cumsum(0) - number))[row]
+    return row, by_label[start + torch.arange(len(row), device=first.device)]
+
+
+def _overlaps(
+    boxes: Tensor, rows: Tensor, columns: Tensor, pairs: tuple[Tensor, Tensor], iou_threshold: float
+) -> tuple[Tensor, Tensor]:
+    """The pairs whose IoU is above the threshold; an undefined IoU (two empty boxes) is no overlap."""
+    left, top, right, bottom = boxes.T.contiguous()
+    areas = (right - left) * (bottom - top)
+    a, b = rows[pairs[0]], columns[pairs[1]]
+    width = (torch.minimum(right[a], right[b]) - torch.maximum(left[a], left[b])).clamp(min=0)
+    height = (torch.minimum(bottom[a], bottom[b]) - torch.maximum(top[a], top[b])).clamp(min=0)
+    intersection = width * height
+    above = intersection / (areas[a] + areas[b] - intersection) > iou_threshold
+    return pairs[0][above], pairs[1][above]
 
 
 def _check_shapes(boxes: Tensor, scores: Tensor, labels: Tensor) -> None:
