@@ -9,7 +9,37 @@ from fnmatch import fnmatchcase
 
 from sensitivity.errors import LayerNotFoundError
 from sensitivity.records import Layer, Recipe, Scheme
+from sensitivity.records.scheme import EVERYTHING, takes_away
 
+FLAGS = (
+    "exit",
+    "attention-pointwise",
+    "depthwise",
+    "stem",
+    "output",
+    "no-norm",
+    "no-activation",
+    "shared",
+    "computed-weight",
+)
+KINDS = ("independent", "res", "fmb", "mb", "att")
+ROLES = (
+    "stem",
+    "conv",
+    "expand",
+    "depthwise",
+    "exit",
+    "qkv",
+    "scale-depthwise",
+    "scale-pointwise",
+    "proj",
+    "shortcut",
+    "neck",
+    "output",
+)
+KNOWN = frozenset(
+    {f"@{flag}" for flag in FLAGS} | {f"@kind={kind}" for kind in KINDS} | {f"@role={role}" for role in ROLES}
+)
 WILDCARDS = frozenset({"any", "all", "x", "*"})
 BUT = "all_but_"
 _RANGE = re.compile(r"(\d+)-(\d+)")
@@ -28,25 +58,45 @@ def select(layers: Sequence[Layer], pattern: str | Iterable[str], *, model: str 
     - ``@flag``, ``@kind=mb`` or ``@role=exit``;
     - ``!`` before any of these (all others), or several joined by ``&`` (in all of them).
 
+    In a list, a pattern of one term with ``!`` takes away from what the others select, wherever it stands:
+    ``["stage4:*:*", "@stem", "!@depthwise"]``; a list of nothing else starts from all layers. So ``["!@depthwise",
+    "!neck"]`` leaves out both.
+
     Args:
         layers: All layers of the model.
-        pattern: One pattern, or several: a layer that any of them selects is selected.
+        pattern: One pattern, or several: a layer is selected that any of them selects and none takes away.
         model: Name of the model, for patterns with a model prefix.
 
     Returns:
         The selected layers in the order of ``layers``.
 
     Raises:
-        LayerNotFoundError: If a pattern selects nothing.
+        LayerNotFoundError: If a pattern selects nothing, or what stands behind a ``!`` is not there to be left out. A
+            known flag, kind or role that this model has none of may be left out of any model.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    without = [one for one in patterns if takes_away(one)]
     chosen: set[str] = set()
-    for one in patterns:
-        found = {layer.name for layer in layers if all(_term(term, layer, model) for term in one.split("&"))}
+    for one in [one for one in patterns if one not in without] or [EVERYTHING] * bool(without):
+        found = _found(one, layers, model)
         if not found:
             raise LayerNotFoundError(_nothing(one, layers, model))
         chosen |= found
+    for one in without:
+        chosen &= _found(one, layers, model)
+    if without and not chosen:
+        raise LayerNotFoundError(f"nothing is left of {', '.join(map(repr, patterns))}: every layer is taken away.")
     return [layer for layer in layers if layer.name in chosen]
+
+
+def _found(pattern: str, layers: Sequence[Layer], model: str) -> set[str]:
+    """Names of the layers that one pattern selects."""
+    terms = [term.strip() for term in pattern.split("&")]
+    for term in terms:
+        inner = term.lstrip("!")
+        if inner != term and inner not in KNOWN and not any(_term(inner, layer, model) for layer in layers):
+            raise LayerNotFoundError(_nothing(inner, layers, model))
+    return {layer.name for layer in layers if all(_term(term, layer, model) for term in terms)}
 
 
 def resolve(scheme: Scheme, layers: Sequence[Layer], *, model: str = "") -> Mapping[str, Recipe]:

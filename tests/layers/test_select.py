@@ -6,8 +6,9 @@ import pytest
 
 import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError
-from sensitivity.layers.select import resolve, select
+from sensitivity.layers.select import FLAGS, KINDS, ROLES, resolve, select
 from sensitivity.records import Layer
+from tests.models import CASES
 
 
 def layer(name: str, module: str, *, kind: str = "mb", role: str = "exit", flags: tuple[str, ...] = ()) -> Layer:
@@ -55,6 +56,57 @@ def names(pattern: str | list[str], model: str = "L0") -> list[str]:
 )
 def test_a_pattern_selects(pattern: str | list[str], expected: list[str]) -> None:
     assert names(pattern) == expected
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        (["*", "!@depthwise"], [found.name for found in LAYERS if found.name != "stage3:0:1"]),
+        (["!@depthwise", "*"], [found.name for found in LAYERS if found.name != "stage3:0:1"]),
+        (["!@depthwise"], [found.name for found in LAYERS if found.name != "stage3:0:1"]),
+        (["!@depthwise", "!neck.middle", "!stage1:*:*"], ["stage0:0:0", "stage3:0:2", "stage4:1:2"]),
+        (["@exit", "stage3:*:*", "!layer3.0.pw"], ["stage1:1:1", "stage3:0:1"]),
+        (["@stem", "!@exit & 3:x:x"], ["stage0:0:0", "stage3:0:1"]),
+        (["@kind=mb", "!@shared"], ["stage3:0:1", "stage3:0:2"]),
+    ],
+)
+def test_in_a_list_an_exclusion_takes_away_from_the_others(pattern: list[str], expected: list[str]) -> None:
+    assert names(pattern) == expected
+    scheme = resolve(sv.Scheme.only(pattern, sv.INT8), LAYERS, model="L0")
+    assert list(scheme) == expected
+
+
+def test_an_exclusion_of_what_is_not_there_is_an_error_unless_it_is_a_known_property() -> None:
+    with pytest.raises(LayerNotFoundError, match=r"no layer matches '@deptwise'.*'@depthwise'"):
+        names("!@deptwise")
+    with pytest.raises(LayerNotFoundError, match="no layer named 'stage9:0:0'"):
+        names(["*", "!stage9:0:0"])
+    with pytest.raises(LayerNotFoundError, match="'layer7'"):
+        names("@exit & !layer7")
+    for known in ("!@shared", "!@kind=res", "!@role=qkv"):
+        assert len(names(known)) == len(LAYERS)
+
+
+def test_a_list_of_which_nothing_is_left_is_an_error() -> None:
+    with pytest.raises(LayerNotFoundError, match="nothing is left of '@stem', '!stage0:0:0': every layer is taken"):
+        names(["@stem", "!stage0:0:0"])
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_every_property_that_a_model_can_have_is_known(name: str) -> None:
+    case = CASES[name]
+    for one in sv.wrap(case.build(), case.inputs).layers:
+        assert one.flags <= set(FLAGS)
+        assert one.kind in KINDS
+        assert one.role in ROLES
+
+
+def test_an_exclusion_in_a_later_rule_leaves_the_earlier_rules_of_what_it_excludes() -> None:
+    scheme = sv.Scheme.all(sv.INT8).quantize(["stage3:*:*", "!@depthwise"], sv.INT4_WEIGHTS)
+    chosen = resolve(scheme, LAYERS)
+    assert chosen["stage3:0:1"] == sv.INT8
+    assert chosen["stage3:0:2"] == sv.INT4_WEIGHTS
+    assert sv.Scheme.from_json(scheme.to_json()) == scheme
 
 
 def test_a_module_path_is_never_matched_by_part_of_a_word() -> None:
