@@ -16,6 +16,9 @@ __version__ = "0.1.0"
 
 _HOME = {
     "wrap": "wrapped",
+    "verify": "wrapped",
+    "Verification": "verification",
+    "Gates": "records.verification",
     "Wrapped": "wrapped",
     "Study": "study",
     "read_thesis": "study",
@@ -33,6 +36,8 @@ _HOME = {
     "THESIS": "quantize.recipes",
     "Prune": "quantize.recipes",
     "Calibration": "quantize.calibration",
+    "Confidence": "sweep.race",
+    "ray_executor": "sweep.cluster",
     "CocoDetection": "tasks.detection",
     "Lvis": "tasks.lvis",
     "PromptedMasks": "tasks.prompted",
@@ -52,7 +57,9 @@ __all__ = [
     "THESIS",
     "Calibration",
     "CocoDetection",
+    "Confidence",
     "FeatureFidelity",
+    "Gates",
     "Layer",
     "Lvis",
     "PromptedMasks",
@@ -65,11 +72,14 @@ __all__ = [
     "SemanticSegmentation",
     "SensitivityError",
     "Study",
+    "Verification",
     "Wrapped",
     "__version__",
     "callback_task",
     "pareto",
+    "ray_executor",
     "read_thesis",
+    "verify",
     "wrap",
 ]
 
@@ -78,7 +88,10 @@ if TYPE_CHECKING:
     from sensitivity.quantize.calibration import Calibration
     from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
     from sensitivity.records import Layer, QuantSpec, Recipe, Scheme, Score
+    from sensitivity.records.verification import Gates
     from sensitivity.study import Study, pareto, read_thesis
+    from sensitivity.sweep.cluster import ray_executor
+    from sensitivity.sweep.race import Confidence
     from sensitivity.tasks.callback import callback_task
     from sensitivity.tasks.datasets import Resize
     from sensitivity.tasks.detection import CocoDetection
@@ -86,7 +99,8 @@ if TYPE_CHECKING:
     from sensitivity.tasks.lvis import Lvis
     from sensitivity.tasks.prompted import PromptedMasks
     from sensitivity.tasks.semantic import SemanticSegmentation
-    from sensitivity.wrapped import Wrapped, wrap
+    from sensitivity.verification import Verification
+    from sensitivity.wrapped import Wrapped, verify, wrap
 
 
 def __getattr__(name: str) -> Any:

@@ -1,8 +1,9 @@
-"""What outsiders may bring: a task or a store today; observers, engines and executors as their rooms are built."""
+"""What outsiders may bring: a task, a store, an executor, an engine."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -87,6 +88,25 @@ class Task(Protocol):
 
 
 @runtime_checkable
+class MeanOfInstances(Protocol):
+    """What a ``Task`` may have besides: its metric is a mean over instances, so that a drop is known on few images."""
+
+    def instances(self) -> Sequence[int] | None:
+        """(N,) number of instances in each image; None where the metric that was chosen is no mean."""
+
+    def instance_sum(self, prediction: Any) -> float:
+        """Sum of the metric over the instances of one image, as a fraction each where the unit is ``%``."""
+
+
+@runtime_checkable
+class LeavesOut(Protocol):
+    """What a ``Task`` may have besides: it scores all images but some, many times over, faster than ``score`` does."""
+
+    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
+        """The metric over the images predicted less each group of them; the same number as ``score`` gives."""
+
+
+@runtime_checkable
 class Store(Protocol):
     """Where the results of a sweep are kept, so that it can be stopped and resumed.
 
@@ -110,3 +130,63 @@ class Store(Protocol):
         Raises:
             StoreError: If that is not possible; then everything added before is still there.
         """
+
+
+@runtime_checkable
+class Executor(Protocol):
+    """What runs functions elsewhere: any of ``concurrent.futures``, or one that looks like them."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Start a call; function and arguments can be pickled."""
+
+
+@runtime_checkable
+class SharesOnce(Protocol):
+    """An executor that brings a large value to its workers itself; others are given a file on this machine."""
+
+    def share(self, value: Any) -> Callable[[], Any]:
+        """What a worker calls to get the value; it can be pickled."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLayer:
+    """One operation as an engine runs it, which may be several nodes of the graph fused into one.
+
+    Attributes:
+        name: The engine's own name of the operation.
+        nodes: Names of the graph's nodes that it runs; a convolution's node bears the module path of its layer.
+        precision: What it computes in: ``int8``, ``fp8``, ``fp16``, ``bf16``, ``fp32``, or the engine's own word.
+        time_s: Mean time of one run in seconds, or None where the engine does not tell.
+    """
+
+    name: str
+    nodes: tuple[str, ...]
+    precision: str
+    time_s: float | None = None
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What runs a deployed graph.
+
+    Attributes:
+        name: Short text: ``openvino``, ``onnxruntime``, ``torch``, ``tensorrt``.
+    """
+
+    name: str
+
+    def run(self, *inputs: Any) -> tuple[Any, ...]:
+        """All outputs of the graph, in its order, as numpy arrays.
+
+        Args:
+            inputs: One float array for each input of the graph, in its order.
+
+        Raises:
+            EngineError: If the number, a shape or a dtype of the inputs is not what the engine was built for.
+        """
+
+    def layer_info(self) -> list[EngineLayer]:
+        """What was built: every operation with its executed precision, times where the engine was profiled."""
+
+    def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
+        """Median time of one run in seconds, after a warm-up."""

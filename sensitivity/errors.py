@@ -16,6 +16,7 @@
     ├── StoreError
     │   ├── StoreConflictError
     │   └── StoreFormatError
+    ├── ExecutorError
     ├── StudyError
     ├── ExportError
     ├── EngineError
@@ -83,6 +84,10 @@ class StoreConflictError(StoreError):
 
 class StoreFormatError(StoreError):
     """The file is not a store of this library, or of a newer version of it."""
+
+
+class ExecutorError(SensitivityError):
+    """Work that was sent elsewhere was lost, or cannot be sent."""
 
 
 class StudyError(SensitivityError):

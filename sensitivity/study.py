@@ -5,16 +5,17 @@ Opening one needs no torch; pandas and matplotlib are imported when a table or a
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sensitivity.advise.flags import flags, stored_tolerance
 from sensitivity.advise.protect import protect, trade_offs
-from sensitivity.advise.rank import worst_first
+from sensitivity.advise.rank import agreement, worst_first
 from sensitivity.advise.size import saved_bytes
-from sensitivity.records import Scheme, StudyRecord
+from sensitivity.records import Scheme, Signals, StudyRecord
+from sensitivity.records.signals import with_signals
 from sensitivity.report.reading import Reading
 from sensitivity.report.text import latex, markdown, rst, summary
 from sensitivity.report.thesis import read_thesis as read_thesis_record
@@ -35,6 +36,20 @@ class Study(StudyRecord):
     def of(cls, record: StudyRecord) -> Self:
         """The same measurements as a study."""
         return cls(**{field.name: getattr(record, field.name) for field in fields(StudyRecord)})
+
+    def with_signals(self, *signals: Signals) -> Self:
+        """The same study with what ``wrapped.signals`` or ``wrapped.screen`` found, shown by ``table`` and ``flags``.
+
+        Args:
+            signals: Of this study's model and recipes, in any number; later ones replace earlier ones of the same name.
+
+        Raises:
+            StudyError: If they are of another recipe or model, or all layers but one were disturbed.
+        """
+        study = self
+        for one in signals:
+            study = with_signals(study, one)
+        return study
 
     def table(self, recipe: str | None = None) -> DataFrame:
         """One row for each layer in execution order, in percent and points; see ``report.table.frame``.
@@ -70,6 +85,23 @@ class Study(StudyRecord):
         from sensitivity.report.figures.dips import dips
 
         picture = dips(read(self), recipe=recipe, label=label)
+        if path is not None:
+            picture.write(path)
+        return picture
+
+    def plot_levels(self, path: str | Path | None = None, *, recipes: Sequence[str] | None = None) -> Figure:
+        """Every layer's drop under every recipe as a map, e.g. of a sparsity sweep; see ``report.figures.levels``.
+
+        Args:
+            path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
+            recipes: Names of the recipes from top to bottom; None for all.
+
+        Raises:
+            StudyError: If a recipe or the file's ending is unknown, or nothing was measured.
+        """
+        from sensitivity.report.figures.levels import levels
+
+        picture = levels(read(self), recipes=recipes)
         if path is not None:
             picture.write(path)
         return picture
@@ -152,6 +184,7 @@ def read(study: StudyRecord) -> Reading:
         worst_first={name: worst_first(study, name) for name in recipes},
         saved_bytes={name: saved_bytes(study, name) for name in recipes},
         tolerance=stored_tolerance(study, None),
+        agreement={name: agreement(study, name) for name in recipes},
     )
 
 

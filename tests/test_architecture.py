@@ -27,9 +27,10 @@ MAY_IMPORT = {
     "zoo": GROUND | {"layers", "quantize", "tasks"},
     "testing": GROUND,
     "study": {"errors", "records", "report", "advise"},
+    "verification": {"errors", "records", "report"},
 }
 EVERYONE = {"wrapped", "cli", "demo", "__init__"}
-NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study"}
+NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification"}
 
 
 def sources() -> list[Path]:

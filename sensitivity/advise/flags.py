@@ -7,9 +7,18 @@ from math import isfinite
 from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, StudyRecord
+from sensitivity.records.signals import CHANNEL_RATIO, CLIPPED_SHARE, DEAD_SHARE
 
 DEFAULT_POINTS = 0.1
 DEFAULT_SHARE_OF_BASELINE = 1e-3
+DEAD_CHANNELS = 0.1
+CLIPPED_VALUES = 0.01
+OUTLIER_RATIO = 10.0
+_THRESHOLDS = {
+    "dead": (DEAD_SHARE, DEAD_CHANNELS),
+    "saturated": (CLIPPED_SHARE, CLIPPED_VALUES),
+    "outlier-channels": (CHANNEL_RATIO, OUTLIER_RATIO),
+}
 
 
 def flags(
@@ -20,9 +29,16 @@ def flags(
     - ``dip``: the drop is above the tolerance, and its interval, where there is one, lies above zero.
     - ``noise``: the interval includes zero; without an interval, the drop is within the tolerance of zero.
 
-    A layer can have neither: a drop that is surely there but too small to matter, or a sure gain. It never has both.
-    Layers without a drop have only the flags of their structure, and so has every layer of an ``all-but-one`` study,
-    whose drops tell of all other layers.
+    Of the signals, where ``with_signals`` has added them:
+
+    - ``dead``: at least a tenth of the layer's output channels are constant over all images and places.
+    - ``saturated``: at least 1 % of its quantized activations lie beyond the calibrated range.
+    - ``outlier-channels``: its largest input channel reaches at least ten times as far as the median channel, so that
+      one scale for all leaves most channels few codes.
+
+    A layer can have neither ``dip`` nor ``noise``: a drop that is surely there but too small to matter, or a sure gain.
+    It never has both. Layers without a drop have neither, and every layer of an ``all-but-one`` study, whose drops tell
+    of all other layers, has the flags of its structure alone.
 
     Args:
         study: What was measured.
@@ -44,9 +60,15 @@ def flags(
         return found
     for measurement in measurements:
         flag = measured_flag(measurement, limit)
-        if flag is not None:
-            found[measurement.layer] = found[measurement.layer] | {flag}
+        told = {flag} if flag is not None else set()
+        found[measurement.layer] = found[measurement.layer] | told | signal_flags(measurement)
     return found
+
+
+def signal_flags(measurement: Measurement) -> frozenset[str]:
+    """``dead``, ``saturated``, ``outlier-channels``, as far as a measurement has the signals; thresholds included."""
+    signals = measurement.signals
+    return frozenset(flag for flag, (name, least) in _THRESHOLDS.items() if name in signals and signals[name] >= least)
 
 
 def measured_flag(measurement: Measurement, limit: float) -> str | None:

@@ -3,17 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
 from sensitivity import __version__
-from sensitivity.cli import demo
+from sensitivity.cli import analyze, demo, deploy, doctor, layers, protect, report, verify
 from sensitivity.errors import SensitivityError
 
-COMMANDS = (demo,)
+COMMANDS = (demo, layers, analyze, report, protect, deploy, verify, doctor)
 
-FAILED, INTERRUPTED = 2, 130
-"""Exit codes, besides 0: what was asked cannot be done (argparse's own code for it), and the shell's for Ctrl-C."""
+FAILED, INTERRUPTED, NOBODY_READS = 1, 130, 141
+"""Exit codes, besides 0 and argparse's 2 for a wrong command line: it cannot be done, Ctrl-C, a closed pipe."""
+
+
+def whole_parser() -> argparse.ArgumentParser:
+    """The parser of all commands."""
+    parser = argparse.ArgumentParser(
+        prog="sensitivity", description="Find which layers of a vision model break when it is quantized or pruned."
+    )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    for command in COMMANDS:
+        command.register(commands)
+    return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -23,24 +36,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``sensitivity``; None takes those of the process.
 
     Returns:
-        The exit code: 0, 2 where what was asked cannot be done (one line on stderr says why), 130 when interrupted.
+        The exit code: 0; 1 where what was asked cannot be done (one line on stderr says why); 130 when interrupted;
+        141 where nobody reads on.
+
+    Raises:
+        SystemExit: With 2, if the words make no command; argparse has then said why.
     """
-    parser = argparse.ArgumentParser(
-        prog="sensitivity", description="Find which layers of a vision model break when it is quantized or pruned."
-    )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    for command in COMMANDS:
-        command.register(commands)
-    given = parser.parse_args(argv)
+    given = whole_parser().parse_args(argv)
     try:
         given.run(given)
+        sys.stdout.flush()
     except SensitivityError as error:
         print(f"sensitivity: {' '.join(str(error).split())}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("sensitivity: interrupted", file=sys.stderr)
         return INTERRUPTED
+    except BrokenPipeError:  # as in `sensitivity layers ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
+        return NOBODY_READS
     return 0
 
 

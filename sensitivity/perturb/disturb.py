@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 
 from sensitivity.errors import CalibrationError
 from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer
+from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.weights import disturbed_weight, exchanged
 from sensitivity.quantize.calibration import Calibration, Point
@@ -31,8 +33,9 @@ class Disturber:
     """Applies recipes to the layers of one model; weights are quantized once and kept.
 
     Args:
-        model: The model; it is changed inside ``applied`` only, and put back.
-        calibrations: Activation ranges; the last one that fits a recipe is used.
+        model: The model; it is changed inside ``applied`` only, and put back. Its weights must stay the same for as
+            long as this lives.
+        calibrations: Activation ranges; the last one that fits a recipe and was made on the model's weights is used.
     """
 
     def __init__(self, model: nn.Module, calibrations: Sequence[Calibration] = ()) -> None:
@@ -68,16 +71,28 @@ class Disturber:
         """The ranges that a recipe is applied with.
 
         Raises:
-            CalibrationError: If none fits.
+            CalibrationError: If none fits, or those that do were made on other weights.
         """
-        calibration = next((one for one in reversed(self.calibrations) if one.fits(recipe)), None)
-        if calibration is None:
+        fitting = [one for one in reversed(self.calibrations) if one.fits(recipe)]
+        if not fitting:
             have = "no calibration is" if not self.calibrations else "only a calibration for another recipe is"
             raise CalibrationError(
                 f"recipe {recipe.name!r} quantizes activations, and {have} at hand. Call "
                 "wrapped.calibrate(images, recipe) first, or pass calibration=."
             )
+        calibration = next((one for one in fitting if one.model == self._weights), None)
+        if calibration is None:
+            raise CalibrationError(
+                f"the calibration for recipe {recipe.name!r} was made on other weights or buffers (digest "
+                f"{fitting[0].model}) than this {type(self.model).__name__} has now ({self._weights}). Load the "
+                "weights it was made on, or call wrapped.calibrate(images, recipe) again."
+            )
         return calibration
+
+    @functools.cached_property
+    def _weights(self) -> str:
+        """Digest of the undisturbed model's weights."""
+        return weights_digest(self.model)
 
     def _prepare(self, layer: Layer, recipe: Recipe) -> _Prepared:
         key = (layer.name, recipe.digest)
@@ -87,13 +102,22 @@ class Disturber:
             self._prepared[key] = _Prepared(module, layer.weight, weight, self._hooks(layer, recipe))
         return self._prepared[key]
 
+    def quantizers(self, layer: Layer, recipe: Recipe) -> Mapping[tuple[str, int], Callable[[Tensor], Tensor]]:
+        """What a recipe does to each tensor of a layer that was observed, by place and call.
+
+        Raises:
+            CalibrationError: If the recipe quantizes activations and no range is known.
+        """
+        if recipe.activations is None:
+            return {}
+        calibration = self.calibration_for(recipe)
+        weight = self.model.get_submodule(layer.module)._parameters[layer.weight]
+        return _quantizers(layer, recipe.activations, calibration, weight)
+
     def _hooks(self, layer: Layer, recipe: Recipe) -> Hooks:
         if recipe.activations is None:
             return Hooks()
-        calibration = self.calibration_for(recipe)
-        weight = self.model.get_submodule(layer.module)._parameters[layer.weight]
-        quantizers = _quantizers(layer, recipe.activations, calibration, weight)
-        return activation_hooks(self.model, layer, recipe, quantizer(quantizers))
+        return activation_hooks(self.model, layer, recipe, quantizer(self.quantizers(layer, recipe)))
 
 
 def _quantizers(

@@ -54,6 +54,29 @@ def untouched(model: nn.Module) -> Iterator[None]:
         )
 
 
+@contextlib.contextmanager
+def spare_buffers(model: nn.Module) -> Iterator[None]:
+    """Copies in the place of all buffers for the time of a ``with`` block.
+
+    A buffer that a forward pass writes to while gradients are on becomes part of the graph, which ``untouched`` cannot
+    undo; the copy is thrown away.
+    """
+    originals: list[tuple[dict[str, Tensor | None], str, Tensor]] = [
+        (module._buffers, name, buffer)
+        for module in model.modules()
+        for name, buffer in module._buffers.items()
+        if buffer is not None
+    ]
+    copies = {id(buffer): buffer.detach().clone() for _, _, buffer in originals}
+    try:
+        for owner, name, buffer in originals:
+            owner[name] = copies[id(buffer)]
+        yield
+    finally:
+        for owner, name, buffer in originals:
+            owner[name] = buffer
+
+
 def _keep(model: nn.Module) -> list[_Kept]:
     kept: list[_Kept] = []
     for prefix, module in model.named_modules():

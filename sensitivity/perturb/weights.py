@@ -61,14 +61,18 @@ def _fold(model: nn.Module, layer: Layer) -> Tensor | None:
 
 
 @contextlib.contextmanager
-def exchanged(module: nn.Module, name: str, tensor: Tensor) -> Iterator[None]:
+def exchanged(module: nn.Module, name: str, tensor: Tensor, *, requires_grad: bool = False) -> Iterator[nn.Parameter]:
     """Another tensor in the place of a parameter for the time of a ``with`` block.
 
     The parameter itself is not written to: the same object returns to its place.
+
+    Yields:
+        The parameter that stands in.
     """
     original = module._parameters[name]
     try:
-        module._parameters[name] = nn.Parameter(tensor, requires_grad=False)
-        yield
+        replacement = nn.Parameter(tensor, requires_grad=requires_grad)
+        module._parameters[name] = replacement
+        yield replacement
     finally:
         module._parameters[name] = original

@@ -1,18 +1,32 @@
-"""Activation ranges as measured by one pass over calibration images: kept, saved, loaded."""
+"""Activation ranges as measured by one pass over calibration images: kept, saved, loaded.
+
+A calibration is one safetensors file: two float64 tensors for each observed tensor, ``<point>/low`` and
+``<point>/high``, and everything else as JSON in its metadata. One file rather than a pair cannot be separated, is
+replaced in one step, and is read by any safetensors reader.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from sensitivity.errors import CalibrationError
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.records import QuantSpec, Recipe
 from sensitivity.records.recipe import Placement
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+_METADATA_KEY = "sensitivity.calibration"
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -57,7 +71,7 @@ class Calibration:
         spec: How the tensors were observed.
         placement: Which tensors were observed.
         images: Images seen.
-        model: Digest of the weights they were measured on.
+        model: Digest of the weights they were measured on; with others they are refused.
     """
 
     ranges: Mapping[Point, Range]
@@ -94,35 +108,99 @@ class Calibration:
             )
         return found
 
+    @cached_property
+    def digest(self) -> str:
+        """Hash of all of it: weights, spec, placement, number of images, and every range to the last bit."""
+        digest = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
+        for _, found in self._ordered():
+            for bound in (found.low, found.high):
+                digest.update(_as_array(bound).tobytes())
+        return digest.hexdigest()[:32]
+
     def save(self, path: str | Path) -> None:
-        """Write it as JSON; every number comes back to the last bit."""
-        plain = {
-            "schema": SCHEMA_VERSION,
-            "images": self.images,
-            "model": self.model,
-            "spec": asdict(self.spec),
-            "placement": self.placement,
-            "ranges": [asdict(point) | asdict(found) for point, found in sorted(self.ranges.items())],
-        }
-        Path(path).write_text(json.dumps(plain, indent=1) + "\n", encoding="utf-8")
+        """Write one safetensors file, in one step; every number comes back to the last bit.
+
+        Args:
+            path: Where to; ``.safetensors`` is the usual ending.
+        """
+        tensors = {}
+        for point, found in self._ordered():
+            tensors[f"{point}/low"], tensors[f"{point}/high"] = _as_array(found.low), _as_array(found.high)
+        metadata = json.dumps(self._facts() | {"digest": self.digest})
+        path = Path(path)
+        draft = path.with_name(path.name + ".part")
+        draft.write_bytes(save(tensors, {_METADATA_KEY: metadata}))
+        os.replace(draft, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Calibration:
         """Read what ``save`` wrote.
 
         Raises:
-            CalibrationError: If the file is missing or holds no calibration.
+            CalibrationError: If the file is missing, damaged, or holds no calibration.
         """
+        plain, tensors = _read(Path(path))
         try:
-            plain: dict[str, Any] = json.loads(Path(path).read_text(encoding="utf-8"))
             if plain["schema"] != SCHEMA_VERSION:
-                raise CalibrationError(f"{path} has schema {plain['schema']}; this version reads {SCHEMA_VERSION}.")
-            ranges = {
-                Point(row["layer"], row["place"], row["call"]): Range(
-                    tuple(row["low"]), tuple(row["high"]), row["elements"]
+                raise CalibrationError(
+                    f"{path} has schema {plain['schema']}; this version reads {SCHEMA_VERSION}. Calibrate again."
                 )
-                for row in plain["ranges"]
-            }
-            return cls(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
-        except (OSError, json.JSONDecodeError, KeyError, TypeError) as error:
-            raise CalibrationError(f"{path} holds no calibration: {error!r}. Calibration.save writes one.") from error
+            ranges = {}
+            for layer, place, call, elements in plain["points"]:
+                point = Point(layer, place, call)
+                low, high = (tuple(tensors[f"{point}/{end}"].tolist()) for end in ("low", "high"))
+                ranges[point] = Range(low, high, elements)
+            found = cls(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
+            expected = plain["digest"]
+        except (KeyError, TypeError, ValueError, RecipeError) as error:
+            raise CalibrationError(f"{path} holds no whole calibration: {error!r}. Calibrate again.") from error
+        if found.digest != expected:
+            raise CalibrationError(
+                f"{path} is damaged: its content has the digest {found.digest}, not {expected} as when it was "
+                "written. Calibrate again, or copy the file anew."
+            )
+        return found
+
+    def _ordered(self) -> Iterable[tuple[Point, Range]]:
+        return sorted(self.ranges.items())
+
+    def _facts(self) -> dict[str, Any]:
+        """All but the bounds, as plain values."""
+        return {
+            "schema": SCHEMA_VERSION,
+            "images": self.images,
+            "model": self.model,
+            "spec": asdict(self.spec),
+            "placement": self.placement,
+            "points": [[p.layer, p.place, p.call, found.elements] for p, found in self._ordered()],
+        }
+
+
+def _as_array(bound: tuple[float, ...]) -> NDArray[np.float64]:
+    return np.asarray(bound, dtype="<f8")
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
+    """The facts and the tensors of a file.
+
+    Raises:
+        CalibrationError: If it is missing, no safetensors file, or one of something else.
+    """
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            if _METADATA_KEY not in metadata:
+                raise CalibrationError(
+                    f"{path} holds tensors, but no calibration. Give a file that Calibration.save wrote."
+                )
+            facts = json.loads(metadata[_METADATA_KEY])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except FileNotFoundError as error:
+        raise CalibrationError(f"no calibration at {path}. Calibration.save writes one.") from error
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CalibrationError(
+            f"{path} holds no calibration, or is damaged: {error}. Give a file that Calibration.save wrote."
+        ) from error
+    if not isinstance(facts, dict):
+        raise CalibrationError(f"{path} holds no calibration: its facts are {facts!r:.60}. Calibrate again.")
+    return facts, tensors

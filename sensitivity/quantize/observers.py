@@ -172,7 +172,7 @@ class EmaObserver(MinMaxObserver):
 
 
 class _HistogramObserver(Observer):
-    """Counts all values in an ``AdaptiveHistogram``; which range follows is the subclass's business."""
+    """Counts values in an ``AdaptiveHistogram``, all or every n-th; which range follows is the subclass's business."""
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
@@ -182,7 +182,7 @@ class _HistogramObserver(Observer):
         return self.spec.symmetric
 
     def _take(self, x: Tensor) -> None:
-        self._histogram.add(x)
+        self._histogram.add(x, every=self.spec.sample_every)
 
     def _find_range(self) -> tuple[Tensor, Tensor] | None:
         if not self._histogram.total:

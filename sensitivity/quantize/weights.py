@@ -76,6 +76,11 @@ def _rows(weight: Tensor, spec: QuantSpec, axis: int) -> Tensor:
 
 
 def _row_range(rows: Tensor, spec: QuantSpec, *, narrow: bool) -> tuple[Tensor, Tensor]:
+    if spec.sample_every != 1:
+        raise RecipeError(
+            f"sample_every={spec.sample_every} is for activations: weights are observed in full. Leave it out of the "
+            "recipe's weights."
+        )
     low, high = rows.amin(1), rows.amax(1)
     check_range(low, high)
     if spec.observer == "percentile":

@@ -1,12 +1,13 @@
 """Facts that pass between rooms: frozen values, JSON both ways, no torch.
 
 ``layer``: where a model can be disturbed. ``recipe``: what is done there. ``scheme``: which layer gets which recipe.
-``study``: what was measured.
+``study``: what was measured. ``signals``: what can be told without labels.
 """
 
 from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.recipe import Pruning, QuantSpec, Recipe
 from sensitivity.records.scheme import Rule, Scheme
+from sensitivity.records.signals import Signals
 from sensitivity.records.study import Measurement, Score, StudyRecord
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "Rule",
     "Scheme",
     "Score",
+    "Signals",
     "SkippedModule",
     "StudyRecord",
 ]

@@ -62,7 +62,7 @@ class Scheme:
         """The named layers get the recipe; the rest stays in high precision.
 
         Args:
-            names: Names, module paths or patterns.
+            names: Names, module paths or patterns; in a list, those with ``!`` take away from the others.
             recipe: What they get.
         """
         return cls(tuple(Rule(name, recipe) for name in _as_list(names)))
@@ -127,5 +127,16 @@ class Scheme:
         return cls.from_json(plain)
 
 
+def takes_away(pattern: str) -> bool:
+    """Whether a pattern, standing in a list, takes away from what the others of the list select."""
+    return pattern.strip().startswith("!") and "&" not in pattern
+
+
 def _as_list(names: str | Iterable[str]) -> list[str]:
-    return [names] if isinstance(names, str) else list(names)
+    """Patterns that each mean by themselves what they meant in the list."""
+    patterns = [names] if isinstance(names, str) else list(names)
+    without = [one for one in patterns if takes_away(one)]
+    others = [one for one in patterns if one not in without]
+    if not without:
+        return others
+    return [" & ".join([one, *without]) for one in others or [EVERYTHING]]

@@ -47,7 +47,8 @@ class Measurement:
         drop_low: Lower end of the interval of the drop, or None where no interval was computed.
         drop_high: Upper end.
         images: Images scored.
-        status: ``measured``, ``decided`` (stopped early), ``failed`` or ``skipped``.
+        status: ``measured``, ``decided`` (stopped early), ``verified`` (the same on an engine), ``failed`` or
+            ``skipped``.
         reason: Why it failed, was skipped or stopped; empty for a plain measurement.
         metrics: Every metric of the task.
         signals: Label-free measures, e.g. ``output_sqnr_db``.

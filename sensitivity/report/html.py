@@ -78,6 +78,7 @@ def _facts(reading: Reading, recipes: Iterable[str]) -> str:
         "direction": study.direction,
         "layers": f"{len(study.layers)}",
         **{f"recipe {name}": counts(reading, name) for name in recipes},
+        **{f"rank correlation with the drops, {n}": told for n in recipes if (told := reading.agreement_of(n))},
     }
     return f"<dl>{''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items())}</dl>"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import isfinite, isnan
 
 from sensitivity.records import Measurement, StudyRecord
@@ -19,6 +19,7 @@ class Reading:
         worst_first: Recipe to the measurements that have a drop, the layer that hurts most first.
         saved_bytes: Recipe to layer to the bytes of parameters that the recipe saves.
         tolerance: Drop that does not matter, as stored (a fraction where the unit is ``%``).
+        agreement: Recipe to signal or estimate to its rank correlation with the drops.
     """
 
     study: StudyRecord
@@ -26,6 +27,11 @@ class Reading:
     worst_first: Mapping[str, Sequence[Measurement]]
     saved_bytes: Mapping[str, Mapping[str, int]]
     tolerance: float
+    agreement: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def agreement_of(self, recipe: str) -> str:
+        """The rank correlations of a recipe, e.g. ``estimate_output_mse 0.66, output_sqnr_db 0.71``; or nothing."""
+        return ", ".join(f"{name} {value:.2f}" for name, value in self.agreement.get(recipe, {}).items())
 
     def recipes(self, recipe: str | None) -> tuple[str, ...]:
         """The recipe asked for, or all where None is.

@@ -40,7 +40,8 @@ def frame(reading: Reading, recipe: str | None = None) -> pd.DataFrame:
 
     Scores, drops and metrics are in the unit people see: percent and points where the study's unit is ``%``. What is
     absent is NaN: a failed layer has its status and reason, but no drop. ``attrs`` holds ``model``, ``task``,
-    ``metric``, ``unit`` and ``baseline`` (percent where the unit is ``%``).
+    ``metric``, ``unit``, ``baseline`` (percent where the unit is ``%``) and ``rank_correlation``, recipe to signal to
+    Spearman's correlation with the drops.
 
     Args:
         reading: What there is to show.
@@ -71,6 +72,7 @@ def frame(reading: Reading, recipe: str | None = None) -> pd.DataFrame:
         "metric": study.metric,
         "unit": study.unit,
         "baseline": study.baseline.value * study.scale,
+        "rank_correlation": {name: dict(reading.agreement.get(name, {})) for name in names},
     }
     return table
 

@@ -38,6 +38,8 @@ def summary(reading: Reading, worst: int = 5) -> str:
             drop = f"drop {reading.drop(measurement)}{reading.drop_unit} {reading.interval(measurement)}".rstrip()
             flags = ", ".join(sorted(reading.flags[name][measurement.layer]))
             lines.append(f"  {measurement.layer:<{width}}  {drop}  {flags}".rstrip())
+        if reading.agreement_of(name):
+            lines.append(f"  rank correlation with the drops: {reading.agreement_of(name)}")
     return "\n".join(lines)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -28,18 +28,20 @@ class Forward:
         model: The model.
         disturber: Applies recipes to it.
         replay: Whether to replay; False runs every pass in full.
+        memory_limit: Most bytes that replay may keep; None for no limit.
 
     Attributes:
         notes: What a reader of the study should know, e.g. why passes were run in full.
     """
 
-    def __init__(self, model: nn.Module, disturber: Disturber, *, replay: bool) -> None:
+    def __init__(
+        self, model: nn.Module, disturber: Disturber, *, replay: bool, memory_limit: int | None = None
+    ) -> None:
         self.disturber = disturber
-        self.replayer = Replayer(model) if replay else None
+        self.replayer = Replayer(model, memory_limit=memory_limit) if replay else None
         self.notes: list[str] = []
-        self._random_state = torch.get_rng_state()
+        self._random_state = _RandomState(model)
         self._checked = False
-        self._ran: int | None = None  # variants on the last batch
 
     def baseline(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
@@ -51,17 +53,11 @@ class Forward:
             run: Predicts one batch.
             variants: What will follow on this batch: the disturbed layers of each variant.
         """
-        torch.set_rng_state(self._random_state)
         if self.replayer is None:
-            return run()
-        if self._ran is not None and self._ran >= len(variants):  # a resumed batch may run a few, and tell too little
-            self.replayer.keep_only_what_was_used()
-        self._ran = 0
-        predictions: list[Any] = self.replayer.record(run)
-        if not torch.equal(torch.get_rng_state(), self._random_state):
-            self._give_up("the model draws random numbers")
-        elif not self._checked:
-            self._check(run, variants[:: max(1, math.ceil(len(variants) / CHECKED_VARIANTS))])
+            return self._from_the_same_state(run)
+        predictions = self._recorded(self.replayer, run, variants)
+        if self.replayer is not None and not self._checked:
+            self._check(run, variants)
         return predictions
 
     def variant(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
@@ -71,39 +67,100 @@ class Forward:
             run: Predicts the batch that was last given to ``baseline``.
             recipes: The disturbed layers.
         """
-        if self._ran is not None:
-            self._ran += 1
         if self.replayer is None:
             return self._full(run, recipes)
-        predictions = self._replayed(self.replayer, run, recipes)
-        if self.replayer.intact():
+        replayer = self.replayer
+        predictions = self._replayed(replayer, run, recipes)
+        if replayer.intact():
+            replayer.done(self.disturber.touched(recipes))
             return predictions
         self._give_up("the model writes to tensors that an earlier pass returned")
         return self._full(run, recipes)
 
-    def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> None:
-        """Replay some variants and run them in full; where one differs, replay no more."""
-        self._checked = bool(variants)
+    def _recorded(self, replayer: Replayer, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
+        """Record a pass; where the passes that this took show that no pass repeats another, replay no more."""
+        passes: list[list[Any]] = []
+
+        def one_more() -> list[Any]:
+            passes.append(self._from_the_same_state(run))
+            return passes[-1]
+
+        predictions: list[Any] = replayer.record(one_more, list(self._touched(variants)))
+        if self._random_state.moved():
+            self._give_up("the model draws random numbers")
+        elif not all(map(same, passes[0], predictions)):
+            self._give_up("the model predicts something else each time")
+        return predictions
+
+    def _touched(self, variants: Sequence[Mapping[Layer, Recipe]]) -> Iterator[set[nn.Module]]:
         for recipes in variants:
-            assert self.replayer is not None
+            try:
+                yield self.disturber.touched(recipes)
+            except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
+                continue
+
+    def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> None:
+        """Replay some variants and run them in full; where one differs trust no module, then replay no more."""
+        self._checked = bool(variants)
+        some = variants[:: max(1, math.ceil(len(variants) / CHECKED_VARIANTS))]
+        different = self._different(run, some)
+        if different is not None and self.replayer is not None:
+            self.replayer = self.replayer.by_operators()
+            self._recorded(self.replayer, run, variants)
+            different = self._different(run, some)
+        if different is not None:
+            self._give_up(f"a replayed pass of {different.name} differs from a full one")
+
+    def _different(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> Layer | None:
+        """A layer of the first variant that replay gets wrong."""
+        for recipes in variants:
+            if self.replayer is None:
+                break
             try:
                 replayed, full = self._replayed(self.replayer, run, recipes), self._full(run, recipes)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
             if not all(map(same, replayed, full)):
-                self._give_up(f"a replayed pass of {next(iter(recipes)).name} differs from a full one")
-                return
+                return next(iter(recipes))
+        return None
 
     def _replayed(self, replayer: Replayer, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
-        torch.set_rng_state(self._random_state)
         with self.disturber.applied(recipes), replayer.replaying(self.disturber.touched(recipes)):
-            return run()
+            return self._from_the_same_state(run)
 
     def _full(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
-        torch.set_rng_state(self._random_state)
         with self.disturber.applied(recipes):
-            return run()
+            return self._from_the_same_state(run)
+
+    def _from_the_same_state(self, run: Run) -> list[Any]:
+        self._random_state.restore()
+        return run()
 
     def _give_up(self, why: str) -> None:
         self.replayer = None
         self.notes.append(f"not replayed, every pass run in full: {why}")
+
+
+class _RandomState:
+    """State of torch's generators on the CPU and on the model's CUDA devices, which passes start from.
+
+    Reading and writing it waits for no device: a generator's state lives on the CPU.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+        self._devices = sorted(device.index for device in devices if device.type == "cuda")
+        self._states = self._read()
+
+    def restore(self) -> None:
+        """Put the generators back."""
+        torch.set_rng_state(self._states[0])
+        for device, state in zip(self._devices, self._states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    def moved(self) -> bool:
+        """Whether a generator was used since."""
+        return not all(map(torch.equal, self._read(), self._states))
+
+    def _read(self) -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 from sensitivity.sweep.run import Watcher
 
 
 @contextlib.contextmanager
-def watching(total: int, wanted: bool | None) -> Iterator[Watcher | None]:
+def watching(total: int | None, wanted: bool | None) -> Iterator[Watcher | None]:
     """A bar for the time of a ``with`` block.
 
     Args:
-        total: Steps in all.
+        total: Steps in all; None where that is not known before the end.
         wanted: Show it; None shows it in a terminal or a notebook only.
     """
     notebook = "ipykernel" in sys.modules
@@ -46,3 +47,22 @@ def watching(total: int, wanted: bool | None) -> Iterator[Watcher | None]:
             bar.update(row, completed=done, description=layer)
 
         yield watch
+
+
+def told(
+    runs: Iterable[tuple[Callable[[], Any], int]], watch: Watcher | None, total: int | None, *, in_images: bool
+) -> Iterator[tuple[Callable[[], Any], int]]:
+    """The same batches, each told to a watcher when it is done.
+
+    Args:
+        runs: One item a batch: a function that runs it, and the number of its images.
+        watch: Told of progress; None tells nobody.
+        total: Steps in all, or None.
+        in_images: A step is an image; otherwise a batch.
+    """
+    done = 0
+    for run, count in runs:
+        yield run, count
+        done += count if in_images else 1
+        if watch is not None:
+            watch(done, total or 0, "calibration")

@@ -7,15 +7,15 @@ the bounds are about the number that a sweep over all images would print, and me
 
 The bounds are asymptotic confidence sequences: valid at every look at once, and for all layers together, in the limit
 of many images. No bound without that limit can stop early enough to be of use; ``docs/confidence.md`` says why, what
-the limit costs, and what a simulation with known truth finds. Metrics that are no mean, such as mAP, get
-`paired_bootstrap`, which holds for a number of images fixed beforehand and not for a race.
+the limit costs, and what a simulation with known truth finds. Metrics that are no mean, such as mAP, cannot race: see
+``jackknife.py``.
 """
 
 from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,7 +26,8 @@ from sensitivity.errors import StudyError
 
 Status = Literal["undecided", "below", "above", "narrow"]
 
-VIRTUAL_LOSS = 10  # in tolerances: the loss of one imagined image, so that no variance is estimated as zero
+VIRTUAL_LOSS = 5  # in tolerances: the loss of one imagined image, so that no variance is estimated as zero
+BETWEEN_LOOKS = 0.5826  # standard deviations that a random walk overshoots: -zeta(1/2) / sqrt(2 pi)
 LARGEST_STEP = 10.0  # weight of the last images over the first: beyond it, a handful would carry the estimate
 
 
@@ -177,7 +178,7 @@ class Race:
                 " finite sum for each image, and take a layer that fails out of the sweep."
             )
         self._losses[layer] = np.concatenate([self._losses[layer], new])
-        self._estimates[layer] = self._judge(layer)
+        self._estimates[layer] = self._judge(layer, len(new))
         return self._estimates[layer]
 
     def estimate(self, layer: str) -> Estimate:
@@ -190,7 +191,7 @@ class Race:
             raise StudyError(f"no layer {layer!r} in this race. It has: {', '.join(self._estimates)}.")
         return self._estimates[layer]
 
-    def _judge(self, layer: str) -> Estimate:
+    def _judge(self, layer: str, new: int) -> Estimate:
         losses, sizes = self._losses[layer], self._sizes[: len(self._losses[layer])]
         if len(losses) < self._first:
             drop = float(losses.sum() / sizes.sum()) if len(losses) else math.nan
@@ -200,6 +201,7 @@ class Race:
             sizes,
             float(self._sizes.sum()),
             first=self._first,
+            last=new,
             error=self._error,
             virtual_loss=VIRTUAL_LOSS * self.confidence.tolerance,
         )
@@ -226,6 +228,7 @@ def bounds(
     total: float,
     *,
     first: int,
+    last: int,
     error: float,
     virtual_loss: float,
 ) -> tuple[float, float, float]:
@@ -241,6 +244,7 @@ def bounds(
         sizes: (t,) their numbers of instances.
         total: Instances of the whole data set.
         first: Images at the first look, at most t.
+        last: Images since the look before this one, at most t.
         error: Chance that the bounds exclude the true value at any look from the first on.
         virtual_loss: Mean loss of one imagined image that is added to the variance.
 
@@ -249,7 +253,8 @@ def bounds(
 
     Source: estimator, Raj, "Some estimators in sampling with varying probabilities without replacement", 1956;
     estimated variance in a boundary for Brownian motion, Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
-    "Time-uniform central limit theory and asymptotic confidence sequences", 2024.
+    "Time-uniform central limit theory and asymptotic confidence sequences", 2024; looks that are apart, Siegmund,
+    "Corrected diffusion approximations in certain random walk problems", 1979.
     """
     if sizes.sum() == total:
         exact = float(losses.sum() / total)
@@ -264,7 +269,8 @@ def bounds(
     spread = float((steps**2 * (means - drop) ** 2).sum()) / time * len(losses) / (len(losses) - 1)
     variance = spread + virtual_loss**2 / len(losses)
     since_first = time / float((steps[:first] ** 2).sum())
-    half = math.sqrt(variance * time) * _boundary(since_first, error) / slope
+    unwatched = BETWEEN_LOOKS * math.sqrt(float((steps[-last:] ** 2).sum()))
+    half = math.sqrt(variance) * (math.sqrt(time) * _boundary(since_first, error) - unwatched) / slope
     return drop, drop - half, drop + half
 
 
@@ -293,51 +299,3 @@ def _boundary(since_first: float, error: float) -> float:
     sqrt(t (a^2 + log(t / t0))) in absolute value for some t >= t0 has probability 2 (1 - Phi(a) + a phi(a)).
     """
     return math.sqrt(_boundary_at_first(error) ** 2 + math.log(since_first))
-
-
-def paired_bootstrap(
-    evaluate: Callable[[Sequence[int]], float],
-    images: Sequence[int],
-    *,
-    level: float = 0.95,
-    draws: int = 1000,
-    seed: int = 0,
-) -> tuple[float, float]:
-    """Interval of a metric's difference that is no mean, such as a drop of mAP, by resampling images.
-
-    Baseline and disturbed model are scored on the same draw of images, so that what makes an image hard cancels out.
-    The interval is about **other images of the same kind**, not about the set at hand; it holds for one layer and a
-    number of images fixed beforehand. Looking at it again and again until it pleases breaks it.
-
-    Args:
-        evaluate: Given images, some of them several times, returns the metric's difference over them.
-        images: Positions of the images to draw from.
-        level: Share of such intervals that contain the difference, as images become many.
-        draws: Resamples; 1000 settle the bounds to about a tenth of the interval.
-        seed: The same seed gives the same interval.
-
-    Returns:
-        Lower and upper bound: the percentiles of the resampled differences.
-
-    Raises:
-        StudyError: If there are fewer than two images or draws, the level is out of range, or a difference is not
-            finite.
-
-    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, section 13.3 (percentile interval).
-    """
-    if len(images) < 2 or draws < 2 or not 0 < level < 1:
-        raise StudyError(
-            f"cannot resample {len(images)} images {draws} times at level {level}. Give at least two images, two draws,"
-            " and a level between 0 and 1."
-        )
-    generator = np.random.default_rng(seed)
-    pool = np.asarray(images)
-    differences = np.array([evaluate(generator.choice(pool, len(pool)).tolist()) for _ in range(draws)])
-    if not np.all(np.isfinite(differences)):
-        raise StudyError(
-            f"{int((~np.isfinite(differences)).sum())} of {draws} resamples have no finite difference. The metric must"
-            " be defined on any draw of images: use more images, or count absent classes as zero."
-        )
-    tail = (1 - level) / 2
-    low, high = np.quantile(differences, [tail, 1 - tail])
-    return float(low), float(high)

@@ -23,7 +23,7 @@ class Results:
     """Predictions of the undisturbed model and of every variant; of a variant only those that differ.
 
     The unit is one variant on one batch, so that a result counts once however often a sweep is stopped and resumed.
-    Only units of batches that this run has started are read: a store may hold more.
+    Only batches that this run has counted are read: a store may hold more.
 
     Args:
         store: Where units are kept; what it holds already is not measured again.
@@ -36,8 +36,9 @@ class Results:
         self.store = store
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._batches: list[Images] = []
+        self._batches_of: defaultdict[str, list[Images]] = defaultdict(list)  # by the variant's digest
         self._failures: dict[str, str] = {}  # digest of a variant to the key of its reason
-        self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the batch that runs
+        self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the images so far
 
     @property
     def notes(self) -> list[str]:
@@ -48,24 +49,33 @@ class Results:
         return found
 
     def keep_notes(self, notes: Sequence[str]) -> None:
-        """Keep notes; those of an earlier run stay."""
-        for number, note in enumerate(notes):
-            self.store.add(f"note {number}", note)
+        """Keep notes that are new; those of an earlier run stay."""
+        known = self.notes
+        for note in notes:
+            if note not in known:
+                self.store.add(f"note {len(known)}", note)
+                known.append(note)
 
     def random_state(self) -> Tensor:
         """The state that every pass starts from: that of torch when the first run on this store began."""
         self.store.add("random state", torch.get_rng_state().numpy())
         return torch.from_numpy(self.store.read("random state"))
 
-    def start(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
-        """The variants that have yet to run on a batch, which counts from now on; none that failed."""
-        self._batches.append(images)
+    def missing(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
+        """The variants that have yet to run on a batch; none that failed."""
         for variant in variants:
             failure = "failed " + _unit(variant.digest, images)
             if failure in self.store:
                 self._failures.setdefault(variant.digest, failure)
         running = [variant for variant in variants if variant.digest not in self._failures]
         return [variant for variant in running if _unit(variant.digest, images) not in self.store]
+
+    def count(self, images: Images, variants: Sequence[Variant]) -> None:
+        """From now on a batch counts for these variants, as far as they have run on it."""
+        self._batches.append(images)
+        for digest in dict.fromkeys(variant.digest for variant in variants):
+            if _unit(digest, images) in self.store:
+                self._batches_of[digest].append(images)
 
     def has_baseline(self, images: Images) -> bool:
         """Whether the undisturbed model has run on a batch."""
@@ -78,10 +88,11 @@ class Results:
             StoreConflictError: If an earlier run kept something else.
         """
         key = _unit(_BASELINE, images)
-        self._expected = dict(zip(images, settled(predictions), strict=True))
+        found = dict(zip(images, settled(predictions), strict=True))
+        self._expected |= found
         if key not in self.store:
-            self.store.add(key, self._expected)
-        elif not same(self.store.read(key), self._expected):
+            self.store.add(key, found)
+        elif not same(self.store.read(key), found):
             raise StoreConflictError(
                 f"the undisturbed model predicts something else on the images {_shown(images)} than when the store was "
                 "written: its code, the machine or the number of threads changed, or it is not deterministic. Give "
@@ -89,7 +100,7 @@ class Results:
             )
 
     def keep(self, variant: Variant, images: Images, predictions: Sequence[Any]) -> None:
-        """Keep what a variant predicts on the batch whose baseline was kept last."""
+        """Keep what a variant predicts on a batch whose baseline was kept by this run."""
         found = zip(images, settled(predictions), strict=True)
         changed = {image: one for image, one in found if not same(one, self._expected[image])}
         self.store.add(_unit(variant.digest, images), changed)
@@ -105,18 +116,30 @@ class Results:
         key = self._failures.get(variant.digest)
         return None if key is None else str(self.store.read(key))
 
-    def baseline(self) -> dict[int, Any]:
-        """What the undisturbed model predicts on every image."""
-        return self._all(_BASELINE)
+    def images_of(self, variant: Variant) -> Images:
+        """The images that count for a variant, in the order visited."""
+        return tuple(image for images in self._batches_of[variant.digest] for image in images)
+
+    def expected(self, images: Sequence[int] | None = None) -> dict[int, Any]:
+        """What the undisturbed model predicts on some images that count; None for all of them."""
+        if images is None:
+            images = [image for batch in self._batches for image in batch]
+        if not all(image in self._expected for image in images):  # measured by an earlier run
+            for batch in self._batches:
+                if not all(image in self._expected for image in batch):
+                    self._expected |= self.store.read(_unit(_BASELINE, batch))
+        return {image: self._expected[image] for image in images}
 
     def changed(self, variant: Variant) -> dict[int, Any]:
-        """What a variant predicts on the images where that differs from the baseline."""
-        return self._all(variant.digest)
-
-    def _all(self, digest: str) -> dict[int, Any]:
+        """What a variant predicts on its images where that differs from the baseline."""
         found: dict[int, Any] = {}
-        for images in self._batches:
-            found |= self.store.read(_unit(digest, images))
+        for images in self._batches_of[variant.digest]:
+            found |= self.changed_on(variant, images)
+        return found
+
+    def changed_on(self, variant: Variant, images: Images) -> dict[int, Any]:
+        """The same on one batch that it ran on."""
+        found: dict[int, Any] = self.store.read(_unit(variant.digest, images))
         return found
 
 

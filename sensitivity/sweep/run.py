@@ -2,32 +2,61 @@
 
 from __future__ import annotations
 
-import functools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import nn
 
-from sensitivity.contracts import Batch, Store, Task
+from sensitivity.contracts import Executor, Store, Task
 from sensitivity.errors import TaskError
-from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.records import Measurement, Score
-from sensitivity.sweep.forward import Forward, Run
+from sensitivity.sweep.executors import Distributed, Job
+from sensitivity.sweep.forward import Forward
 from sensitivity.sweep.identity import claim, facts
+from sensitivity.sweep.judge import Judge, judge_of
+from sensitivity.sweep.passes import InProcess, OnError, Passes, Unit, predict
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.replay import version_of
+from sensitivity.sweep.race import Confidence, Estimate
 from sensitivity.sweep.results import Images, Results
 from sensitivity.sweep.store import MemoryStore
 
-OnError = Literal["record", "raise"]
 Watcher = Callable[[int, int, str], None]
-"""Told of progress: variants done, variants in all, and the layer that is running."""
+"""Told of progress: images of all variants done, in all, and which layer is running, with the worst so far."""
+
+SHOWN = 3  # worst layers beside the progress bar
+LOOK_SELDOM = 20.0  # times what the last look for them took
+
+_DECIDED = {
+    "below": "drop at most the tolerance",
+    "above": "drop beyond the tolerance",
+    "narrow": "drop known as well as was asked for",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """How a sweep runs.
+
+    Attributes:
+        replay: Recompute only what a variant can change; the result is the same to the last bit.
+        on_error: ``record`` turns a variant that fails into a measurement with its reason; ``raise`` stops the sweep.
+        stop: When a drop is known well enough; None runs every variant on every image.
+        memory_limit: Bytes that a recorded pass may keep; None keeps what replay can use.
+        executor: Where passes run; None is this process.
+    """
+
+    replay: bool = True
+    on_error: OnError = "record"
+    stop: Confidence | None = None
+    memory_limit: int | None = None
+    executor: Executor | None = None
 
 
 @dataclass(frozen=True)
@@ -38,11 +67,13 @@ class Outcome:
         baseline: Score with nothing disturbed.
         measurements: One for each variant, in the order given.
         notes: What a reader should know of how it was measured.
+        intervals: What the intervals of the drops hold, in words.
     """
 
     baseline: Score
     measurements: list[Measurement]
     notes: list[str]
+    intervals: str
 
 
 def sweep(
@@ -51,9 +82,8 @@ def sweep(
     variants: Sequence[Variant],
     disturber: Disturber,
     *,
+    settings: Settings | None = None,
     store: Store | None = None,
-    replay: bool = True,
-    on_error: OnError = "record",
     watch: Watcher | None = None,
 ) -> Outcome:
     """Score the model undisturbed and in every variant.
@@ -63,46 +93,134 @@ def sweep(
         task: Data and metric.
         variants: What to measure.
         disturber: Applies the variants to this model.
+        settings: How.
         store: Keeps what was measured, so that the sweep can be stopped and run again to go on; a variant that failed
             on a batch counts as failed from then on.
-        replay: Recompute only what a variant can change; the result is the same to the last bit.
-        on_error: ``record`` turns a variant that fails into a measurement with its reason; ``raise`` stops the sweep.
         watch: Told of progress.
 
     Returns:
-        The baseline's score, one measurement for each variant in the order given, and notes.
+        The baseline's score, one measurement for each variant in the order given, and notes. Ctrl-C ends the sweep
+        early: what was measured until then is returned, and a note says so.
 
     Raises:
         CalibrationError: If a recipe quantizes activations and no ranges fit it.
         TaskError: If the task has no images, or the undisturbed model cannot be scored.
         StoreConflictError: If the store was written for other weights, data, calibration or settings.
         StoreError: If the store cannot be written.
+        ExecutorError: If a worker died and its executor does not run lost work again.
+        KeyboardInterrupt: On Ctrl-C before the first batch was complete.
     """
+    settings = settings or Settings()
     for recipe in {recipe for variant in variants for recipe in variant.recipes.values() if recipe.needs_calibration}:
         disturber.calibration_for(recipe)
     if store is not None:
         claim(store, facts(model, task, variants, disturber))
     results = Results(MemoryStore() if store is None else store)
-    total, done = len(variants) * len(task), 0
+    judge = judge_of(settings.stop, task, variants, results)
+    progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
+    notes: list[str] = []
     with untouched(model), torch.no_grad():
         torch.set_rng_state(results.random_state())
-        forward = Forward(model, disturber, replay=replay and not results.notes)
-        for batch in task.batches():
-            missing = results.start(batch.images, variants)
-            done += len(batch.images) * (len(variants) - len(missing))
-            if missing or not results.has_baseline(batch.images):
-                run = unchanged_inputs(functools.partial(_predict, task, model, batch), batch)
-                expected = forward.baseline(run, [variant.recipes for variant in missing])
-                results.keep_notes(forward.notes)
-                results.keep_baseline(batch.images, expected)
-            for variant in missing:
-                _measure(variant, forward, run, batch.images, results, on_error)
-                done += len(batch.images)
-                if watch:
-                    watch(done, total, variant.layer.name)
-    baseline = results.baseline()
-    score = score_of(task, baseline)
-    return Outcome(score, [_measurement(one, task, score, baseline, results) for one in variants], results.notes)
+        passes = _passes(model, task, variants, disturber, settings, replay=settings.replay and not results.notes)
+        try:
+            _run(task, judge, passes, results, progress)
+        except KeyboardInterrupt:
+            if not results.expected():
+                raise
+            notes.append(f"interrupted: {len(results.expected())} of {len(task)} images were run")
+        finally:
+            passes.cancel()
+    return _outcome(task, variants, judge, results, notes)
+
+
+def _passes(
+    model: nn.Module, task: Task, variants: Sequence[Variant], disturber: Disturber, settings: Settings, *, replay: bool
+) -> Passes:
+    if settings.executor is None:
+        forward = Forward(model, disturber, replay=replay, memory_limit=settings.memory_limit)
+        return InProcess(model, task, forward, settings.on_error)
+    job = Job(
+        model=model,
+        task=task,
+        disturber=disturber,
+        replay=replay,
+        memory_limit=settings.memory_limit,
+        on_error=settings.on_error,
+        random_state=torch.get_rng_state(),
+        threads=torch.get_num_threads(),
+        variants=variants,
+    )
+    return Distributed(settings.executor, job)
+
+
+def _run(task: Task, judge: Judge, passes: Passes, results: Results, progress: _Progress) -> None:
+    """Run batches until every variant is decided or the data end; they are taken in in their order."""
+    started: deque[tuple[Images, list[Variant], Iterator[Unit]]] = deque()
+    for batch in task.batches(judge.order):
+        running = judge.running()
+        if not running and results.expected():
+            break
+        missing = results.missing(batch.images, running)
+        needed = missing or not results.has_baseline(batch.images)
+        started.append((batch.images, running, passes.start(batch, missing) if needed else iter(())))
+        while len(started) > passes.ahead:
+            _take_in(*started.popleft(), judge, results, progress)
+    while started and judge.running():
+        _take_in(*started.popleft(), judge, results, progress)
+
+
+def _take_in(
+    images: Images, started: list[Variant], units: Iterator[Unit], judge: Judge, results: Results, progress: _Progress
+) -> None:
+    """Keep what the passes on one batch found; variants that were decided meanwhile get no further images."""
+    done = 0
+    for unit in units:
+        results.keep_notes(unit.notes)
+        if unit.variant is None:
+            assert unit.predictions is not None
+            results.keep_baseline(images, unit.predictions)
+            continue
+        results.seconds[unit.variant.digest] += unit.seconds
+        if unit.predictions is None:
+            results.keep_failure(unit.variant, images, unit.failure)
+        else:
+            results.keep(unit.variant, images, unit.predictions)
+        done += len(images)
+        progress.add(len(images), unit.variant.layer.name)
+    progress.add(len(started) * len(images) - done, "")
+    running = [variant for variant in judge.running() if variant in started]
+    results.count(images, running)
+    judge.take(images)
+    progress.look(judge)
+
+
+class _Progress:
+    """Counts images done, of all variants together, and names the worst layers so far."""
+
+    def __init__(self, watch: Watcher | None, total: int, scale: float) -> None:
+        self._watch = watch
+        self._total = total
+        self._scale = scale
+        self._done = 0
+        self._worst = ""
+        self._look_at = 0.0
+
+    def add(self, images: int, layer: str) -> None:
+        """Count images of a layer; those that need no work have no layer and are not shown by themselves."""
+        self._done += images
+        if self._watch and layer:
+            self._watch(self._done, self._total, layer + self._worst)
+
+    def look(self, judge: Judge) -> None:
+        """Find the worst layers, unless that would take more than a small share of the time."""
+        started = time.perf_counter()
+        if self._watch is None or started < self._look_at:
+            return
+        drops = sorted(judge.drops(), key=lambda found: found[1], reverse=True)[:SHOWN]
+        shown = ", ".join(f"{one.layer.name} {drop * self._scale:.3g}" for one, drop in drops if drop > 0)
+        self._worst = f"  (worst: {shown})" if shown else ""
+        now = time.perf_counter()
+        self._look_at = now + LOOK_SELDOM * (now - started)
 
 
 def evaluate(model: Callable[..., Any], task: Task) -> Score:
@@ -113,7 +231,7 @@ def evaluate(model: Callable[..., Any], task: Task) -> Score:
     """
     predictions: dict[int, Any] = {}
     for batch in task.batches():
-        predictions |= dict(zip(batch.images, _predict(task, model, batch), strict=True))
+        predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
     return score_of(task, predictions)
 
 
@@ -131,69 +249,62 @@ def score_of(task: Task, predictions: dict[int, Any]) -> Score:
     return Score(metrics[task.metric], metrics, task.metric, task.unit, len(predictions))
 
 
-def _predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
-    predictions = task.predict(model, batch)
-    if len(predictions) != len(batch.images):
-        raise TaskError(
-            f"{task.name} gave {len(predictions)} predictions for {len(batch.images)} images: give one each."
-        )
-    return predictions
+def _outcome(task: Task, variants: Sequence[Variant], judge: Judge, results: Results, notes: Sequence[str]) -> Outcome:
+    baseline = score_of(task, results.expected())
+    rows = [_measurement(variant, task, baseline, judge, results) for variant in variants]
+    return Outcome(baseline, rows, [*results.notes, *notes], judge.meaning)
 
 
-def unchanged_inputs(run: Run, batch: Batch) -> Run:
-    """The same pass, after which the batch is as it was: some models write to what they are given."""
-    given = [(tensor, tensor.clone()) for tensor in tensors_in(batch) if not tensor.is_inference()]
-
-    def run_and_restore() -> list[Any]:
-        before = [version_of(tensor) for tensor, _ in given]
-        try:
-            return run()
-        finally:
-            for (tensor, kept), version in zip(given, before, strict=True):
-                if version_of(tensor) != version:
-                    tensor.copy_(kept)
-
-    return run_and_restore
-
-
-def _measure(variant: Variant, forward: Forward, run: Run, images: Images, results: Results, on_error: OnError) -> None:
-    """Run a variant on a batch and keep what it predicts, or why it failed."""
-    started = time.perf_counter()
-    try:
-        keep = functools.partial(results.keep, variant, images, forward.variant(run, variant.recipes))
-    except Exception as error:
-        if on_error == "raise":
-            raise
-        keep = functools.partial(results.keep_failure, variant, images, f"{type(error).__name__}: {error}")
-    results.seconds[variant.digest] += time.perf_counter() - started
-    results.keep_notes(forward.notes)
-    keep()
-
-
-def _measurement(
-    variant: Variant, task: Task, baseline: Score, predictions: dict[int, Any], results: Results
-) -> Measurement:
+def _measurement(variant: Variant, task: Task, baseline: Score, judge: Judge, results: Results) -> Measurement:
     failure = results.failure(variant)
     if failure is not None:
-        return _failed(variant, failure, results)
+        return _missing(variant, "failed", failure, results)
+    images = results.images_of(variant)
+    if not images:
+        return _missing(variant, "skipped", "interrupted before it ran on a whole batch", results)
     changed = results.changed(variant)
-    score = score_of(task, predictions | changed) if changed else baseline
-    if math.isnan(score.value):
-        return _failed(variant, f"{task.metric} is not a number", results)
-    drop = baseline.value - score.value if task.higher_is_better else score.value - baseline.value
+    everything = len(images) == baseline.images
+    before = baseline if everything else score_of(task, results.expected(images))
+    after = score_of(task, results.expected(images) | changed) if changed else before
+    if math.isnan(after.value):
+        return _missing(variant, "failed", f"{task.metric} is not a number", results)
+    sign = 1.0 if task.higher_is_better else -1.0
+    estimate = judge.estimate(variant)
+    drop = sign * (before.value - after.value) if everything or estimate is None else estimate.drop
+    status, reason = _status(estimate, len(images), len(judge.order or ()) or len(task))
+    low, high = _bounds(estimate)
     return Measurement(
         variant.layer.name,
         variant.recipe.name,
-        score=score.value,
+        score=after.value if everything else baseline.value - sign * drop,
         drop=drop,
-        images=score.images,
-        metrics=score.metrics,
+        drop_low=low,
+        drop_high=high,
+        images=len(images),
+        status=status,
+        reason=reason,
+        metrics=after.metrics,
         seconds=results.seconds[variant.digest],
     )
 
 
-def _failed(variant: Variant, reason: str, results: Results) -> Measurement:
+def _status(estimate: Estimate | None, images: int, whole: int) -> tuple[str, str]:
+    if images >= whole:
+        return "measured", ""
+    if estimate is None or estimate.status == "undecided":
+        return "interrupted", f"after {images} of {whole} images"
+    return "decided", f"{_DECIDED[estimate.status]}, after {images} of {whole} images"
+
+
+def _bounds(estimate: Estimate | None) -> tuple[float | None, float | None]:
+    """Finite bounds, or none."""
+    if estimate is None or not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return None, None
+    return estimate.low, estimate.high
+
+
+def _missing(variant: Variant, status: str, reason: str, results: Results) -> Measurement:
     seconds = results.seconds[variant.digest]
     return Measurement(
-        variant.layer.name, variant.recipe.name, None, None, status="failed", reason=reason, seconds=seconds
+        variant.layer.name, variant.recipe.name, None, None, status=status, reason=reason, seconds=seconds
     )

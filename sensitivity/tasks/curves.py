@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.tasks.ground_truth import Matches
+from sensitivity.tasks.ground_truth import GroundTruth, Matches
 from sensitivity.tasks.matching import IOU_THRESHOLDS, Bools, Floats, Ints, by_threshold, place_in_run
 
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -83,6 +84,32 @@ def curves(matches: Matches, objects: Ints, size: str, *, limits: tuple[int, ...
         precision=_at_recall_levels(precision, cells, objects[categories]).reshape(*shape, -1),
         recall={limit: number / objects[categories] for limit, number in found.items()},
     )
+
+
+def curves_without(
+    truth: GroundTruth,
+    matches: Matches,
+    places: Ints,
+    images: Sequence[int],
+    groups: Sequence[Sequence[int]],
+    size: str,
+    *,
+    limits: tuple[int, ...],
+) -> Iterator[Curves]:
+    """Curves at one object size over the images less each group of them; nothing is matched again.
+
+    Args:
+        truth: The objects.
+        matches: What became of the detections in all the images.
+        places: (M,) position of the image of each match.
+        images: Positions of the images.
+        groups: Those left out, each time others.
+        size: One of ``matching.SIZES``.
+        limits: As for ``curves``.
+    """
+    for group in map(set, groups):
+        rest = [image for image in images if image not in group]
+        yield curves(matches.take(np.isin(places, rest)), truth.count(rest)[size], size, limits=limits)
 
 
 def _mean(values: Floats) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,27 @@ import numpy as np
 
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.tasks.annotations import CocoAnnotations, as_rle, read_json
-from sensitivity.tasks.curves import curves
+from sensitivity.tasks.curves import Curves, curves, curves_without
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
 from sensitivity.tasks.instances import DetectionTask, check_iou_type
 from sensitivity.tasks.matching import SIZES
 
-COCO_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
-
 _LIMITS = (1, 10, 100)
+_READINGS: dict[str, tuple[str, Callable[[Curves], float]]] = {
+    "AP": ("all", lambda found: found.average_precision()),
+    "AP50": ("all", lambda found: found.average_precision(iou=0.5)),
+    "AP75": ("all", lambda found: found.average_precision(iou=0.75)),
+    "APs": ("small", lambda found: found.average_precision()),
+    "APm": ("medium", lambda found: found.average_precision()),
+    "APl": ("large", lambda found: found.average_precision()),
+    "AR1": ("all", lambda found: found.average_recall(1)),
+    "AR10": ("all", lambda found: found.average_recall(10)),
+    "AR100": ("all", lambda found: found.average_recall(100)),
+    "ARs": ("small", lambda found: found.average_recall(100)),
+    "ARm": ("medium", lambda found: found.average_recall(100)),
+    "ARl": ("large", lambda found: found.average_recall(100)),
+}
+COCO_METRICS = tuple(_READINGS)
 
 
 class CocoDetection(DetectionTask):
@@ -47,6 +60,15 @@ class CocoDetection(DetectionTask):
         """
         found = self._detections(predictions)
         return coco_metrics(self._truth, found, list(predictions))
+
+    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
+        """The metric over the images predicted less each group of them; what is matched once serves them all."""
+        found, images = self._detections(predictions), list(predictions)
+        matches = self._truth.match(found, images, limit=_LIMITS[-1])
+        size, read = _READINGS[self.metric]
+        places = found.images[matches.detections]
+        without = curves_without(self._truth, matches, places, images, groups, size, limits=_LIMITS)
+        return [read(one) for one in without]
 
     @cached_property
     def _truth(self) -> GroundTruth:
@@ -107,21 +129,8 @@ def coco_metrics(truth: GroundTruth, found: Detections, images: Sequence[int]) -
         PredictionError: If a category is unknown.
     """
     matches, objects = truth.match(found, images, limit=_LIMITS[-1]), truth.count(images)
-    every, small, medium, large = (curves(matches, objects[size], size, limits=_LIMITS) for size in SIZES)
-    return {
-        "AP": every.average_precision(),
-        "AP50": every.average_precision(iou=0.5),
-        "AP75": every.average_precision(iou=0.75),
-        "APs": small.average_precision(),
-        "APm": medium.average_precision(),
-        "APl": large.average_precision(),
-        "AR1": every.average_recall(1),
-        "AR10": every.average_recall(10),
-        "AR100": every.average_recall(100),
-        "ARs": small.average_recall(100),
-        "ARm": medium.average_recall(100),
-        "ARl": large.average_recall(100),
-    }
+    by_size = {size: curves(matches, objects[size], size, limits=_LIMITS) for size in SIZES}
+    return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
 
 
 def choose_images(annotations: CocoAnnotations, images: Sequence[int] | None) -> list[int]:

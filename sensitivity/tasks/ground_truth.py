@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,10 @@ class Matches:
     ranks: Ints
     true: Words
     ignored: Words
+
+    def take(self, chosen: Bools) -> Matches:
+        """Those of (M,) chosen ones; the ranks stay, so leave out whole images only."""
+        return Matches(*(getattr(self, field.name)[chosen] for field in fields(self)))
 
 
 class GroundTruth:

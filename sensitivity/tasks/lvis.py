@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
@@ -12,19 +12,31 @@ import numpy as np
 
 from sensitivity.errors import AnnotationError
 from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.curves import curves
+from sensitivity.tasks.curves import Curves, curves, curves_without
 from sensitivity.tasks.detection import as_detections, choose_images, read_results
 from sensitivity.tasks.ground_truth import Detections, GroundTruth, Matches
 from sensitivity.tasks.instances import DetectionTask, check_iou_type
 from sensitivity.tasks.matching import ALL_LANES, SIZES, Bools, Ints, place_in_run
 
 MAX_DETECTIONS = 300
-LVIS_METRICS = (
-    *("AP", "AP50", "AP75", "APs", "APm", "APl", "APr", "APc", "APf"),
-    *("AR@300", "ARs@300", "ARm@300", "ARl@300"),
-)
 
 _FREQUENCIES = ("r", "c", "f")
+_READINGS: dict[str, tuple[str, Callable[[Curves, Mapping[str, Bools]], float]]] = {
+    "AP": ("all", lambda found, _: found.average_precision()),
+    "AP50": ("all", lambda found, _: found.average_precision(iou=0.5)),
+    "AP75": ("all", lambda found, _: found.average_precision(iou=0.75)),
+    "APs": ("small", lambda found, _: found.average_precision()),
+    "APm": ("medium", lambda found, _: found.average_precision()),
+    "APl": ("large", lambda found, _: found.average_precision()),
+    "APr": ("all", lambda found, among: found.average_precision(among=among["r"])),
+    "APc": ("all", lambda found, among: found.average_precision(among=among["c"])),
+    "APf": ("all", lambda found, among: found.average_precision(among=among["f"])),
+    "AR@300": ("all", lambda found, _: found.average_recall(MAX_DETECTIONS)),
+    "ARs@300": ("small", lambda found, _: found.average_recall(MAX_DETECTIONS)),
+    "ARm@300": ("medium", lambda found, _: found.average_recall(MAX_DETECTIONS)),
+    "ARl@300": ("large", lambda found, _: found.average_recall(MAX_DETECTIONS)),
+}
+LVIS_METRICS = tuple(_READINGS)
 
 
 class Lvis(DetectionTask):
@@ -52,6 +64,16 @@ class Lvis(DetectionTask):
         """
         found = self._detections(predictions)
         return _metrics(self._truth, found, list(predictions))
+
+    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
+        """The metric over the images predicted less each group of them; what is matched once serves them all."""
+        truth, images = self._truth, list(predictions)
+        found = truth.judged(self._detections(predictions))
+        matches = truth.match_judged(found, images)
+        size, read = _READINGS[self.metric]
+        places, limits = found.images[matches.detections], (MAX_DETECTIONS,)
+        without = curves_without(truth.objects, matches, places, images, groups, size, limits=limits)
+        return [read(one, truth.among) for one in without]
 
     @cached_property
     def _truth(self) -> _FederatedTruth:
@@ -109,24 +131,28 @@ class _FederatedTruth:
         objects = tuple({**one, "iscrowd": 0} for one in annotations.annotations if one["area"] > 0)
         self.objects = GroundTruth(replace(annotations, annotations=objects), iou_type)
         frequency = {category["id"]: category["frequency"] for category in annotations.categories}
-        self.frequencies = np.array([frequency[category] for category in annotations.category_ids], str)
+        frequencies = np.array([frequency[category] for category in annotations.category_ids], str)
+        self.among = {one: frequencies == one for one in _FREQUENCIES}
         self._stride = max(annotations.category_ids, default=0) + 1
         self._absent = self._listed(annotations, "neg_category_ids")
         self._incomplete = self._listed(annotations, "not_exhaustive_category_ids")
 
     def match(self, found: Detections, images: Sequence[int]) -> Matches:
         """What becomes of the detections that count."""
-        found = found.take(self._judged(found))
+        return self.match_judged(self.judged(found), images)
+
+    def match_judged(self, found: Detections, images: Sequence[int]) -> Matches:
+        """The same for detections that ``judged`` gave."""
         matches = self.objects.match(found, images, limit=MAX_DETECTIONS)
         excused = np.isin(self._keys(found), self._incomplete)[matches.detections]
         return replace(matches, ignored=matches.ignored | np.where(excused, ALL_LANES & ~matches.true, np.uint64(0)))
 
-    def _judged(self, found: Detections) -> Ints:
-        """Positions of the best 300 of each image, less those without area or on a category that nobody looked for."""
+    def judged(self, found: Detections) -> Detections:
+        """The best 300 of each image, less those without area or on a category that nobody looked for."""
         order = np.lexsort((-found.scores, found.images))
         best = order[place_in_run(found.images[order]) < MAX_DETECTIONS]
         looked_for: Bools = self.objects.has_objects(found) | np.isin(self._keys(found), self._absent)
-        return best[looked_for[best] & (found.areas()[best] > 0)]
+        return found.take(best[looked_for[best] & (found.areas()[best] > 0)])
 
     def _keys(self, found: Detections) -> Ints:
         return found.images * self._stride + found.categories
@@ -156,21 +182,5 @@ def _check_federated(annotations: CocoAnnotations) -> None:
 
 def _metrics(truth: _FederatedTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
     matches, objects = truth.match(found, images), truth.objects.count(images)
-    limits = (MAX_DETECTIONS,)
-    every, small, medium, large = (curves(matches, objects[size], size, limits=limits) for size in SIZES)
-    rare, common, frequent = (truth.frequencies == frequency for frequency in _FREQUENCIES)
-    return {
-        "AP": every.average_precision(),
-        "AP50": every.average_precision(iou=0.5),
-        "AP75": every.average_precision(iou=0.75),
-        "APs": small.average_precision(),
-        "APm": medium.average_precision(),
-        "APl": large.average_precision(),
-        "APr": every.average_precision(among=rare),
-        "APc": every.average_precision(among=common),
-        "APf": every.average_precision(among=frequent),
-        "AR@300": every.average_recall(MAX_DETECTIONS),
-        "ARs@300": small.average_recall(MAX_DETECTIONS),
-        "ARm@300": medium.average_recall(MAX_DETECTIONS),
-        "ARl@300": large.average_recall(MAX_DETECTIONS),
-    }
+    by_size = {size: curves(matches, objects[size], size, limits=(MAX_DETECTIONS,)) for size in SIZES}
+    return {metric: read(by_size[size], truth.among) for metric, (size, read) in _READINGS.items()}

@@ -241,9 +241,24 @@ class PromptedMasks:
             return self._average_precision({position: predictions[position] for position in positions})
         ious = np.concatenate([np.asarray(predictions[position]["ious"], np.float64) for position in positions])
         areas = np.concatenate([np.asarray(predictions[position]["areas"], np.float64) for position in positions])
-        chosen = (areas > 0, areas <= 32**2, (areas >= 32**2) & (areas <= 96**2), areas >= 96**2)
-        means = (float(ious[some].mean()) if some.any() else float("nan") for some in chosen)
-        return dict(zip(IOU_METRICS, means, strict=True))
+        chosen = {metric: _of_size(areas, metric) for metric in IOU_METRICS}
+        return {metric: float(ious[some].mean()) if some.any() else float("nan") for metric, some in chosen.items()}
+
+    def instances(self) -> list[int] | None:
+        """Number of instances that the metric is the mean of, image by image; None with a detector's boxes."""
+        if self._kind == "detections":
+            return None
+        areas = ([one["area"] for one in self._instances(position)] for position in range(len(self)))
+        return [int(_of_size(np.array(one, np.float64), self.metric).sum()) for one in areas]
+
+    def instance_sum(self, prediction: Prediction) -> float:
+        """Sum of the IoU of the instances that the metric is the mean of.
+
+        Args:
+            prediction: One of ``predict``, with prompts from the ground truth.
+        """
+        chosen = _of_size(np.asarray(prediction["areas"], np.float64), self.metric)
+        return float(np.asarray(prediction["ious"], np.float64)[chosen].sum())
 
     def digest(self) -> str:
         """Hash of annotations, image names and file sizes, and all settings but ``name`` and ``batch_size``.
@@ -324,6 +339,14 @@ def _by_image(
     for result in results:
         found[result["image_id"]].append(result)
     return found
+
+
+def _of_size(areas: Floats, metric: str) -> npt.NDArray[np.bool_]:
+    """(P,) which instances a metric is the mean of; one on a bound counts on both sides."""
+    low, high = {"mIoU_small": (0, 32**2), "mIoU_medium": (32**2, 96**2), "mIoU_large": (96**2, np.inf)}.get(
+        metric, (0, np.inf)
+    )
+    return (areas >= low) & (areas <= high)
 
 
 def _pairwise_iou(masks: Sequence[Rle], truth: Sequence[Rle]) -> Floats:

@@ -95,3 +95,22 @@ def test_an_unknown_recipe_is_an_error_in_either_direction() -> None:
     for direction in ("one-at-a-time", "all-but-one"):
         with pytest.raises(StudyError, match="no recipe 'FP8'"):
             flags(make_study([0.3], direction=direction), recipe="FP8")
+
+
+@pytest.mark.parametrize(
+    ("signal", "below", "at", "flag"),
+    [
+        ("dead_share", 0.099, 0.1, "dead"),
+        ("clipped_share", 0.0099, 0.01, "saturated"),
+        ("channel_ratio", 9.9, 10.0, "outlier-channels"),
+    ],
+)
+def test_signals_raise_flags_from_their_thresholds_on(signal: str, below: float, at: float, flag: str) -> None:
+    study = make_study([0.05, 0.05, 0.05])
+    values = ({signal: below}, {signal: at}, {})
+    marked = replace(
+        study, measurements=tuple(replace(m, signals=v) for m, v in zip(study.measurements, values, strict=True))
+    )
+    assert [flag in found for found in flags(marked).values()] == [False, True, False]
+    assert all("dip" in found for found in flags(marked).values())
+    assert [flag in text.split(", ") for text in marked.table()["flags"][:3]] == [False, True, False]

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import sensitivity
-from sensitivity.cli.main import main
+from sensitivity.cli.main import COMMANDS, FAILED, INTERRUPTED, NOBODY_READS, main, whole_parser
 
 
 def test_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -23,10 +24,10 @@ def test_a_wrong_command_line_exits_with_2_and_the_usage(words: list[str], capsy
     assert "usage: sensitivity" in capsys.readouterr().err
 
 
-def test_an_error_of_this_library_is_one_line_and_exit_code_2(
+def test_an_error_of_this_library_is_one_line_and_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", str(tmp_path), "--scenes", "0"]) == 2
+    assert main(["demo", str(tmp_path), "--scenes", "0"]) == 1
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("sensitivity: 0 scenes cannot be scored.")
@@ -59,8 +60,48 @@ def test_the_demo_gets_folder_and_scenes(monkeypatch: pytest.MonkeyPatch) -> Non
     assert calls == [(Path("sensitivity-demo"), 48), (Path("elsewhere"), 3)]
 
 
-def test_help_needs_no_torch() -> None:
-    code = "import sys; sys.modules['torch'] = None; from sensitivity.cli.main import main; main(['demo', '--help'])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", [command.__name__.rsplit(".", 1)[1] for command in COMMANDS])
+def test_help_needs_no_torch(command: str) -> None:
+    code = "import sys; sys.modules['torch'] = None; from sensitivity.cli.main import main; main(sys.argv[1:])"
+    found = run_python(code, command, "--help")
     assert found.returncode == 0, found.stderr
-    assert "sensitivity-demo" in found.stdout
+    assert f"usage: sensitivity {command}" in found.stdout or f"sensitivity {command}" in found.stdout
+
+
+def test_a_pipe_that_is_closed_early_ends_quietly() -> None:
+    command = [sys.executable, "-m", "sensitivity.cli.main", "doctor", "--json"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait() == 141
+
+
+def options(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
+    """Every command with the options and arguments that its help shows."""
+    (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return {
+        name: [text for action in one._actions for text in action.option_strings if text not in ("-h", "--help")]
+        for name, one in commands.choices.items()
+    }
+
+
+def test_every_command_and_option_is_documented(repository: Path) -> None:
+    page = (repository / "docs" / "command_line.md").read_text(encoding="utf-8")
+    sections = {part.split("\n", 1)[0].strip("` "): part for part in page.split("\n## ")[1:]}
+    for command, words in options(whole_parser()).items():
+        assert command in sections, f"docs/command_line.md has no section on {command}"
+        for word in words:
+            assert f"`{word}" in sections[command], f"docs/command_line.md says nothing of {command} {word}"
+
+
+def test_exit_codes_are_documented(repository: Path) -> None:
+    page = (repository / "docs" / "command_line.md").read_text(encoding="utf-8")
+    for code in (0, FAILED, 2, INTERRUPTED, NOBODY_READS):
+        assert f"| {code} |" in page

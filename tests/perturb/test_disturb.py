@@ -301,12 +301,12 @@ def test_calibration_is_the_same_for_any_batch_size_and_survives_saving(net: Net
     apart = wrapped.calibrate([images[:1], images[1]])  # a batch of one, and an image without the batch axis
     inputs = [point for point in together.ranges if point.layer == wrapped.layers["conv"].name]
     assert all(together.ranges[point] == apart.ranges[point] for point in inputs)
-    together.save(tmp_path / "ranges.json")
-    assert sv.Calibration.load(tmp_path / "ranges.json") == together
+    together.save(tmp_path / "ranges.safetensors")
+    assert sv.Calibration.load(tmp_path / "ranges.safetensors") == together
 
 
 def test_a_broken_calibration_file_is_refused(tmp_path) -> None:
-    path = tmp_path / "broken.json"
+    path = tmp_path / "broken.safetensors"
     path.write_text("{}")
     with pytest.raises(CalibrationError, match="holds no calibration"):
         sv.Calibration.load(path)

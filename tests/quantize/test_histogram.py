@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sensitivity.errors import CalibrationError
-from sensitivity.quantize.histogram import BINS, AdaptiveHistogram
+from sensitivity.quantize.histogram import BINS, AdaptiveHistogram, sampled
 
 Numbers = NDArray[np.float32]
 VALUES = arrays(np.float32, st.integers(1, 30), elements=st.floats(-(2.0**120), 2.0**120, width=32))
@@ -99,3 +99,51 @@ def test_values_that_are_not_finite_are_refused_and_not_counted() -> None:
         with pytest.raises(CalibrationError, match=r"tensor of shape \(2,\) holds NaN or infinite"):
             histogram.add(torch.tensor([5.0, bad]))
     assert same(histogram, counted(torch.ones(3)))
+
+
+# --- sampling --------------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_takes_every_nth_value_of_each_image_or_the_next_n_that_shares_no_divisor() -> None:
+    x = torch.arange(2.0 * 2**14).reshape(2, 2**14)
+    first, second = sampled(x, 8)
+    assert torch.equal(first, x[0, ::9])  # 8 divides 2**14: it would meet the same columns in every row
+    assert torch.equal(second, x[1, ::9])
+    odd = torch.arange(1.0 * 3 * 5 * 7**5)[None]
+    [only] = sampled(odd, 14)
+    assert torch.equal(only, odd[0, ::16])
+
+
+@pytest.mark.parametrize("side", [64, 96, 128, 256])
+def test_a_sample_meets_every_row_column_and_channel_alike(side: int) -> None:
+    channel, row, column = torch.meshgrid(torch.arange(16), torch.arange(side), torch.arange(side), indexing="ij")
+    for axis, size in ((channel, 16), (row, side), (column, side)):
+        [seen] = sampled(axis[None].float(), 8)
+        shares = torch.bincount(seen.long(), minlength=size) / len(seen)
+        assert shares.min() > 0.9 / size
+        assert shares.max() < 1.1 / size
+
+
+def test_images_of_few_values_and_scalars_are_counted_in_full() -> None:
+    for x in (gaussian(3 * 1000).reshape(3, 1000), gaussian(2**15), torch.tensor(3.0)):
+        sparse = AdaptiveHistogram(absolute=False)
+        sparse.add(x, every=8)
+        assert same(sparse, counted(x))
+
+
+def test_a_sampled_histogram_keeps_the_extremes_and_a_share_of_the_counts() -> None:
+    x = gaussian(4 * 2**16).reshape(4, 1, 256, 256)
+    x[1, 0, 0, 1] = 40.0  # not among the sampled
+    sparse = AdaptiveHistogram(absolute=False)
+    sparse.add(x, every=8)
+    assert sparse.high == 40.0
+    assert sparse.total == 4 * len(range(0, 2**16, 9))
+
+
+def test_memory_order_makes_no_difference_to_a_full_count_nor_to_a_sampled_one() -> None:
+    x = gaussian(2 * 16 * 64 * 64).reshape(2, 16, 64, 64)
+    for every in (1, 8):
+        one, other = AdaptiveHistogram(absolute=True), AdaptiveHistogram(absolute=True)
+        one.add(x, every=every)
+        other.add(x.to(memory_format=torch.channels_last), every=every)
+        assert same(one, other)

@@ -15,6 +15,7 @@ from sensitivity.quantize.fake import fake_quantize
 from sensitivity.quantize.observers import load_observer, make_observer
 from sensitivity.quantize.scales import params_from_range
 from sensitivity.quantize.search import mse_range
+from sensitivity.quantize.weights import quantize_weight
 from sensitivity.records import QuantSpec
 from sensitivity.records.recipe import OBSERVERS
 
@@ -129,6 +130,26 @@ def test_the_settings_of_a_spec_reach_the_observer(name: str) -> None:
         assert observed(x, QuantSpec(observer=name, percentile=90.0))[1] < default[1]
     else:
         assert observed(x, QuantSpec("int4", observer=name))[1] < default[1]
+
+
+@pytest.mark.parametrize("name", ["percentile", "mse", "entropy"])
+def test_a_sample_of_the_values_gives_nearly_the_same_range_and_does_not_depend_on_the_batch(name: str) -> None:
+    x = torch.randn(6, 16, 40, 40, generator=torch.Generator().manual_seed(3))
+    full = observed(x, QuantSpec(observer=name))
+    spec = QuantSpec(observer=name, sample_every=8)
+    assert observed(x, spec, batch=1) == observed(x, spec, batch=6) == observed(x.flip(0), spec, batch=4)
+    assert observed(x, spec) == pytest.approx(full, rel=0.1)
+    assert observed(x, spec) != full
+
+
+def test_sampling_is_refused_where_every_value_is_looked_at_anyway() -> None:
+    for observer in ("minmax", "ema"):
+        with pytest.raises(RecipeError, match=f"sample_every=8 with observer '{observer}'.*percentile, mse, entropy"):
+            QuantSpec(observer=observer, sample_every=8)
+    with pytest.raises(RecipeError, match="sample_every=0"):
+        QuantSpec(observer="mse", sample_every=0)
+    with pytest.raises(RecipeError, match="weights are observed in full"):
+        quantize_weight(torch.ones(2, 2), QuantSpec(observer="mse", sample_every=2))
 
 
 # --- what all of them promise ----------------------------------------------------------------------------------------

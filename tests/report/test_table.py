@@ -105,6 +105,7 @@ def test_metrics_and_signals_never_overwrite_another_column() -> None:
 def test_the_table_knows_its_baseline() -> None:
     assert framed(make_study([0.1])).attrs == {
         "model": "TinyNet", "task": "generated scenes", "metric": "miou", "unit": "%", "baseline": 78.5,
+        "rank_correlation": {"INT8": {}},
     }  # fmt: skip
 
 

@@ -43,41 +43,136 @@ def test_a_resumed_batch_that_runs_one_variant_does_not_decide_what_is_kept_for_
     assert RUNS == ["ran"], "the first layer runs only when it is disturbed itself"
 
 
+class Thief(nn.Module):
+    """Reads a sibling's weight without calling it: nothing that is passed in or out shows it."""
+
+    def __init__(self, owners: list[nn.Conv2d]) -> None:
+        super().__init__()
+        self.owners = owners  # a plain list: not a child
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.conv2d(x, self.owners[0].weight).sum()
+
+
+class Robbed(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.owner, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
+        self.thief = Thief([self.owner])
+
+    def forward(self, x: Tensor) -> Tensor:
+        stolen = self.thief(x)
+        return self.head(self.owner(x)) + stolen
+
+
+def passes(model: nn.Module, *, replay: bool, batches: int = 2) -> tuple[list[Any], Forward]:
+    """Predictions of all passes of a sweep of all layers."""
+    x = torch.ones(1, 3, 2, 2)
+    variants = [{layer: sv.INT4_WEIGHTS} for layer in sv.wrap(model, x).layers]
+    forward = Forward(model, Disturber(model), replay=replay)
+    found = []
+    with torch.no_grad():
+        for number in range(batches):
+
+            def run(x: Tensor = x * (number + 1)) -> list[Any]:
+                return [{"outputs": [model(x).numpy()]}]
+
+            found.append(forward.baseline(run, variants))
+            found += [forward.variant(run, variant) for variant in variants]
+    return found, forward
+
+
+def test_where_modules_are_no_functions_of_their_inputs_operators_are_replayed() -> None:
+    torch.manual_seed(0)
+    model = Robbed().eval()
+    replayed, forward = passes(model, replay=True)
+    full, _ = passes(model, replay=False)
+    assert forward.replayer is not None
+    assert not forward.replayer.modules
+    assert forward.replayer.counts.answered > 0
+    assert not forward.notes
+    assert all(map(same, replayed, full))
+
+
+def test_a_model_that_predicts_something_else_each_time_is_found_before_a_prediction_is_used() -> None:
+    class Counting(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.head, self.runs = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), [0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs[0] += 1
+            return self.head(self.conv(x)) + self.runs[0]
+
+    torch.manual_seed(0)
+    _, forward = passes(Counting().eval(), replay=True)
+    assert forward.notes == ["not replayed, every pass run in full: the model predicts something else each time"]
+    assert forward.replayer is None
+
+
 def test_a_model_that_cannot_be_replayed_is_found_before_a_prediction_is_used() -> None:
-    class Secretive(nn.Module):
-        """Reads a sibling's weight without calling it: nothing that is passed in or out shows it."""
+    class Stealthy(nn.Module):
+        """Writes to a tensor behind torch's back: no version counts it."""
 
         def __init__(self) -> None:
             super().__init__()
-            self.owner, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
-            self.thief = Thief([self.owner])
+            self.conv, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            stolen = self.thief(x)
-            return self.head(self.owner(x)) + stolen
-
-    class Thief(nn.Module):
-        def __init__(self, owners: list[nn.Conv2d]) -> None:
-            super().__init__()
-            self.owners = owners  # a plain list: not a child
-
-        def forward(self, x: Tensor) -> Tensor:
-            return nn.functional.conv2d(x, self.owners[0].weight).sum()
+            x = self.conv(x)
+            x.numpy()[...] *= 2
+            return self.head(x)
 
     torch.manual_seed(0)
-    model, x = Secretive().eval(), torch.ones(1, 3, 2, 2)
-    layers = list(sv.wrap(model, x).layers)
-    variants = [{layer: sv.INT4_WEIGHTS} for layer in layers]
-    replayed, full = (Forward(model, Disturber(model), replay=replay) for replay in (True, False))
+    model = Stealthy().eval()
+    replayed, forward = passes(model, replay=True)
+    full, _ = passes(model, replay=False)
+    why = "a replayed pass of head:0:0 differs from a full one"
+    assert forward.notes == [f"not replayed, every pass run in full: {why}"]
+    assert all(map(same, replayed, full))
 
-    def run() -> list[Any]:
-        return [{"outputs": [model(x).numpy()]}]
 
-    with torch.no_grad():
-        for forward in (replayed, full):
-            forward.baseline(run, variants)
-        assert replayed.notes == [
-            f"not replayed, every pass run in full: a replayed pass of {layers[0].name} differs from a full one"
-        ]
-        for variant in variants:
-            assert same(replayed.variant(run, variant), full.variant(run, variant))
+def test_a_model_that_writes_to_what_an_earlier_pass_returned_is_run_in_full() -> None:
+    class Late(nn.Module):
+        """Writes to a tensor of its own, but only after many passes."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.left, self.right = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
+            self.runs = [0]
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.runs[0] += 1
+            x = self.first(x)
+            left = self.left(x)
+            right = self.right(x)
+            if self.runs[0] > 12:
+                left += 1
+            return left + right
+
+    torch.manual_seed(0)
+    _, forward = passes(Late().eval(), replay=True)
+    assert forward.notes == [
+        "not replayed, every pass run in full: the model writes to tensors that an earlier pass returned"
+    ]
+
+
+def test_the_random_state_of_every_pass_is_that_of_the_first() -> None:
+    states = []
+
+    class Peeking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 3, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            states.append(torch.get_rng_state())
+            return self.conv(x) + torch.randn(1)
+
+    torch.manual_seed(0)
+    replayed, forward = passes(Peeking().eval(), replay=True)
+    assert forward.notes == ["not replayed, every pass run in full: the model draws random numbers"]
+    assert all(torch.equal(state, states[-1]) for state in states[1:])  # the first one was of sv.wrap
+    torch.manual_seed(0)
+    full, _ = passes(Peeking().eval(), replay=False)
+    assert all(map(same, replayed, full))

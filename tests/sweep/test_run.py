@@ -11,6 +11,10 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError, RecipeError, TaskError
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.sweep.plan import plan
+from sensitivity.sweep.run import sweep
+from tests.sweep.mean_task import Chain, MeanTask
 from tests.sweep.recording_task import RecordingTask
 
 
@@ -172,3 +176,16 @@ def test_a_task_that_compares_with_the_undisturbed_model_gets_its_reference(
     fine, coarse = study.of_recipe("int8-weights"), study.of_recipe("int4-weights")
     assert all(f.score > c.score + 12 for f, c in zip(fine, coarse, strict=True))  # four bits are 24 dB
     assert study.baseline.value > fine[0].score
+
+
+def test_a_watcher_is_told_the_layer_the_count_and_the_worst_layers_so_far() -> None:
+    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
+    told: list[tuple[int, int, str]] = []
+    variants = plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time", of=list(wrapped.layers))
+    task = MeanTask(16)
+    sweep(wrapped.model, task, variants, Disturber(wrapped.model, []), watch=lambda *said: told.append(said))
+    assert [done for done, _, _ in told] == list(range(4, 65, 4))
+    assert {total for _, total, _ in told} == {64}
+    assert told[0][2] == "stem:0:0"
+    worst = max(wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False).measurements, key=lambda one: one.drop or 0)
+    assert f"(worst: {worst.layer} {100 * (worst.drop or 0):.1g}" in told[-1][2]

@@ -36,7 +36,9 @@ def dips(reading: Reading, *, recipe: str | None = None, label: int = 5) -> Pict
     panels = [dips_of(study, layers, name) for name in recipes]
     drawn = [dip for panel in panels for dip in panel]
     any_failed, any_ends = any(d.score is None for d in drawn), any(d.ends is not None for d in drawn)
-    page = Page(layers, len(panels), legend_handles(layers, failed=any_failed, whiskers=any_ends))
+    meaning = str(study.info.get("intervals", ""))
+    legend = legend_handles(layers, failed=any_failed, whiskers=any_ends, meaning=meaning)
+    page = Page(layers, len(panels), legend)
     page.title(f"{study.model} on {study.task}", _details(study, recipes, len(layers)))
     for axes, name, panel in zip(page.panels, recipes, panels, strict=True):
         set_limits(axes, reading, panel)

@@ -38,8 +38,15 @@ def marker_of(layer: Layer) -> str:
     return next((marker for flag, marker in FLAG_MARKERS.items() if flag in layer.flags), OTHER_MARKER)
 
 
-def legend_handles(layers: Iterable[Layer], *, failed: bool, whiskers: bool) -> list[Line2D]:
-    """Entries for the kinds and markers that are drawn, and for failed layers and intervals if there are any."""
+def legend_handles(layers: Iterable[Layer], *, failed: bool, whiskers: bool, meaning: str = "") -> list[Line2D]:
+    """Entries for the kinds and markers that are drawn, and for failed layers and intervals if there are any.
+
+    Args:
+        layers: The layers that are drawn.
+        failed: Whether some have no result.
+        whiskers: Whether some have an interval.
+        meaning: What the intervals hold, in words separated by commas.
+    """
     layers = list(layers)
     colours = {layer.kind: colour_of(layer) for layer in layers}
     kinds = sorted(colours, key=lambda kind: (list(KIND_COLOURS).index(kind) if kind in KIND_COLOURS else 99, kind))
@@ -52,7 +59,8 @@ def legend_handles(layers: Iterable[Layer], *, failed: bool, whiskers: bool) -> 
                 _handle(word, color="#444444", marker=marker, markersize=MARKER_SIZES[marker], markerfacecolor="none")
             )
     if whiskers:
-        handles.append(_handle("interval of the drop", color="#444444", marker="|", markersize=11))
+        words_of_interval = "\n".join(["interval of the drop", *filter(None, meaning.split(", "))])
+        handles.append(_handle(words_of_interval, color="#444444", marker="|", markersize=11))
     if failed:
         handles.append(_handle("no result", color=FAILED_COLOUR, marker="x", markersize=6))
     return handles

@@ -65,7 +65,7 @@ class Page:
             axes.spines[side].set_visible(False)
         for side in ("left", "bottom"):
             axes.spines[side].set_color("#999999")
-        for number, (_, first, last) in enumerate(_stages(self._layers)):
+        for number, (_, first, last) in enumerate(stage_runs(self._layers)):
             if number % 2 == 0:
                 axes.axvspan(first - 0.5, last + 0.5, color="#f4f4f4", linewidth=0, zorder=0, gid="stage")
 
@@ -93,7 +93,7 @@ class Page:
                 parse_math=False,
                 gid="stage-name",
             )
-            for stage, first, last in _stages(self._layers)
+            for stage, first, last in stage_runs(self._layers)
         ]
 
     def _write_legend(self, handles: Sequence[Line2D]) -> Legend:
@@ -117,7 +117,7 @@ class Page:
         self.picture.set_size_inches(figure_width, self._panel_height)
         for axes in self.panels:
             axes.set_position((_LEFT / figure_width, 0.1, self._width / figure_width, 0.5))
-        rows = _rows([text.get_window_extent() for text in stage_names])
+        rows = stack([text.get_window_extent() for text in stage_names])
         if max(rows) >= _MOST_STAGE_ROWS:
             # so many long names hide more than they tell; every layer's own name begins with its stage
             for text in stage_names:
@@ -136,7 +136,7 @@ class Page:
             text.set_y(1.0 + (0.03 + _STAGE_ROW * row) / self._panel_height)
 
 
-def _stages(layers: Sequence[Layer]) -> list[tuple[str, int, int]]:
+def stage_runs(layers: Sequence[Layer]) -> list[tuple[str, int, int]]:
     """Name, first and last position of each run of layers in one stage."""
     runs = []
     for stage, run in groupby(enumerate(layers), key=lambda pair: pair[1].stage):
@@ -145,7 +145,7 @@ def _stages(layers: Sequence[Layer]) -> list[tuple[str, int, int]]:
     return runs
 
 
-def _rows(boxes: Sequence[Bbox]) -> list[int]:
+def stack(boxes: Sequence[Bbox]) -> list[int]:
     """A row for each box from left to right, the lowest in which it touches no box before it."""
     ends: list[float] = []
     rows = []

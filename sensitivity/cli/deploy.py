@@ -1,0 +1,113 @@
+"""``sensitivity deploy``: export a scheme, build an engine, say what it runs."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sensitivity.cli.models import add_calibration, add_model, made_wrapped
+from sensitivity.cli.named import call_named
+from sensitivity.cli.output import print_json, writing
+from sensitivity.errors import CalibrationError, RecipeError
+from sensitivity.records import Scheme
+
+if TYPE_CHECKING:
+    from sensitivity.deploy.deployed import Deployed
+    from sensitivity.wrapped import Wrapped
+
+NAMES = ("openvino", "onnxruntime", "tensorrt", "torch")
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "deploy",
+        help="export a scheme and build an engine of it",
+        description="Write a scheme as Q/DQ into an exported model, build an engine, and say what it executes.",
+    )
+    add_scheme(parser)
+    parser.add_argument("--out", type=Path, metavar="MODEL.onnx", help="write the ONNX with Q/DQ")
+    parser.add_argument("--json", action="store_true", help="print JSON: what the engine executes")
+    parser.set_defaults(run=run)
+
+
+def add_scheme(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL, SCHEME.json, --engine and --calibration."""
+    add_model(parser)
+    parser.add_argument("scheme", type=Path, metavar="SCHEME.json", help="what protect wrote")
+    parser.add_argument("--engine", choices=NAMES, default="openvino", help="default: %(default)s")
+    add_calibration(parser)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the command."""
+    _, deployed = made_deployed(given)
+    written = [] if given.out is None else _written(deployed, given.out)
+    operations = [layer for engine in deployed.engines for layer in engine.layer_info()]
+    executed = {node: layer.precision for layer in operations for node in layer.nodes}
+    layers = {name: nodes for part in deployed.parts for name, nodes in part.qdq.nodes.items()}
+    if given.json:
+        print_json(
+            {
+                "engine": deployed.name,
+                "executed": {name: [executed.get(node) for node in nodes] for name, nodes in layers.items()},
+                "left_out": dict(deployed.plan.left_out),
+                "not_exported": [str(attempt) for attempt in deployed.attempts],
+                "written": written,
+            }
+        )
+        return
+    print(deployed)
+    for name, nodes in layers.items():
+        print(f"  {name}: {' '.join(dict.fromkeys(executed.get(node) or 'not told' for node in nodes))}")
+    print("\n".join(f"wrote {path}" for path in written), end="\n" if written else "")
+
+
+def made_deployed(given: argparse.Namespace) -> tuple[Wrapped, Deployed]:
+    """The model of the command line, calibrated as the scheme needs, and deployed.
+
+    Raises:
+        RecipeError: If there is no such scheme.
+        CalibrationError: If it quantizes activations and no images were named.
+    """
+    scheme = _loaded(given.scheme)
+    needy = [recipe for recipe in scheme.recipes if recipe.needs_calibration]
+    if needy and given.calibration is None:
+        raise CalibrationError(
+            f"recipe {needy[0].name} of {given.scheme} quantizes activations and needs images to measure their ranges "
+            "on: give --calibration package.module:callable."
+        )
+    wrapped = made_wrapped(given)
+    if needy:
+        images = _images(call_named(given.calibration, "IMAGES", CalibrationError))
+        for recipe in needy:
+            wrapped.calibrate(images, recipe)
+    return wrapped, wrapped.deploy(scheme, given.engine)
+
+
+def _loaded(path: Path) -> Scheme:
+    try:
+        return Scheme.load(path)
+    except OSError as error:
+        raise RecipeError(
+            f"the scheme {path} cannot be read: {error}. sensitivity protect --out writes one."
+        ) from error
+
+
+def _images(made: Any) -> Any:
+    """Images that can be run through more than once."""
+    from sensitivity.contracts import Task
+
+    return made if isinstance(made, Task) else list(made)
+
+
+def _written(deployed: Deployed, out: Path) -> list[str]:
+    """Write the graph, or one for each exported part, and give the paths."""
+    paths = []
+    for part in deployed.parts:
+        path = out if len(deployed.parts) == 1 else out.with_stem(f"{out.stem}-{part.path}")
+        with writing(path):
+            path.write_bytes(part.qdq.graph.SerializeToString())
+        paths.append(str(path))
+    return paths

@@ -1,0 +1,53 @@
+"""``sensitivity doctor``: what works on this machine, and why the rest does not."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from dataclasses import asdict
+
+from sensitivity import __version__
+from sensitivity.cli.output import print_json
+from sensitivity.deploy.machine import ENGINES, Finding, examine
+from sensitivity.errors import EngineError
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "doctor",
+        help="say which engines work on this machine, and why not",
+        description="Try every engine on this machine, and say what is missing. With names: fail unless these work.",
+    )
+    parser.add_argument("engines", nargs="*", type=engine, metavar="ENGINE", help=", ".join(ENGINES))
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    parser.set_defaults(run=run)
+
+
+def engine(text: str) -> str:
+    """The name of an engine; for argparse."""
+    if text not in ENGINES:
+        raise argparse.ArgumentTypeError(f"no engine is called {text!r}; choose of {', '.join(ENGINES)}")
+    return text
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the command."""
+    found = examine()
+    if given.json:
+        here = {"sensitivity": __version__, "python": platform.python_version(), "platform": platform.platform()}
+        print_json(here | {"findings": [asdict(one) for one in found]})
+    else:
+        print(
+            f"sensitivity {__version__}, Python {platform.python_version()} ({sys.executable}), {platform.platform()}"
+        )
+        print("\n".join(_line(one) for one in found))
+    broken = [one for one in found if one.name in given.engines and not one.works]
+    if broken:
+        raise EngineError(f"{broken[0].name} does not work here: {broken[0].note}")
+
+
+def _line(finding: Finding) -> str:
+    version = f" {finding.version}" if finding.version else ""
+    return f"{'works' if finding.works else '  no '}  {finding.name + version:<24}  {finding.note}".rstrip()

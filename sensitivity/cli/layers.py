@@ -1,0 +1,32 @@
+"""``sensitivity layers``: the layers of a model by name."""
+
+from __future__ import annotations
+
+import argparse
+
+from sensitivity.cli.models import add_model, made_wrapped
+from sensitivity.cli.output import print_json
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "layers",
+        help="list the layers of a model",
+        description="Every layer of a model in execution order, with kind, role, shape and flags.",
+    )
+    add_model(parser)
+    parser.add_argument("--select", action="append", metavar="PATTERN", help="only what a pattern selects, e.g. @exit")
+    parser.add_argument("--json", action="store_true", help="print JSON, with every attribute")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the command."""
+    found = made_wrapped(given).layers
+    shown = found.select(given.select) if given.select else found
+    if not given.json:
+        print(shown)
+        return
+    skipped = [{"module": one.module, "reason": one.reason} for one in found.skipped]
+    print_json({"model": found.model, "layers": [layer.to_json() for layer in shown], "skipped": skipped})

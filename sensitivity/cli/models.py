@@ -1,0 +1,106 @@
+"""The argument MODEL and its inputs, as several commands take them."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from sensitivity.cli.named import call_named
+from sensitivity.errors import ModelError, TaskError
+
+if TYPE_CHECKING:
+    from sensitivity.contracts import Task
+    from sensitivity.wrapped import Wrapped
+
+FORM = "package.module:callable"
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL and --input."""
+    parser.add_argument(
+        "model", metavar="MODEL", help=f"{FORM} that returns a torch module, or (module, example inputs)"
+    )
+    parser.add_argument(
+        "--input",
+        action="append",
+        type=shape,
+        metavar="1x3x224x224",
+        help="shape of an example input, where MODEL returns none; once for each input",
+    )
+
+
+def add_task(parser: argparse.ArgumentParser) -> None:
+    """Add TASK and --calibration."""
+    parser.add_argument("task", metavar="TASK", help=f"{FORM} that returns a task: data and metric")
+    add_calibration(parser)
+
+
+def add_calibration(parser: argparse.ArgumentParser) -> None:
+    """Add --calibration."""
+    parser.add_argument(
+        "--calibration",
+        metavar="IMAGES",
+        help=f"{FORM} that returns preprocessed images, or a task to take them from: needed where activations are "
+        "quantized",
+    )
+
+
+def shape(text: str) -> tuple[int, ...]:
+    """``1x3x224x224`` as numbers."""
+    sizes = text.split("x")
+    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1x3x224x224")
+    return tuple(int(size) for size in sizes)
+
+
+def made_wrapped(given: argparse.Namespace) -> Wrapped:
+    """The model that MODEL makes, in eval mode, with its layers found.
+
+    Raises:
+        ModelError: If MODEL makes no module, or there are no example inputs.
+    """
+    made = call_named(given.model, "MODEL", ModelError)
+    import torch
+
+    from sensitivity.wrapped import Wrapped, wrap
+
+    if isinstance(made, Wrapped):
+        return made
+    model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(
+            f"MODEL {given.model!r} returned {type(model).__name__}. Return a torch module, or (module, inputs)."
+        )
+    if given.input is not None:
+        example = _random_inputs(given.input)
+    if example is None:
+        raise ModelError(
+            f"MODEL {given.model!r} returned a module without example inputs. Return (module, example inputs), or give "
+            "their shape: --input 1x3x224x224."
+        )
+    return wrap(model.eval(), example)
+
+
+def made_task(text: str) -> Task:
+    """The task that a text names.
+
+    Raises:
+        TaskError: If it makes none.
+    """
+    from sensitivity.contracts import Task
+
+    made = call_named(text, "TASK", TaskError)
+    if not isinstance(made, Task):
+        raise TaskError(
+            f"TASK {text!r} returned {type(made).__name__}, which is no task. Return e.g. sv.CocoDetection."
+        )
+    return made
+
+
+def _random_inputs(shapes: list[tuple[int, ...]]) -> Any:
+    """Values in [0, 1) from a fixed seed: that layers are found depends on the sizes alone."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    tensors = tuple(torch.rand(one, generator=generator) for one in shapes)
+    return tensors[0] if len(tensors) == 1 else tensors

@@ -1,0 +1,58 @@
+"""``package.module:callable``: what a command line names of the user's own code."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from difflib import get_close_matches
+from importlib import import_module
+from typing import Any
+
+from sensitivity.errors import SensitivityError
+
+
+def call_named(text: str, what: str, error: type[SensitivityError]) -> Any:
+    """Import and call what a text names, without arguments; modules in the current folder are found too.
+
+    An exception of the user's own code is passed on as it is.
+
+    Args:
+        text: ``package.module:callable``; dots after the colon reach into classes.
+        what: What it is wanted for, in messages.
+        error: Raised where the text names nothing that can be called.
+    """
+    return named(text, what, error)()
+
+
+def named(text: str, what: str, error: type[SensitivityError]) -> Callable[[], Any]:
+    """What a text names; see ``call_named``."""
+    module_name, colon, path = text.partition(":")
+    if not (module_name and colon and path):
+        raise error(f"{what} {text!r} is not of the form package.module:callable, e.g. my_models:resnet.")
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as python -m does
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
+            raise  # the module is there and lacks something of its own
+        raise error(f"there is no module {missing.name!r} for {what} {text!r}. Run where Python finds it.") from missing
+    for step in path.split("."):
+        if not hasattr(found, step):
+            near = get_close_matches(step, dir(found), n=3)
+            hint = f" Nearest: {', '.join(map(repr, near))}." if near else ""
+            raise error(f"{what} {text!r}: {getattr(found, '__name__', found)} has no {step!r}.{hint}")
+        found = getattr(found, step)
+    if not callable(found) or _is_module(found):
+        raise error(
+            f"{what} {text!r} is {type(found).__name__}, not a function that returns one. "
+            f"Write one: def make(): return {path}."
+        )
+    function: Callable[[], Any] = found
+    return function
+
+
+def _is_module(found: Any) -> bool:
+    """Whether this is a model itself: those can be called, but do not make one."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(found, torch.nn.Module)

@@ -1,0 +1,68 @@
+"""``sensitivity protect``: which layers to keep in high precision. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sensitivity.cli.output import print_json, writing
+from sensitivity.records import Scheme
+from sensitivity.study import Study
+
+SIZES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "protect",
+        help="choose the layers to keep in high precision",
+        description="Quantize every layer but those that hurt most. The predicted drop adds up single drops, which "
+        "real models do not: measure the scheme before relying on it.",
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY.json", help="what analyze wrote")
+    how = parser.add_mutually_exclusive_group(required=True)
+    how.add_argument("--max-drop", type=float, metavar="POINTS", help="until the predicted drop is at most this")
+    how.add_argument("--top", type=int, metavar="N", help="the worst N layers")
+    how.add_argument("--size", type=size, metavar="BYTES", help="what fits into this many bytes, e.g. 20MiB")
+    parser.add_argument("--recipe", metavar="NAME", help="what the other layers get, where the study has several")
+    parser.add_argument("--out", type=Path, metavar="SCHEME.json", help="write the scheme, for deploy and verify")
+    parser.add_argument("--json", action="store_true", help="print JSON: the scheme")
+    parser.set_defaults(run=run)
+
+
+def size(text: str) -> int:
+    """Bytes, with an optional KiB, MiB or GiB behind the number."""
+    unit = text.lstrip("0123456789.")
+    try:
+        return int(float(text.removesuffix(unit)) * SIZES[unit.strip()])
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 300000, 800KiB or 20MiB") from None
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the command."""
+    study = Study.load(given.study)
+    scheme = study.protect(top=given.top, max_drop=given.max_drop, size_bytes=given.size, recipe=given.recipe)
+    if given.out is not None:
+        with writing(given.out):
+            scheme.save(given.out)
+    if given.json:
+        print_json(scheme.to_json())
+        return
+    print(_told(study, scheme))
+    if given.out is not None:
+        print(f"wrote {given.out}")
+
+
+def _told(study: Study, scheme: Scheme) -> str:
+    """The scheme in words."""
+    quantized = " ".join(recipe.name for recipe in scheme.recipes) or "nothing"
+    lines = [f"{quantized} for all {len(study.layers)} layers but {len(scheme.reasons)}:"]
+    lines += [f"  {name}: {reason}" for name, reason in scheme.reasons.items()]
+    if scheme.predicted_drop is not None:
+        unit = " points" if study.unit == "%" else f" {study.unit}"
+        lines.append(f"predicted drop {scheme.predicted_drop * study.scale:.3g}{unit.rstrip()}, a sum of single drops")
+    if scheme.size_bytes is not None:
+        lines.append(f"parameters {scheme.size_bytes / 2**10:.0f} KiB")
+    return "\n".join(lines)

@@ -1,0 +1,64 @@
+"""``sensitivity report``: a study as a page, a table, a picture. Needs no torch."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+from sensitivity.cli.output import print_json, writing
+from sensitivity.errors import StudyError
+from sensitivity.study import Study
+
+PICTURES = (".png", ".svg", ".pdf")
+TEXTS: dict[str, Callable[..., str]] = {".md": Study.to_markdown, ".tex": Study.to_latex, ".rst": Study.to_rst}
+USUAL = (".html", ".md", ".png")
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "report",
+        help="write a study as a page, a table and a picture",
+        description="Write what a study found. Without --out: a page, a table and a picture beside the study.",
+    )
+    parser.add_argument("study", type=Path, metavar="STUDY.json", help="what analyze wrote")
+    parser.add_argument(
+        "--out",
+        action="append",
+        type=Path,
+        metavar="FILE",
+        help="where to write; the ending says what: .html .md .tex .rst .png .svg .pdf; may be given again",
+    )
+    parser.add_argument("--recipe", metavar="NAME", help="one recipe of the study; all of them without this")
+    parser.add_argument("--json", action="store_true", help="print JSON: the files written")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> None:
+    """Run the command."""
+    targets = given.out or [given.study.with_suffix(ending) for ending in USUAL]
+    unknown = [one for one in targets if one.suffix not in (".html", *TEXTS, *PICTURES)]
+    if unknown:
+        raise StudyError(
+            f"{unknown[0]} has no ending that says what to write. Use one of {' '.join(['.html', *TEXTS, *PICTURES])}."
+        )
+    study = Study.load(given.study)
+    for target in targets:
+        with writing(target):
+            _write(study, target, given.recipe)
+    if given.json:
+        print_json({"written": [str(one) for one in targets]})
+        return
+    print(study)
+    for target in targets:
+        print(f"wrote {target}")
+
+
+def _write(study: Study, target: Path, recipe: str | None) -> None:
+    if target.suffix == ".html":
+        study.to_html(target, recipe=recipe)
+    elif target.suffix in PICTURES:
+        study.plot(target, recipe=recipe)
+    else:
+        target.write_text(TEXTS[target.suffix](study, recipe=recipe), encoding="utf-8")

@@ -1,0 +1,1 @@
+"""Leave the laboratory: one plan that feeds simulation, export and engine, and the proof that they agree."""

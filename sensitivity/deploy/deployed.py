@@ -1,0 +1,273 @@
+"""A deployed model: called like the model, with what was exported of it run by an engine."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sensitivity.contracts import Engine
+from sensitivity.deploy.engines import Build, build_engine, check_engine
+from sensitivity.deploy.export import Attempt, Part, export
+from sensitivity.deploy.plan import Plan
+from sensitivity.deploy.qdq import QdqGraph, insert_qdq
+from sensitivity.deploy.structure import Signature
+from sensitivity.errors import EngineError
+from sensitivity.records import Scheme
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+
+@dataclass(frozen=True, eq=False)
+class DeployedPart:
+    """One exported submodule with its engine.
+
+    Attributes:
+        part: The submodule and its fp32 graph.
+        qdq: The graph with Q/DQ.
+        engine: What runs it.
+    """
+
+    part: Part
+    qdq: QdqGraph
+    engine: Engine
+
+    @property
+    def path(self) -> str:
+        """Path of the submodule; empty for the whole model."""
+        return self.part.path
+
+
+class EngineModule(nn.Module):
+    """A module whose forward pass an engine runs; other attributes are those of the module it replaces.
+
+    Batches of another size than the engine's are run in pieces, as long as samples can be told apart.
+
+    Args:
+        engine: What runs it.
+        signature: What it takes and returns.
+        original: The module it stands for.
+        what: Its name in messages.
+    """
+
+    def __init__(self, engine: Engine, signature: Signature, original: nn.Module, what: str) -> None:
+        super().__init__()
+        self._engine = engine
+        self._signature = signature
+        self._what = what
+        object.__setattr__(self, "_original", original)  # not a submodule: its weights are in the engine
+        self.eval()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """What the module returns, computed by the engine.
+
+        Raises:
+            EngineError: If the arguments are not of the form and size that was exported.
+        """
+        tensors = self._signature.inputs.tensors_of((args, kwargs), self._what)
+        device = tensors[0].device
+        pieces = [self._run(piece) for piece in self._pieces(tensors)]
+        outputs = [torch.from_numpy(array).to(device) for array in self._joined(pieces)]
+        return self._signature.outputs.filled(outputs)
+
+    def _run(self, tensors: list[Tensor]) -> tuple[Any, ...]:
+        return self._engine.run(*[tensor.detach().cpu().numpy() for tensor in tensors])
+
+    def _pieces(self, tensors: list[Tensor]) -> list[list[Tensor]]:
+        """The inputs in batches of the engine's size."""
+        signature, batch = self._signature, self._signature.batch
+        counts = {len(t) for t, many in zip(tensors, signature.batched_inputs, strict=True) if many and t.dim()}
+        count = counts.pop() if len(counts) == 1 else batch
+        if count == batch:
+            return [tensors]
+        if not signature.splits or count % batch:
+            why = f"no multiple of {batch}" if signature.splits else "its samples cannot be run one by one"
+            raise EngineError(
+                f"{self._what} was exported for batches of {batch} and was given {count}: {why}. Give batches of "
+                f"{batch}, e.g. batch_size={batch} in the task."
+            )
+        split = [
+            torch.split(t, batch) if many else (t,) * (count // batch)
+            for t, many in zip(tensors, signature.batched_inputs, strict=True)
+        ]
+        return [list(piece) for piece in zip(*split, strict=True)]
+
+    def _joined(self, pieces: list[tuple[Any, ...]]) -> list[Any]:
+        if len(pieces) == 1:
+            return list(pieces[0])
+        columns = zip(*pieces, strict=True)
+        return [
+            np.concatenate(column) if many else column[0]
+            for column, many in zip(columns, self._signature.batched_outputs, strict=True)
+        ]
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            original = self.__dict__.get("_original")
+            if original is None or not hasattr(original, name):
+                raise
+            value = getattr(original, name)
+            if inspect.ismethod(value) or isinstance(value, nn.Module):
+                raise AttributeError(
+                    f"{self._what} runs on an engine, which knows its forward() alone, not {name!r}. "
+                    "Deploy the submodules that other methods use instead: parts=[...]."
+                ) from None
+            return value
+
+
+class Deployed:
+    """A model with what was exported of it run by an engine, called like the model itself.
+
+    Other attributes are those of a copy of the model in which the exported parts are replaced, so that a model with
+    methods of its own (``encode``, ``predict_masks``) still has them.
+
+    Attributes:
+        plan: What was deployed.
+        parts: The exported submodules with their engines.
+        attempts: What could not be exported, with the reasons.
+        build: Makes an engine of the same kind of any other graph of a part.
+        name: Name of the engine.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Iterable[DeployedPart],
+        attempts: Iterable[Attempt],
+        build: Callable[[ModelProto, Part], Engine],
+    ) -> None:
+        self.plan = plan
+        self.build = build
+        self.parts = tuple(parts)
+        self.attempts = tuple(attempts)
+        self.name = self.parts[0].engine.name
+        self._model = with_engines(plan.model, {one.path: (one.engine, one.part.signature) for one in self.parts})
+
+    @property
+    def scheme(self) -> Scheme:
+        """What was asked for; ``plan.left_out`` says what of it was not done."""
+        return self.plan.scheme
+
+    @property
+    def engines(self) -> tuple[Engine, ...]:
+        """The engines, one for each part."""
+        return tuple(one.engine for one in self.parts)
+
+    @property
+    def engine(self) -> Engine:
+        """The engine.
+
+        Raises:
+            EngineError: If there are several.
+        """
+        if len(self.parts) != 1:
+            raise EngineError(f"this model runs on {len(self.parts)} engines, one for each part: see .engines.")
+        return self.parts[0].engine
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model returns for these arguments.
+
+        Raises:
+            EngineError: If the arguments are not of the form and size that was exported.
+        """
+        with torch.no_grad():
+            return self._model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "_model" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["_model"], name)
+
+    def __repr__(self) -> str:
+        where = ", ".join(one.path or "the whole model" for one in self.parts)
+        lines = [
+            f"Deployed({self.plan.layers.model} on {self.name}: {where}; {len(self.plan.recipes)} of "
+            f"{len(self.plan.layers)} layers quantized)"
+        ]
+        lines += [f"left in float: {name}: {reason}" for name, reason in self.plan.left_out.items()]
+        lines += [f"not exported: {attempt}" for attempt in self.attempts]
+        return "\n".join(lines)
+
+
+def deploy(
+    plan: Plan, engine: str | Build = "openvino", *, parts: Iterable[str] | None = None, **settings: Any
+) -> Deployed:
+    """Export a plan, write Q/DQ and build engines.
+
+    Args:
+        plan: What is deployed.
+        engine: ``openvino``, ``onnxruntime``, ``tensorrt``, ``torch``, or a function that makes an engine of an ONNX
+            file's bytes.
+        parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
+            can be, submodule by submodule.
+        settings: The engine's own.
+
+    Raises:
+        ExportError: If nothing can be exported.
+        MissingPackageError: If a package is not installed.
+        EngineBuildError: If an engine cannot be built.
+        EngineError: If the engine is unknown.
+    """
+    check_engine(engine)
+    exported = export(plan, parts)
+    graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
+    plan = plan.without(_simulated_only(plan, graphs, exported.attempts))
+
+    def build(graph: ModelProto, part: Part) -> Engine:
+        return build_engine(engine, graph, plan, part, **settings)
+
+    built = [DeployedPart(part, qdq, build(qdq.graph, part)) for part, qdq in zip(exported.parts, graphs, strict=True)]
+    return Deployed(plan, built, exported.attempts, build)
+
+
+def _simulated_only(plan: Plan, graphs: list[QdqGraph], attempts: Iterable[Attempt]) -> dict[str, str]:
+    """Layers that the plan quantizes and no graph does, with the reason."""
+    there = {name for qdq in graphs for name in qdq.nodes}
+    found: dict[str, str] = {}
+    for layer in plan.quantized:
+        if layer.name in there:
+            continue
+        wrong = next((qdq.missing[layer.name] for qdq in graphs if layer.name in qdq.missing), None)
+        around = [one for one in attempts if one.part and f"{layer.module}.".startswith(f"{one.part}.")]
+        reason = wrong or (str(around[-1]) if around else "no exported graph has a node that multiplies by its weight")
+        found[layer.name] = f"simulated only: {reason}"
+    return found
+
+
+def with_engines(model: nn.Module, engines: Mapping[str, tuple[Engine, Signature]]) -> nn.Module:
+    """A copy of a model in which some submodules run on engines; other modules are shared with it.
+
+    Args:
+        model: Not changed.
+        engines: Paths of submodules (empty for the whole model) to engines and what they take and return.
+    """
+    if "" in engines:
+        engine, signature = engines[""]
+        return EngineModule(engine, signature, model, type(model).__name__)
+    stand_in = _shallow(model)
+    for path, (engine, signature) in engines.items():
+        *parents, name = path.split(".")
+        holder, original = stand_in, model
+        for step in parents:
+            child, original = holder.get_submodule(step), original.get_submodule(step)
+            if child is original:  # not copied yet for another part
+                child = holder._modules[step] = _shallow(child)
+            holder = child
+        holder._modules[name] = EngineModule(engine, signature, original.get_submodule(name), path)
+    return stand_in
+
+
+def _shallow(module: nn.Module) -> nn.Module:
+    """The same module with its own list of children."""
+    duplicate = copy.copy(module)
+    object.__setattr__(duplicate, "_modules", dict(module._modules))
+    return duplicate

@@ -1,0 +1,73 @@
+"""What can be deployed: recipes that Q/DQ can say, and layers that TensorRT runs well in int8."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sensitivity.records import Layer, Recipe
+
+Target = Literal["any", "tensorrt"]
+WEIGHT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int7", "int8")
+ACTIVATION_FORMATS = ("int8", "uint8")
+LEAST_CHANNELS = 16
+"""TensorRT's int8 kernels read and write channels in groups: with fewer, int8 costs more than it gains."""
+
+CHANNEL_MULTIPLE = 8
+LEAST_GROUPED_SIDE = 3
+
+
+def refusal(recipe: Recipe, target: Target = "any") -> str | None:
+    """Why a recipe cannot be expressed as Q/DQ for a target, and what to do instead; None if it can."""
+    if recipe.placement != "deploy":
+        return (
+            f"placement {recipe.placement!r} puts quantizers where no engine has them. Use placement 'deploy': "
+            "sv.INT8, or Recipe(..., placement='deploy')."
+        )
+    weights, activations = recipe.weights, recipe.activations
+    if weights is not None and weights.format not in WEIGHT_FORMATS:
+        return f"weights in {weights.format} are not supported. Choose one of {', '.join(WEIGHT_FORMATS)}."
+    if weights is not None and (not weights.symmetric or weights.granularity == "per-group"):
+        return "weights must be symmetric, per channel or per tensor: engines have no other."
+    if weights is not None and weights.axis is not None:
+        return "weights must be scaled along their output channels (axis=None): engines have no other."
+    if activations is not None and activations.format not in ACTIVATION_FORMATS:
+        return (
+            f"activations in {activations.format} need a Clip between Q and DQ, which no engine fuses. "
+            f"Choose one of {', '.join(ACTIVATION_FORMATS)}."
+        )
+    if activations is not None and activations.granularity != "per-tensor":
+        return "activations must be quantized per tensor: engines have no other."
+    if target == "tensorrt" and activations is not None and (activations.format != "int8" or not activations.symmetric):
+        return "TensorRT knows symmetric int8 with zero point 0 only. Use sv.INT8."
+    return None
+
+
+def tensorrt_refuses(layer: Layer) -> str | None:
+    """Why TensorRT should not run a layer in int8; None if it should.
+
+    A convolution with fewer than 16 channels on a side keeps int8 where it is dense with a kernel of equal sides, one
+    of its channel counts is a multiple of 8, and it reads the image or has 16 channels on the other side; or where it
+    is grouped, writes a multiple of 8 channels, and every side of its kernel is at least 3.
+
+    Source: NVIDIA TensorRT Model Optimizer, the rule it excludes convolutions by when it inserts Q/DQ in int8.
+    """
+    if not layer.conv_type.startswith("Conv") or layer.conv_type.startswith("ConvTranspose"):
+        return None
+    written, read = layer.out_channels, layer.in_channels // layer.groups
+    if min(written, read) >= LEAST_CHANNELS:
+        return None
+    if layer.groups > 1:
+        return _refuses_grouped(layer)
+    multiple = written % CHANNEL_MULTIPLE == 0 or read % CHANNEL_MULTIPLE == 0
+    wide = layer.order == 0 or max(written, read) >= LEAST_CHANNELS
+    if multiple and wide and len(set(layer.kernel_size)) == 1:
+        return None
+    return f"too few channels for int8 in TensorRT ({read} read, {written} written; {LEAST_CHANNELS} are needed)"
+
+
+def _refuses_grouped(layer: Layer) -> str | None:
+    if layer.out_channels % CHANNEL_MULTIPLE != 0:
+        return f"grouped, and {layer.out_channels} output channels are no multiple of {CHANNEL_MULTIPLE}"
+    if min(layer.kernel_size) < LEAST_GROUPED_SIDE:
+        return f"grouped, with a kernel of side {min(layer.kernel_size)}: TensorRT needs {LEAST_GROUPED_SIDE} for int8"
+    return None

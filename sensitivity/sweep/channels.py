@@ -1,0 +1,104 @@
+"""What the activations of a layer look like: dead channels, clipped values, channels far larger than the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.perturb.activations import Hooks, activation_hooks, observer
+from sensitivity.quantize.calibration import Calibration, Point
+from sensitivity.quantize.fake import fake_quantize
+from sensitivity.quantize.scales import QuantParams, params_from_range
+from sensitivity.records import Layer, QuantSpec, Recipe
+from sensitivity.records.signals import CHANNEL_RATIO, CLIPPED_SHARE, DEAD_SHARE
+
+LEAST_VALUES = 8
+"""Values that a channel must have had before it can be called dead: a single one never varies."""
+
+_ALL_PLACES = Recipe("all places", activations=QuantSpec(), placement="conv-norm-act")
+_BEHIND = ("activation", "norm", "output")  # the last of a layer's tensors that can be seen
+
+
+@dataclass
+class _Extremes:
+    """Smallest and largest value of each channel."""
+
+    low: Tensor | None = None
+    high: Tensor | None = None
+    values: int = 0  # of each channel
+
+    def take(self, x: Tensor, axis: int) -> None:
+        others = [one for one in range(x.dim()) if one != axis % x.dim()]
+        low, high = (x.amin(others), x.amax(others)) if others else (x, x)
+        self.low = low if self.low is None else torch.minimum(self.low, low)
+        self.high = high if self.high is None else torch.maximum(self.high, high)
+        self.values += x.numel() // max(1, x.shape[axis])
+
+
+@dataclass
+class Channels:
+    """Watches one layer.
+
+    Args:
+        layer: The layer.
+        recipe: Whose quantizers' clipping is counted.
+        calibration: Their ranges; None where the recipe quantizes no activations.
+    """
+
+    layer: Layer
+    recipe: Recipe
+    calibration: Calibration | None
+    clipped: int = 0
+    compared: int = 0
+    _seen: dict[str, _Extremes] = field(default_factory=dict)
+
+    def hooks(self, model: nn.Module) -> Hooks:
+        """What to register: the layer's input, its output, and what is behind its norm and activation."""
+        norm = self.layer.norm if self.layer.norm_module else None
+        activation = self.layer.activation if self.layer.activation_module else None
+        visible = replace(self.layer, norm=norm, activation=activation)
+        return activation_hooks(model, visible, _ALL_PLACES, observer(self._take))
+
+    def signals(self) -> Mapping[str, float]:
+        """``dead_share``, ``clipped_share`` and ``channel_ratio``, as far as they are defined."""
+        found: dict[str, float] = {}
+        behind = next((self._seen[place] for place in _BEHIND if place in self._seen), None)
+        if behind is not None and behind.values >= LEAST_VALUES and behind.low is not None and behind.high is not None:
+            found[DEAD_SHARE] = float((behind.low == behind.high).double().mean())
+        if self.compared:
+            found[CLIPPED_SHARE] = self.clipped / self.compared
+        ratio = self._ratio()
+        return found if ratio is None else found | {CHANNEL_RATIO: ratio}
+
+    def _take(self, place: str, call: int, x: Tensor) -> None:
+        if not x.numel() or not x.dim():
+            return
+        axis = -1 if self.layer.conv_type == "Linear" or x.dim() == 1 else 1
+        self._seen.setdefault(place, _Extremes()).take(x, axis)
+        spec = self.recipe.activations
+        found = None if self.calibration is None else self.calibration.ranges.get(Point(self.layer.name, place, call))
+        if spec is not None and found is not None:
+            shape = (-1,) if spec.granularity == "per-channel" else ()
+            low, high = (torch.tensor(end, dtype=torch.float64).reshape(shape) for end in (found.low, found.high))
+            self.clipped += _clipped(x, params_from_range(low, high, spec).to(x.device))
+            self.compared += x.numel()
+
+    def _ratio(self) -> float | None:
+        """The largest magnitude of any input channel over the median channel's; channels of zeros do not count."""
+        seen = self._seen.get("input")
+        if seen is None or seen.low is None or seen.high is None:
+            return None
+        magnitudes = torch.maximum(-seen.low, seen.high).double()
+        magnitudes = magnitudes[magnitudes > 0]
+        return float(magnitudes.max() / magnitudes.median()) if len(magnitudes) > 1 else None
+
+
+def _clipped(x: Tensor, params: QuantParams) -> int:
+    """How many values lie beyond the outermost values of the format, by more than half a step of an integer one."""
+    slack = params.spread(params.scale, x.shape) * (0.5 if params.format.kind == "integer" else 1e-6)
+    shape = list(x.shape) if params.axis is not None else [1] * x.dim()
+    low, high = (fake_quantize(x.new_full(shape, end), params) for end in (-torch.inf, torch.inf))
+    return int(((x > high + slack) | (x < low - slack)).sum())

@@ -1,0 +1,113 @@
+"""Sweeps on a Ray cluster: lost workers' shards run again by themselves."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+from collections.abc import Callable
+from concurrent.futures import Future
+from types import TracebackType
+from typing import Any, Self
+
+import torch
+
+from sensitivity.errors import ExecutorError, MissingPackageError
+
+
+def ray_executor(
+    address: str | None = None, *, num_cpus: float = 1, num_gpus: float = 0, max_retries: int = 5, **options: Any
+) -> RayExecutor:
+    """An executor for ``analyze(..., executor=)`` whose workers are processes of a Ray cluster.
+
+    Args:
+        address: Of a running cluster, or ``auto``; None uses one that this process is connected to, or starts one here.
+        num_cpus: CPU cores of a worker.
+        num_gpus: GPUs of a worker, or a share of one; above 0 the model is moved to the worker's GPU.
+        max_retries: How often a shard runs again whose worker died.
+        options: Further arguments of ``ray.init``.
+
+    Raises:
+        MissingPackageError: If Ray is not installed.
+        ExecutorError: If there is no such cluster.
+
+    Example:
+        >>> with sv.ray_executor() as executor:                                          # doctest: +SKIP
+        ...     study = wrapped.analyze(task, executor=executor)
+    """
+    try:
+        import ray
+    except ImportError as error:
+        raise MissingPackageError("ray_executor() needs Ray: pip install 'sensitivity[ray]'.") from error
+    ours = not ray.is_initialized()
+    if ours:
+        try:
+            ray.init(address=address, **({"include_dashboard": False, "log_to_driver": False} | options))
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise ExecutorError(f"no Ray cluster at {address!r}: {error}") from error
+    return RayExecutor(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries, ours=ours)
+
+
+class RayExecutor:
+    """Runs functions as Ray tasks; made by ``ray_executor``.
+
+    Attributes:
+        workers: How many fit into the cluster at a time.
+    """
+
+    def __init__(self, *, num_cpus: float, num_gpus: float, max_retries: int, ours: bool) -> None:
+        import ray
+
+        self._ours = ours
+        self._on_gpu = num_gpus > 0
+        # max_calls=0: a worker that has the model is used again, with a GPU too
+        self._task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries, max_calls=0)(_call)
+        have: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        fit = [have.get("CPU", 0) / num_cpus] if num_cpus else []
+        fit += [have.get("GPU", 0) / num_gpus] if num_gpus else []
+        self.workers = int(min(fit, default=1))
+        if self.workers < 1:
+            raise ExecutorError(
+                f"the cluster has {have.get('CPU', 0):g} CPUs and {have.get('GPU', 0):g} GPUs: no worker with "
+                f"{num_cpus:g} CPUs and {num_gpus:g} GPUs fits. Ask for less, or add nodes."
+            )
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
+        """Start a call on the cluster."""
+        found: Future[Any] = self._task.remote(fn, *args).future()
+        return found
+
+    def share(self, value: Any) -> Callable[[], Any]:
+        """Put a value into the cluster's memory: it travels to each machine once."""
+        import ray
+
+        pickled = ray.cloudpickle.dumps(value)  # type: ignore[no-untyped-call]
+        return functools.partial(_fetch, ray.put(pickled), self._on_gpu)
+
+    def shutdown(self) -> None:
+        """Leave the cluster, and end it if it was started here."""
+        import ray
+
+        if self._ours:
+            ray.shutdown()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.shutdown()
+
+
+def _call(fn: Callable[..., Any], *args: Any) -> Any:
+    return fn(*args)
+
+
+def _fetch(reference: Any, on_gpu: bool) -> Any:
+    """In a worker: the value; its model on the worker's GPU, if it has one."""
+    import ray
+
+    value = pickle.loads(ray.get(reference))
+    if on_gpu:
+        value.model.to(torch.device("cuda"))
+    return value

@@ -1,0 +1,130 @@
+"""Running the undisturbed model and its variants on one batch, in this process."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, Protocol
+
+from torch import nn
+
+from sensitivity.contracts import Batch, Task
+from sensitivity.errors import TaskError
+from sensitivity.layers.inputs import tensors_in
+from sensitivity.sweep.forward import Forward, Run
+from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.replay import version_of
+
+OnError = Literal["record", "raise"]
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What one pass over one batch found.
+
+    Attributes:
+        variant: What was disturbed; None for the undisturbed model.
+        predictions: One for each image; None if the pass failed.
+        failure: Why it failed; empty if it did not.
+        seconds: Time it took.
+        notes: What a reader of the study should know by now.
+    """
+
+    variant: Variant | None
+    predictions: list[Any] | None
+    failure: str = ""
+    seconds: float = 0.0
+    notes: tuple[str, ...] = ()
+
+    def of(self, variant: Variant | None) -> Unit:
+        """The same, of another variant."""
+        return replace(self, variant=variant)
+
+
+class Passes(Protocol):
+    """Where passes are run.
+
+    Attributes:
+        ahead: Batches that may be started before the first of them is taken in.
+    """
+
+    ahead: int
+
+    def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
+        """The undisturbed model first, then every variant in the order given."""
+
+    def cancel(self) -> None:
+        """Let go of what was started and will not be taken in."""
+
+
+class InProcess:
+    """Runs a pass when its unit is asked for.
+
+    Args:
+        model: The model.
+        task: Predicts.
+        forward: Runs its passes.
+        on_error: ``record`` turns a variant that fails into a unit with its reason; ``raise`` raises.
+    """
+
+    ahead = 0
+
+    def __init__(self, model: nn.Module, task: Task, forward: Forward, on_error: OnError) -> None:
+        self.model = model
+        self.task = task
+        self.forward = forward
+        self.on_error = on_error
+
+    def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
+        """The undisturbed model first, then every variant in the order given."""
+        run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
+        expected = self.forward.baseline(run, [variant.recipes for variant in variants])
+        yield Unit(None, expected, notes=tuple(self.forward.notes))
+        for variant in variants:
+            yield self._unit(variant, run)
+
+    def cancel(self) -> None:
+        """Nothing runs ahead."""
+
+    def _unit(self, variant: Variant, run: Run) -> Unit:
+        started = time.perf_counter()
+        predictions, failure = None, ""
+        try:
+            predictions = self.forward.variant(run, variant.recipes)
+        except Exception as error:
+            if self.on_error == "raise":
+                raise
+            failure = f"{type(error).__name__}: {error}"
+        return Unit(variant, predictions, failure, time.perf_counter() - started, tuple(self.forward.notes))
+
+
+def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
+    """What a task makes of a model's outputs on a batch.
+
+    Raises:
+        TaskError: If it gives not one prediction for each image.
+    """
+    predictions = task.predict(model, batch)
+    if len(predictions) != len(batch.images):
+        raise TaskError(
+            f"{task.name} gave {len(predictions)} predictions for {len(batch.images)} images: give one each."
+        )
+    return predictions
+
+
+def unchanged_inputs(run: Run, batch: Batch) -> Run:
+    """The same pass, after which the batch is as it was: some models write to what they are given."""
+    given = [(tensor, tensor.clone()) for tensor in tensors_in(batch) if not tensor.is_inference()]
+
+    def run_and_restore() -> list[Any]:
+        before = [version_of(tensor) for tensor, _ in given]
+        try:
+            return run()
+        finally:
+            for (tensor, kept), version in zip(given, before, strict=True):
+                if version_of(tensor) != version:
+                    tensor.copy_(kept)
+
+    return run_and_restore

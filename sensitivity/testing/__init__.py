@@ -1,0 +1,1 @@
+"""Suites an outsider inherits: what passes them fits."""

@@ -1,0 +1,94 @@
+"""``deploy`` and ``verify``: thin, so that what they say is compared with what the library gives."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import onnx
+import pytest
+
+import sensitivity as sv
+from sensitivity.cli.main import main
+from sensitivity.verification import Verification
+
+pytestmark = pytest.mark.slow
+
+HERE = "tests.cli.named_models"
+MODEL, TASK, IMAGES = f"{HERE}:model", f"{HERE}:task", f"{HERE}:images"
+
+
+@pytest.fixture
+def scheme(tmp_path: Path) -> str:
+    sv.Scheme.all(sv.INT8).protect("@output").save(tmp_path / "scheme.json")
+    return str(tmp_path / "scheme.json")
+
+
+def test_deploy_says_what_each_layer_executes_and_writes_the_graph(
+    scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "new" / "model.onnx"
+    words = ["deploy", MODEL, scheme, "--calibration", IMAGES, "--out", str(out)]
+    assert main(words) == 0
+    text = capsys.readouterr().out
+    assert "  layers:0:0: int8\n  layers:0:1: int8\n  layers:0:2: fp32\n" in text
+    assert f"wrote {out}" in text
+    onnx.checker.check_model(str(out))
+    operators = [node.op_type for node in onnx.load(out).graph.node]
+    assert operators.count("QuantizeLinear") == 2
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["executed"] == {"layers:0:0": ["int8"], "layers:0:1": ["int8"], "layers:0:2": ["fp32"]}
+    assert found["written"] == [str(out)]
+
+
+def test_the_engine_is_chosen(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["deploy", MODEL, scheme, "--calibration", IMAGES, "--engine", "onnxruntime", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["engine"] == "onnxruntime"
+    assert found["executed"]["layers:0:0"] == ["fp32"]  # the float Q/DQ reference
+
+
+def test_verify_writes_what_wrapped_verify_finds(
+    scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "verification.json"
+    assert main(["verify", MODEL, scheme, TASK, "--calibration", IMAGES, "--out", str(out), "--json"]) == 0
+    found = Verification.load(out)
+    assert Verification.from_json(json.loads(capsys.readouterr().out)) == found
+    assert found.passed
+    assert [check.status for check in found.layers] == ["verified", "verified", "in float"]
+    assert found.metric_deployed == pytest.approx(found.metric_simulated, rel=0.01)
+
+
+def test_an_engine_that_computes_something_else_is_exit_code_1(
+    scheme: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Verification, "passed", property(lambda _: False))
+    assert main(["verify", MODEL, scheme, "--calibration", IMAGES]) == 1
+    captured = capsys.readouterr()
+    assert "layers: 2 verified, 1 in float" in captured.out  # the facts are told all the same
+    assert "openvino does not compute what was simulated" in captured.err
+
+
+@pytest.mark.parametrize("command", ["deploy", "verify"])
+def test_what_is_missing_is_one_line_and_exit_code_1(
+    command: str, scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "no.json").write_text("{", encoding="utf-8")
+    for words, message in [
+        ([MODEL, scheme], "needs images to measure their ranges on: give --calibration"),
+        ([MODEL, str(tmp_path / "none.json"), "--calibration", IMAGES], "sensitivity protect --out writes one"),
+        ([MODEL, str(tmp_path / "no.json"), "--calibration", IMAGES], "is not JSON"),
+        ([f"{HERE}:number", scheme, "--calibration", IMAGES], "returned int. Return a torch module"),
+    ]:
+        assert main([command, *words]) == 1
+        captured = capsys.readouterr()
+        assert captured.out == ""
+        assert message in captured.err
+
+
+def test_an_unknown_engine_is_a_wrong_command_line(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["deploy", MODEL, scheme, "--engine", "opnvino"])
+    assert "invalid choice: 'opnvino'" in capsys.readouterr().err

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sensitivity.cli.main import main
+from tests.made_studies import make_study, with_second_recipe
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    made = make_study([0.0431, 0.0004, None, 0.12])
+    made.save(tmp_path / "study.json")
+    return tmp_path / "study.json"
+
+
+def test_without_out_a_page_a_table_and_a_picture_lie_beside_the_study(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["report", str(study)]) == 0
+    assert study.with_suffix(".html").read_text(encoding="utf-8").lstrip().startswith("<!")
+    assert study.with_suffix(".md").read_text(encoding="utf-8").startswith("|")
+    assert study.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+    out = capsys.readouterr().out
+    assert [f"wrote {study.with_suffix(ending)}" in out for ending in (".html", ".md", ".png")] == [True] * 3
+
+
+def test_the_ending_says_what_is_written(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = study.parent / "new" / "folder"
+    begins = {"a.tex": b"", "a.rst": b"..", "a.svg": b"<?xml", "a.pdf": b"%PDF"}
+    words = [word for name in begins for word in ("--out", str(folder / name))]
+    assert main(["report", str(study), *words, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"written": [str(folder / name) for name in begins]}
+    for name, beginning in begins.items():
+        assert (folder / name).read_bytes().startswith(beginning)
+    assert "longtable" in (folder / "a.tex").read_text(encoding="utf-8")
+    assert not study.with_suffix(".html").exists()
+
+
+def test_one_recipe_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = with_second_recipe(make_study([0.1, 0.2]))
+    made.save(tmp_path / "two.json")
+    first, second = made.recipes
+    for name in (first, second):
+        assert (
+            main(["report", str(tmp_path / "two.json"), "--out", str(tmp_path / f"{name}.md"), "--recipe", name]) == 0
+        )
+    texts = [(tmp_path / f"{name}.md").read_text(encoding="utf-8") for name in (first, second)]
+    assert texts[0] != texts[1]
+    assert main(["report", str(tmp_path / "two.json"), "--recipe", "none"]) == 1
+    assert "no recipe 'none' in this study" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [(None, "no study at"), ("{", "is not JSON"), ("{}", "not a study")],
+)
+def test_what_is_no_study_is_said(
+    tmp_path: Path, content: str | None, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.json"
+    if content is not None:
+        path.write_text(content, encoding="utf-8")
+    assert main(["report", str(path), "--json"]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert message in captured.err
+
+
+def test_an_unknown_ending_is_refused_before_anything_is_written(
+    study: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--out", str(study.parent / "a.md"), "--out", str(study.parent / "a.docx")]
+    assert main(["report", str(study), *words]) == 1
+    assert "a.docx has no ending that says what to write. Use one of .html" in capsys.readouterr().err
+    assert not (study.parent / "a.md").exists()
+
+
+def test_a_place_that_cannot_be_written_is_said(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(study), "--out", str(study / "inside" / "a.md")]) == 1
+    assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["report"], ["protect", "--top", "1", "--json"]], ids=lambda words: words[0])
+def test_neither_report_nor_protect_needs_torch(study: Path, words: list[str]) -> None:
+    code = (
+        "import sys; sys.modules['torch'] = None; from sensitivity.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    )
+    command = [sys.executable, "-c", code, words[0], str(study), *words[1:]]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr

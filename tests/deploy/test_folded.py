@@ -1,0 +1,107 @@
+"""The folded copy computes what the model does, without its norms, and leaves the model alone."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sensitivity as sv
+from sensitivity.deploy.folded import folded_copy
+from sensitivity.deploy.measures import sqnr_db
+from sensitivity.errors import ExportError
+from sensitivity.perturb.digest import weights_digest
+from tests.deploy.nets import build, images
+
+
+def test_every_norm_of_the_nets_is_folded_and_the_output_kept(wrapped: sv.Wrapped) -> None:
+    before, x = weights_digest(wrapped.model), images(2, seed=3)
+    folded = folded_copy(wrapped.model, wrapped.layers, (images(1),), {})
+    assert not folded.kept
+    assert not [m for m in folded.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert not [layer for layer in folded.layers if layer.norm_module]
+    with torch.no_grad():
+        assert sqnr_db(wrapped.model(x), folded.model(x)) > 100.0
+    assert weights_digest(wrapped.model) == before
+    assert wrapped.layers.names == folded.layers.names
+
+
+def test_the_folded_layer_equals_the_formula() -> None:
+    net = build(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8)))
+    wrapped = sv.wrap(net, images(1))
+    folded = folded_copy(net, wrapped.layers, (images(1),), {}).model
+    conv, norm = net[0], net[1]
+    factor = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+    torch.testing.assert_close(folded[0].weight, conv.weight * factor[:, None, None, None])
+    torch.testing.assert_close(folded[0].bias, (conv.bias - norm.running_mean) * factor + norm.bias)
+
+
+class OwnActivation(nn.BatchNorm2d):
+    """A batch norm that ends in an activation, as timm's."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
+        self.act = nn.ReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(super().forward(x))
+
+
+def test_an_activation_inside_a_norm_stays() -> None:
+    net = build(lambda: nn.Sequential(nn.Conv2d(3, 8, 3), OwnActivation(8), nn.Conv2d(8, 4, 1)))
+    folded = folded_copy(net, sv.wrap(net, images(1)).layers, (images(1),), {})
+    assert not folded.kept
+    with torch.no_grad():
+        assert sqnr_db(net(images(2)), folded.model(images(2))) > 100.0
+
+
+class NormUsedTwice(nn.Module):
+    """The norm behind the convolution also serves the image: it must stay."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.conv(x)) + self.norm(x)
+
+
+def test_a_norm_that_serves_something_else_stays_with_its_reason() -> None:
+    net = build(NormUsedTwice)
+    folded = folded_copy(net, sv.wrap(net, images(1)).layers, (images(1),), {})
+    assert [reason for reason in folded.kept.values() if "used elsewhere" in reason]
+    with torch.no_grad():
+        torch.testing.assert_close(folded.model(images(1)), net(images(1)))
+
+
+def test_a_norm_that_depends_on_its_input_stays_with_its_reason() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)).eval()
+    wrapped = sv.wrap(net, images(1))
+    kept = folded_copy(net, wrapped.layers, (images(1),), {}).kept
+    assert list(kept.values()) == ["its GroupNorm depends on its input"]
+
+
+def test_tied_weights_are_two_weights_in_the_copy() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1)).eval()
+    net[2].weight = net[0].weight
+    copied = folded_copy(net, sv.wrap(net, images(1)).layers, (images(1),), {}).model
+    assert copied[0].weight is not copied[2].weight
+    assert torch.equal(copied[0].weight, copied[2].weight)
+    assert net[0].weight is net[2].weight
+
+
+class Uncopyable(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+def test_a_model_that_cannot_be_copied_is_refused() -> None:
+    net = Uncopyable().eval()
+    wrapped = sv.wrap(net, images(1))
+    net.stream = (i for i in range(3))  # type: ignore[assignment]
+    with pytest.raises(ExportError, match="Uncopyable cannot be copied"):
+        wrapped.deploy(sv.Scheme())

@@ -1,0 +1,127 @@
+"""Stopping early: which layers leave when, and whether what is said of them holds."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+
+import sensitivity as sv
+from tests.sweep.mean_task import Chain, InstanceTask, MeanTask
+
+TOLERANCE = 1e-4
+
+
+@pytest.fixture
+def wrapped() -> sv.Wrapped:
+    return sv.wrap(Chain().eval(), MeanTask(1).inputs)
+
+
+def analyze(wrapped: sv.Wrapped, task: MeanTask, **settings: object) -> sv.Study:
+    return wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False, **settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("task", [MeanTask(600), InstanceTask(600)], ids=["samples", "race"])
+def test_layers_stop_early_and_their_intervals_hold_the_drop_of_all_images(wrapped: sv.Wrapped, task: MeanTask) -> None:
+    full = analyze(wrapped, task)
+    stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=TOLERANCE, minimum_images=32))
+    assert {one.status for one in stopped.measurements} == {"decided"}
+    for truth, found in zip(full.measurements, stopped.measurements, strict=True):
+        assert 32 <= found.images < 600
+        assert found.drop_low <= truth.drop <= found.drop_high
+        settled = found.drop_high <= TOLERANCE or found.drop_low > TOLERANCE
+        assert settled or found.drop_high - found.drop_low <= 2 * TOLERANCE
+        assert f"{found.images} of" in found.reason
+        assert found.score == pytest.approx(stopped.baseline.value - found.drop)
+
+
+@pytest.mark.parametrize("task", [MeanTask(60), InstanceTask(60)], ids=["samples", "race"])
+def test_a_layer_that_is_never_decided_ends_with_the_result_of_a_full_sweep(
+    wrapped: sv.Wrapped, task: MeanTask
+) -> None:
+    full = analyze(wrapped, task)
+    stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=1e-9, relative=1e-6, minimum_images=16))
+    assert {one.status for one in stopped.measurements} == {"measured"}
+    for truth, found in zip(full.measurements, stopped.measurements, strict=True):
+        assert found.drop == pytest.approx(truth.drop, abs=1e-8), "other batches, other last bits"
+        assert found.drop_low == pytest.approx(found.drop_high)
+
+
+@pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
+def test_a_wider_tolerance_costs_fewer_images(wrapped: sv.Wrapped, kind: type[MeanTask]) -> None:
+    images = []
+    for tolerance in (1e-5, 1e-4, 1e-2):
+        task = kind(400)
+        study = analyze(wrapped, task, stop=sv.Confidence(tolerance=tolerance, relative=0.1, minimum_images=16))
+        images.append(sum(one.images for one in study.measurements))
+    assert images[0] > images[2]
+    assert all(more >= less for more, less in pairwise(images))
+
+
+@pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
+def test_the_order_of_the_images_is_that_of_the_seed(wrapped: sv.Wrapped, kind: type[MeanTask]) -> None:
+    def drops(seed: int) -> list[float | None]:
+        stop = sv.Confidence(tolerance=0.05, minimum_images=16, seed=seed)
+        return [one.drop for one in analyze(wrapped, kind(200), stop=stop).measurements]
+
+    assert drops(0) == drops(0)
+    assert drops(0) != drops(1)
+
+
+@pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
+def test_a_resumed_race_ends_as_an_uninterrupted_one(wrapped: sv.Wrapped, kind: type[MeanTask], tmp_path: Path) -> None:
+    stop = sv.Confidence(tolerance=TOLERANCE, minimum_images=32)
+    expected = analyze(wrapped, kind(300), stop=stop)
+    store = tmp_path / "race.jsonl"
+    interrupted = kind(300)
+    predict = interrupted.predict
+
+    def until(model: object, batch: object) -> list[object]:
+        if interrupted.passes == 40:
+            raise KeyboardInterrupt
+        return predict(model, batch)  # type: ignore[arg-type]
+
+    interrupted.predict = until  # type: ignore[method-assign,assignment]
+    partial = analyze(wrapped, interrupted, stop=stop, store=store)
+    assert "interrupted" in {one.status for one in partial.measurements}
+    resumed = analyze(wrapped, kind(300), stop=stop, store=store)
+    for one, other in zip(expected.measurements, resumed.measurements, strict=True):
+        assert (one.drop, one.drop_low, one.drop_high, one.images, one.reason) == (
+            *(other.drop, other.drop_low, other.drop_high),
+            *(other.images, other.reason),
+        )
+
+
+def test_a_sweep_of_all_images_has_intervals_for_all_layers_at_once(wrapped: sv.Wrapped) -> None:
+    study = analyze(wrapped, MeanTask(200))
+    for one in study.measurements:
+        assert one.drop_low is not None
+        assert one.drop_high is not None
+        assert one.drop_low < one.drop < one.drop_high
+    alone = analyze(wrapped, MeanTask(200), layers="stem:0:0")
+    first = study.measurements[0]
+    assert alone.measurements[0].drop == first.drop
+    assert alone.measurements[0].drop_high < first.drop_high, "fewer layers, fewer chances to be wrong"
+
+
+def test_too_few_images_give_no_interval(wrapped: sv.Wrapped) -> None:
+    assert all(one.drop_low is None for one in analyze(wrapped, MeanTask(7)).measurements)
+
+
+def test_an_interrupted_sweep_is_a_study_of_what_was_measured(wrapped: sv.Wrapped) -> None:
+    task = MeanTask(80)
+    predict = task.predict
+
+    def until(model: object, batch: object) -> list[object]:
+        if task.passes == 30:
+            raise KeyboardInterrupt
+        return predict(model, batch)  # type: ignore[arg-type]
+
+    task.predict = until  # type: ignore[method-assign,assignment]
+    study = analyze(wrapped, task, replay=False)
+    assert study.notes[-1] == "interrupted: 24 of 80 images were run"
+    assert {(one.status, one.images) for one in study.measurements} == {("interrupted", 24)}
+    assert all(math.isfinite(one.drop) for one in study.measurements if one.drop is not None)
+    assert len(study.table()) == 4

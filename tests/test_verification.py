@@ -1,0 +1,78 @@
+"""The verification that a user holds: table, figure and texts."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import sensitivity as sv
+from sensitivity.errors import StudyError
+from sensitivity.records.verification import LayerCheck
+from tests.records.test_verification import RECORD
+
+GOOD = sv.Verification.of(replace(RECORD, metric_deployed=0.8905))
+WRONG = LayerCheck("c:0:0", "c", "int8", "fp32", "other precision", "planned in int8, the engine ran fp32 | really")
+BAD = sv.Verification.of(replace(GOOD, layers=(*GOOD.layers, WRONG)))
+
+
+def test_the_summary_says_whether_it_passed_and_why_not() -> None:
+    assert repr(GOOD).splitlines()[0] == "net on openvino: as simulated"
+    assert "mIoU: fp32 90.000, simulated 89.000, deployed 89.050 % on 10 images; 0.100 may differ" in repr(GOOD)
+    assert "0.050 % between roundings of the same simulation" in repr(GOOD)
+    assert "1 ms, fp32 3 ms: 3.00 times as fast" in repr(GOOD)
+    assert repr(BAD).splitlines()[0] == "net on openvino: NOT as simulated"
+    assert "c:0:0 (c): other precision: planned in int8" in repr(BAD)
+
+
+def test_the_summary_says_when_the_metric_cannot_tell() -> None:
+    unsure = sv.Verification.of(replace(GOOD, metric_deployed=0.893, metric_variants={"other": 0.88}))
+    assert "(outside the gate, within the prediction's own uncertainty)" in repr(unsure)
+
+
+def test_the_frame_has_a_row_for_each_layer() -> None:
+    frame = BAD.to_frame()
+    assert list(frame["layer"]) == ["a:0:0", "b:0:0", "c:0:0"]
+    assert list(frame["status"]) == ["verified", "in float", "other precision"]
+    assert frame["code_share"].isna().tolist() == [False, True, True]
+
+
+def test_markdown_is_a_table_whose_cells_are_escaped() -> None:
+    lines = BAD.to_markdown().strip().splitlines()
+    table = [line for line in lines if line.startswith("|")]
+    assert len(table) == 2 + 3
+    assert r"ran fp32 \| really" in table[-1]
+    assert {line.replace(r"\|", "").count("|") for line in table} == {10}
+
+
+def test_html_holds_the_figure_and_escapes(tmp_path: Path) -> None:
+    page = sv.Verification.of(replace(BAD, model="<b>net</b>")).to_html()
+    assert "&lt;b&gt;net&lt;/b&gt;" in page
+    assert "<b>net" not in page
+    assert page.count("<svg") == 1
+    assert page.count('class="fails"') == 1
+    assert "<svg" not in BAD._repr_html_()
+
+
+def test_the_figure_draws_every_layer_and_the_gate(tmp_path: Path) -> None:
+    figure = BAD.plot(tmp_path / "v.png")
+    assert (tmp_path / "v.png").stat().st_size > 1000
+    lines = figure.axes[0].lines
+    marks = [line for line in lines if line.get_gid() == "layer"]
+    assert [line.get_marker() for line in marks] == ["o", "x", "x"]
+    assert marks[0].get_ydata()[0] == 0.01
+    assert len({line.get_color() for line in marks}) == 3
+    assert [line.get_ydata()[0] for line in lines if line.get_gid() == "gate"] == [2e-4]
+
+
+def test_nothing_to_draw_is_refused() -> None:
+    with pytest.raises(StudyError, match="nothing to plot"):
+        sv.Verification("net", "openvino", ()).plot()
+
+
+def test_json_gives_the_same_class(tmp_path: Path) -> None:
+    GOOD.save(tmp_path / "v.json")
+    loaded = sv.Verification.load(tmp_path / "v.json")
+    assert isinstance(loaded, sv.Verification)
+    assert loaded == GOOD
