@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from sensitivity.advise.flags import flags, stored_tolerance
-from sensitivity.advise.protect import protect, trade_offs
+from sensitivity.advise.protect import costs, protect
 from sensitivity.advise.rank import agreement, worst_first
 from sensitivity.advise.size import saved_bytes
 from sensitivity.records import Scheme, Signals, StudyRecord
+from sensitivity.records.latency import Latency, with_latency
 from sensitivity.records.signals import with_signals
 from sensitivity.report.reading import Reading
 from sensitivity.report.text import latex, markdown, rst, summary
@@ -50,6 +51,14 @@ class Study(StudyRecord):
         for one in signals:
             study = with_signals(study, one)
         return study
+
+    def with_latency(self, latency: Latency) -> Self:
+        """The same study with what ``wrapped.latency`` measured, for ``protect(latency_s=...)`` and ``pareto``.
+
+        Raises:
+            StudyError: If it is of another recipe or of other layers.
+        """
+        return with_latency(self, latency)
 
     def table(self, recipe: str | None = None) -> DataFrame:
         """One row for each layer in execution order, in percent and points; see ``report.table.frame``.
@@ -124,6 +133,7 @@ class Study(StudyRecord):
         top: int | None = None,
         max_drop: float | None = None,
         size_bytes: int | None = None,
+        latency_s: float | None = None,
         recipe: str | None = None,
     ) -> Scheme:
         """A scheme that quantizes all layers but those that hurt most; see ``advise.protect.protect``.
@@ -134,12 +144,13 @@ class Study(StudyRecord):
             top: Protect this many of the worst layers.
             max_drop: Protect until the predicted drop is at most this, in points where the unit is ``%``.
             size_bytes: Protect what fits when all layers' parameters may take this many bytes.
+            latency_s: Protect what fits when one run may take this many seconds; needs ``with_latency``.
             recipe: Name of the recipe; None where there is only one.
 
         Raises:
-            StudyError: If not exactly one of ``top``, ``max_drop``, ``size_bytes`` is given, or it cannot be met.
+            StudyError: If not exactly one criterion is given, it cannot be met, or times are needed and not there.
         """
-        return protect(self, top=top, max_drop=max_drop, size_bytes=size_bytes, recipe=recipe)
+        return protect(self, top=top, max_drop=max_drop, size_bytes=size_bytes, latency_s=latency_s, recipe=recipe)
 
     def to_html(self, path: str | Path, *, recipe: str | None = None) -> None:
         """Write one self-contained page: the picture, the worst layers, all layers, notes.
@@ -201,27 +212,31 @@ def read_thesis(path: str | Path) -> Study:
 
 
 def pareto(
-    study: StudyRecord, *, measured: Iterable[tuple[str, float, float]] = (), path: str | Path | None = None
+    study: StudyRecord,
+    *,
+    against: Literal["size", "latency"] = "size",
+    measured: Iterable[tuple[str, float, float]] = (),
+    path: str | Path | None = None,
 ) -> Figure:
-    """Accuracy against size: the predicted curve, and schemes that were measured; see ``report.figures.pareto``.
+    """Accuracy against size or latency: what is predicted, and what was measured; see ``report.figures.pareto``.
 
     The prediction adds up single drops, which is **not** true of real models: errors of several layers can cancel or
     amplify each other.
 
     Args:
         study: What was measured, one layer at a time.
-        measured: Label, size in bytes and score (a fraction where the unit is ``%``) of each measured scheme.
+        against: ``size``, or ``latency`` where ``Study.with_latency`` added times.
+        measured: Label, bytes (or seconds) and score (a fraction where the unit is ``%``) of each measured scheme.
         path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
 
     Raises:
-        StudyError: If the study is ``all-but-one``, a number is not finite, or the file's ending is unknown.
+        StudyError: If the study is ``all-but-one``, has no times where they are asked for, a number is not finite, or
+            the file's ending is unknown.
     """
     from sensitivity.report.figures.pareto import pareto as draw
 
-    curves = {
-        name: [(point.size_bytes, point.predicted_drop) for point in trade_offs(study, name)] for name in study.recipes
-    }
-    picture = draw(study, curves, measured=measured)
+    curves = {name: costs(study, name, against) for name in study.recipes}
+    picture = draw(study, {name: curve for name, curve in curves.items() if curve}, against, measured=measured)
     if path is not None:
         picture.write(path)
     return picture

@@ -16,6 +16,7 @@ from torch import nn
 from sensitivity.contracts import Executor, NeedsReference, Store, Task
 from sensitivity.deploy.deployed import Deployed, deploy
 from sensitivity.deploy.engines import Build, check_engine, target_of
+from sensitivity.deploy.latency import measure_latency
 from sensitivity.deploy.placement import Target
 from sensitivity.deploy.plan import Basis, Plan, make_basis, make_plan
 from sensitivity.deploy.study import verify_measurements
@@ -36,6 +37,7 @@ from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score, Signals
+from sensitivity.records.latency import Latency
 from sensitivity.records.verification import Gates
 from sensitivity.study import Study
 from sensitivity.sweep.explain import Explanation, explain
@@ -342,6 +344,37 @@ class Wrapped:
                 "intervals": found.intervals,
             },
         )
+
+    def latency(
+        self,
+        recipe: Recipe = INT8,
+        engine: str | Build = "openvino",
+        *,
+        calibration: Calibration | None = None,
+        parts: Iterable[str] | None = None,
+        example: Any = None,
+        **settings: Any,
+    ) -> Latency:
+        """Time every layer on an engine, quantized and in float; ``study.with_latency`` takes the result.
+
+        Args:
+            recipe: What the quantized layers have.
+            engine: One that tells the time of single layers: ``openvino``, ``tensorrt``.
+            calibration: Activation ranges; by default the last one made here that fits.
+            parts: As in ``deploy``.
+            example: As in ``deploy``: the sizes that are timed.
+            settings: The engine's own.
+
+        Raises:
+            EngineError: If the engine is unknown, or does not tell the time of single layers.
+            ExportError: If the recipe cannot be expressed as Q/DQ, or nothing can be exported.
+            CalibrationError: If activations are to be quantized and no ranges are known.
+            MissingPackageError: If a package is not installed; the message names the extra that brings it.
+            EngineBuildError: If the engine cannot be built.
+        """
+        given: dict[str, Any] = {"calibration": calibration, "parts": parts, "example": example, **settings}
+        quantized, in_float = (self.deploy(scheme, engine, **given) for scheme in (Scheme.all(recipe), Scheme()))
+        return measure_latency(quantized, in_float, recipe)
 
     def explain(
         self,

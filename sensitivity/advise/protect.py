@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from math import inf, isnan
+from typing import Literal
 
 from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
 from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
+from sensitivity.records.latency import Latency, latency_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,11 +23,13 @@ class TradeOff:
         protected: How many of the worst layers are protected.
         size_bytes: Bytes of all layers' parameters.
         predicted_drop: Sum of the positive drops of the layers that are left quantized, as stored.
+        latency_s: Seconds that the engine is expected to take; None where the study has no times.
     """
 
     protected: int
     size_bytes: int
     predicted_drop: float
+    latency_s: float | None = None
 
 
 def protect(
@@ -34,6 +38,7 @@ def protect(
     top: int | None = None,
     max_drop: float | None = None,
     size_bytes: int | None = None,
+    latency_s: float | None = None,
     recipe: str | None = None,
 ) -> Scheme:
     """A scheme with every layer quantized but the ones that hurt most; give exactly one criterion.
@@ -50,6 +55,10 @@ def protect(
             (points where the unit is ``%``).
         size_bytes: Bytes that the parameters of all layers may take; layers are protected by drop avoided for each
             extra byte, as far as they fit. See ``layer_bytes`` for what is counted.
+        latency_s: Seconds that one run of the whole graph may take, on the engine whose times ``Study.with_latency``
+            added; layers are protected by drop avoided for each extra second. What is expected is the quantized
+            graph's time and the sum of what protecting each layer adds; changes of format between layers are in
+            neither, so measure the scheme on the engine.
         recipe: Name of the recipe that the other layers get; None where the study has only one.
 
     Returns:
@@ -59,11 +68,11 @@ def protect(
     Raises:
         StudyError: If none or several criteria are given, one cannot be met, or the study is ``all-but-one``.
     """
-    given = {"top": top, "max_drop": max_drop, "size_bytes": size_bytes}
+    given = {"top": top, "max_drop": max_drop, "size_bytes": size_bytes, "latency_s": latency_s}
     chosen = [name for name, value in given.items() if value is not None]
     if len(chosen) != 1:
         raise StudyError(
-            f"protect takes exactly one of top, max_drop and size_bytes; given: {', '.join(chosen) or 'none'}. "
+            f"protect takes exactly one of {', '.join(given)}; given: {', '.join(chosen) or 'none'}. "
             "For example protect(top=8)."
         )
     advice = _Advice(study, recipe)
@@ -71,12 +80,14 @@ def protect(
         return advice.scheme(advice.worst(top))
     if max_drop is not None:
         return advice.scheme(advice.until(max_drop))
-    assert size_bytes is not None
-    return advice.scheme(advice.within(size_bytes))
+    if size_bytes is not None:
+        return advice.scheme(advice.within_bytes(size_bytes))
+    assert latency_s is not None
+    return advice.scheme(advice.within_seconds(latency_s))
 
 
 def trade_offs(study: StudyRecord, recipe: str | None = None) -> list[TradeOff]:
-    """Size and predicted drop when the worst layers are protected one after the other, none first, all last.
+    """Size, latency and predicted drop when the worst layers are protected one after the other, none first, all last.
 
     Raises:
         StudyError: As for ``protect``.
@@ -85,8 +96,26 @@ def trade_offs(study: StudyRecord, recipe: str | None = None) -> list[TradeOff]:
     points = []
     for count in range(len(advice.ranked) + 1):
         protected = advice.ranked[:count]
-        points.append(TradeOff(count, advice.bytes_with(protected), advice.remaining[count]))
+        points.append(
+            TradeOff(count, advice.bytes_with(protected), advice.remaining[count], advice.seconds_with(protected))
+        )
     return points
+
+
+def costs(study: StudyRecord, recipe: str, against: Literal["size", "latency"]) -> list[tuple[float, float]]:
+    """Bytes or seconds, and predicted drop, of the points of ``trade_offs``.
+
+    Raises:
+        StudyError: As for ``trade_offs``; if ``against`` is another word, or no recipe of the study has times.
+    """
+    points = trade_offs(study, recipe)
+    if against == "size":
+        return [(point.size_bytes, point.predicted_drop) for point in points]
+    if against != "latency":
+        raise StudyError(f"against={against!r}: give 'size' or 'latency'.")
+    if not any(latency_of(study, name) for name in study.recipes):
+        raise StudyError("this study has no times: add some with study.with_latency(wrapped.latency(recipe, engine)).")
+    return [(point.latency_s, point.predicted_drop) for point in points if point.latency_s is not None]
 
 
 class _Advice:
@@ -117,6 +146,7 @@ class _Advice:
         losses = [max(drop_of(m), 0.0) for m in reversed(self.ranked)]
         self.remaining = list(accumulate(losses, initial=0.0))[::-1]
         self.least_bytes = self._least_bytes()
+        self.latency: Latency | None = latency_of(study, self.recipe.name)
 
     def worst(self, count: int) -> list[Measurement]:
         """The ``count`` worst."""
@@ -132,18 +162,41 @@ class _Advice:
         count = next(k for k, drop in enumerate(self.remaining) if drop <= limit)
         return self.ranked[:count]
 
-    def within(self, size_bytes: int) -> list[Measurement]:
+    def within_bytes(self, size_bytes: int) -> list[Measurement]:
         """Layers whose drop is positive, by drop for each extra byte, as far as the budget goes; worst first."""
         if size_bytes < self.least_bytes:
             raise StudyError(
                 f"size_bytes={size_bytes} is too small: with every measured layer in {self.recipe.name} the layers "
                 f"already take {self.least_bytes} bytes. Give at least that, or a recipe of fewer bits."
             )
+        return self._within(size_bytes - self.least_bytes, self._extra_bytes)
+
+    def within_seconds(self, latency_s: float) -> list[Measurement]:
+        """The same by drop for each extra second."""
+        latency, least = self.latency, self.seconds_with([])
+        if latency is None or least is None:
+            raise StudyError(
+                f"no times of recipe {self.recipe.name!r}: a latency budget needs "
+                "study.with_latency(wrapped.latency(recipe, engine))."
+            )
+        if isnan(latency_s) or latency_s < least:
+            raise StudyError(
+                f"latency_s={latency_s} is too short: with every measured layer in {self.recipe.name}, "
+                f"{latency.engine} already takes {least:.3g} s. Give at least that."
+            )
+        return self._within(latency_s - least, latency.extra_s)
+
+    def _within(self, budget: float, extra_of: Callable[[str], float]) -> list[Measurement]:
+        """Layers that help, the most drop for what they cost first; those that cost nothing before all others."""
         helpful = [m for m in self.ranked if drop_of(m) > 0.0]
-        budget = size_bytes - self.least_bytes
+
+        def worth(measurement: Measurement) -> float:
+            extra = extra_of(measurement.layer)
+            return drop_of(measurement) / extra if extra > 0 else inf
+
         taken = set()
-        for measurement in sorted(helpful, key=self._drop_per_byte, reverse=True):
-            extra = self._extra_bytes(measurement.layer)
+        for measurement in sorted(helpful, key=worth, reverse=True):
+            extra = extra_of(measurement.layer)
             if extra <= budget:
                 budget -= extra
                 taken.add(measurement.layer)
@@ -166,6 +219,13 @@ class _Advice:
         """Bytes of all layers when these, and the layers nothing is known of, are protected."""
         return self.least_bytes + sum(self._extra_bytes(m.layer) for m in protected)
 
+    def seconds_with(self, protected: Iterable[Measurement]) -> float | None:
+        """Seconds that the engine is expected to take likewise; None where the study has no times."""
+        if self.latency is None:
+            return None
+        names = [*self.unknown, *(m.layer for m in protected)]
+        return self.latency.quantized_s + sum(map(self.latency.extra_s, names))
+
     def _least_bytes(self) -> int:
         return sum(
             layer_bytes(layer, None if name in self.unknown else self.recipe) for name, layer in self.layers.items()
@@ -174,10 +234,6 @@ class _Advice:
     def _extra_bytes(self, name: str) -> int:
         layer = self.layers[name]
         return layer_bytes(layer, None) - layer_bytes(layer, self.recipe)
-
-    def _drop_per_byte(self, measurement: Measurement) -> float:
-        extra = self._extra_bytes(measurement.layer)
-        return drop_of(measurement) / extra if extra > 0 else inf
 
     def _reason(self, measurement: Measurement, rank: int) -> str:
         drop = drop_of(measurement) * self.study.scale

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -12,6 +13,8 @@ from sensitivity.advise.protect import protect, trade_offs
 from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import QuantSpec, Recipe, Scheme
+from sensitivity.records.latency import Latency, latency_of
+from sensitivity.study import Study
 from tests.made_studies import INT4, INT8, make_study, random_study, with_second_recipe
 
 
@@ -121,13 +124,14 @@ def test_the_recipe_is_chosen_by_name() -> None:
 @pytest.mark.parametrize(
     ("criteria", "message"),
     [
-        ({}, "exactly one of top, max_drop and size_bytes; given: none"),
+        ({}, "exactly one of top, max_drop, size_bytes, latency_s; given: none"),
         ({"top": 1, "max_drop": 0.5}, "given: top, max_drop"),
         ({"top": 4}, "give 0 to 3"),
         ({"top": -1}, "give 0 to 3"),
         ({"max_drop": -0.5}, "zero or more points"),
         ({"max_drop": math.nan}, "zero or more points"),
         ({"size_bytes": 10}, "size_bytes=10 is too small"),
+        ({"latency_s": 1.0}, "no times of recipe 'INT8': a latency budget needs"),
     ],
 )
 def test_criteria_that_make_no_sense_are_refused(criteria: dict[str, float], message: str) -> None:
@@ -163,3 +167,38 @@ def test_trade_offs_run_from_everything_quantized_to_nothing() -> None:
     for point in curve:
         scheme = protect(study, top=point.protected)
         assert (scheme.size_bytes, scheme.predicted_drop) == (point.size_bytes, point.predicted_drop)
+
+
+def timed(drops: list[float | None], times: list[tuple[float, float]], whole: float = 1.0) -> Study:
+    """A study with the seconds of each layer, quantized and in float."""
+    study = make_study(drops)
+    layers = {layer.name: pair for layer, pair in zip(study.layers, times, strict=True)}
+    return study.with_latency(Latency(study.model, INT8, "openvino", whole, 9.0, layers))
+
+
+def test_latency_prefers_the_drop_avoided_for_each_second() -> None:
+    study = timed([0.02, 0.03, 0.0, 0.01], [(0.1, 0.3), (0.1, 1.1), (0.1, 0.2), (0.2, 0.1)])
+    small, dear, _, free = (layer.name for layer in study.layers)
+    assert protected(protect(study, latency_s=1.0)) == [free], "the engine is faster in float there"
+    assert protected(protect(study, latency_s=1.1)) == [small, free]
+    assert protected(protect(study, latency_s=2.0)) == [small, free], "0.1 of drop for a second before 0.03"
+    assert protected(protect(study, latency_s=2.11)) == [dear, small, free]
+
+
+def test_a_latency_that_nothing_can_meet_is_refused() -> None:
+    study = timed([0.02, None], [(0.1, 0.3), (0.1, 0.6)])
+    assert len(protected(protect(study, latency_s=1.5))) == 1, "a layer that failed is protected and costs its time"
+    with pytest.raises(StudyError, match=r"latency_s=1.2 is too short: .* openvino already takes 1.5 s"):
+        protect(study, latency_s=1.2)
+
+
+def test_times_survive_saving_and_belong_to_their_recipe(tmp_path: Path) -> None:
+    study = timed([0.02, 0.03], [(0.1, 0.3), (0.1, 1.1)])
+    study.save(tmp_path / "study.json")
+    loaded = Study.load(tmp_path / "study.json")
+    assert latency_of(loaded, "INT8") == latency_of(study, "INT8")
+    assert [point.latency_s for point in trade_offs(loaded)] == pytest.approx([1.0, 2.0, 2.2])
+    with pytest.raises(StudyError, match="does something else than this study's: INT8"):
+        study.with_latency(replace(latency_of(study, "INT8"), recipe=INT4))
+    with pytest.raises(StudyError, match="times of layers that this study does not have: nowhere"):
+        study.with_latency(replace(latency_of(study, "INT8"), layers={"nowhere": (0.0, 0.0)}))

@@ -1,4 +1,4 @@
-"""Accuracy against size: the predicted curve of a study, and schemes that were measured."""
+"""Accuracy against size or latency: the predicted curve of a study, and schemes that were measured."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
+from typing import Literal
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
@@ -16,6 +17,7 @@ from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.picture import Picture
 
 MIB = 2**20
+_AXES = {"size": (1 / MIB, "parameters of all layers (MiB)"), "latency": (1e3, "time of one run (ms)")}
 _CURVE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
 _MEASURED_COLOUR = "#d55e00"
 
@@ -26,32 +28,35 @@ class Point:
 
     Attributes:
         label: What it is called.
-        size_mib: Size in MiB (2^20 bytes).
+        cost: Size in MiB (2^20 bytes), or time in ms.
         score: In the unit people see.
     """
 
     label: str
-    size_mib: float
+    cost: float
     score: float
 
 
 def pareto(
     study: StudyRecord,
-    curves: Mapping[str, Sequence[tuple[int, float]]],
+    curves: Mapping[str, Sequence[tuple[float, float]]],
+    against: Literal["size", "latency"] = "size",
     *,
     measured: Iterable[tuple[str, float, float]] = (),
 ) -> Picture:
-    """Accuracy against bytes of the layers' parameters.
+    """Accuracy against bytes of the layers' parameters, or against seconds of one run.
 
     A line for each recipe says what is predicted when the worst layers are protected one after the other, from
     everything quantized (left) to nothing (right). Measured schemes tell how far off that is; those that no other
-    measured scheme beats in both size and score are joined as the front.
+    measured scheme beats in both cost and score are joined as the front.
 
     Args:
         study: What was measured, one layer at a time.
-        curves: Recipe to size in bytes and predicted drop, as stored, with none, one, two ... layers protected.
-        measured: Label, size in bytes and score (a fraction where the study's unit is ``%``, as ``Score.value``) of
-            each scheme that was measured.
+        curves: Recipe to cost and predicted drop, as stored, with none, one, two ... layers protected. A cost is in
+            bytes, or in seconds against latency.
+        against: ``size`` or ``latency``.
+        measured: Label, cost and score (a fraction where the study's unit is ``%``, as ``Score.value``) of each scheme
+            that was measured.
 
     Returns:
         A matplotlib ``Figure``.
@@ -61,41 +66,44 @@ def pareto(
     """
     if not isfinite(study.baseline.value):
         raise StudyError(f"no curve from a baseline of {study.baseline.value}: the task's metric must be finite.")
-    points = [_point(study, *given) for given in measured]
+    scale, words = _AXES[against]
+    points = [_point(study, scale, *given) for given in measured]
     figure = Picture(7.5, 5.0)
     axes = figure.add_axes((0.11, 0.12, 0.85, 0.78))
-    _draw_curves(axes, study, curves)
+    _draw_curves(axes, study, scale, curves)
     baseline = study.scale * study.baseline.value
     text = f"baseline {baseline:.2f} {study.unit}".rstrip()
     axes.axhline(baseline, color="#222222", linewidth=0.8, linestyle="--", label=text, gid="baseline")
     if points:
         _draw_measured(axes, points, front(points, study.higher_is_better))
-    _finish(axes, study)
-    place_labels(axes, [Label(p.size_mib, p.score, p.label) for p in points], _covered(axes))
+    _finish(axes, study, words)
+    place_labels(axes, [Label(p.cost, p.score, p.label) for p in points], _covered(axes))
     return figure
 
 
 def front(points: Iterable[Point], higher_is_better: bool) -> list[Point]:
-    """The points that no other beats or equals in both size and score, smallest first."""
+    """The points that no other beats or equals in both cost and score, smallest first."""
     sign = 1.0 if higher_is_better else -1.0
     kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.size_mib, -sign * p.score)):
+    for point in sorted(points, key=lambda p: (p.cost, -sign * p.score)):
         if not kept or sign * point.score > sign * kept[-1].score:
             kept.append(point)
     return kept
 
 
-def _point(study: StudyRecord, label: str, size_bytes: float, score: float) -> Point:
-    if not (isfinite(size_bytes) and isfinite(score)):
-        raise StudyError(f"measured scheme {label!r} has size {size_bytes} and score {score}: give finite numbers.")
-    return Point(label, size_bytes / MIB, score * study.scale)
+def _point(study: StudyRecord, scale: float, label: str, cost: float, score: float) -> Point:
+    if not (isfinite(cost) and isfinite(score)):
+        raise StudyError(f"measured scheme {label!r} costs {cost} and scores {score}: give finite numbers.")
+    return Point(label, cost * scale, score * study.scale)
 
 
-def _draw_curves(axes: Axes, study: StudyRecord, curves: Mapping[str, Sequence[tuple[int, float]]]) -> None:
+def _draw_curves(
+    axes: Axes, study: StudyRecord, scale: float, curves: Mapping[str, Sequence[tuple[float, float]]]
+) -> None:
     sign = 1.0 if study.higher_is_better else -1.0
     for number, (name, curve) in enumerate(curves.items()):
         axes.step(
-            [size_bytes / MIB for size_bytes, _ in curve],
+            [cost * scale for cost, _ in curve],
             [study.scale * (study.baseline.value - sign * drop) for _, drop in curve],
             where="post",
             color=_CURVE_COLOURS[number % len(_CURVE_COLOURS)],
@@ -107,7 +115,7 @@ def _draw_curves(axes: Axes, study: StudyRecord, curves: Mapping[str, Sequence[t
 
 def _draw_measured(axes: Axes, points: Sequence[Point], best: Sequence[Point]) -> None:
     axes.step(
-        [p.size_mib for p in best],
+        [p.cost for p in best],
         [p.score for p in best],
         where="post",
         color=_MEASURED_COLOUR,
@@ -117,7 +125,7 @@ def _draw_measured(axes: Axes, points: Sequence[Point], best: Sequence[Point]) -
         gid="front",
     )
     axes.plot(
-        [p.size_mib for p in points],
+        [p.cost for p in points],
         [p.score for p in points],
         linestyle="none",
         marker="o",
@@ -140,7 +148,7 @@ def _covered(axes: Axes) -> list[Bbox]:
     return boxes
 
 
-def _finish(axes: Axes, study: StudyRecord) -> None:
+def _finish(axes: Axes, study: StudyRecord, words: str) -> None:
     """Final limits, words and grid. A predicted share below zero is out of the picture: no score can be that low."""
     axes.margins(0.06, 0.1)
     if study.unit == "%" and study.higher_is_better and axes.dataLim.y0 < 0.0:
@@ -149,7 +157,7 @@ def _finish(axes: Axes, study: StudyRecord) -> None:
         axes.invert_yaxis()
     unit = f" ({study.unit})" if study.unit else ""
     axes.set_ylabel(f"{study.metric}{unit}", fontsize=9, parse_math=False)
-    axes.set_xlabel("parameters of all layers (MiB)", fontsize=9)
+    axes.set_xlabel(words, fontsize=9)
     title = f"{study.model} on {study.task}"
     axes.set_title(title, fontsize=11, fontweight="bold", loc="left", parse_math=False)
     axes.tick_params(labelsize=8, color="#999999")

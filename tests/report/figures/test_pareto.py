@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from sensitivity.advise.protect import protect
 from sensitivity.errors import StudyError
 from sensitivity.records import Score
+from sensitivity.records.latency import Latency
 from sensitivity.report.figures.pareto import MIB, Point, front
 from sensitivity.study import pareto
 from tests.made_studies import make_study, random_study, with_second_recipe
@@ -84,9 +85,21 @@ def test_a_path_saves_the_figure(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_an_error() -> None:
     study = make_study([0.1])
-    with pytest.raises(StudyError, match="'broken' has size 100 and score nan: give finite numbers"):
+    with pytest.raises(StudyError, match="'broken' costs 100 and scores nan: give finite numbers"):
         pareto(study, measured=[("broken", 100, math.nan)])
     with pytest.raises(StudyError, match="direction='one-at-a-time'"):
         pareto(replace(study, direction="all-but-one"))
     with pytest.raises(StudyError, match="metric must be finite"):
         pareto(replace(study, baseline=Score(math.inf, {}, "sqnr", "dB", 5)))
+
+
+def test_latency_is_drawn_in_milliseconds_from_the_times_of_the_study() -> None:
+    study = make_study([0.1, 0.2])
+    times = {layer.name: (0.001, 0.003) for layer in study.layers}
+    study = study.with_latency(Latency(study.model, study.recipes["INT8"], "openvino", 0.010, 0.020, times))
+    figure = pareto(study, against="latency", measured=[("four ms saved", 0.016, 0.7)])
+    assert list(found(figure, "curve")[0].get_data()[0]) == pytest.approx([10.0, 12.0, 14.0])
+    assert list(found(figure, "measured")[0].get_data()[0]) == pytest.approx([16.0])
+    assert figure.axes[0].get_xlabel() == "time of one run (ms)"
+    with pytest.raises(StudyError, match="this study has no times"):
+        pareto(make_study([0.1]), against="latency")
