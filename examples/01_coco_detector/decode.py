@@ -73,12 +73,12 @@ def decode_fastestdet(
     probability, labels = cells[..., 5:].max(dim=2)
     scores = cells[..., 0].pow(0.6) * probability.pow(0.4)
     boxes = _grid_boxes(cells[..., 1:3].tanh(), cells[..., 3:5].sigmoid(), output.shape[-2:])
-    detections = []
-    for image_boxes, image_scores, image_labels, size in zip(boxes, scores, labels, sizes, strict=True):
-        cell = torch.nonzero(image_scores > score_threshold).squeeze(1)
-        candidates = image_boxes[cell], image_scores[cell], image_labels[cell]
-        detections.append(_suppress(*candidates, size, iou_threshold, None))
-    return detections
+    image, cell = torch.nonzero(scores > score_threshold, as_tuple=True)
+    scale = boxes.new_tensor([[width, height, width, height] for height, width in sizes])
+    pixels, scores, labels = boxes[image, cell] * scale[image], scores[image, cell], labels[image, cell]
+    kept = batched_nms(pixels, scores, labels + CLASSES * image, iou_threshold)  # all images at once
+    by_image = [kept[image[kept] == number] for number in range(len(sizes))]
+    return [{"boxes": pixels[mine], "scores": scores[mine], "labels": labels[mine]} for mine in by_image]
 
 
 def _yolo_head(output: Tensor, anchors: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
@@ -103,7 +103,7 @@ def _grid_boxes(offsets: Tensor, extents: Tensor, grid: torch.Size) -> Tensor:
 
 
 def _suppress(
-    boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], iou_threshold: float, limit: int | None
+    boxes: Tensor, scores: Tensor, labels: Tensor, size: tuple[int, int], iou_threshold: float, limit: int
 ) -> Detections:
     height, width = size
     pixels = boxes * boxes.new_tensor([width, height, width, height])

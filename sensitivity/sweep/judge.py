@@ -144,10 +144,11 @@ class Samples:
         return [(one, found[id(one)].drop) for one in self._variants if id(one) in found]
 
     def _look(self, variant: Variant) -> Estimate:
-        drop, without = self._drops.of(variant)
         whole, seen = len(self._task), self._seen
         if seen >= whole:
+            drop = self._drops.without_bounds(variant)
             return Estimate(drop, drop, drop, seen, self._stop.verdict(drop, drop, drop))
+        drop, without = self._drops.of(variant)
         imagined = VIRTUAL_LOSS * self._stop.tolerance / seen
         error = math.hypot(standard_error(without), imagined) * math.sqrt(1 - seen / whole)
         if not math.isfinite(error):
@@ -228,7 +229,8 @@ class _DropsWithout:
         return before - after if self._task.higher_is_better else after - before
 
     def _scores(self, predictions: dict[int, object], groups: Sequence[Sequence[int]]) -> tuple[float, list[float]]:
-        return self._task.score(predictions)[self._task.metric], scores_without(self._task, predictions, groups)
+        whole, *without = scores_without(self._task, predictions, [(), *groups])
+        return whole, without
 
 
 def _of_this_data_set(stop: Confidence) -> str:

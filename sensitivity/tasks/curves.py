@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -129,8 +130,14 @@ def _at_recall_levels(precision: Floats, cells: Ints, objects: Ints) -> Floats:
     padded = np.zeros(len(cells) + len(hits))
     padded[np.arange(len(cells)) + cells] = precision
     starts = np.cumsum(hits) - hits + np.arange(len(hits))
-    needed = np.stack([np.searchsorted(np.arange(1, number + 1) / number, RECALL_LEVELS) for number in objects])
+    needed = np.stack([_hits_needed(int(number)) for number in objects])
     reached = np.minimum(np.tile(needed, (len(IOU_THRESHOLDS), 1)), hits[:, None])
     best_until_next_level = np.maximum.reduceat(padded, (starts[:, None] + reached).ravel()).reshape(reached.shape)
     best: Floats = np.maximum.accumulate(best_until_next_level[:, ::-1], axis=1)[:, ::-1]
     return best
+
+
+@functools.cache
+def _hits_needed(objects: int) -> Ints:
+    """How many hits come before each recall level is reached, (101,)."""
+    return np.searchsorted(np.arange(1, objects + 1) / objects, RECALL_LEVELS)
