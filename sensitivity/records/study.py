@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from sensitivity.errors import StudyError
 from sensitivity.records.layer import Layer, SkippedModule
+from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
 
 SCHEMA_VERSION = 1
@@ -47,8 +48,8 @@ class Measurement:
         drop_low: Lower end of the interval of the drop, or None where no interval was computed.
         drop_high: Upper end.
         images: Images scored.
-        status: ``measured``, ``decided`` (stopped early), ``verified`` (the same on an engine), ``failed`` or
-            ``skipped``.
+        status: ``measured``, ``decided`` (stopped early), ``interrupted`` (on some of the images), ``verified`` (the
+            same on an engine), ``failed`` or ``skipped``.
         reason: Why it failed, was skipped or stopped; empty for a plain measurement.
         metrics: Every metric of the task.
         signals: Label-free measures, e.g. ``output_sqnr_db``.
@@ -130,6 +131,10 @@ class StudyRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal study."""
+        plain: dict[str, Any] = to_plain(self._facts())
+        return plain
+
+    def _facts(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA_VERSION,
             "model": self.model,
@@ -160,6 +165,7 @@ class StudyRecord:
             raise StudyError(
                 f"study of schema {plain['schema']}; this version reads {SCHEMA_VERSION}. Update sensitivity."
             )
+        plain = from_plain(plain)
         try:
             recipes = [Recipe.from_json(recipe) for recipe in plain["recipes"]]
             return cls(
@@ -184,7 +190,7 @@ class StudyRecord:
         """Write the study as JSON, in one step: a reader never sees half a file."""
         path = Path(path)
         draft = path.with_name(path.name + ".part")
-        draft.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        draft.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
         os.replace(draft, path)
 
     @classmethod

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sensitivity.errors import StudyError
+from sensitivity.records.plain import from_plain, to_plain
 
 SCHEMA_VERSION = 1
 
@@ -187,7 +188,7 @@ class VerificationRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal record; numbers that JSON lacks as text."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = to_plain(asdict(self))
         return {"schema": SCHEMA_VERSION} | plain
 
     @classmethod
@@ -200,7 +201,7 @@ class VerificationRecord:
         if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA_VERSION:
             found = plain.get("schema", "none") if isinstance(plain, Mapping) else type(plain).__name__
             raise StudyError(f"not a verification of schema {SCHEMA_VERSION}: {found}. Verification.save writes one.")
-        values = _unplain({key: value for key, value in plain.items() if key != "schema"})
+        values = from_plain({key: value for key, value in plain.items() if key != "schema"})
         try:
             values["layers"] = tuple(LayerCheck(**check) for check in values["layers"])
             values["gates"] = Gates(**values["gates"])
@@ -229,21 +230,3 @@ class VerificationRecord:
         except json.JSONDecodeError as error:
             raise StudyError(f"{path} is not JSON: {error}. Give a file written by Verification.save.") from error
         return cls.from_json(plain)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(one) for key, one in value.items()}
-    if isinstance(value, (tuple, list)):
-        return [_plain(one) for one in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"number": str(value)}
-    return value
-
-
-def _unplain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        if set(value) == {"number"}:
-            return float(value["number"])
-        return {key: _unplain(one) for key, one in value.items()}
-    return [_unplain(one) for one in value] if isinstance(value, list) else value

@@ -40,15 +40,16 @@ def summary(reading: Reading, worst: int = 5) -> str:
             lines.append(f"  {measurement.layer:<{width}}  {drop}  {flags}".rstrip())
         if reading.agreement_of(name):
             lines.append(f"  rank correlation with the drops: {reading.agreement_of(name)}")
+    lines += [f"note: {note}" for note in study.notes]
     return "\n".join(lines)
 
 
 def counts(reading: Reading, recipe: str) -> str:
-    """How many layers have a drop, failed, or were not analysed, e.g. ``65 measured, 1 failed, 3 not analysed``."""
+    """How many layers have which status, e.g. ``65 measured, 1 failed, 3 not analysed``."""
     measurements = reading.study.of_recipe(recipe)
-    statuses = [m.status for m in measurements if not reading.drop(m)]
-    parts = [f"{len(measurements) - len(statuses)} measured"]
-    parts += [f"{statuses.count(status)} {status}" for status in dict.fromkeys(statuses)]
+    statuses = [m.status for m in measurements]
+    found = sorted(dict.fromkeys(statuses), key=lambda status: status != "measured")
+    parts = [f"{statuses.count(status)} {status}" for status in found or ["measured"]]
     missing = len(reading.study.layers) - len(measurements)
     return ", ".join([*parts, *([f"{missing} not analysed"] if missing else [])])
 

@@ -23,6 +23,7 @@ from sensitivity.contracts import LeavesOut, Task
 
 GROUPS = 20
 FEWEST_IMAGES = 8  # below it, the spread of so few groups says nothing
+ROUNDING = 1e-12  # a spread below it is that of last bits: nothing seen has moved the drop, and nothing is known of it
 
 
 def deal(images: Sequence[int]) -> list[list[int]]:

@@ -14,7 +14,14 @@ from typing import Protocol
 import numpy as np
 
 from sensitivity.contracts import MeanOfInstances, Task
-from sensitivity.sweep.jackknife import FEWEST_IMAGES, deal, scores_without, standard_error, student_quantile
+from sensitivity.sweep.jackknife import (
+    FEWEST_IMAGES,
+    ROUNDING,
+    deal,
+    scores_without,
+    standard_error,
+    student_quantile,
+)
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.race import VIRTUAL_LOSS, Confidence, Estimate, Race
 from sensitivity.sweep.results import Images, Results
@@ -85,7 +92,7 @@ class EveryImage:
             return None
         drop, without = self._drops.of(variant)
         error = standard_error(without)
-        if not math.isfinite(error):
+        if not (math.isfinite(error) and error > ROUNDING):
             return None
         level = 1 - (1 - LEVEL) / len(self._variants)
         half = error * student_quantile(level, len(without) - 1)

@@ -21,7 +21,8 @@ def batched_nms(
     labels are compared, boxes are not shifted apart by class, so no precision is lost.
 
     Args:
-        boxes: (N, 4) float, corners ``x1, y1, x2, y2`` in any unit.
+        boxes: (N, 4) float, corners ``x1, y1, x2, y2`` in any unit. Half precision is compared in float32, since the
+            area of a box of 256 x 256 pixels is no fp16 number.
         scores: (N,) float.
         labels: (N,) integer class of each box.
         iou_threshold: Largest IoU, in [0, 1], that two kept boxes of one class may have.
@@ -42,6 +43,7 @@ def batched_nms(
         [0, 2]
     """
     _check_shapes(boxes, scores, labels)
+    boxes = boxes.float() if boxes.dtype in (torch.float16, torch.bfloat16) else boxes
     order = scores.argsort(descending=True, stable=True)
     limit = len(order) if max_kept is None else max_kept
     kept = order[:0]

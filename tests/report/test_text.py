@@ -123,7 +123,8 @@ def test_the_summary_names_the_worst_layers_and_counts_all() -> None:
     lines = summary(read(study), worst=4).splitlines()
     measured = sum(m.drop is not None for m in study.measurements)
     assert lines[2] == f"INT8: {measured} measured, {29 - measured} failed, 1 not analysed"
-    assert len(lines) == 3 + 4
-    drops = [float(line.split("drop ")[1].split()[0]) for line in lines[3:]]
+    assert len(lines) == 3 + 4 + len(study.notes)
+    assert lines[-1] == f"note: {study.notes[-1]}"
+    drops = [float(line.split("drop ")[1].split()[0]) for line in lines[3:7]]
     assert drops == sorted(drops, reverse=True)
     assert drops[0] == pytest.approx(100 * max(m.drop for m in study.measurements if m.drop is not None), abs=0.005)

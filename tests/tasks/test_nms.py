@@ -114,3 +114,11 @@ def test_tensors_of_different_lengths_are_refused(wrong: str) -> None:
     candidates[wrong] = candidates[wrong][:2]
     with pytest.raises(PredictionError, match=r"do not describe the same boxes\. Expected \(N, 4\)"):
         batched_nms(candidates["boxes"], candidates["scores"], candidates["labels"], IOU_THRESHOLD)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_large_boxes_in_half_precision_suppress_each_other(dtype: torch.dtype) -> None:
+    """The area of 390 x 390 pixels is infinite in fp16."""
+    boxes = torch.tensor([[0.0, 0.0, 390.0, 390.0], [2.0, 0.0, 390.0, 390.0], [0.0, 2.0, 390.0, 390.0]])
+    scores, labels = torch.tensor([0.9, 0.8, 0.7]), torch.zeros(3, dtype=torch.long)
+    assert batched_nms(boxes.to(dtype), scores.to(dtype), labels, 0.5).tolist() == [0]
