@@ -8,6 +8,7 @@
 ``detector``: yolo-fastest-1.1-xl on the 50 images of tiny COCO val, calibrated on the 50 of train: everything in int8,
 the five layers with the largest simulated drop one at a time, and a protected scheme, AP simulated and on OpenVINO; and
 what a simulation in the thesis's style (norms not folded, four quantizers a layer, moving average) predicts instead.
+``in_integers`` is the integer simulation against the build of OpenVINO that rounds as it does.
 ``demo``: the same for the mIoU of the demo model's image encoder. ``nets``: executed precision, codes and latency of
 small nets in three shapes. ``fault``: the same on a CPU path that saturates, which must trip the gate.
 """
@@ -30,6 +31,9 @@ import torch
 import sensitivity as sv
 from sensitivity.demo.run import CALIBRATION_SCENES, WEIGHTS, segment
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
+from sensitivity.deploy.deployed import Deployed, EngineModule
+from sensitivity.deploy.integer import integer_exact, verify_graph
+from sensitivity.deploy.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.verify import score_of
 from sensitivity.zoo.efficientvit_sam import load
 
@@ -85,6 +89,29 @@ def both(wrapped: sv.Wrapped, scheme: sv.Scheme, task: Any) -> dict[str, float]:
     }
 
 
+class Outputs:
+    """The verify build, in which OpenVINO returns every tensor of codes too, behind the outputs of the model."""
+
+    name = "openvino, verify build"
+
+    def __init__(self, deployed: Deployed) -> None:
+        graph, readers = verify_graph(deployed.parts[0].qdq)
+        self.engine, self.codes = OpenVinoEngine(graph.SerializeToString()), len(readers)
+
+    def run(self, *inputs: Any) -> tuple[Any, ...]:
+        return self.engine.run(*inputs)[: -self.codes]
+
+
+def in_integers(wrapped: sv.Wrapped, scheme: sv.Scheme, task: Any) -> dict[str, float]:
+    """The metric of the simulation in integers, and of the build that rounds as it does."""
+    deployed = wrapped.deploy(scheme)
+    with integer_exact(deployed.plan) as model:
+        simulated, _ = score_of(task, model)
+    build = EngineModule(Outputs(deployed), deployed.parts[0].part.signature, deployed.plan.model, "the model")
+    on_engine, _ = score_of(task, build)
+    return {"simulated": simulated, "deployed": on_engine, "difference": on_engine - simulated}
+
+
 def in_the_thesis_style(wrapped: sv.Wrapped, task: Any, images: Any, deployed: float) -> dict[str, float]:
     wrapped.calibrate(images, sv.THESIS)
     predicted = wrapped.evaluate(task, sv.Scheme.all(sv.THESIS)).value
@@ -119,6 +146,10 @@ def detector(data: Path) -> dict[str, Any]:
             one.layer: {"swept": one.score} | both(wrapped, sv.Scheme.only(one.layer, sv.INT8), scored) for one in worst
         },
         f"worst_{PROTECTED}_protected": metrics(wrapped.verify(wrapped.deploy(protected), scored)),
+        "in_integers": {
+            "all_int8": in_integers(wrapped, INT8, scored),
+            f"worst_{PROTECTED}_protected": in_integers(wrapped, protected, scored),
+        },
         "in_the_thesis_style": in_the_thesis_style(wrapped, scored, seen, found.metric_deployed or 0.0),
     }
 
