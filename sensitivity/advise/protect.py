@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
-from math import inf, isnan
+from math import fsum, inf, isfinite, isnan, log10
 from typing import Literal
 
 from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
@@ -13,6 +12,8 @@ from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
 from sensitivity.records.latency import Latency, latency_of
+
+DECIBEL = "dB"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,10 @@ def protect(
 
     The predicted drop is the sum of the positive drops of the layers left quantized. Drops are **not** additive in
     truth (errors of several layers can cancel or amplify each other), so this is a guess to rank schemes by: measure
-    the scheme with ``wrapped.evaluate(task, scheme)`` before relying on it. Layers without a drop (failed, or never
-    measured) are protected as well, because nothing is known of them; their reason says so.
+    the scheme with ``wrapped.evaluate(task, scheme)`` before relying on it. Where drops are in dB (``FeatureFidelity``)
+    noise powers are added instead, which on the nets of the tests comes within 1.5 dB of what is measured. Layers
+    without a drop (failed, or never measured) are protected as well, because nothing is known of them; their reason
+    says so.
 
     Args:
         study: What was measured, one layer at a time.
@@ -143,8 +146,7 @@ class _Advice:
             for name in self.layers
             if name not in measurements or not has_drop(measurements[name])
         }
-        losses = [max(drop_of(m), 0.0) for m in reversed(self.ranked)]
-        self.remaining = list(accumulate(losses, initial=0.0))[::-1]
+        self.remaining = [self._together(self.ranked[count:]) for count in range(len(self.ranked) + 1)]
         self.least_bytes = self._least_bytes()
         self.latency: Latency | None = latency_of(study, self.recipe.name)
 
@@ -206,14 +208,21 @@ class _Advice:
         """The scheme that protects these, and the layers nothing is known of."""
         ranks = {m.layer: rank for rank, m in enumerate(self.ranked, start=1)}
         reasons = {m.layer: self._reason(m, ranks[m.layer]) for m in protected} | self.unknown
-        # summed in the order of ``remaining``, so that the two agree to the last bit
-        left = [drop_of(m) for m in reversed(self.ranked) if m.layer not in reasons]
         return replace(
             Scheme.all(self.recipe).protect(reasons),
             reasons=reasons,
-            predicted_drop=sum(max(drop, 0.0) for drop in left),
+            predicted_drop=self._together([m for m in self.ranked if m.layer not in reasons]),
             size_bytes=self.bytes_with(protected),
         )
+
+    def _together(self, left: Sequence[Measurement]) -> float:
+        """Drop that is predicted where these are left quantized; ``protect`` says how."""
+        losses = [max(drop_of(m), 0.0) for m in left]
+        if self.study.unit != DECIBEL or not losses:
+            return fsum(losses)
+        baseline = self.study.baseline.value
+        noise = fsum(10.0 ** ((loss - baseline) / 10.0) for loss in losses)
+        return max(baseline + 10.0 * log10(noise), 0.0) if isfinite(noise) else inf
 
     def bytes_with(self, protected: Iterable[Measurement]) -> int:
         """Bytes of all layers when these, and the layers nothing is known of, are protected."""

@@ -9,12 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sensitivity as sv
 from sensitivity.advise.protect import protect, trade_offs
 from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import QuantSpec, Recipe, Scheme
 from sensitivity.records.latency import Latency, latency_of
 from sensitivity.study import Study
+from tests.deploy.nets import NETS, build, images
 from tests.made_studies import INT4, INT8, make_study, random_study, with_second_recipe
 
 
@@ -202,3 +204,18 @@ def test_times_survive_saving_and_belong_to_their_recipe(tmp_path: Path) -> None
         study.with_latency(replace(latency_of(study, "INT8"), recipe=INT4))
     with pytest.raises(StudyError, match="times of layers that this study does not have: nowhere"):
         study.with_latency(replace(latency_of(study, "INT8"), layers={"nowhere": (0.0, 0.0)}))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_what_is_predicted_in_decibels_is_what_is_measured(name: str) -> None:
+    wrapped = sv.wrap(build(NETS[name]), images(1))
+    wrapped.calibrate([images(8, seed=1)])
+    task = sv.FeatureFidelity(list(images(8, seed=3)))
+    study = wrapped.analyze(task, sv.INT8, progress=False)
+    for count in (0, 3, 8):
+        scheme = study.protect(top=count)
+        assert scheme.predicted_drop is not None
+        predicted = study.baseline.value - scheme.predicted_drop
+        assert predicted == pytest.approx(wrapped.evaluate(task, scheme).value, abs=1.5)
+    assert study.protect(top=len(study.layers)).predicted_drop == 0.0
+    assert study.protect(max_drop=0.0).predicted_drop == 0.0

@@ -1,53 +1,84 @@
-"""Every layer of a verification: the share of its codes that differ, and what precision ran."""
+"""Every layer of a verification: the share of its codes that differ, and what came of it."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from matplotlib.axes import Axes
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import IN_FLOAT, VERIFIED, LayerCheck, VerificationRecord
+from sensitivity.records.verification import STATUSES, VERIFIED, LayerCheck, VerificationRecord
 from sensitivity.report.figures.picture import Picture
 
-_COLOURS = {VERIFIED: "#1b7f5c", IN_FLOAT: "#8a8a8f"}
-_WRONG = "#b3261e"
-_LEAST_SHARE = 1e-8
+_MARKS = {
+    VERIFIED: ("#1b7f5c", "o"),
+    "other precision": ("#b3261e", "s"),
+    "disagrees": ("#b3261e", "v"),
+    "in float": ("#8a8a8f", "x"),
+    "not checked": ("#e69f00", "x"),
+    "simulated only": ("#cc79a7", "x"),
+}
+_OTHER = ("#56b4e9", "x")
+_NONE = 1e-8
+_TICKS = {1.0: "all", 1e-2: "1 %", 1e-4: "0.01 %", 1e-6: "1 ppm", _NONE: "none"}
+_INCHES_A_LAYER, _FEWEST_INCHES = 0.16, 6.5
+_LEFT, _RIGHT, _ABOVE = 0.85, 1.55, 0.5  # inches around the axes
+_HEIGHT, _INCHES_A_LETTER = 2.6, 0.055
 
 
 def agreement(record: VerificationRecord) -> Picture:
     """Share of differing codes by layer in execution order on a logarithmic axis, the gate as a line.
 
-    Layers without one differing code sit on the lowest line; layers whose codes were not compared are crosses there.
+    Layers without one differing code, and those whose codes were not compared (crosses), stand at ``none``.
 
     Raises:
         StudyError: If there is no layer.
     """
     if not record.layers:
         raise StudyError(f"nothing to plot: the verification of {record.model} has no layers.")
-    picture = Picture(max(5.5, 0.12 * len(record.layers) + 2.5), 3.6)
-    axes = picture.add_axes((0.11, 0.16, 0.85, 0.70))
-    axes.set_yscale("log")
-    axes.set_ylim(_LEAST_SHARE / 2, 1.0)
-    axes.axhline(record.gates.code_share, color="#222222", linewidth=0.8, linestyle="--", gid="gate")
-    for position, check in enumerate(record.layers):
-        _mark(axes, position, check)
-    axes.set_xlim(-0.7, len(record.layers) - 0.3)
-    axes.set_xlabel("layer, in execution order", fontsize=9)
-    axes.set_ylabel("share of codes that differ", fontsize=9)
-    axes.tick_params(labelsize=8)
-    verdict = "as simulated" if record.passed else "not as simulated"
-    picture.text(0.11, 0.92, f"{record.model} on {record.engine}: {verdict}", fontsize=11, parse_math=False)
+    inner = max(_FEWEST_INCHES, _INCHES_A_LAYER * len(record.layers))
+    below = 0.3 + _INCHES_A_LETTER * max(len(check.layer) for check in record.layers)
+    width, height = inner + _LEFT + _RIGHT, _HEIGHT + below + _ABOVE
+    picture = Picture(width, height)
+    axes = picture.add_axes((_LEFT / width, below / height, inner / width, _HEIGHT / height))
+    _draw(axes, record.layers)
+    gate = record.gates.code_share
+    axes.axhline(gate, color="#222222", linewidth=0.8, linestyle="--", gid="gate", label=f"gate: {100 * gate:g} %")
+    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderaxespad=0.5)
+    verdict = "as simulated" if record.passed else "NOT as simulated"
+    title = f"{record.model} on {record.engine}: {verdict}"
+    axes.set_title(title, fontsize=11, fontweight="bold", loc="left", pad=10, parse_math=False)
     return picture
 
 
-def _mark(axes: Axes, position: int, check: LayerCheck) -> None:
-    compared = check.code_share is not None
-    axes.plot(
-        position,
-        max(check.code_share or 0.0, _LEAST_SHARE),
-        marker="o" if compared else "x",
-        markersize=5,
-        color=_COLOURS.get(check.status, _WRONG),
-        linestyle="none",
-        clip_on=False,
-        gid="layer",
-    )
+def _draw(axes: Axes, layers: Sequence[LayerCheck]) -> None:
+    for status in STATUSES:
+        colour, marker = _MARKS.get(status, _OTHER)
+        found = [(position, check) for position, check in enumerate(layers) if check.status == status]
+        if found:
+            axes.plot(
+                [position for position, _ in found],
+                [max(check.code_share or 0.0, _NONE) for _, check in found],
+                marker=marker,
+                markersize=5,
+                color=colour,
+                linestyle="none",
+                clip_on=False,
+                label=f"{status} ({len(found)})",
+                gid="layer",
+            )
+    axes.set_yscale("log")
+    axes.set_ylim(_NONE / 2, 1.0)
+    axes.yaxis.set_major_locator(FixedLocator(list(_TICKS)))
+    axes.yaxis.set_minor_locator(NullLocator())
+    axes.set_yticklabels(list(_TICKS.values()))
+    axes.set_xlim(-0.7, len(layers) - 0.3)
+    axes.set_xticks(range(len(layers)), [check.layer for check in layers], rotation=90, fontsize=6, parse_math=False)
+    axes.set_ylabel("codes that differ", fontsize=9)
+    axes.tick_params(axis="y", labelsize=8, color="#999999")
+    axes.tick_params(axis="x", color="#999999")
+    axes.grid(color="#e4e4e4", linewidth=0.6, axis="y")
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
