@@ -5,24 +5,16 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import torch
 from torch import nn
 
 from sensitivity.contracts import Executor, NeedsReference, Store, Task
-from sensitivity.deploy.deployed import Deployed, deploy
-from sensitivity.deploy.engines import Build, check_engine, target_of
-from sensitivity.deploy.latency import measure_latency
-from sensitivity.deploy.placement import Target
-from sensitivity.deploy.plan import Basis, Plan, make_basis, make_plan
-from sensitivity.deploy.study import verify_measurements
-from sensitivity.deploy.verify import CHECKED_SAMPLES
-from sensitivity.deploy.verify import verify as compare_deployed
-from sensitivity.errors import CalibrationError, ModelError, StudyError
+from sensitivity.deployable import Deployable
+from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
 from sensitivity.layers.inputs import batches_like, on_device_of, tensors_in
@@ -31,25 +23,34 @@ from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.layers.wrap import find_layers
 from sensitivity.perturb.calibrate import calibrate
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.kept import find_kept
+from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score, Signals
-from sensitivity.records.latency import Latency
-from sensitivity.records.verification import Gates
 from sensitivity.study import Study
+from sensitivity.sweep.arguments import check_arguments, check_calibration, check_recipes
 from sensitivity.sweep.explain import Explanation, explain
+from sensitivity.sweep.identity import calibration_images
+from sensitivity.sweep.outputs import outputs_inside
 from sensitivity.sweep.passes import OnError
 from sensitivity.sweep.plan import Direction, plan
 from sensitivity.sweep.progress import told, watching
 from sensitivity.sweep.race import Confidence
-from sensitivity.sweep.run import Settings, evaluate, sweep
+from sensitivity.sweep.run import Settings, sweep
+from sensitivity.sweep.scoring import evaluate
 from sensitivity.sweep.screen import Loss, ready_for_autograd, screen
 from sensitivity.sweep.signals import measure_signals
 from sensitivity.sweep.store import opened
 from sensitivity.verification import Verification
+
+CalibrationLike = Calibration | Sequence[Calibration] | Task | Iterable[Any]
+"""Ranges, or images to measure them on."""
+
+if TYPE_CHECKING:
+    from sensitivity.deploy.deployed import Deployed
 
 
 def wrap(
@@ -79,7 +80,7 @@ def verify(wrapped: Wrapped, deployed: Deployed, task: Task | None = None, **set
     return wrapped.verify(deployed, task, **settings)
 
 
-class Wrapped:
+class Wrapped(Deployable):
     """A model and its layers.
 
     Attributes:
@@ -93,12 +94,6 @@ class Wrapped:
         self.layers = layers
         self.calibrations: list[Calibration] = []
         self._example_inputs = example_inputs
-        self._basis: Basis | None = None  # folded and exported once for all schemes
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-        return self.layers.model
 
     def activations(self, samples: int = 1) -> ActivationTable:
         """The tensors behind the model's activation functions with their sizes, the largest marked.
@@ -124,46 +119,68 @@ class Wrapped:
         recipes = resolve(scheme or Scheme(), self.layers, model=self.name)
         return scheme_bytes(self.layers, recipes, element_bytes=element_bytes, biases_too=biases_too)
 
+    @overload
     def calibrate(
         self, images: Task | Iterable[Any], recipe: Recipe = INT8, *, progress: bool | None = None
-    ) -> Calibration:
-        """Measure the activation ranges that a recipe needs, all layers in one streaming pass.
+    ) -> Calibration: ...
+
+    @overload
+    def calibrate(
+        self, images: Task | Iterable[Any], recipe: Sequence[Recipe], *, progress: bool | None = None
+    ) -> list[Calibration]: ...
+
+    def calibrate(
+        self, images: Task | Iterable[Any], recipe: Recipe | Sequence[Recipe] = INT8, *, progress: bool | None = None
+    ) -> Calibration | list[Calibration]:
+        """Measure the activation ranges that recipes need, all layers and placements in one streaming pass.
+
+        Layers with a tensor that no hook can see, such as the output of ``F.relu`` where ``sv.THESIS`` needs it, are
+        left out; disturbing one says why.
 
         Args:
             images: A task (its images, run as it runs them), or preprocessed images: batches or single ones, as
                 tensors, tuples or dicts like the example inputs.
-            recipe: Says which tensors are observed, and how.
+            recipe: Says which tensors are observed, and how; several share the pass.
             progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
 
         Returns:
-            The ranges; also kept for later calls that are given none.
+            The ranges, one for each recipe where several are given; also kept for later calls that are given none.
 
         Raises:
-            CalibrationError: If there are no images, or an activation holds NaN or infinity.
-            RecipeError: If the recipe quantizes no activations.
+            CalibrationError: If there are no images, an activation holds NaN or infinity, or no layer ran.
+            RecipeError: If a recipe quantizes no activations, or none of the layers can be observed.
         """
+        recipes = check_recipes(recipe)
         total = len(images) if isinstance(images, Sized) else None
         with watching(total, progress) as watch:
             runs = told(self._runs(images), watch, total, in_images=isinstance(images, Task))
-            made = calibrate(self.model, self.layers, recipe, runs)
-        self.calibrations.append(made)
-        return made
+            made = calibrate(self.model, self.layers, recipes, runs)
+        self.calibrations += made
+        return made[0] if isinstance(recipe, Recipe) else made
 
     @contextlib.contextmanager
     def quantized(self, scheme: Scheme, *, calibration: Calibration | None = None) -> Iterator[nn.Module]:
         """The simulated model for the time of a ``with`` block: the caller's own object, put back afterwards.
+
+        Where the scheme's rest is in half precision, that is emulated. Batch norms are not folded here, so biases are
+        not rounded that an engine makes of them; ``plan(scheme).simulated()`` is nearer to it.
 
         Args:
             scheme: Which layer gets which recipe.
             calibration: Activation ranges; by default the last one made here that fits.
 
         Raises:
-            LayerNotFoundError: If a rule of the scheme selects no layer.
+            LayerNotFoundError: If a rule of the scheme selects no layer, or what it keeps in fp32 is not there.
             CalibrationError: If activations are to be quantized and no ranges are known.
         """
         recipes = resolve(scheme, self.layers, model=self.name)
+        kept = find_kept(self.model, self.layers, scheme, self._example_inputs)
         disturber = Disturber(self.model, self._calibrations(calibration))
-        with untouched(self.model), disturber.applied({self.layers[name]: r for name, r in recipes.items()}):
+        with (
+            untouched(self.model),
+            disturber.applied({self.layers[name]: r for name, r in recipes.items()}),
+            half_rest(self.model, self.layers, recipes, scheme.rest, kept),
+        ):
             yield self.model
 
     def evaluate(self, task: Task, scheme: Scheme | None = None, *, calibration: Calibration | None = None) -> Score:
@@ -178,99 +195,12 @@ class Wrapped:
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
             return evaluate(model, task)
 
-    def plan(
-        self, scheme: Scheme, *, calibration: Calibration | None = None, target: Target = "any", example: Any = None
-    ) -> Plan:
-        """What deploying a scheme means: a folded copy of the model, every scale, and what is left out with its reason.
-
-        Args:
-            scheme: Which layer gets which recipe.
-            calibration: Activation ranges; by default the last one made here that fits.
-            target: ``tensorrt`` leaves out what TensorRT does not run well in int8.
-            example: Inputs that fix the sizes of the exported graph; by default the example inputs.
-
-        Raises:
-            ExportError: If a recipe cannot be expressed as Q/DQ, or the model cannot be copied.
-            LayerNotFoundError: If a rule of the scheme selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-        """
-        basis = self._basis if example is None and self._basis is not None else None
-        if basis is None or basis.digest != weights_digest(self.model):
-            basis = make_basis(self.model, self.layers, self._example_inputs if example is None else example)
-            self._basis = basis if example is None else self._basis
-        return make_plan(self.model, basis, scheme, self._calibrations(calibration), target=target)
-
-    def deploy(
-        self,
-        scheme: Scheme,
-        engine: str | Build = "openvino",
-        *,
-        calibration: Calibration | None = None,
-        parts: Iterable[str] | None = None,
-        example: Any = None,
-        **settings: Any,
-    ) -> Deployed:
-        """Export a scheme and run it on an engine.
-
-        Args:
-            scheme: Which layer gets which recipe; ``Scheme()`` deploys the model in float.
-            engine: ``openvino`` (true int8 on a CPU), ``onnxruntime`` (portable reference), ``tensorrt``, ``torch``
-                (the simulation), or a function that makes an engine of an ONNX file's bytes.
-            calibration: Activation ranges; by default the last one made here that fits.
-            parts: Paths of the submodules to export, e.g. a backbone; None exports the whole model, and where that
-                fails as much of it as can be.
-            example: Inputs that fix the sizes of the exported graph; by default the example inputs.
-            settings: The engine's own.
-
-        Returns:
-            Something that is called like the model.
-
-        Raises:
-            ExportError: If a recipe cannot be expressed as Q/DQ, or nothing can be exported.
-            LayerNotFoundError: If a rule of the scheme selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            MissingPackageError: If a package is not installed; the message names the extra that brings it.
-            EngineBuildError: If the engine cannot be built.
-            EngineError: If the engine is unknown.
-        """
-        check_engine(engine)
-        plan = self.plan(scheme, calibration=calibration, target=target_of(engine), example=example)
-        return deploy(plan, engine, parts=parts, **settings)
-
-    def verify(
-        self,
-        deployed: Deployed,
-        task: Task | None = None,
-        *,
-        samples: int = CHECKED_SAMPLES,
-        gates: Gates | None = None,
-        strict: bool = False,
-    ) -> Verification:
-        """Compare what an engine computes with what was simulated: layers, outputs, the task's metric, latency.
-
-        Args:
-            deployed: What ``deploy`` returned.
-            task: Gives real inputs, and the metric; without one, layers and outputs are checked on the example inputs.
-            samples: Samples that outputs and codes are compared on.
-            gates: What is required; None for the usual numbers.
-            strict: Raise where the engine runs another precision than planned.
-
-        Raises:
-            PrecisionNotHonouredError: If ``strict``, and a layer that is quantized runs in another precision.
-            TaskError: If the task has no images, or never runs what was exported.
-        """
-        task = None if task is None else self._with_reference(task)
-        with untouched(self.model), torch.no_grad():
-            return Verification.of(
-                compare_deployed(deployed, task, fp32=self.model, samples=samples, gates=gates, strict=strict)
-            )
-
     def analyze(
         self,
         task: Task,
         recipe: Recipe | Sequence[Recipe] = INT8,
         *,
-        calibration: Calibration | Task | Iterable[Any] | None = None,
+        calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
         direction: Direction = "one-at-a-time",
         store: Store | str | Path | None = None,
@@ -286,40 +216,46 @@ class Wrapped:
         Args:
             task: Data and metric.
             recipe: What is done to each layer; several give one study with all of them.
-            calibration: Ranges, or images to measure them on; by default the last calibration made here that fits.
-            layers: Names, module paths or patterns of the layers to measure.
-            direction: ``one-at-a-time``, or ``all-but-one``: disturb every layer except the one.
+            calibration: Ranges (one or several), or images to measure them on; by default the last made here that fit.
+            layers: Names, module paths or patterns of the layers to measure; the others are never disturbed.
+            direction: ``one-at-a-time``, or ``all-but-one``: disturb every one of ``layers`` except the one.
             store: A file that every result is written to as soon as it is there. Stop any time and run again to go on
                 from there, also with more layers or recipes; the study is the same to the last bit but for the times,
-                which are those of the last run. A layer that failed is not tried again.
+                which are those of the last run. A layer that failed is not tried again, unless memory ran out. The
+                undisturbed model always runs on the first batch: if it predicts something else than when the store was
+                written, the store is refused.
             stop: When a layer's drop is known well enough to give it no more images; images then come in a seeded
                 random order. None runs every layer on every image.
             executor: Where passes run: any of ``concurrent.futures``, best a ``ProcessPoolExecutor``, or
                 ``sv.ray_executor()``. The study is the same to the last bit. None is this process.
             replay: Recompute only what a disturbed layer can change; the result is the same to the last bit.
             memory_limit: Bytes of outputs that one recorded pass may keep; less costs time and changes no number.
-            on_error: ``record`` turns a layer that fails into a row with its reason; ``raise`` stops.
+            on_error: ``record`` turns a layer that fails, or that the metric fails on, into a row with its reason;
+                ``raise`` stops.
             progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
 
         Returns:
             The study. Drops have bounds where the task has 8 images or more (``docs/confidence.md``). Ctrl-C ends the
-            sweep early: the study holds what was measured until then, and a note says so.
+            sweep early: the study holds what was measured until then, and a note says so; while scores are computed,
+            the first one does without intervals, the second without the scores still to come.
 
         Raises:
             LayerNotFoundError: If a pattern selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known.
-            TaskError: If the task has no images or the undisturbed model cannot be scored.
-            StoreConflictError: If the store was written for other weights, data, calibration or settings, or another
+            TaskError: If the task has no images or the undisturbed model cannot be scored, or not with a number.
+            StoreConflictError: If the store was written for another model, data, calibration or settings, or another
                 process is writing to it.
             StoreFormatError: If the file is no store, or one of a newer version.
             StoreError: If the store cannot be written; what it holds is kept.
             ExecutorError: If a worker died whose work is not run again, or something cannot be sent to workers.
         """
         started = time.perf_counter()
-        recipes = [recipe] if isinstance(recipe, Recipe) else list(recipe)
+        asked = {"stop": stop, "executor": executor, "on_error": on_error, "memory_limit": memory_limit}
+        check_arguments(task, calibration=calibration, store=store, **asked)
+        recipes = check_recipes(recipe)
         task = self._with_reference(task)
-        ready = self._ready(calibration, recipes)
-        variants = plan(self.layers.select(layers), recipes, direction=direction, of=self.layers)
+        ready = self._ready(calibration, recipes, progress=progress)
+        variants = plan(self.layers.select(layers), recipes, direction=direction)
         disturber = Disturber(self.model, ready)
         settings = Settings(replay=replay, on_error=on_error, stop=stop, memory_limit=memory_limit, executor=executor)
         with opened(store) as kept, watching(len(variants) * len(task), progress) as watch:
@@ -340,79 +276,60 @@ class Wrapped:
             info={
                 "seconds": round(time.perf_counter() - started, 3),
                 "torch": torch.__version__,
-                "calibration_images": ready[-1].images if ready else 0,
+                "calibration_images": calibration_images(recipes, disturber),
                 "intervals": found.intervals,
             },
         )
-
-    def latency(
-        self,
-        recipe: Recipe = INT8,
-        engine: str | Build = "openvino",
-        *,
-        calibration: Calibration | None = None,
-        parts: Iterable[str] | None = None,
-        example: Any = None,
-        **settings: Any,
-    ) -> Latency:
-        """Time every layer on an engine, quantized and in float; ``study.with_latency`` takes the result.
-
-        Args:
-            recipe: What the quantized layers have.
-            engine: One that tells the time of single layers: ``openvino``, ``tensorrt``.
-            calibration: Activation ranges; by default the last one made here that fits.
-            parts: As in ``deploy``.
-            example: As in ``deploy``: the sizes that are timed.
-            settings: The engine's own.
-
-        Raises:
-            EngineError: If the engine is unknown, or does not tell the time of single layers.
-            ExportError: If the recipe cannot be expressed as Q/DQ, or nothing can be exported.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            MissingPackageError: If a package is not installed; the message names the extra that brings it.
-            EngineBuildError: If the engine cannot be built.
-        """
-        given: dict[str, Any] = {"calibration": calibration, "parts": parts, "example": example, **settings}
-        quantized, in_float = (self.deploy(scheme, engine, **given) for scheme in (Scheme.all(recipe), Scheme()))
-        return measure_latency(quantized, in_float, recipe)
 
     def explain(
         self,
         task: Task,
         recipe: Recipe | Sequence[Recipe] = INT8,
         *,
-        calibration: Calibration | Task | Iterable[Any] | None = None,
+        calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
         direction: Direction = "one-at-a-time",
+        stop: Confidence | None = None,
         memory_limit: int | None = None,
     ) -> Explanation:
-        """What ``analyze`` with the same arguments will cost, from a short probe on the first batch; print it.
+        """What ``analyze`` will cost in this process, from a short probe on the first batches; print it.
+
+        Args:
+            task: As in ``analyze``.
+            recipe: As in ``analyze``.
+            calibration: As in ``analyze``; images are run now, and what that takes is not told.
+            layers: As in ``analyze``.
+            direction: As in ``analyze``.
+            stop: As in ``analyze``; the data decide how much it saves, so the cost is then at most what is told.
+            memory_limit: As in ``analyze``.
 
         Raises:
             LayerNotFoundError: If a pattern selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known.
             TaskError: If the task has no images.
         """
-        recipes = [recipe] if isinstance(recipe, Recipe) else list(recipe)
+        check_arguments(task, calibration=calibration, stop=stop, memory_limit=memory_limit)
+        recipes = check_recipes(recipe)
         task = self._with_reference(task)
         disturber = Disturber(self.model, self._ready(calibration, recipes))
-        variants = plan(self.layers.select(layers), recipes, direction=direction, of=self.layers)
-        return explain(self.model, task, variants, disturber, memory_limit=memory_limit)
+        variants = plan(self.layers.select(layers), recipes, direction=direction)
+        return explain(self.model, task, variants, disturber, stop=stop, memory_limit=memory_limit)
 
     def signals(
         self,
         images: Task | Iterable[Any],
         recipe: Recipe = INT8,
         *,
-        calibration: Calibration | Task | Iterable[Any] | None = None,
+        calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
     ) -> Signals:
         """Disturb one layer at a time and compare without labels; see ``sweep.signals.measure_signals``.
 
         Args:
-            images: A task (its inputs), or preprocessed images; a few are usual.
+            images: A task (its inputs; a task without them calls the model itself), or preprocessed images; a few are
+                usual.
             recipe: What is done to each layer.
-            calibration: Ranges, or images to measure them on; by default the last calibration made here that fits.
+            calibration: Ranges (one or several), or images to measure them on; by default the last made here that fit.
             layers: Names, module paths or patterns of the layers.
 
         Returns:
@@ -423,8 +340,9 @@ class Wrapped:
             LayerNotFoundError: If a pattern selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known, or there are no images.
             ModelError: If the model returns no floating-point tensor.
+            TaskError: If the task never calls the model as a whole.
         """
-        disturber = Disturber(self.model, self._ready(calibration, [recipe]))
+        disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
         passes = ((run, count) for run, count, _ in self._passes(images))
         return measure_signals(self.model, self.name, self.layers.select(layers), recipe, disturber, passes)
 
@@ -434,18 +352,18 @@ class Wrapped:
         recipe: Recipe = INT8,
         *,
         loss: Loss | None = None,
-        calibration: Calibration | Task | Iterable[Any] | None = None,
+        calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
     ) -> Signals:
         """**Estimate** which layers matter, to choose what to measure first; see ``sweep.screen.screen``.
 
         Args:
-            images: A task (its inputs), or preprocessed images, best one by one; one is usual. All activations of a
-                batch are held at once.
+            images: A task (as in ``signals``), or preprocessed images, best one by one; one is usual. All activations
+                of a batch are held at once.
             recipe: What would be done to each layer.
             loss: Takes the model's outputs and the batch as given (a task's ``Batch``, or the item of ``images``) and
                 returns a scalar tensor; by default the outputs with random signs, which needs no labels.
-            calibration: Ranges, or images to measure them on; by default the last calibration made here that fits.
+            calibration: Ranges (one or several), or images to measure them on; by default the last made here that fit.
             layers: Names, module paths or patterns of the layers.
 
         Returns:
@@ -457,51 +375,11 @@ class Wrapped:
             LayerNotFoundError: If a pattern selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known, or there are no images.
             ModelError: If the loss is no scalar or cannot be differentiated.
+            TaskError: If the task never calls the model as a whole.
         """
-        disturber = Disturber(self.model, self._ready(calibration, [recipe]))
+        disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
         chosen = self.layers.select(layers)
         return screen(self.model, self.name, chosen, recipe, disturber, self._passes(images), loss)
-
-    def verify_study(
-        self,
-        study: Study,
-        task: Task,
-        *,
-        engine: str | Build = "openvino",
-        layers: str | Iterable[str] = "*",
-        calibration: Calibration | None = None,
-        parts: Iterable[str] | None = None,
-        gates: Gates | None = None,
-        **settings: Any,
-    ) -> Study:
-        """Measure some layers of a study again, one at a time, on an engine.
-
-        Args:
-            study: What ``analyze`` returned for this model.
-            task: The task it was made with.
-            engine: As in ``deploy``.
-            layers: Names, module paths or patterns of the layers to measure.
-            calibration: Activation ranges; by default the last one made here that fits.
-            parts: As in ``deploy``.
-            gates: How near the drops must be; None for the usual numbers.
-            settings: The engine's own.
-
-        Returns:
-            The study with those rows ``verified`` whose drop on the engine is the simulated one; all rows measured
-            again have ``deployed_score`` and ``deployed_drop`` among their signals, and the others say why not.
-
-        Raises:
-            LayerNotFoundError: If a pattern selects no layer.
-            StudyError: If the study is of another task, or of other layers.
-            ExportError: If a recipe cannot be deployed.
-            MissingPackageError: If a package is not installed.
-            EngineBuildError: If an engine cannot be built.
-        """
-        if [layer.name for layer in study.layers] != self.layers.names:
-            raise StudyError(f"the study is of {study.model}, whose layers are not those of {self.name}.")
-        run = partial(self.deploy, engine=engine, calibration=calibration, parts=parts, **settings)
-        rows = verify_measurements(study, run, self._with_reference(task), self.layers.select(layers), gates)
-        return replace(study, measurements=rows)
 
     def _with_reference(self, task: Task) -> Task:
         """The task, given the undisturbed model's outputs first where it compares with them."""
@@ -513,16 +391,17 @@ class Wrapped:
     def _calibrations(self, given: Calibration | None) -> list[Calibration]:
         return self.calibrations if given is None else [given]
 
-    def _ready(self, given: Calibration | Task | Iterable[Any] | None, recipes: Sequence[Recipe]) -> list[Calibration]:
-        """Calibrations for a sweep: those at hand, the one given, or new ones from the images given."""
+    def _ready(
+        self, given: CalibrationLike | None, recipes: Sequence[Recipe], *, progress: bool | None = None
+    ) -> list[Calibration]:
+        """Calibrations for a sweep: those at hand, those given, or new ones from one pass over the images given."""
+        check_calibration(given)
         if given is None or isinstance(given, Calibration):
             return self._calibrations(given)
-        images = given if isinstance(given, Task) else list(given)
-        made: list[Calibration] = []
-        for recipe in recipes:
-            if recipe.needs_calibration and not any(one.fits(recipe) for one in made):
-                made.append(self.calibrate(images, recipe))
-        return made
+        if isinstance(given, Sequence) and given and all(isinstance(one, Calibration) for one in given):
+            return list(given)
+        needed = [recipe for recipe in recipes if recipe.needs_calibration]
+        return self.calibrate(given, needed, progress=progress) if needed else []
 
     def _runs(self, images: Task | Iterable[Any]) -> Iterator[tuple[Callable[[], Any], int]]:
         """The model on each batch of images, as functions to call."""
@@ -542,7 +421,8 @@ class Wrapped:
         if isinstance(images, Task):
             for batch in images.batches():
                 inputs = ready_for_autograd(on_device_of(self.model, batch.inputs))
-                yield partial(self.model, *inputs), len(batch.images), batch
+                own = partial(self.model, *inputs) if inputs else partial(outputs_inside, self.model, images, batch)
+                yield own, len(batch.images), batch
             return
         if isinstance(images, (str, Path)):
             raise CalibrationError(f"images must be tensors or a task, not the path {str(images)!r}. Load them first.")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one worker a core, one thread a worker
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,14 @@ def shared_data(repository: Path) -> Path:
     if not data.is_dir():
         pytest.skip("no ../shared/data beside this checkout: real images and weights are needed for this test")
     return data
+
+
+@pytest.fixture(autouse=True)
+def _gradients_stay_as_they_are() -> Iterator[None]:
+    """Whoever turns gradients off turns them on again; the next test would fail, and no one would know why."""
+    yield
+    torch = sys.modules.get("torch")
+    assert torch is None or torch.is_grad_enabled(), "gradients are off after this test"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

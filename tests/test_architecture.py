@@ -29,7 +29,7 @@ MAY_IMPORT = {
     "study": {"errors", "records", "report", "advise"},
     "verification": {"errors", "records", "report"},
 }
-EVERYONE = {"wrapped", "cli", "demo", "__init__"}
+EVERYONE = {"wrapped", "deployable", "cli", "demo", "__init__"}
 NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification"}
 
 

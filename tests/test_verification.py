@@ -9,7 +9,7 @@ import pytest
 
 import sensitivity as sv
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import LayerCheck
+from sensitivity.records.verification import LayerCheck, OutputCheck
 from tests.records.test_verification import RECORD
 
 GOOD = sv.Verification.of(replace(RECORD, metric_deployed=0.8905))
@@ -36,6 +36,30 @@ def test_the_frame_has_a_row_for_each_layer() -> None:
     assert list(frame["layer"]) == ["a:0:0", "b:0:0", "c:0:0"]
     assert list(frame["status"]) == ["verified", "in float", "other precision"]
     assert frame["code_share"].isna().tolist() == [False, True, True]
+
+
+def test_an_empty_frame_has_the_same_columns() -> None:
+    assert list(sv.Verification("net", "openvino", ()).to_frame()) == list(BAD.to_frame())
+
+
+def test_outputs_that_fail_are_named_and_those_not_compared_are_told() -> None:
+    scores = OutputCheck("['scores']", 1000, 12.5, 30.0)
+    boxes = OutputCheck("['boxes']", 1000, 81.4, 30.0)
+    text = repr(sv.Verification.of(replace(GOOD, outputs=(boxes, scores), output_sqnr_db=12.5)))
+    assert "output ['scores']: SQNR 12.5 dB to the simulation, which has 30.0 dB to fp32 (outside the gate)" in text
+    assert "['boxes']" not in text
+    bare = sv.Verification.of(replace(GOOD, output_sqnr_db=None, simulation_sqnr_db=None))
+    assert "outputs: not compared" in repr(bare)
+    assert "NOT as simulated" in repr(bare)
+
+
+def test_layers_left_in_float_are_no_failures() -> None:
+    left = LayerCheck("d:0:0", "d", "fp32", "fp32", "left in float", "too few channels")
+    page = sv.Verification.of(replace(GOOD, layers=(*GOOD.layers, left)))
+    assert page.passed
+    assert 'class="fails"' not in page.to_html()
+    assert "too few channels" in page.to_markdown()
+    assert "too few channels" not in repr(page)
 
 
 def test_markdown_is_a_table_whose_cells_are_escaped() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from math import fsum, inf, isfinite, isnan, log10
+from numbers import Integral, Real
 from typing import Literal
 
 from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
@@ -78,6 +79,7 @@ def protect(
             f"protect takes exactly one of {', '.join(given)}; given: {', '.join(chosen) or 'none'}. "
             "For example protect(top=8)."
         )
+    _check_number(chosen[0], given[chosen[0]])
     advice = _Advice(study, recipe)
     if top is not None:
         return advice.scheme(advice.worst(top))
@@ -87,6 +89,17 @@ def protect(
         return advice.scheme(advice.within_bytes(size_bytes))
     assert latency_s is not None
     return advice.scheme(advice.within_seconds(latency_s))
+
+
+def _check_number(name: str, value: object) -> None:
+    """Refuse a criterion that is no number, and a number of layers that is not whole.
+
+    Raises:
+        StudyError: If it is one of these.
+    """
+    kind, what = (Integral, "a whole number of layers, e.g. 8") if name == "top" else (Real, "a number")
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise StudyError(f"{name}={value!r}: give {what}.")
 
 
 def trade_offs(study: StudyRecord, recipe: str | None = None) -> list[TradeOff]:

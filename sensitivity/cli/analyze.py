@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sensitivity.cli.models import add_model, add_task, made_task, made_wrapped
-from sensitivity.cli.named import call_named
-from sensitivity.cli.output import print_json, writing
+from sensitivity.cli.deploy import calibrate
+from sensitivity.cli.models import add_model, add_task, made_images, made_task, made_wrapped
+from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
 from sensitivity.cli.recipes import HELP, recipe
-from sensitivity.errors import CalibrationError
+from sensitivity.errors import CalibrationError, EngineError, ExportError
+
+if TYPE_CHECKING:
+    from sensitivity.study import Study
+    from sensitivity.wrapped import Wrapped
+
+TIMED_ENGINES = ("openvino", "tensorrt")
+"""Engines that tell the time of single layers."""
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,11 +40,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="STUDY.json",
         help="where to write (default: %(default)s)",
     )
+    parser.add_argument(
+        "--latency",
+        choices=TIMED_ENGINES,
+        metavar="ENGINE",
+        help=f"then time every layer on {' or '.join(TIMED_ENGINES)}, for protect --latency; not done by default",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON: the study")
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
     recipes = given.recipe or [recipe("int8")]
     needy = [one.name for one in recipes if one.needs_calibration]
@@ -45,15 +59,46 @@ def run(given: argparse.Namespace) -> None:
             f"recipe {needy[0]} quantizes activations and needs images to measure their ranges on: give --calibration "
             "package.module:callable, other images than the task's own where there are some."
         )
-    with writing(given.out):
-        pass  # a folder that cannot be made is told before the work, not after it
+    check_place(given.out)
+    if given.latency is not None:
+        _check_engine(given.latency)
     wrapped, task = made_wrapped(given), made_task(given.task)
-    images = None if given.calibration is None else call_named(given.calibration, "IMAGES", CalibrationError)
-    study = wrapped.analyze(task, recipes, calibration=images, layers=given.layers or "*", store=given.store)
-    with writing(given.out):
-        study.save(given.out)
-    if given.json:
-        print_json(study.to_json())
-        return
-    print(study)
-    print(f"wrote {given.out}; sensitivity report {given.out} draws it")
+    if given.calibration is not None:
+        calibrate(wrapped, made_images(given.calibration), [one for one in recipes if one.needs_calibration])
+    study = wrapped.analyze(task, recipes, layers=given.layers or "*", store=given.store)
+    _save(study, given.out)
+    interrupted = [note for note in study.notes if note.startswith("interrupted")]
+    complaint, code = "; ".join(interrupted), INTERRUPTED if interrupted else 0
+    if given.latency is not None and not interrupted:
+        study, complaint = _timed(wrapped, study, given.latency)
+        code = FAILED if complaint else 0
+        _save(study, given.out)
+    text = f"{study}\nwrote {given.out}; sensitivity report {given.out} draws it"
+    return Answer(text, study.to_json(), code, complaint)
+
+
+def _check_engine(engine: str) -> None:
+    """Tell before the sweep, not after it, that an engine is not there."""
+    from sensitivity.deploy.packages import need
+
+    need(engine, engine)
+    if engine == "tensorrt":
+        from sensitivity.deploy.trt_device import CudaDevice
+
+        CudaDevice()
+
+
+def _timed(wrapped: Wrapped, study: Study, engine: str) -> tuple[Study, str]:
+    """The study with the times of every recipe that the engine runs, and what is to say of the others."""
+    complaints = []
+    for name, one in study.recipes.items():
+        try:
+            study = study.with_latency(wrapped.latency(one, engine))
+        except (ExportError, EngineError) as error:  # the drops are worth keeping without
+            complaints.append(f"the study was written and has no times of {name} on {engine}: {error}")
+    return study, " ".join(complaints)
+
+
+def _save(study: Study, out: Path) -> None:
+    with writing(out):
+        study.save(out)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from sensitivity.cli.output import Answer
+
 SCENES = 48
 FOLDER = Path("sensitivity-demo")
 
@@ -26,8 +28,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
     from sensitivity.demo.run import run_demo  # torch is not loaded before it is needed: --help answers at once
 
-    run_demo(given.folder, scenes=given.scenes)
+    run_demo(given.folder, scenes=given.scenes)  # tells its story itself
+    return Answer()

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.cli.models import add_calibration, add_model, made_wrapped
-from sensitivity.cli.named import call_named
-from sensitivity.cli.output import print_json, writing
-from sensitivity.errors import CalibrationError, RecipeError
-from sensitivity.records import Scheme
+from sensitivity.cli.models import add_calibration, add_model, made_images, made_wrapped
+from sensitivity.cli.output import Answer, check_place, writing
+from sensitivity.errors import CalibrationError
+from sensitivity.records import Recipe, Scheme
 
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
@@ -33,35 +33,40 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 
 def add_scheme(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, SCHEME.json, --engine and --calibration."""
+    """Add MODEL, SCHEME.json, --engine, --parts and --calibration."""
     add_model(parser)
     parser.add_argument("scheme", type=Path, metavar="SCHEME.json", help="what protect wrote")
     parser.add_argument("--engine", choices=NAMES, default="openvino", help="default: %(default)s")
+    parser.add_argument(
+        "--parts",
+        nargs="+",
+        action="extend",
+        metavar="PATH",
+        help="submodules that the engine runs, e.g. image_encoder; the others stay in PyTorch (default: the whole "
+        "model, or what of it can be exported)",
+    )
     add_calibration(parser)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
+    check_place(given.out)
     _, deployed = made_deployed(given)
     written = [] if given.out is None else _written(deployed, given.out)
     operations = [layer for engine in deployed.engines for layer in engine.layer_info()]
     executed = {node: layer.precision for layer in operations for node in layer.nodes}
     layers = {name: nodes for part in deployed.parts for name, nodes in part.qdq.nodes.items()}
-    if given.json:
-        print_json(
-            {
-                "engine": deployed.name,
-                "executed": {name: [executed.get(node) for node in nodes] for name, nodes in layers.items()},
-                "left_out": dict(deployed.plan.left_out),
-                "not_exported": [str(attempt) for attempt in deployed.attempts],
-                "written": written,
-            }
-        )
-        return
-    print(deployed)
+    plain = {
+        "engine": deployed.name,
+        "executed": {name: [executed.get(node) for node in nodes] for name, nodes in layers.items()},
+        "left_out": dict(deployed.plan.left_out),
+        "not_exported": [str(attempt) for attempt in deployed.attempts],
+        "written": written,
+    }
+    lines = [str(deployed)]
     for name, nodes in layers.items():
-        print(f"  {name}: {' '.join(dict.fromkeys(executed.get(node) or 'not told' for node in nodes))}")
-    print("\n".join(f"wrote {path}" for path in written), end="\n" if written else "")
+        lines.append(f"  {name}: {' '.join(dict.fromkeys(executed.get(node) or 'not told' for node in nodes))}")
+    return Answer("\n".join([*lines, *(f"wrote {path}" for path in written)]), plain)
 
 
 def made_deployed(given: argparse.Namespace) -> tuple[Wrapped, Deployed]:
@@ -71,7 +76,7 @@ def made_deployed(given: argparse.Namespace) -> tuple[Wrapped, Deployed]:
         RecipeError: If there is no such scheme.
         CalibrationError: If it quantizes activations and no images were named.
     """
-    scheme = _loaded(given.scheme)
+    scheme = Scheme.load(given.scheme)
     needy = [recipe for recipe in scheme.recipes if recipe.needs_calibration]
     if needy and given.calibration is None:
         raise CalibrationError(
@@ -80,26 +85,20 @@ def made_deployed(given: argparse.Namespace) -> tuple[Wrapped, Deployed]:
         )
     wrapped = made_wrapped(given)
     if needy:
-        images = _images(call_named(given.calibration, "IMAGES", CalibrationError))
-        for recipe in needy:
+        calibrate(wrapped, made_images(given.calibration), needy)
+    return wrapped, wrapped.deploy(scheme, given.engine, parts=given.parts)
+
+
+def calibrate(wrapped: Wrapped, images: Any, recipes: Sequence[Recipe]) -> None:
+    """Give a model the ranges that recipes need: those in a calibration, or measured on images."""
+    from sensitivity.quantize.calibration import Calibration
+
+    if isinstance(images, Calibration):
+        wrapped.calibrations.append(images)
+        return
+    for recipe in recipes:
+        if not any(one.fits(recipe) for one in wrapped.calibrations):
             wrapped.calibrate(images, recipe)
-    return wrapped, wrapped.deploy(scheme, given.engine)
-
-
-def _loaded(path: Path) -> Scheme:
-    try:
-        return Scheme.load(path)
-    except OSError as error:
-        raise RecipeError(
-            f"the scheme {path} cannot be read: {error}. sensitivity protect --out writes one."
-        ) from error
-
-
-def _images(made: Any) -> Any:
-    """Images that can be run through more than once."""
-    from sensitivity.contracts import Task
-
-    return made if isinstance(made, Task) else list(made)
 
 
 def _written(deployed: Deployed, out: Path) -> list[str]:

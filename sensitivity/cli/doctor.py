@@ -8,9 +8,8 @@ import sys
 from dataclasses import asdict
 
 from sensitivity import __version__
-from sensitivity.cli.output import print_json
+from sensitivity.cli.output import FAILED, Answer
 from sensitivity.deploy.machine import ENGINES, Finding, examine
-from sensitivity.errors import EngineError
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,20 +31,16 @@ def engine(text: str) -> str:
     return text
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
     found = examine()
-    if given.json:
-        here = {"sensitivity": __version__, "python": platform.python_version(), "platform": platform.platform()}
-        print_json(here | {"findings": [asdict(one) for one in found]})
-    else:
-        print(
-            f"sensitivity {__version__}, Python {platform.python_version()} ({sys.executable}), {platform.platform()}"
-        )
-        print("\n".join(_line(one) for one in found))
+    here = {"sensitivity": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    head = f"sensitivity {__version__}, Python {here['python']} ({sys.executable}), {here['platform']}"
+    text = "\n".join([head, *map(_line, found)])
     broken = [one for one in found if one.name in given.engines and not one.works]
-    if broken:
-        raise EngineError(f"{broken[0].name} does not work here: {broken[0].note}")
+    complaint = f"{broken[0].name} does not work here: {broken[0].note}" if broken else ""
+    plain = here | {"findings": [asdict(one) for one in found]}
+    return Answer(text, plain, FAILED if broken else 0, complaint)
 
 
 def _line(finding: Finding) -> str:

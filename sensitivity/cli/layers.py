@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sensitivity.cli.models import add_model, made_wrapped
-from sensitivity.cli.output import print_json
+from sensitivity.cli.output import Answer
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -21,12 +21,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
     found = made_wrapped(given).layers
     shown = found.select(given.select) if given.select else found
-    if not given.json:
-        print(shown)
-        return
     skipped = [{"module": one.module, "reason": one.reason} for one in found.skipped]
-    print_json({"model": found.model, "layers": [layer.to_json() for layer in shown], "skipped": skipped})
+    plain = {"model": found.model, "layers": [layer.to_json() for layer in shown], "skipped": skipped}
+    return Answer(str(shown), plain)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import sys
 from collections.abc import Sequence
 
 from sensitivity import __version__
 from sensitivity.cli import analyze, demo, deploy, doctor, layers, protect, report, verify
+from sensitivity.cli.output import FAILED, INTERRUPTED, NOBODY_READS, Answer, print_json, stdout_aside
 from sensitivity.errors import SensitivityError
 
 COMMANDS = (demo, layers, analyze, report, protect, deploy, verify, doctor)
-
-FAILED, INTERRUPTED, NOBODY_READS = 1, 130, 141
-"""Exit codes, besides 0 and argparse's 2 for a wrong command line: it cannot be done, Ctrl-C, a closed pipe."""
 
 
 def whole_parser() -> argparse.ArgumentParser:
@@ -44,10 +43,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     given = whole_parser().parse_args(argv)
     try:
-        given.run(given)
+        answer = _answer(given)
         sys.stdout.flush()
     except SensitivityError as error:
-        print(f"sensitivity: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"sensitivity: {_line(error)}", file=sys.stderr)
         return FAILED
     except KeyboardInterrupt:
         print("sensitivity: interrupted", file=sys.stderr)
@@ -55,7 +54,25 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # as in `sensitivity layers ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
         return NOBODY_READS
-    return 0
+    if answer.complaint:
+        print(f"sensitivity: {_line(answer.complaint)}", file=sys.stderr)
+    return answer.code
+
+
+def _answer(given: argparse.Namespace) -> Answer:
+    """Run a command and print what it found; with ``--json`` nothing else that is printed reaches stdout."""
+    as_json = getattr(given, "json", False)
+    with stdout_aside() if as_json else contextlib.nullcontext():
+        answer: Answer = given.run(given)
+    if as_json:
+        print_json(answer.plain)
+    elif answer.text:
+        print(answer.text)
+    return answer
+
+
+def _line(text: object) -> str:
+    return " ".join(str(text).split())
 
 
 if __name__ == "__main__":

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.named import call_named
-from sensitivity.errors import ModelError, TaskError
+from sensitivity.errors import CalibrationError, ModelError, TaskError
 
 if TYPE_CHECKING:
     from sensitivity.contracts import Task
@@ -95,6 +96,26 @@ def made_task(text: str) -> Task:
             f"TASK {text!r} returned {type(made).__name__}, which is no task. Return e.g. sv.CocoDetection."
         )
     return made
+
+
+def made_images(text: str) -> Any:
+    """The calibration images that a text names, or a task with them, or a calibration that was made before.
+
+    Raises:
+        CalibrationError: If it makes none.
+    """
+    from sensitivity.contracts import Task
+    from sensitivity.quantize.calibration import Calibration
+
+    made = call_named(text, "IMAGES", CalibrationError)
+    if isinstance(made, (Task, Calibration)):
+        return made
+    if not isinstance(made, Iterable) or isinstance(made, (str, bytes, Mapping)):
+        raise CalibrationError(
+            f"IMAGES {text!r} returned {type(made).__name__}, which is no images. Return a list of preprocessed "
+            "images as the model takes them, or a task."
+        )
+    return list(made)  # they are run through once for each recipe
 
 
 def _random_inputs(shapes: list[tuple[int, ...]]) -> Any:

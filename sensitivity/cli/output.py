@@ -3,13 +3,37 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import math
+import os
+import sys
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sensitivity.errors import SensitivityError
+
+FAILED, INTERRUPTED, NOBODY_READS = 1, 130, 141
+"""Exit codes, besides 0 and argparse's 2 for a wrong command line: it cannot be done, Ctrl-C, a closed pipe."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command has to say when it is done; ``main`` prints it.
+
+    Attributes:
+        text: For people.
+        plain: The same for a program, with ``--json``.
+        code: Exit code.
+        complaint: Why the code is not 0, for stderr.
+    """
+
+    text: str = ""
+    plain: Any = None
+    code: int = 0
+    complaint: str = ""
 
 
 def print_json(value: Any) -> None:
@@ -18,17 +42,63 @@ def print_json(value: Any) -> None:
 
 
 @contextlib.contextmanager
+def stdout_aside() -> Iterator[None]:
+    """Send to stderr what is printed in the block, by Python, by C libraries and by other programs.
+
+    Where the process has no stdout or no stderr, only what Python prints.
+    """
+    out = sys.stdout
+    out.flush()
+    with contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError):
+            kept = os.dup(1)
+            undo.callback(os.close, kept)
+            os.dup2(2, 1)
+            undo.callback(os.dup2, kept, 1)
+            undo.callback(_flush_c)
+            undo.callback(out.flush)  # what was printed through a name that somebody kept
+        undo.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
+
+
+@contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Turn what the file system refuses into a message with what to do next.
+    """Make the folder of a file, and turn what the file system refuses into a message with what to do next.
 
     Raises:
-        SensitivityError: If a file cannot be written inside the block.
+        SensitivityError: If a file cannot be written there, or is not inside the block.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _refuse(path)
         yield
     except OSError as error:
         raise SensitivityError(f"cannot write {path}: {error}. Name another place.") from error
+
+
+def check_place(path: Path | None) -> None:
+    """Tell before long work what would keep its result from being written; None is written nowhere.
+
+    Raises:
+        SensitivityError: If a file cannot be written there.
+    """
+    if path is not None:
+        with writing(path):
+            pass
+
+
+def _refuse(path: Path) -> None:
+    if path.is_dir():
+        raise SensitivityError(f"cannot write {path}: it is a folder. Name a file, e.g. {path / 'result'}.")
+    for place in (path.parent, *([path] if path.exists() else [])):
+        if not os.access(place, os.W_OK):
+            raise SensitivityError(f"cannot write {path}: no permission to write {place}. Name another place.")
+
+
+def _flush_c() -> None:
+    """Let C's own printing out of its buffer."""
+    with contextlib.suppress(OSError, TypeError, AttributeError):  # where C's library is not found by this way
+        ctypes.CDLL(None).fflush(None)
 
 
 def _plain(value: Any) -> Any:

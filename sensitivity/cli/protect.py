@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.cli.output import print_json, writing
+from sensitivity.cli.output import Answer, writing
+from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
+from sensitivity.records.latency import latency_of
 from sensitivity.study import Study
 
 SIZES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
@@ -25,6 +28,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     how.add_argument("--max-drop", type=float, metavar="POINTS", help="until the predicted drop is at most this")
     how.add_argument("--top", type=int, metavar="N", help="the worst N layers")
     how.add_argument("--size", type=size, metavar="BYTES", help="what fits into this many bytes, e.g. 20MiB")
+    how.add_argument(
+        "--latency", type=float, metavar="MS", help="what fits into a run of this many ms, by the times in the study"
+    )
     parser.add_argument("--recipe", metavar="NAME", help="what the other layers get, where the study has several")
     parser.add_argument("--out", type=Path, metavar="SCHEME.json", help="write the scheme, for deploy and verify")
     parser.add_argument("--json", action="store_true", help="print JSON: the scheme")
@@ -40,19 +46,27 @@ def size(text: str) -> int:
         raise argparse.ArgumentTypeError(f"{text!r} is no size like 300000, 800KiB or 20MiB") from None
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
     study = Study.load(given.study)
-    scheme = study.protect(top=given.top, max_drop=given.max_drop, size_bytes=given.size, recipe=given.recipe)
+    recipes = [given.recipe] if given.recipe else list(study.recipes)
+    if given.latency is not None and not any(latency_of(study, name) for name in recipes):
+        raise StudyError(
+            f"{given.study} has no times of {', '.join(recipes)}: sensitivity analyze --latency ENGINE adds them, and "
+            "so does study.with_latency."
+        )
+    scheme = study.protect(
+        top=given.top,
+        max_drop=given.max_drop,
+        size_bytes=given.size,
+        latency_s=None if given.latency is None else given.latency / 1000,
+        recipe=given.recipe,
+    )
     if given.out is not None:
         with writing(given.out):
             scheme.save(given.out)
-    if given.json:
-        print_json(scheme.to_json())
-        return
-    print(_told(study, scheme))
-    if given.out is not None:
-        print(f"wrote {given.out}")
+    wrote = [] if given.out is None else [f"wrote {given.out}"]
+    return Answer("\n".join([_told(study, scheme), *wrote]), scheme.to_json())
 
 
 def _told(study: Study, scheme: Scheme) -> str:
@@ -65,4 +79,16 @@ def _told(study: Study, scheme: Scheme) -> str:
         lines.append(f"predicted drop {scheme.predicted_drop * study.scale:.3g}{unit.rstrip()}, a sum of single drops")
     if scheme.size_bytes is not None:
         lines.append(f"parameters {scheme.size_bytes / 2**10:.0f} KiB")
-    return "\n".join(lines)
+    return "\n".join([*lines, *_latencies(study, scheme)])
+
+
+def _latencies(study: Study, scheme: Scheme) -> Iterator[str]:
+    """What the study's times tell of a scheme."""
+    for recipe in scheme.recipes:
+        latency = latency_of(study, recipe.name)
+        if latency is not None:
+            seconds = latency.quantized_s + sum(map(latency.extra_s, scheme.reasons))
+            yield (
+                f"expected {seconds * 1000:.3g} ms on {latency.engine}, of {latency.quantized_s * 1000:.3g} ms with "
+                f"nothing protected and {latency.float_s * 1000:.3g} ms in float, a sum of single layers"
+            )

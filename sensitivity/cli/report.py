@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from sensitivity.cli.output import print_json, writing
+from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.study import Study
 
@@ -35,24 +35,20 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
-    targets = given.out or [given.study.with_suffix(ending) for ending in USUAL]
-    unknown = [one for one in targets if one.suffix not in (".html", *TEXTS, *PICTURES)]
+    unknown = [one for one in given.out or () if one.suffix not in (".html", *TEXTS, *PICTURES)]
     if unknown:
         raise StudyError(
             f"{unknown[0]} has no ending that says what to write. Use one of {' '.join(['.html', *TEXTS, *PICTURES])}."
         )
     study = Study.load(given.study)
+    targets = given.out or [given.study.with_suffix(ending) for ending in USUAL]
     for target in targets:
         with writing(target):
             _write(study, target, given.recipe)
-    if given.json:
-        print_json({"written": [str(one) for one in targets]})
-        return
-    print(study)
-    for target in targets:
-        print(f"wrote {target}")
+    text = "\n".join([str(study), *(f"wrote {target}" for target in targets)])
+    return Answer(text, {"written": [str(one) for one in targets]})
 
 
 def _write(study: Study, target: Path, recipe: str | None) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from sensitivity.cli.deploy import add_scheme, made_deployed
 from sensitivity.cli.models import FORM, made_task
-from sensitivity.cli.output import print_json, writing
-from sensitivity.errors import EngineError
+from sensitivity.cli.output import FAILED, Answer, check_place, writing
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -26,17 +25,14 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> None:
+def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
+    check_place(given.out)
     task = None if given.task is None else made_task(given.task)
     wrapped, deployed = made_deployed(given)
     found = wrapped.verify(deployed, task)
     if given.out is not None:
         with writing(given.out):
             found.save(given.out)
-    if given.json:
-        print_json(found.to_json())
-    else:
-        print(found)
-    if not found.passed:
-        raise EngineError(f"{given.engine} does not compute what was simulated: see the layers that are not verified.")
+    wrong = f"{given.engine} does not compute what was simulated: see the layers that are not verified."
+    return Answer(str(found), found.to_json(), 0 if found.passed else FAILED, "" if found.passed else wrong)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import inspect
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.contracts import Engine
-from sensitivity.deploy.engines import Build, build_engine, check_engine
+from sensitivity.deploy.engines import Build, build_engine, check_engine, check_rest
 from sensitivity.deploy.export import Attempt, Part, export
 from sensitivity.deploy.plan import Plan
 from sensitivity.deploy.qdq import QdqGraph, insert_qdq
@@ -134,7 +135,7 @@ class Deployed:
         plan: What was deployed.
         parts: The exported submodules with their engines.
         attempts: What could not be exported, with the reasons.
-        build: Makes an engine of the same kind of any other graph of a part.
+        build: Makes an engine of the same kind of another graph of a part; also for another plan, if that is given.
         name: Name of the engine.
     """
 
@@ -143,7 +144,7 @@ class Deployed:
         plan: Plan,
         parts: Iterable[DeployedPart],
         attempts: Iterable[Attempt],
-        build: Callable[[ModelProto, Part], Engine],
+        build: Callable[..., Engine],
     ) -> None:
         self.plan = plan
         self.build = build
@@ -151,6 +152,11 @@ class Deployed:
         self.attempts = tuple(attempts)
         self.name = self.parts[0].engine.name
         self._model = with_engines(plan.model, {one.path: (one.engine, one.part.signature) for one in self.parts})
+
+    def in_fp32(self) -> Deployed:
+        """The same with the rest in fp32 for all that is simulated or built from now on; the engines are those here."""
+        plan = self.plan.in_fp32()
+        return Deployed(plan, self.parts, self.attempts, partial(self.build, as_planned=plan))
 
     @property
     def scheme(self) -> Scheme:
@@ -212,18 +218,24 @@ def deploy(
         settings: The engine's own.
 
     Raises:
-        ExportError: If nothing can be exported.
+        ExportError: If nothing can be exported, or not with the rest in the precision that the scheme asks for.
         MissingPackageError: If a package is not installed.
-        EngineBuildError: If an engine cannot be built.
-        EngineError: If the engine is unknown.
+        EngineBuildError: If an engine cannot be built, or cannot keep in fp32 what the scheme asks for.
+        EngineError: If the engine is unknown, or has no such settings.
     """
     check_engine(engine)
+    check_rest(engine, plan.scheme)
+    if engine == "torch" and settings:
+        raise EngineError(
+            f"'torch', the simulation, has no settings; it was given {', '.join(settings)}. Leave it out."
+        )
     exported = export(plan, parts)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
     plan = plan.without(_simulated_only(plan, graphs, exported.attempts))
+    plan = replace(plan, parts=tuple(part.path for part in exported.parts))
 
-    def build(graph: ModelProto, part: Part) -> Engine:
-        return build_engine(engine, graph, plan, part, **settings)
+    def build(graph: ModelProto, part: Part, as_planned: Plan = plan) -> Engine:
+        return build_engine(engine, graph, as_planned, part, **settings)
 
     built = [DeployedPart(part, qdq, build(qdq.graph, part)) for part, qdq in zip(exported.parts, graphs, strict=True)]
     return Deployed(plan, built, exported.attempts, build)
@@ -248,21 +260,27 @@ def with_engines(model: nn.Module, engines: Mapping[str, tuple[Engine, Signature
 
     Args:
         model: Not changed.
-        engines: Paths of submodules (empty for the whole model) to engines and what they take and return.
+        engines: Paths of submodules (empty for the whole model) to engines and what they take and return. A submodule
+            that the model holds under several names is replaced under all of them.
     """
     if "" in engines:
         engine, signature = engines[""]
         return EngineModule(engine, signature, model, type(model).__name__)
     stand_in = _shallow(model)
+    copies = {id(model): stand_in}
     for path, (engine, signature) in engines.items():
-        *parents, name = path.split(".")
-        holder, original = stand_in, model
-        for step in parents:
-            child, original = holder.get_submodule(step), original.get_submodule(step)
-            if child is original:  # not copied yet for another part
-                child = holder._modules[step] = _shallow(child)
-            holder = child
-        holder._modules[name] = EngineModule(engine, signature, original.get_submodule(name), path)
+        part = model.get_submodule(path)
+        replaced = EngineModule(engine, signature, part, path)
+        aliases = [name for name, module in model.named_modules(remove_duplicate=False) if module is part]
+        for alias in aliases:
+            *parents, name = alias.split(".")
+            holder, original = stand_in, model
+            for step in parents:
+                original = original.get_submodule(step)
+                copied = copies.setdefault(id(original), _shallow(original))
+                holder._modules[step] = copied
+                holder = copied
+            holder._modules[name] = replaced
     return stand_in
 
 

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 from sensitivity.deploy.packages import need
@@ -123,11 +125,13 @@ def _export(plan: Plan, parts: tuple[str, ...] | None) -> Exported:
 
 
 def _checked(model: nn.Module, paths: list[str]) -> list[str]:
-    known = dict(model.named_modules())
+    first = {id(module): path for path, module in model.named_modules()}  # the name that weights go by
+    known = {path: first[id(module)] for path, module in model.named_modules(remove_duplicate=False)}
     for path in paths:
         if path not in known:
             top = ", ".join(name for name, _ in model.named_children())
             raise ExportError(f"parts= names {path!r}, which is no submodule. At the top there are: {top}.")
+    paths = [known[path] for path in paths]
     nested = [(a, b) for a in paths for b in paths if a != b and (a == "" or b.startswith(a + "."))]
     if nested or len(set(paths)) < len(paths) or not paths:
         why = f"{nested[0][1]!r} lies inside {nested[0][0]!r}" if nested else "it is empty or names a part twice"
@@ -206,32 +210,86 @@ def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
 
 
 def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
-    """By tracing one pass."""
+    """By tracing one pass, if that pass asks no tensor for its value: the answer would become part of the graph."""
     import onnx
 
     with _translated("torch.onnx.export(dynamo=False)"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", TracerWarning)
+            torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
         graph: ModelProto = onnx.load(path)
+    if baked := _baked_in(told, module, example):
+        raise ExportError(f"torch.onnx.export(dynamo=False) would bake what this example holds into the graph: {baked}")
     return graph
+
+
+_UNSEEN = ("NumPy array", "Python list")  # conversions that no dispatcher sees
+_CONVERSIONS = ("Python boolean", "Python integer", "Python float", "Python number", "Python index", *_UNSEEN)
+
+
+def _baked_in(told: Iterable[warnings.WarningMessage], module: FlatModule, example: tuple[Tensor, ...]) -> str | None:
+    """What a trace took from the values of tensors; None where it asked for their sizes alone, which are fixed."""
+    found = [
+        (kind, f"a tensor was converted to a {kind} ({Path(one.filename).name}, line {one.lineno})")
+        for one in told
+        for kind in _CONVERSIONS
+        if issubclass(one.category, TracerWarning) and kind in str(one.message)
+    ]
+    if not found:
+        return None
+    if not any(kind in _UNSEEN for kind, _ in found):
+        with _translated("running it"), _Watch() as watch:  # type: ignore[no-untyped-call]
+            module(*example)
+        if not watch.asked:
+            return None
+    return "; ".join(dict.fromkeys(text for _, text in found))
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices when a tensor is asked for a value."""
+
+    asked = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.asked |= isinstance(result, (bool, int, float, complex))
+        return result
 
 
 @contextlib.contextmanager
 def _translated(what: str) -> Iterator[None]:
-    """Exporters warn about themselves and fail in many ways: silence the first, translate the second."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
+    """Exporters talk about themselves and fail in many ways: silence the first, translate the second."""
     try:
-        with warnings.catch_warnings(), torch.no_grad(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
+        with _silence(), torch.no_grad():
             yield
     except Exception as error:
         told = error.__cause__ or error  # dynamo wraps the reason in advice
         lines = [line.strip() for line in _COLOURS.sub("", str(told)).splitlines() if line.strip()]
         raise ExportError(f"{what} failed: {type(told).__name__}: {lines[0] if lines else 'no message'}") from error
-    finally:
-        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings, no logs of torch, nothing printed: a failed export dumps its graph."""
+    loggers = [logging.getLogger(name) for name in ("torch", *logging.root.manager.loggerDict) if name[:5] == "torch"]
+    disabled = [one.disabled for one in loggers]
+    exporter = logging.getLogger("torch.onnx")  # makes further ones on its way
+    level = exporter.level
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        warnings.simplefilter("ignore")
+        exporter.setLevel(logging.ERROR)
+        for one in loggers:
+            one.disabled = True
+        try:
+            yield
+        finally:
+            exporter.setLevel(level)
+            for one, was in zip(loggers, disabled, strict=True):
+                one.disabled = was
 
 
 def _named(graph: ModelProto, path: str, signature: Signature) -> ModelProto:

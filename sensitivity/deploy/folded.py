@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from sensitivity.deploy.measures import sqnr_db
 from sensitivity.errors import ExportError, TracingError
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.weights import output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
 from sensitivity.records import Layer
@@ -55,21 +58,50 @@ def folded_copy(model: nn.Module, layers: LayerTable, args: tuple[Any, ...], kwa
         ExportError: If the model cannot be copied.
         TracingError: If it cannot be run.
     """
-    duplicate, layers = _baked(_copy(model), layers)
-    expected = _run(duplicate, args, kwargs)
-    folds, kept = _foldable(duplicate, layers)
-    for layer in folds:
-        _fold_into(duplicate, layer)
-    for path in dict.fromkeys(layer.norm_module for layer in folds):
+    duplicate, plain = _baked(_copy(model), layers)
+    expected, runs = _run_counted(duplicate, plain, args, kwargs)
+    folds, kept = _foldable(duplicate, plain, runs)
+
+    def judge(chosen: list[Layer]) -> str | None:
+        copied, _ = _baked(_copy(model), layers)
+        _fold(copied, chosen)
+        return _difference(copied, expected, args, kwargs)
+
+    good, blamed = _search(folds, judge)
+    _fold(duplicate, good)
+    taken = {layer.name for layer in good}
+    changed = [replace(one, norm=None, norm_module=None) if one.name in taken else one for one in plain]
+    table = LayerTable(changed, model=layers.model, skipped=layers.skipped)
+    return Folded(duplicate, table, kept | blamed)
+
+
+def _fold(model: nn.Module, layers: list[Layer]) -> None:
+    for layer in layers:
+        _fold_into(model, layer)
+    for path in dict.fromkeys(layer.norm_module for layer in layers):
         assert path is not None
-        _take_out(duplicate, path)
-    if folds and (reason := _difference(duplicate, expected, args, kwargs)):
-        return Folded(
-            _baked(_copy(model), layers)[0], layers, kept | dict.fromkeys((layer.name for layer in folds), reason)
-        )
-    taken = {layer.name for layer in folds}
-    changed = [replace(one, norm=None, norm_module=None) if one.name in taken else one for one in layers]
-    return Folded(duplicate, LayerTable(changed, model=layers.model, skipped=layers.skipped), kept)
+        _take_out(model, path)
+
+
+def _search(folds: list[Layer], judge: Callable[[list[Layer]], str | None]) -> tuple[list[Layer], dict[str, str]]:
+    """The layers that can be folded together, and why each of the others cannot; those of one norm go together."""
+    norms: dict[str | None, list[Layer]] = {}
+    for layer in folds:
+        norms.setdefault(layer.norm_module, []).append(layer)
+    waiting = [list(norms.values())] if norms else []
+    good: list[Layer] = []
+    blamed: dict[str, str] = {}
+    while waiting:
+        group = waiting.pop(0)
+        layers = [layer for norm in group for layer in norm]
+        reason = judge([*good, *layers])
+        if reason is None:
+            good += layers
+        elif len(group) == 1:
+            blamed |= dict.fromkeys((layer.name for layer in layers), reason)
+        else:
+            waiting[:0] = [group[: len(group) // 2], group[len(group) // 2 :]]
+    return good, blamed
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -101,10 +133,15 @@ def _baked(duplicate: nn.Module, layers: LayerTable) -> tuple[nn.Module, LayerTa
     """The copy with parametrized weights (weight norm, spectral norm) replaced by what they are in eval mode."""
     baked = set()
     for path, module in duplicate.named_modules():
-        for name in list(getattr(module, "parametrizations", ())):
-            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
-            module._parameters[name] = nn.Parameter(getattr(module, name).detach().clone(), requires_grad=False)
-            baked.add(path)
+        if not parametrize.is_parametrized(module):
+            continue
+        # not remove_parametrizations: it takes the weight from a class that the copy shares with the caller's model
+        weights = {name: getattr(module, name).detach().clone() for name in module.parametrizations}
+        del module.parametrizations
+        module.__class__ = type(module).__bases__[0]
+        for name, weight in weights.items():
+            module._parameters[name] = nn.Parameter(weight, requires_grad=False)
+        baked.add(path)
     plain = [
         replace(layer, flags=layer.flags - {"computed-weight"}) if layer.module in baked else layer for layer in layers
     ]
@@ -118,8 +155,26 @@ def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> lis
         raise TracingError(f"{type(model).__name__} fails with the example inputs: {error}.") from error
 
 
-def _foldable(model: nn.Module, layers: LayerTable) -> tuple[list[Layer], dict[str, str]]:
+def _run_counted(
+    model: nn.Module, layers: LayerTable, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Tensor], Counter[str]]:
+    """The outputs, and how often each norm runs."""
+    runs: Counter[str] = Counter()
+    norms = {layer.norm_module for layer in layers if layer.norm_module is not None}
+    hooks = [(model.get_submodule(path), partial(_count, runs, path)) for path in norms]
+    with hooked(before=hooks):
+        return _run(model, args, kwargs), runs
+
+
+def _count(runs: Counter[str], path: str, *_: Any) -> None:
+    runs[path] += 1
+
+
+def _foldable(model: nn.Module, layers: LayerTable, runs: Counter[str]) -> tuple[list[Layer], dict[str, str]]:
     folds, kept = [], {}
+    calls: Counter[str | None] = Counter()
+    for layer in layers:
+        calls[layer.norm_module] += layer.calls
     for layer in layers:
         if layer.norm is None:
             continue
@@ -127,6 +182,11 @@ def _foldable(model: nn.Module, layers: LayerTable) -> tuple[list[Layer], dict[s
             kept[layer.name] = f"its {layer.norm} is no module of its own, or another one at each call"
         elif fold_scale_shift(model.get_submodule(layer.norm_module)) is None:
             kept[layer.name] = f"its {layer.norm} depends on its input"
+        elif runs[layer.norm_module] > calls[layer.norm_module]:
+            kept[layer.name] = (
+                f"its {layer.norm} is also used elsewhere: it runs {runs[layer.norm_module]} times, "
+                f"the layers before it {calls[layer.norm_module]} times"
+            )
         elif not isinstance(model.get_submodule(layer.module), (_ConvNd, nn.Linear)):
             kept[layer.name] = f"its module is no convolution or linear layer of torch: {layer.conv_type}"
         elif "computed-weight" in layer.flags or layer.weight != "weight":
@@ -166,5 +226,5 @@ def _difference(model: nn.Module, expected: list[Tensor], args: tuple[Any, ...],
         return "folding changed the shapes of the outputs"
     worst = min((sqnr_db(was, now) for was, now in zip(expected, found, strict=True)), default=float("inf"))
     if worst < LEAST_FOLD_SQNR_DB:
-        return f"folding changed the outputs (SQNR {worst:.1f} dB): a norm is also used elsewhere"
+        return f"folding changed the outputs (SQNR {worst:.1f} dB): its norm is also used elsewhere"
     return None

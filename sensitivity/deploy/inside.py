@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sensitivity.deploy.cut import Finder
 from sensitivity.deploy.deployed import Deployed, DeployedPart
 from sensitivity.deploy.integer import verify_graph
-from sensitivity.deploy.local import Counts, Finder, compare, merged, simulate_and_record
+from sensitivity.deploy.local import Counts, Seen, compare, merged, simulate_and_record
 
 SAME_SHARE = 1e-2
 """Input codes that differ by no more than this, by one step, count as the same for a rough judgement."""
@@ -37,14 +38,18 @@ def inside_graph(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> dict
             tensors = one.part.signature.inputs.tensors_of((args, kwargs), one.path or "the model")
             outputs = engine.run(*[tensor.cpu().numpy() for tensor in tensors])[-len(readers) :]
             seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(one.path), args, kwargs)
-            codes = {
-                one.qdq.quantizers[name]: compare(output, seen[name].codes.cpu())
-                for name, output in zip(readers, outputs, strict=True)
-                if name in seen
-            }
+            compared = {name: _compared(output, seen.get(name)) for name, output in zip(readers, outputs, strict=True)}
+            codes = {one.qdq.quantizers[name]: counts for name, counts in compared.items() if counts is not None}
             for layer, counts in _judged(one, codes):
                 found.setdefault(layer, []).append(counts)
     return {name: merged(several) for name, several in found.items()}
+
+
+def _compared(output: Any, found: Seen | None) -> Counts | None:
+    """None where the simulation has no such codes, or another number of them: what is kept depends on the data."""
+    if found is None or found.codes is None or found.codes.numel() != output.size:
+        return None
+    return compare(output, found.codes.cpu())
 
 
 def _judged(one: DeployedPart, codes: Mapping[str, Counts]) -> list[tuple[str, Counts]]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sensitivity.deploy.nodes import node_name
 from sensitivity.deploy.plan import Codes, Plan
 from sensitivity.deploy.qdq import QdqGraph, expose
+from sensitivity.errors import ExportError
 from sensitivity.perturb.activations import activation_hooks
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.weights import exchanged
@@ -28,6 +29,9 @@ from sensitivity.records import Layer
 if TYPE_CHECKING:
     from onnx import ModelProto
 
+JOINT_PROJECTION = "in_proj_weight"
+"""The weight of ``nn.MultiheadAttention`` that projects query, key and value: a step inside the module."""
+
 _EXACT_FLOAT32 = 2**24
 """Every integer up to this size is a float32 number, and so is every sum on the way to it."""
 
@@ -36,7 +40,8 @@ _EXACT_FLOAT32 = 2**24
 def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
     """The folded copy with its int8 layers computed in integers.
 
-    Layers that are quantized only in part are simulated as in ``Plan.simulated``.
+    Layers that are quantized only in part, and projections that are a step inside a larger module (the joint one of
+    ``nn.MultiheadAttention``), are simulated as in ``Plan.simulated``.
 
     Args:
         plan: What is quantized.
@@ -44,12 +49,21 @@ def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator
 
     Yields:
         The plan's model, which computes so inside the ``with`` block.
+
+    Raises:
+        ExportError: If the plan's rest is in half precision: no engine says where it rounds there, to the last bit.
     """
-    whole = [layer for layer in plan.quantized if plan.expected_precision(layer) == "int8"]
+    if plan.scheme.rest != "fp32":
+        raise ExportError(
+            f"the simulation in integers is exact to the last bit, and with rest={plan.scheme.rest!r} nothing is: give "
+            "plan.in_fp32(), or use plan.simulated()."
+        )
+    int8 = [layer for layer in plan.quantized if plan.expected_precision(layer) == "int8"]
+    whole = [layer for layer in int8 if layer.weight != JOINT_PROJECTION]
     names = {layer.name for layer in whole}
     rest = plan.only([layer.name for layer in plan.quantized if layer.name not in names])
     runners = [_IntegerLayer(plan, layer, seen) for layer in whole]
-    with contextlib.ExitStack() as stack, torch.no_grad():
+    with torch.no_grad(), contextlib.ExitStack() as stack:
         stack.enter_context(rest.simulated())
         before = [hook for runner in runners for hook in runner.before]
         after = [(runner.module, runner.rescale) for runner in runners]

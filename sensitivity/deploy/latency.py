@@ -1,16 +1,65 @@
-"""Times of every layer on an engine, quantized and in float, measured in turn."""
+"""Times on an engine, quantized and in float, measured by turns: of the whole model, and of every layer."""
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
+from collections.abc import Callable, Sequence
 
+from sensitivity.contracts import Engine
 from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.qdq import insert_qdq
+from sensitivity.deploy.torch_engine import TorchEngine
 from sensitivity.errors import EngineError
 from sensitivity.records import Recipe
 from sensitivity.records.latency import Latency
 
 ROUNDS = 5
+RUNS_A_ROUND = 10
+
+
+def by_turns(timers: Sequence[Callable[[], float]], *, rounds: int = ROUNDS) -> list[float]:
+    """Median of each timer, all called in every round, so that a slow moment of the machine weighs on all.
+
+    Args:
+        timers: Each returns seconds.
+        rounds: Times that each is called.
+    """
+    found = [[timer() for timer in timers] for _ in range(rounds)]
+    return [statistics.median(several) for several in zip(*found, strict=True)]
+
+
+def compare_with_float(deployed: Deployed) -> tuple[float, float | None]:
+    """Seconds of one run of all parts: as deployed, and on the same engine with nothing quantized.
+
+    Both are built with the same settings, threads among them, and timed by turns. The second is None where the engine
+    is the simulation.
+
+    Args:
+        deployed: What is timed, on the inputs it was exported with.
+    """
+    nothing = deployed.plan.only([]).in_fp32()
+    planned = [one.engine for one in deployed.parts]
+    timers = [lambda: _run_s(deployed, planned)]
+    if not is_simulation(deployed):
+        graphs = [insert_qdq(one.part.graph, nothing).graph for one in deployed.parts]
+        plain = [deployed.build(graph, one.part, nothing) for graph, one in zip(graphs, deployed.parts, strict=True)]
+        timers.append(lambda: _run_s(deployed, plain))
+    times = by_turns(timers)
+    return times[0], times[1] if len(times) > 1 else None
+
+
+def is_simulation(deployed: Deployed) -> bool:
+    """Whether the engines are the simulation itself, which ignores the graph that it is given."""
+    return all(isinstance(engine, TorchEngine) for engine in deployed.engines)
+
+
+def _run_s(deployed: Deployed, engines: Sequence[Engine]) -> float:
+    seconds = 0.0
+    for one, engine in zip(deployed.parts, engines, strict=True):
+        arrays = [tensor.cpu().numpy() for tensor in one.part.example]
+        seconds += engine.latency_s(*arrays, repeats=RUNS_A_ROUND)
+    return seconds
 
 
 def measure_latency(quantized: Deployed, in_float: Deployed, recipe: Recipe, *, rounds: int = ROUNDS) -> Latency:

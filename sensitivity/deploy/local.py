@@ -1,7 +1,8 @@
-"""One layer by itself: from the codes that the simulation has at its input, what codes does the engine compute?
+"""One layer by itself: from what the simulation has at its input, what does the engine compute?
 
 End to end, codes cannot be compared: a handful flip at the first layer (float rounding in the last bit), and each flip
-moves others behind it. From the same input codes a layer has only its own flips.
+moves others behind it. From the same input codes a layer has only its own flips. A layer of which only weights or only
+activations are quantized has no codes behind it; its float output is compared instead.
 """
 
 from __future__ import annotations
@@ -13,54 +14,39 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sensitivity.deploy.nodes import MULTIPLIERS, consumers, node_name, sweep_up
+from sensitivity.deploy.cut import Finder
+from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.integer import JOINT_PROJECTION
+from sensitivity.deploy.measures import sqnr_db
+from sensitivity.deploy.nodes import node_name
 from sensitivity.deploy.plan import Plan
 from sensitivity.deploy.qdq import QdqGraph
+from sensitivity.errors import EngineError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.quantize.fake import dequantize, quantize
 from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.records import Layer, QuantSpec
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
-
-_ACTIVATIONS = {
-    "Relu",
-    "LeakyRelu",
-    "PRelu",
-    "Elu",
-    "Selu",
-    "Celu",
-    "Clip",
-    "HardSwish",
-    "HardSigmoid",
-    "Sigmoid",
-    "Tanh",
-}
-_ARITHMETIC = {
-    "Erf",
-    "Gelu",
-    "Softplus",
-    "Mish",
-    "Mul",
-    "Add",
-    "Sub",
-    "Div",
-    "Pow",
-    "Sqrt",
-    "Exp",
-    "Abs",
-    "Neg",
-    "Min",
-    "Max",
-}
-_MOVES = {"Identity", "Cast", "MaxPool", "Pad", "Reshape", "Transpose", "Flatten"}
-PASSED_THROUGH = frozenset(_ACTIVATIONS | _ARITHMETIC | _MOVES)
-"""What may stand between a layer and the quantizer behind it for the two to be tried together."""
-
+    from onnx import ModelProto
 
 Counts = tuple[int, int, int]
 """Codes compared, codes that differ, and the largest difference in steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What one layer, or one call of it, computes by itself.
+
+    Attributes:
+        counts: Codes compared, codes that differ, largest difference.
+        sqnr_db: Of its float output, where it has no codes; None where it has, or nothing was compared.
+        reason: Why it could not be tried, or not all of its calls; empty where all were.
+    """
+
+    counts: Counts = (0, 0, 0)
+    sqnr_db: float | None = None
+    reason: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,24 +56,78 @@ class Trial:
     Attributes:
         layer: The layer.
         call: Which call.
-        graph: Takes the layer's input in float and returns codes.
-        inputs: Values of the simulation's input codes.
-        codes: Output codes of the simulation.
+        graph: Takes the layer's input in float and returns codes, or its output in float.
+        inputs: What the simulation computes with there: the values of its input codes, or the input in float.
+        wanted: What the simulation has at the end of the graph.
+        lasts: Whether the graph serves other samples, too: it has no scale that depends on the sample.
     """
 
     layer: Layer
     call: int
     graph: ModelProto
     inputs: Tensor
-    codes: Tensor
+    wanted: Tensor
+    lasts: bool = True
 
 
 @dataclass
 class Seen:
-    """What the simulation had at one call of a layer: codes of its input, and its output."""
+    """What the simulation had at one call of a layer.
 
-    codes: Tensor
-    output: Tensor
+    Attributes:
+        inputs: Its input, before it is quantized.
+        codes: Codes of its input; None where that stays in float.
+        output: Its output; None where it is not one tensor.
+    """
+
+    inputs: Tensor
+    codes: Tensor | None
+    output: Tensor | None = None
+
+
+def local_agreement(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> dict[str, Agreement]:
+    """What every quantized layer of the graphs computes by itself.
+
+    Args:
+        deployed: What is looked into.
+        calls: Arguments of each part, by path.
+    """
+    plan = deployed.plan
+    found: dict[str, list[Agreement]] = {}
+    for one in deployed.parts:
+        module = plan.model.get_submodule(one.path)
+        engines: dict[str, Any] = {}
+        for args, kwargs in calls[one.path]:
+            made, untried = trials(plan, one.qdq, simulate_and_record(plan, module, args, kwargs))
+            for name, reason in untried.items():
+                found.setdefault(name, []).append(Agreement(reason=reason))
+            for trial in made:
+                found.setdefault(trial.layer.name, []).append(_tried(deployed, one, trial, engines))
+    return {name: _together(several) for name, several in found.items()}
+
+
+def _tried(deployed: Deployed, one: DeployedPart, trial: Trial, engines: dict[str, Any]) -> Agreement:
+    name, wanted = node_name(trial.layer, trial.call), trial.wanted.cpu()
+    key = f"{name} {tuple(trial.inputs.shape)}"
+    try:
+        engine = engines.get(key) or deployed.build(trial.graph, one.part)
+        computed = torch.as_tensor(engine.run(trial.inputs.cpu().numpy())[0])
+    except EngineError as error:
+        return Agreement(reason=f"{name} cannot be run by itself: {error}")
+    if trial.lasts:
+        engines[key] = engine
+    if computed.numel() != wanted.numel():
+        shapes = f"returns {tuple(computed.shape)} by itself where the simulation has {tuple(wanted.shape)}"
+        return Agreement(reason=f"{name} {shapes}: the graph does more than the layer between input and output")
+    if wanted.is_floating_point():
+        return Agreement(sqnr_db=sqnr_db(wanted, computed.reshape(wanted.shape)))
+    return Agreement(compare(computed, wanted))
+
+
+def _together(several: Sequence[Agreement]) -> Agreement:
+    measured = [one.sqnr_db for one in several if one.sqnr_db is not None]
+    reasons = dict.fromkeys(one.reason for one in several if one.reason)
+    return Agreement(merged([one.counts for one in several]), min(measured, default=None), "; ".join(reasons))
 
 
 def simulate_and_record(
@@ -107,8 +147,6 @@ def simulate_and_record(
     seen: dict[str, Seen] = {}
     before, after = [], []
     for layer in plan.quantized:
-        if plan.recipes[layer.name].activations is None:
-            continue
         watched = _Watch(plan, layer, seen)
         target = plan.model.get_submodule(layer.module)
         before.append((target, watched.before))
@@ -119,7 +157,7 @@ def simulate_and_record(
 
 
 class _Watch:
-    """Keeps input codes and output of one layer, call by call."""
+    """Keeps input and output of one layer, call by call."""
 
     def __init__(self, plan: Plan, layer: Layer, seen: dict[str, Seen]) -> None:
         self._layer, self._seen, self._call = layer, seen, -1
@@ -127,143 +165,74 @@ class _Watch:
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self._call += 1
-        params = self._params[self._call % self._layer.calls]
-        values = args[0] if args else next(iter(kwargs.values()))
-        assert params is not None
-        codes = quantize(values.detach(), params, rounding="onnx")
-        self._seen[node_name(self._layer, self._call % self._layer.calls)] = Seen(codes, codes)
+        call = self._call % self._layer.calls
+        values, params = args[0] if args else next(iter(kwargs.values())), self._params[call]
+        codes = None if params is None else quantize(values.detach(), params, rounding="onnx")
+        self._seen[node_name(self._layer, call)] = Seen(values.detach().clone(), codes)
 
     def after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        self._seen[node_name(self._layer, self._call % self._layer.calls)].output = output.detach().clone()
+        single = output.detach().clone() if isinstance(output, Tensor) else None
+        self._seen[node_name(self._layer, self._call % self._layer.calls)].output = single
 
 
-def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> list[Trial]:
+def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Trial], dict[str, str]]:
     """Every quantized call of a graph cut out, with the activation and the quantizer behind it.
 
     Where something else stands between (an add, a pooling, the output), the layer's own output is quantized by its
-    largest absolute value.
+    largest absolute value. Where a layer is quantized only in part, its own output is compared in float.
 
     Args:
         plan: What is quantized.
         qdq: The graph.
         seen: What the simulation had there.
+
+    Returns:
+        The trials, and the layers that cannot be tried, with the reason.
     """
     finder = Finder(qdq)
-    made = []
+    made: list[Trial] = []
+    untried: dict[str, str] = {}
     for layer in plan.quantized:
         for call in range(layer.calls if layer.name in qdq.nodes else 0):
-            name = node_name(layer, call)
-            params = plan.input_params(layer, call)
-            if name not in seen or params is None or plan.weight_codes(layer) is None:
-                continue
-            inputs = dequantize(seen[name].codes, params)
-            behind = finder.quantizer_behind(name)
-            if behind is not None and behind[1] in seen:
-                graph = finder.cut(name, behind[0], tuple(inputs.shape))
-                made.append(Trial(layer, call, graph, inputs, seen[behind[1]].codes))
-            else:
-                made.append(_with_own_quantizer(finder, layer, call, seen[name].output, inputs))
-    return made
+            found = seen.get(node_name(layer, call))
+            if reason := _untriable(plan, layer, call, found):
+                untried[layer.name] = reason
+            elif found is not None:
+                made.append(_trial(plan, finder, layer, call, seen))
+    return made, untried
 
 
-def _with_own_quantizer(finder: Finder, layer: Layer, call: int, output: Tensor, inputs: Tensor) -> Trial:
-    name = node_name(layer, call)
-    end, value = finder.end_of(name, output)
-    largest = value.abs().max().double()
-    params = params_from_range(-largest, largest, QuantSpec("int8"))
-    graph = finder.cut(name, end, tuple(inputs.shape), params)
-    return Trial(layer, call, graph, inputs, quantize(value, params, rounding="onnx"))
+def _untriable(plan: Plan, layer: Layer, call: int, found: Seen | None) -> str:
+    if found is None:
+        return f"{node_name(layer, call)} did not run on the samples compared"
+    if found.output is None or layer.weight == JOINT_PROJECTION:
+        kind = type(plan.model.get_submodule(layer.module)).__name__
+        return f"{layer.weight} of a {kind} is one of several steps: what it alone computes is not to be seen"
+    if not found.output.numel():
+        return f"{node_name(layer, call)} had nothing to compute on the samples compared"
+    return ""
 
 
-class Finder:
-    """Looks for what stands behind a layer in a graph."""
-
-    def __init__(self, qdq: QdqGraph) -> None:
-        self._graph = qdq.graph
-        self._quantizers = qdq.quantizers
-        self._nodes = {node.name: node for node in qdq.graph.graph.node}
-        self._makers = {name: node for node in qdq.graph.graph.node for name in node.output}
-        self._constants = {one.name for one in qdq.graph.graph.initializer}
-        self._readers = consumers(qdq.graph)
-
-    def quantizer_behind(self, name: str) -> tuple[str, str] | None:
-        """Codes that depend on this layer's input codes alone, and the node that reads them; None if there are none."""
-        source = self._quantizers[name]
-        waiting, visited = [self._nodes[name].output[0]], set()
-        while waiting:
-            tensor = waiting.pop(0)
-            for node in self._readers.get(tensor, []):
-                if node.op_type == "QuantizeLinear" and self._depends_only_on(tensor, source):
-                    reader = next(key for key, codes in self._quantizers.items() if codes == node.output[0])
-                    return node.output[0], reader
-                if node.op_type in PASSED_THROUGH and node.output[0] not in visited:
-                    visited.add(node.output[0])
-                    waiting.append(node.output[0])
-        return None
-
-    def end_of(self, name: str, output: Tensor) -> tuple[str, Tensor]:
-        """The tensor that holds a layer's own output, bias included: where a MatMul is, the Add behind it."""
-        tensor = self._nodes[name].output[0]
-        readers = self._readers.get(tensor, [])
-        if self._nodes[name].op_type == "MatMul" and len(readers) == 1 and readers[0].op_type == "Add":
-            bias = [one for one in readers[0].input if one != tensor]
-            if len(bias) == 1 and bias[0] in self._constants:
-                tensor = readers[0].output[0]
-        return tensor, output
-
-    def cut(self, name: str, end: str, shape: tuple[int, ...], params: QuantParams | None = None) -> ModelProto:
-        """The graph from a layer's input to some codes, or to a tensor that is quantized with these parameters."""
-        import onnx
-
-        graph = onnx.ModelProto()
-        graph.CopyFrom(self._graph)
-        kinds = onnx.TensorProto
-        signed = True
-        if params is not None:
-            end = _append_quantizer(graph, end, params)
-        else:
-            zero = next(one for one in graph.graph.initializer if one.name == self._makers[end].input[2])
-            signed = zero.data_type == kinds.INT8
-        del graph.graph.input[:]
-        del graph.graph.output[:]
-        graph.graph.input.append(onnx.helper.make_tensor_value_info("values", kinds.FLOAT, list(shape)))
-        for node in graph.graph.node:
-            if node.output[0] == self._quantizers[name]:
-                node.input[0] = "values"
-        graph.graph.output.append(onnx.helper.make_tensor_value_info(end, kinds.INT8 if signed else kinds.UINT8, None))
-        del graph.graph.value_info[:]
-        sweep_up(graph)
-        return graph
-
-    def _depends_only_on(self, tensor: str, codes: str) -> bool:
-        """Whether a tensor is made of these codes and constants, by one layer and nothing that reduces."""
-        waiting, visited, layers = [tensor], set(self._constants) | {codes, ""}, 0
-        while waiting:
-            name = waiting.pop()
-            if name in visited:
-                continue
-            visited.add(name)
-            node = self._makers.get(name)
-            if node is None or not _is_plain(node):
-                return False
-            layers += node.op_type in MULTIPLIERS
-            waiting += node.input
-        return layers == 1
+def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[str, Seen]) -> Trial:
+    name, params = node_name(layer, call), plan.input_params(layer, call)
+    here = seen[name]
+    assert here.output is not None
+    inputs = here.inputs if params is None or here.codes is None else dequantize(here.codes, params)
+    shape, end = tuple(inputs.shape), finder.end_of(name)
+    if params is None or plan.weight_codes(layer) is None:
+        return Trial(layer, call, finder.cut(name, end, shape), inputs, here.output)
+    behind = finder.quantizer_behind(name)
+    after = None if behind is None else seen.get(behind[1])
+    if behind is not None and after is not None and after.codes is not None:
+        return Trial(layer, call, finder.cut(name, behind[0], shape), inputs, after.codes)
+    own = _own_params(here.output)
+    codes = quantize(here.output, own, rounding="onnx")
+    return Trial(layer, call, finder.cut(name, end, shape, own), inputs, codes, lasts=False)
 
 
-def _is_plain(node: NodeProto) -> bool:
-    return node.op_type in PASSED_THROUGH | MULTIPLIERS | {"DequantizeLinear", "Constant"}
-
-
-def _append_quantizer(graph: ModelProto, tensor: str, params: QuantParams) -> str:
-    import numpy as np
-    import onnx
-
-    for name, values in (("own.scale", params.scale.numpy()), ("own.zero_point", np.zeros((), np.int8))):
-        graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    inputs = [tensor, "own.scale", "own.zero_point"]
-    graph.graph.node.append(onnx.helper.make_node("QuantizeLinear", inputs, ["own.codes"], name="own.codes"))
-    return "own.codes"
+def _own_params(output: Tensor) -> QuantParams:
+    largest = output.abs().max().double()
+    return params_from_range(-largest, largest, QuantSpec("int8"))
 
 
 def merged(found: Sequence[Counts]) -> Counts:
@@ -272,7 +241,12 @@ def merged(found: Sequence[Counts]) -> Counts:
 
 
 def compare(engine_codes: Any, codes: Tensor) -> Counts:
-    """Codes compared, codes that differ, and the largest difference in steps."""
+    """Codes compared, codes that differ, and the largest difference in steps.
+
+    Args:
+        engine_codes: As many as ``codes``.
+        codes: The simulation's.
+    """
     given = torch.as_tensor(engine_codes).reshape(codes.shape)
     difference = (given.to(torch.int64) - codes.to(torch.int64)).abs()
     return difference.numel(), int((difference > 0).sum()), int(difference.max()) if difference.numel() else 0

@@ -1,4 +1,4 @@
-"""What of deployment works on this machine: every engine is tried, not only looked for."""
+"""What of deployment works on this machine: every engine is tried on one convolution, not only looked for."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 
 from sensitivity.deploy.packages import need
+from sensitivity.deploy.trial import try_engine, try_export, try_simulation
 from sensitivity.errors import EngineError, SensitivityError
 
 ENGINES = ("torch", "openvino", "onnxruntime", "tensorrt")
@@ -48,7 +48,8 @@ def _tried(name: str, trial: Callable[[], str]) -> Finding:
     package = {"cuda": "torch", "export": "onnx"}.get(name, name)
     try:
         note, works = trial(), True
-    except (SensitivityError, ImportError, AttributeError, OSError, RuntimeError) as error:  # as broken packages do
+    except (SensitivityError, ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
+        # as broken packages raise
         note, works = " ".join(str(error).split()), False
     try:
         found = version(package)
@@ -59,8 +60,8 @@ def _tried(name: str, trial: Callable[[], str]) -> Finding:
 
 def _torch() -> str:
     torch = import_module("torch")
-    torch.zeros(1).add_(1)
-    return f"the simulation; {torch.get_num_threads()} threads"
+    try_simulation(torch)
+    return f"the simulation, exact on one convolution; {torch.get_num_threads()} threads; as an engine it needs export"
 
 
 def _cuda() -> str:
@@ -75,7 +76,8 @@ def _cuda() -> str:
 def _export() -> str:
     need("onnx", "onnx")
     need("onnxscript", "onnx")
-    return "models can be exported to ONNX, which every engine but torch needs"
+    try_export(import_module("torch"))
+    return "torch to ONNX (checked on one convolution), which every engine needs"
 
 
 def _openvino() -> str:
@@ -83,29 +85,24 @@ def _openvino() -> str:
     core = openvino.Core()
     if "CPU" not in core.available_devices:
         raise EngineError(f"OpenVINO finds no CPU device; it has: {', '.join(core.available_devices) or 'none'}.")
-    return f"true int8 on {core.get_property('CPU', 'FULL_DEVICE_NAME')}{_vnni()}"
+    from sensitivity.deploy.openvino_engine import OpenVinoEngine
 
-
-def _vnni() -> str:
-    """Whether int8 products are summed in 32 bits, which Linux tells; without that they saturate."""
-    cpus = Path("/proc/cpuinfo")
-    if not cpus.is_file():
-        return ""
-    has = any(word in cpus.read_text(encoding="utf-8") for word in ("avx512_vnni", "avx_vnni", "asimddp"))
-    return ", exact sums" if has else "; this CPU has no VNNI: sums saturate, and codes differ from the simulation"
+    found = try_engine(OpenVinoEngine, "openvino")
+    return f"{found}; on {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
 
 
 def _onnxruntime() -> str:
     runtime = need("onnxruntime", "onnx")
-    return f"the float Q/DQ reference; providers: {', '.join(runtime.get_available_providers())}"
+    from sensitivity.deploy.ort_engine import OrtEngine
+
+    found = try_engine(OrtEngine, "onnx")
+    return f"{found}: the float reference; providers: {', '.join(runtime.get_available_providers())}"
 
 
 def _tensorrt() -> str:
-    from sensitivity.deploy.trt_build import started
+    need("tensorrt", "tensorrt")
     from sensitivity.deploy.trt_device import CudaDevice
-    from sensitivity.deploy.trt_package import tensorrt
+    from sensitivity.deploy.trt_engine import TensorRTEngine
 
-    builder = tensorrt().Builder
     device = CudaDevice()
-    started(builder)
-    return f"int8 on {device.name}"
+    return f"{try_engine(TensorRTEngine.build, 'tensorrt')}; on {device.name}"

@@ -29,6 +29,9 @@ class OrtEngine:
     With optimizations on, ONNX Runtime quantizes float biases to int32 without being asked and moves Q/DQ about, so
     they are off. Every layer then computes in float between its quantizers, and ``layer_info`` says so.
 
+    Attributes:
+        computes_in_float: Declares that int8 layers run in float here; ``verify`` then asks for the codes alone.
+
     Args:
         model: ONNX file as bytes.
         threads: Threads to run on; None leaves it to ONNX Runtime.
@@ -39,6 +42,7 @@ class OrtEngine:
     """
 
     name = "onnxruntime"
+    computes_in_float = True
 
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
         runtime, onnx = need("onnxruntime", "onnx"), need("onnx", "onnx")

@@ -21,6 +21,8 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.kept import Kept, around, find_kept
+from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.weights import exchanged, output_axis
 from sensitivity.quantize.calibration import Calibration, Point
@@ -63,6 +65,7 @@ class Basis:
         kwargs: Keyword arguments likewise.
         digest: Of the weights that the copy was made of.
         exports: Kept by ``deploy.export.export``.
+        kept: Kept by ``Plan.kept``.
     """
 
     model: nn.Module
@@ -72,6 +75,7 @@ class Basis:
     kwargs: Mapping[str, Any]
     digest: str
     exports: dict[Any, Any] = field(default_factory=dict, repr=False)
+    kept: dict[Any, Kept] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,6 +89,7 @@ class Plan:
         left_out: Layers that the scheme quantizes and this plan does not, with the reason.
         ranges: Activation ranges for each recipe that needs some, by the recipe's digest.
         target: Whose placement rules were applied.
+        parts: Paths of the submodules that an engine runs; None where that is not decided yet, and all is simulated.
     """
 
     basis: Basis
@@ -93,6 +98,7 @@ class Plan:
     left_out: Mapping[str, str]
     ranges: Mapping[str, Calibration]
     target: Target = "any"
+    parts: tuple[str, ...] | None = None
     _weights: dict[str, Codes] = field(default_factory=dict, repr=False)
 
     @property
@@ -116,10 +122,32 @@ class Plan:
         return tuple(layer for layer in self.layers if layer.name in self.recipes)
 
     def expected_precision(self, layer: Layer) -> str:
-        """What an engine should compute a layer in: ``int8`` where weight and activations are quantized."""
+        """What an engine should compute a layer in.
+
+        ``int8`` where weight and activations are quantized; else what the rest is computed in, or ``fp32`` where the
+        layer is inside a module that is kept so.
+        """
         recipe = self.recipes.get(layer.name)
-        both = recipe is not None and recipe.weights is not None and recipe.activations is not None
-        return "int8" if both else "fp32"
+        if recipe is not None and recipe.weights is not None and recipe.activations is not None:
+            return "int8"
+        return "fp32" if self.kept.holds(around(layer.module)) else self.scheme.rest
+
+    @property
+    def kept(self) -> Kept:
+        """What stays in fp32 where the rest does not.
+
+        Raises:
+            LayerNotFoundError: If something to keep is not in the model.
+        """
+        basis, key = self.basis, (self.scheme.rest == "fp32", self.scheme.keep_fp32)
+        if key not in basis.kept:
+            inputs = dict(basis.kwargs) or basis.args
+            basis.kept[key] = find_kept(basis.model, basis.layers, self.scheme, inputs)
+        return basis.kept[key]
+
+    def in_fp32(self) -> Plan:
+        """The same plan with the rest in fp32."""
+        return replace(self, scheme=self.scheme.with_rest("fp32"))
 
     def without(self, reasons: Mapping[str, str]) -> Plan:
         """The same plan with some layers left in high precision.
@@ -170,7 +198,7 @@ class Plan:
 
     @contextlib.contextmanager
     def simulated(self, *, rounding: Rounding = "onnx") -> Iterator[nn.Module]:
-        """The folded copy with its layers fake-quantized, as the exported graph says.
+        """The folded copy with its layers fake-quantized, as the exported graph says, and the rest as the scheme says.
 
         Args:
             rounding: How activations are divided by their scale: ``onnx`` as engines define it.
@@ -179,7 +207,7 @@ class Plan:
             ``model``, which computes the plan inside the ``with`` block.
         """
         hooks = Hooks()
-        with contextlib.ExitStack() as stack, torch.no_grad():
+        with torch.no_grad(), contextlib.ExitStack() as stack:
             for layer in self.quantized:
                 weight = self.simulated_weight(layer)
                 stack.enter_context(exchanged(self.model.get_submodule(layer.module), layer.weight, weight))
@@ -187,7 +215,12 @@ class Plan:
                 hooks.before += own.before
                 hooks.after += own.after
             stack.enter_context(hooked(before=hooks.before, after=hooks.after))
+            stack.enter_context(self._half_rest())
             yield self.model
+
+    def _half_rest(self) -> contextlib.AbstractContextManager[None]:
+        rest, kept = self.scheme.rest, self.kept
+        return half_rest(self.model, self.layers, self.recipes, rest, kept, within=self.parts)
 
     def simulated_weight(self, layer: Layer) -> Tensor:
         """The weight that the simulation computes with."""
@@ -270,6 +303,7 @@ def make_plan(
         plan = plan.without({layer.name: why for layer in plan.quantized if (why := tensorrt_refuses(layer))})
     plan = plan.without({layer.name: _COMPUTED for layer in plan.quantized if _computes_weight(plan.model, layer)})
     _check_ranges(plan)
+    assert plan.kept is not None  # found now, while nothing is hooked, or refused now
     return plan
 
 

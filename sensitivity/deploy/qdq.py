@@ -95,7 +95,9 @@ class _Writer:
         """Quantize input and weight of one call of a layer."""
         params = plan.input_params(one.layer, one.call)
         if params is not None:
-            self._quantize_input(one, params)
+            module = plan.model.get_submodule(one.layer.module)
+            pad = self._own_pad(one) if getattr(module, "padding_mode", "zeros") != "zeros" else None
+            self._quantize_input(one, params, pad)
         self._replace_weight(one, plan)
 
     def finish(self) -> None:
@@ -106,9 +108,17 @@ class _Writer:
         del self.graph.graph.node[:]
         self.graph.graph.node.extend(nodes)
 
-    def _quantize_input(self, one: LayerNode, params: QuantParams) -> None:
-        """Q and DQ in front of a node; layers that read one tensor with one scale share them."""
-        source, stem = one.node.input[0], f"{one.node.name}.input"
+    def _own_pad(self, one: LayerNode) -> NodeProto | None:
+        """The node that pads a layer's input (reflected, replicated) as part of the layer; None if there is none."""
+        maker = next((node for node in self.graph.graph.node if one.node.input[0] in node.output), None)
+        return maker if maker is not None and maker.op_type == "Pad" else None
+
+    def _quantize_input(self, one: LayerNode, params: QuantParams, pad: NodeProto | None = None) -> None:
+        """Q and DQ in front of a node; layers that read one tensor with one scale share them.
+
+        A layer that pads by itself has them in front of its padding: its input is what the padding reads.
+        """
+        source, stem = (one.node if pad is None else pad).input[0], f"{one.node.name}.input"
         scale, zero = params.scale.numpy(), params.zero_point.numpy()
         key = source, scale.tobytes(), zero.tobytes(), params.format.name
         if key not in self._inputs:
@@ -118,6 +128,18 @@ class _Writer:
             self._add(one.node, "QuantizeLinear", [source, *scales], f"{stem}.codes")
             self._add(one.node, "DequantizeLinear", [f"{stem}.codes", *scales], f"{stem}.quantized")
         self.quantizers[one.node.name], one.node.input[0] = self._inputs[key]
+        if pad is not None:
+            self._repeat(pad, one, f"{stem}.padded")
+
+    def _repeat(self, pad: NodeProto, one: LayerNode, output: str) -> None:
+        """The padding once more, of the quantized input; nothing reads the old one."""
+        import onnx
+
+        again = onnx.NodeProto()
+        again.CopyFrom(pad)
+        again.name, again.input[0], again.output[0] = output, one.node.input[0], output
+        self._before.setdefault(one.node.name, []).append(again)
+        one.node.input[0] = output
 
     def _replace_weight(self, one: LayerNode, plan: Plan) -> None:
         codes = plan.weight_codes(one.layer)

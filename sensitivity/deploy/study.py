@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from sensitivity.contracts import Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.verify import score_of
-from sensitivity.errors import StudyError
+from sensitivity.errors import EngineBuildError, ExportError, StudyError
 from sensitivity.records import Layer, Measurement, Recipe, Scheme, StudyRecord
 from sensitivity.records.verification import VERIFIED, Gates
 
@@ -22,16 +22,14 @@ class Repeated:
 
     Attributes:
         score: The task's metric.
-        executed: Precision that the engine ran the layer in; None where it does not tell.
+        executed: Precision that the engine ran the layer in; None where it does not tell, or not of every call.
         planned: Precision that the plan says.
-        images: Images scored.
         left_out: Why the layer could not be deployed; empty if it was.
     """
 
     score: float
     executed: str | None
     planned: str
-    images: int
     left_out: str = ""
 
 
@@ -41,12 +39,13 @@ def verify_measurements(
     task: Task,
     layers: Sequence[Layer],
     gates: Gates | None = None,
+    recipe: Recipe | str | None = None,
 ) -> tuple[Measurement, ...]:
     """The study's measurements, those of some layers repeated on an engine.
 
     A row becomes ``verified`` when the engine ran the layer as planned and the drop there is the simulated one within
-    the gates; else its status stays, and the reason says what was found. Either way the engine's score and drop are
-    among its signals.
+    the gates; else its status stays, and the reason says what was found. Where the engine ran, its score and drop are
+    among the row's signals; where a row cannot be deployed, or cannot be compared, nothing is run for it.
 
     Args:
         study: What was simulated.
@@ -54,41 +53,79 @@ def verify_measurements(
         task: The task of the study.
         layers: Layers to repeat.
         gates: What counts as the same; None for the usual numbers.
+        recipe: Repeat the rows of this recipe of the study alone; None for all.
 
     Raises:
-        StudyError: If the study has another task or number of images.
-        ExportError: If a recipe cannot be deployed.
-        EngineBuildError: If an engine cannot be built.
+        StudyError: If the study has another task or number of images, or no such recipe.
+        CalibrationError: If activations are to be quantized and no ranges are known.
     """
     if (task.metric, len(task)) != (study.metric, study.baseline.images):
         raise StudyError(
             f"the study measured {study.metric} on {study.baseline.images} images, this task has {task.metric} on "
             f"{len(task)}. Give the task that the study was made with."
         )
+    name = _recipe_name(study, recipe)
     wanted = {layer.name: layer for layer in layers}
     rows = []
     for row in study.measurements:
-        if row.layer not in wanted or row.score is None:
+        if row.layer not in wanted or row.score is None or name not in (None, row.recipe):
             rows.append(row)
-            continue
-        scheme = _scheme(study, row.layer, study.recipes[row.recipe])
-        rows.append(_judged(study, row, _repeat(deploy(scheme), wanted[row.layer], task), gates or Gates()))
+        else:
+            rows.append(_repeated(study, row, deploy, wanted[row.layer], task, gates or Gates()))
     return tuple(rows)
 
 
-def _scheme(study: StudyRecord, layer: str, recipe: Recipe) -> Scheme:
-    return Scheme.only(layer, recipe) if study.direction == "one-at-a-time" else Scheme.all(recipe).protect(layer)
+def _recipe_name(study: StudyRecord, recipe: Recipe | str | None) -> str | None:
+    name = recipe.name if isinstance(recipe, Recipe) else recipe
+    if name is not None and name not in study.recipes:
+        raise StudyError(f"the study has no recipe {name!r}. It has {', '.join(study.recipes)}.")
+    return name
+
+
+def _repeated(
+    study: StudyRecord,
+    row: Measurement,
+    deploy: Callable[[Scheme], Deployed],
+    layer: Layer,
+    task: Task,
+    gates: Gates,
+) -> Measurement:
+    if row.images != len(task) or row.drop is None:
+        return _with_reason(
+            row, f"measured on {row.images} of {len(task)} images: no drop to compare with the engine's"
+        )
+    try:
+        deployed = deploy(_scheme(study, row))
+    except (ExportError, EngineBuildError) as error:
+        return _with_reason(row, f"not on the engine: {error}")
+    return _judged(study, row, _repeat(deployed, layer, task), gates)
+
+
+def _with_reason(row: Measurement, reason: str) -> Measurement:
+    if reason in row.reason:  # told before
+        return row
+    return replace(row, reason="; ".join(part for part in (row.reason, reason) if part))
+
+
+def _scheme(study: StudyRecord, row: Measurement) -> Scheme:
+    """What the row was measured under: its layer alone, or the others of the sweep."""
+    recipe = study.recipes[row.recipe]
+    if study.direction == "one-at-a-time":
+        return Scheme.only(row.layer, recipe)
+    others = [one.layer for one in study.measurements if one.recipe == row.recipe and one.layer != row.layer]
+    return Scheme.only(others, recipe) if others else Scheme()
 
 
 def _repeat(deployed: Deployed, layer: Layer, task: Task) -> Repeated:
-    score, images = score_of(task, deployed)
+    score, _ = score_of(task, deployed)
     ran: Mapping[str, str] = {
         node: one.precision for engine in deployed.engines for one in engine.layer_info() for node in one.nodes
     }
     nodes = [name for part in deployed.parts for name in part.qdq.nodes.get(layer.name, ())]
-    executed = "+".join(sorted({ran[node] for node in nodes if node in ran})) or None
+    told = all(node in ran for node in nodes)
+    executed = "+".join(sorted({ran[node] for node in nodes})) or None if told else None
     planned = deployed.plan.expected_precision(deployed.plan.layers[layer.name])
-    return Repeated(score, executed, planned, images, deployed.plan.left_out.get(layer.name, ""))
+    return Repeated(score, executed, planned, deployed.plan.left_out.get(layer.name, ""))
 
 
 def _judged(study: StudyRecord, row: Measurement, found: Repeated, gates: Gates) -> Measurement:
@@ -98,7 +135,7 @@ def _judged(study: StudyRecord, row: Measurement, found: Repeated, gates: Gates)
     reason = _difference(study, row, found, drop, gates)
     if reason is None:
         return replace(row, status=VERIFIED, signals=signals)
-    return replace(row, signals=signals, reason="; ".join(part for part in (row.reason, reason) if part))
+    return _with_reason(replace(row, signals=signals), reason)
 
 
 def _difference(study: StudyRecord, row: Measurement, found: Repeated, drop: float, gates: Gates) -> str | None:
@@ -107,11 +144,9 @@ def _difference(study: StudyRecord, row: Measurement, found: Repeated, drop: flo
         return found.left_out
     if found.executed != found.planned:
         return f"planned in {found.planned}, the engine ran {found.executed or 'it does not tell what'}"
-    if row.images != found.images or row.drop is None:
-        return f"simulated on {row.images} images, the engine ran {found.images}: drops are not comparable"
-    points = gates.metric_points / 100.0 if study.unit == "%" else gates.metric_points
-    allowed = max(points, gates.metric_share * abs(row.drop))
-    if abs(drop - row.drop) > allowed:
+    assert row.drop is not None
+    allowed = gates.metric_tolerance(study.unit, row.drop, single_layer=study.direction == "one-at-a-time")
+    if not abs(drop - row.drop) <= allowed:  # NaN is no agreement
         scale = study.scale
         return f"the engine drops {scale * drop:.3f} and not {scale * row.drop:.3f} ({scale * allowed:.3f} may differ)"
     return None

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils._pytree import tree_flatten
 
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.arguments import Array, checked_inputs, median_time_s
 from sensitivity.deploy.export import Part
 from sensitivity.deploy.nodes import node_name
 from sensitivity.deploy.plan import Plan
+from sensitivity.deploy.structure import tensors_of_nest
 
 
 class TorchEngine:
@@ -67,5 +67,5 @@ class TorchEngine:
     def _infer(self, arrays: list[Array]) -> tuple[Array, ...]:
         args, kwargs = self._part.signature.inputs.filled([torch.from_numpy(array.copy()) for array in arrays])
         with self._plan.simulated():
-            leaves, _ = tree_flatten(self._module(*args, **kwargs))
-        return tuple(leaf.numpy().copy() for leaf in leaves if isinstance(leaf, torch.Tensor))
+            tensors = tensors_of_nest(self._module(*args, **kwargs))
+        return tuple(tensor.numpy().copy() for tensor in tensors)

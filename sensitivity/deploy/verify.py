@@ -4,39 +4,38 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten, tree_map
+from torch.utils._pytree import tree_map
 
 from sensitivity.contracts import EngineLayer, Task
-from sensitivity.deploy.deployed import Deployed, DeployedPart, EngineModule
+from sensitivity.deploy.checks import Evidence, check_layer, raise_if_other
+from sensitivity.deploy.deployed import Deployed, DeployedPart
 from sensitivity.deploy.inside import inside_graph
-from sensitivity.deploy.local import Counts, compare, merged, simulate_and_record, trials
-from sensitivity.deploy.measures import sqnr_of_all_db
-from sensitivity.deploy.plan import Plan
-from sensitivity.deploy.qdq import insert_qdq
-from sensitivity.errors import PrecisionNotHonouredError, TaskError
+from sensitivity.deploy.latency import compare_with_float, is_simulation
+from sensitivity.deploy.local import local_agreement
+from sensitivity.deploy.outputs import compare_outputs, worst
+from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
-from sensitivity.records import Layer, Scheme
-from sensitivity.records.verification import (
-    DISAGREES,
-    IN_FLOAT,
-    NOT_CHECKED,
-    OTHER_PRECISION,
-    SIMULATED_ONLY,
-    VERIFIED,
-    Gates,
-    LayerCheck,
-    VerificationRecord,
-)
+from sensitivity.records import Scheme
+from sensitivity.records.verification import CHECKED_SAMPLES, Gates, VerificationRecord
 
-CHECKED_SAMPLES = 2
-"""Samples that outputs and codes are compared on."""
+HALF_MARGIN_DB = 3.0
+"""Where an engine rounds to half precision is guessed, not known: its outputs need not be as near the simulation's."""
 
-LATENCY_REPEATS = 50
+HALF_FLOAT_DB = 40.0
+"""One rounding to bf16 leaves 56 dB: what two roundings of the same number may differ by there."""
+
+HALF_METRIC_DB = 1.8
+"""By how much a difference that is 3 dB below the simulation's noise, and independent of it, changes the SQNR."""
+
+Watch = Callable[[int, str], None]
+"""Told after every batch: how many images were scored in all, and by what."""
+
+ROUNDINGS = ("channels last", "reciprocal scale")
+"""Other, equally good roundings of the simulation."""
 
 
 def verify(
@@ -47,6 +46,8 @@ def verify(
     samples: int = CHECKED_SAMPLES,
     gates: Gates | None = None,
     strict: bool = False,
+    roundings: bool = True,
+    watch: Watch | None = None,
 ) -> VerificationRecord:
     """Compare a deployed model with its plan and its simulation.
 
@@ -55,35 +56,62 @@ def verify(
         task: Gives real inputs, and the metric; without one, layers and outputs are checked on the example inputs.
         fp32: The undisturbed model; None for the folded copy.
         samples: Samples that outputs and codes are compared on.
-        gates: What is required; None for the usual numbers.
+        gates: What is required; None for the usual numbers, which ask for less in float where the rest is in half
+            precision.
         strict: Raise where the engine runs another precision than planned.
+        roundings: Score the simulation with two other, equally good roundings as well: five passes over the task and
+            not three.
+        watch: Told of progress, if given.
 
     Raises:
-        PrecisionNotHonouredError: If ``strict``, and a layer that the plan quantizes runs in another precision.
-        TaskError: If the task has no images.
+        PrecisionNotHonouredError: If ``strict``, and a layer runs in another precision than the plan says.
+        TaskError: If the task has no images, or never runs what was exported, or ``samples`` is not positive.
     """
-    plan, gates = deployed.plan, gates or Gates()
+    if samples < 1:
+        raise TaskError(f"samples={samples}: give 1 or more, there is nothing to compare otherwise.")
+    plan = deployed.plan
+    gates = gates or _usual_gates(plan.scheme)
     calls = _calls(deployed, task, samples)
-    ran = _executed(deployed, calls)
-    alone = {} if deployed.name == "torch" else _local_agreement(deployed, calls)
-    inside = {} if deployed.name == "torch" else inside_graph(deployed, calls)
-    checks = tuple(_check(layer, ran, alone, inside, gates, deployed) for layer in plan.layers)
+    evidence = _evidence(deployed, calls)
+    checks = tuple(check_layer(layer, deployed, evidence, gates) for layer in plan.layers)
     if strict:
-        _raise_if_other(checks, deployed.name)
-    engine_db, simulation_db = _outputs(deployed, calls)
-    int8_s, fp32_s = _latencies(deployed)
+        raise_if_other(checks, deployed.name)
+    outputs = compare_outputs(deployed, calls)
+    least = worst(outputs, gates)
+    planned_s, fp32_s = compare_with_float(deployed)
+    scores = {} if task is None else _metrics(deployed, task, fp32 or plan.model, roundings=roundings, watch=watch)
     return VerificationRecord(
         model=plan.layers.model,
         engine=deployed.name,
         layers=checks,
         gates=gates,
-        output_sqnr_db=engine_db,
-        simulation_sqnr_db=simulation_db,
-        latency_int8_s=int8_s,
+        output_sqnr_db=None if least is None else least.sqnr_db,
+        simulation_sqnr_db=None if least is None else least.simulation_sqnr_db,
+        latency_int8_s=planned_s,
         latency_fp32_s=fp32_s,
         info=_info(deployed),
-        **(_metrics(deployed, task, fp32 or plan.model) if task is not None else {}),
+        outputs=outputs,
+        **scores,
     )
+
+
+def passes_over(task: Task, *, roundings: bool) -> int:
+    """Images that ``verify`` scores in all."""
+    return len(task) * (3 + (len(ROUNDINGS) if roundings else 0))
+
+
+def _usual_gates(scheme: Scheme) -> Gates:
+    if scheme.rest == "fp32":
+        return Gates()
+    return Gates(output_margin_db=HALF_MARGIN_DB, float_sqnr_db=HALF_FLOAT_DB, metric_db=HALF_METRIC_DB)
+
+
+def _evidence(deployed: Deployed, calls: Mapping[str, list[Call]]) -> Evidence:
+    ran = _executed(deployed, calls)
+    if is_simulation(deployed):
+        return Evidence(ran, {}, {})
+    plain = deployed if deployed.plan.scheme.rest == "fp32" else deployed.in_fp32()  # cut out, a layer rounds elsewhere
+    return Evidence(ran, local_agreement(plain, calls), inside_graph(plain, calls))
 
 
 Call = tuple[tuple[Any, ...], dict[str, Any]]
@@ -138,133 +166,35 @@ def _executed(deployed: Deployed, calls: Mapping[str, list[Call]]) -> dict[str, 
     return found
 
 
-def _local_agreement(deployed: Deployed, calls: Mapping[str, list[Call]]) -> dict[str, Counts]:
-    """For each quantized layer: codes compared, codes that differ, largest difference."""
-    plan = deployed.plan
-    found: dict[str, list[Counts]] = {}
-    for one in deployed.parts:
-        module = plan.model.get_submodule(one.path)
-        engines: dict[str, Any] = {}
-        for args, kwargs in calls[one.path]:
-            for trial in trials(plan, one.qdq, simulate_and_record(plan, module, args, kwargs)):
-                key = f"{trial.layer.name}#{trial.call}"
-                # scales of its own depend on the sample: such a trial is built anew
-                built = engines.get(key) or deployed.build(trial.graph, one.part)
-                engines[key] = None if "own.codes" in trial.graph.graph.output[0].name else built
-                codes = built.run(trial.inputs.cpu().numpy())[0]
-                found.setdefault(trial.layer.name, []).append(compare(codes, trial.codes.cpu()))
-    return {name: merged(several) for name, several in found.items()}
+def _metrics(
+    deployed: Deployed, task: Task, fp32: Callable[..., Any], *, roundings: bool, watch: Watch | None
+) -> dict[str, Any]:
+    plan, variants, done = deployed.plan, {}, 0
 
+    def score(model: Callable[..., Any], what: str) -> float:
+        nonlocal done
+        value, count = score_of(task, model, None if watch is None else lambda images: watch(done + images, what))
+        done += count
+        return value
 
-def _check(
-    layer: Layer,
-    ran: Mapping[str, EngineLayer],
-    alone: Mapping[str, Counts],
-    inside: Mapping[str, Counts],
-    gates: Gates,
-    deployed: Deployed,
-) -> LayerCheck:
-    nodes = [name for one in deployed.parts for name in one.qdq.nodes.get(layer.name, ())]
-    operations = [ran[node] for node in nodes if node in ran]
-    times = [one.time_s for one in operations if one.time_s is not None]
-    codes, different, steps = alone.get(layer.name, (0, 0, 0))
-    check = LayerCheck(
-        layer.name,
-        layer.module,
-        planned=deployed.plan.expected_precision(layer),
-        executed="+".join(sorted({one.precision for one in operations})) or None,
-        status=VERIFIED,
-        time_s=sum(times) if times else None,
-        codes=codes,
-        code_steps=steps if codes else None,
-        code_share=different / codes if codes else None,
-    )
-    status, reason = _status(check, deployed.plan, gates, inside.get(layer.name))
-    return replace(check, status=status, reason=reason)
-
-
-def _status(check: LayerCheck, plan: Plan, gates: Gates, inside: Counts | None) -> tuple[str, str]:
-    if check.layer in plan.left_out:
-        return SIMULATED_ONLY, plan.left_out[check.layer]
-    if check.layer not in plan.recipes:
-        return IN_FLOAT, ""
-    if check.executed is None:
-        return NOT_CHECKED, "the engine does not tell what it ran for this layer"
-    if check.executed != check.planned:
-        return OTHER_PRECISION, f"planned in {check.planned}, the engine ran {check.executed}"
-    if check.code_share is None or check.code_steps is None:
-        reason = "weights or activations alone are quantized: there are no codes to compare"
-        return (VERIFIED, reason) if check.planned == "fp32" else (NOT_CHECKED, "its codes were not compared")
-    if check.code_steps > gates.code_steps or check.code_share > gates.code_share:
-        return DISAGREES, f"{check.code_share:.1e} of {check.codes} codes differ, by up to {check.code_steps}"
-    if inside is not None and (inside[2] > gates.code_steps or inside[1] > max(1, gates.code_share * inside[0])):
-        told = f"{inside[1]} of {inside[0]} codes behind it differ, by up to {inside[2]}"
-        return DISAGREES, f"by itself it is right, inside the whole graph {told}, from the same input codes"
-    return VERIFIED, ""
-
-
-def _raise_if_other(checks: tuple[LayerCheck, ...], engine: str) -> None:
-    wrong = [check for check in checks if check.status == OTHER_PRECISION]
-    if wrong:
-        first = "; ".join(f"{check.layer} ({check.module}): {check.reason}" for check in wrong[:3])
-        raise PrecisionNotHonouredError(
-            f"{engine} runs {len(wrong)} of {len(checks)} layers in another precision than planned: {first}. Protect "
-            "them in the scheme, or verify with strict=False to see all."
-        )
-
-
-def _outputs(deployed: Deployed, calls: Mapping[str, list[Call]]) -> tuple[float, float]:
-    """SQNR of the engine's outputs against the simulation's, and of the simulation's against fp32."""
-    wanted: list[Tensor] = []
-    simulated: list[Tensor] = []
-    computed: list[Tensor] = []
-    for one in deployed.parts:
-        module = deployed.plan.model.get_submodule(one.path)
-        engine = EngineModule(one.engine, one.part.signature, module, one.path or "the model")
-        for args, kwargs in calls[one.path]:
-            with torch.no_grad():
-                wanted += _tensors(module(*args, **kwargs))
-                computed += _tensors(engine(*args, **kwargs))
-            with deployed.plan.simulated():
-                simulated += _tensors(module(*args, **kwargs))
-    return sqnr_of_all_db(simulated, computed), sqnr_of_all_db(wanted, simulated)
-
-
-def _tensors(outputs: Any) -> list[Tensor]:
-    return [leaf.clone() for leaf in tree_flatten(outputs)[0] if isinstance(leaf, Tensor) and leaf.is_floating_point()]
-
-
-def _latencies(deployed: Deployed) -> tuple[float, float | None]:
-    """Median times of all parts, as planned and with nothing quantized."""
-    planned, in_float = 0.0, 0.0
-    nothing = deployed.plan.only([])
-    for one in deployed.parts:
-        arrays = [tensor.cpu().numpy() for tensor in one.part.example]
-        planned += one.engine.latency_s(*arrays, repeats=LATENCY_REPEATS)
-        if deployed.name != "torch":
-            plain = deployed.build(insert_qdq(one.part.graph, nothing).graph, one.part)
-            in_float += plain.latency_s(*arrays, repeats=LATENCY_REPEATS)
-    return planned, in_float or None
-
-
-def _metrics(deployed: Deployed, task: Task, fp32: Callable[..., Any]) -> dict[str, Any]:
-    plan = deployed.plan
-    variants = {}
     with torch.no_grad():
-        in_float, count = score_of(task, fp32)
+        in_float = score(fp32, "fp32")
+        images = done
         with plan.simulated() as model:
-            simulated, _ = score_of(task, model)
+            simulated = score(model, "simulated")
             parts = [(model.get_submodule(one.path), _in_channels_last) for one in deployed.parts]
-            with hooked(before=parts):
-                variants["channels last"], _ = score_of(task, model)
-        with plan.simulated(rounding="torch") as model:
-            variants["reciprocal scale"], _ = score_of(task, model)
-        on_engine, _ = score_of(task, deployed)
+            if roundings:
+                with hooked(before=parts):
+                    variants[ROUNDINGS[0]] = score(model, ROUNDINGS[0])
+        if roundings:
+            with plan.simulated(rounding="torch") as model:
+                variants[ROUNDINGS[1]] = score(model, ROUNDINGS[1])
+        on_engine = score(deployed, "deployed")
     return {
         "task": task.name,
         "metric": task.metric,
         "unit": task.unit,
-        "images": count,
+        "images": images,
         "metric_fp32": in_float,
         "metric_simulated": simulated,
         "metric_deployed": on_engine,
@@ -283,8 +213,13 @@ def _in_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return tuple(new_args), dict(new_kwargs)
 
 
-def score_of(task: Task, model: Callable[..., Any]) -> tuple[float, int]:
+def score_of(task: Task, model: Callable[..., Any], watch: Callable[[int], None] | None = None) -> tuple[float, int]:
     """The task's metric of a model, and the number of images.
+
+    Args:
+        task: Data and metric.
+        model: What is scored.
+        watch: Told the number of images scored after every batch, if given.
 
     Raises:
         TaskError: If the task has no images.
@@ -293,6 +228,8 @@ def score_of(task: Task, model: Callable[..., Any]) -> tuple[float, int]:
     with torch.no_grad():
         for batch in task.batches():
             predictions.update(zip(batch.images, task.predict(model, batch), strict=True))
+            if watch is not None:
+                watch(len(predictions))
     if not predictions:
         raise TaskError(f"the task {task.name!r} has no images to score.")
     return task.score(predictions)[task.metric], len(predictions)

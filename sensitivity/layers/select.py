@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 
-from sensitivity.errors import LayerNotFoundError
+from sensitivity.errors import LayerNotFoundError, RecipeError
 from sensitivity.records import Layer, Recipe, Scheme
 from sensitivity.records.scheme import EVERYTHING, takes_away
 
@@ -71,10 +71,12 @@ def select(layers: Sequence[Layer], pattern: str | Iterable[str], *, model: str 
         The selected layers in the order of ``layers``.
 
     Raises:
-        LayerNotFoundError: If a pattern selects nothing, or what stands behind a ``!`` is not there to be left out. A
-            known flag, kind or role that this model has none of may be left out of any model.
+        LayerNotFoundError: If no pattern is given, one selects nothing, or what stands behind a ``!`` is not there to
+            be left out. A known flag, kind or role that this model has none of may be left out of any model.
     """
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
+    if not patterns:
+        raise LayerNotFoundError("no pattern was given, so there is no layer to select. '*' selects all layers.")
     without = [one for one in patterns if takes_away(one)]
     chosen: set[str] = set()
     for one in [one for one in patterns if one not in without] or [EVERYTHING] * bool(without):
@@ -104,7 +106,10 @@ def resolve(scheme: Scheme, layers: Sequence[Layer], *, model: str = "") -> Mapp
 
     Raises:
         LayerNotFoundError: If a rule of the scheme selects no layer.
+        RecipeError: If this is no scheme.
     """
+    if not isinstance(scheme, Scheme):
+        raise RecipeError(f"{scheme!r:.80} is no scheme. Give one, e.g. sv.Scheme.all(sv.INT8).")
     chosen: dict[str, Recipe | None] = {}
     for rule in scheme.rules:
         for layer in select(layers, rule.pattern, model=model):

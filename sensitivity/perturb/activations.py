@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensitivity.errors import RecipeError
-from sensitivity.perturb.hooks import After, Arguments, Before
+from sensitivity.errors import CalibrationError, RecipeError
+from sensitivity.perturb.hooks import After, Arguments, Before, Counting, holders_of
 from sensitivity.records import Layer, Recipe
 
 Change = Callable[[str, int, Tensor], Tensor | None]
@@ -27,38 +27,35 @@ class Hooks:
     after: list[tuple[nn.Module, After]] = field(default_factory=list)
 
 
-@dataclass
-class _Counter:
-    """Which call of a layer is running; a layer that runs ``calls`` times a pass starts again after them."""
-
-    calls: int
-    started: int = -1
-
-    @property
-    def current(self) -> int:
-        return self.started % self.calls
-
-
-def activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, change: Change) -> Hooks:
+def activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, change: Change, *, strict: bool = False) -> Hooks:
     """Hooks that hand every tensor a recipe's placement quantizes to ``change``.
 
     ``deploy``: the layer's input. ``conv-norm-act``: also the output of the layer, of its norm and of its activation.
+
+    Calls are numbered within a pass, the outermost call of any module that holds the layer: the k-th of a pass is
+    taken for the k-th that was traced. A layer that ran once when it was traced has call 0 alone, however often it
+    runs.
+
+    Args:
+        model: The model.
+        layer: One of its layers.
+        recipe: Its placement says which tensors.
+        change: What happens to them.
+        strict: Refuse passes of a part of the model in which the layer runs less often than it was traced: which of its
+            calls they are cannot be known.
 
     Raises:
         RecipeError: If the placement needs a tensor behind a function, which no hook can see.
     """
     module = model.get_submodule(layer.module)
-    counter = _Counter(layer.calls)
+    calls = _Calls(model, layer, recipe, change, strict=strict)
     hooks = Hooks()
-    hooks.before.append((module, _on_input(layer, counter, change)))
+    hooks.before.append((module, calls))
     if recipe.placement == "conv-norm-act":
-        hooks.after.append((module, _on_output("output", counter, change)))
-        for place, path, what in (
-            ("norm", layer.norm_module, layer.norm),
-            ("activation", layer.activation_module, layer.activation),
-        ):
+        hooks.after.append((module, calls.on_output))
+        for place, path, what in _behind(layer):
             if path is not None:
-                hooks.after.append((model.get_submodule(path), _on_output_behind(place, counter, change)))
+                hooks.after.append((model.get_submodule(path), calls.on_output_behind(place)))
             elif what is not None:
                 raise RecipeError(
                     f"{layer.name}: its {place} {what} is written as a function, whose output no hook can quantize. "
@@ -67,59 +64,129 @@ def activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, change: Cha
     return hooks
 
 
-def _on_input(layer: Layer, counter: _Counter, change: Change) -> Before:
-    operands = ATTENTION_OPERANDS if layer.weight == "in_proj_weight" else 1
+def _behind(layer: Layer) -> list[tuple[str, str | None, str | None]]:
+    """Place, module and name of what follows a layer."""
+    return [
+        ("norm", layer.norm_module, layer.norm),
+        ("activation", layer.activation_module, layer.activation),
+    ]
 
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
-        counter.started += 1
+
+class _Calls(Counting):
+    """What happens to the tensors of one layer, call by call; called with the layer's input.
+
+    Attributes:
+        first: Number of the call that a pass starts with, where one call is run by itself; None for whole passes.
+    """
+
+    def __init__(self, model: nn.Module, layer: Layer, recipe: Recipe, change: Change, *, strict: bool) -> None:
+        counts = layer.calls > 1 or recipe.placement == "conv-norm-act"
+        super().__init__(holders_of(model, model.get_submodule(layer.module)) if counts else ())
+        self.first: int | None = None
+        self._model = model
+        self._layer = layer
+        self._change = change
+        self._strict = strict
+        self._operands = ATTENTION_OPERANDS if layer.weight == "in_proj_weight" else 1
+        self._started = 0
+        self._due: set[str] = set()  # norm and activation that have yet to run behind the last call
+
+    def start_pass(self) -> None:
+        """The next call is the first one."""
+        self._started = self.first or 0
+        self._due.clear()
+
+    def end_pass(self, outermost: nn.Module) -> None:
+        """Refuse a pass of a part of the model that is known to lack calls.
+
+        Raises:
+            CalibrationError: If which calls these were cannot be known.
+        """
+        lacks = 0 < self._started < self._layer.calls and outermost is not self._model
+        if self._strict and self.first is None and lacks:
+            raise CalibrationError(
+                f"{self._layer.name} ran {self._started} time(s) in a call of a {type(outermost).__name__} from "
+                f"outside the model, and {self._layer.calls} times when the model was traced: which of its ranges to "
+                "use cannot be known. Call the model itself, or wrap it with an example in which this part runs once."
+            )
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
+        """Hand the input over; the same tensor given twice is changed once."""
+        self._started += 1
+        self._due = {"norm", "activation"}
         changed: dict[int, Tensor] = {}
 
         def replace(value: Any) -> Any:
             usable = isinstance(value, Tensor) and value.is_floating_point()
-            if not usable or (len(changed) >= operands and id(value) not in changed):
+            if not usable or (len(changed) >= self._operands and id(value) not in changed):
                 return value
             if id(value) not in changed:
-                result = change("input", counter.current, value)
+                result = self._change("input", self._call, value)
                 changed[id(value)] = value if result is None else result
             return changed[id(value)]
 
-        new_args = tuple(replace(value) for value in args)
-        new_kwargs = {key: replace(value) for key, value in kwargs.items()}
-        return new_args, new_kwargs
+        return tuple(replace(value) for value in args), {key: replace(value) for key, value in kwargs.items()}
 
-    return before
+    def on_output(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+        """Hand the layer's output over."""
+        return self._change("output", self._call, output) if isinstance(output, Tensor) else None
 
+    def on_output_behind(self, place: str) -> After:
+        """For a norm or activation module that may serve several layers: acts only right behind its own layer."""
 
-def _on_output(place: str, counter: _Counter, change: Change) -> After:
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        return change(place, counter.current, output) if isinstance(output, Tensor) else None
+        def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
+            if place not in self._due or not isinstance(output, Tensor):
+                return None  # another layer's turn: ours has not run since
+            self._due.remove(place)
+            return self._change(place, self._call, output)
 
-    return after
+        return after
 
-
-def _on_output_behind(place: str, counter: _Counter, change: Change) -> After:
-    """For a norm or activation module that may serve several layers: acts only right behind its own layer."""
-    seen = _Counter(counter.calls)
-
-    def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        if counter.started <= seen.started or not isinstance(output, Tensor):
-            return None  # another layer's turn: ours has not run since
-        seen.started = counter.started
-        return change(place, counter.current, output)
-
-    return after
+    @property
+    def _call(self) -> int:
+        return self._started - 1 if self._layer.calls > 1 else 0
 
 
-def quantizer(quantizers: Mapping[tuple[str, int], Callable[[Tensor], Tensor]]) -> Change:
-    """A change that quantizes each place of each call with its own quantizer."""
+def one_call(hooks: Hooks, call: int | None) -> None:
+    """Say that the next passes run one call of a layer by itself, and which; None for whole passes again."""
+    for _, function in hooks.before:
+        if isinstance(function, _Calls):
+            function.first = call
+
+
+Quantizers = Mapping[tuple[str, int], Callable[[Tensor], Tensor]]
+"""A function for each place and call of a layer."""
+
+
+def quantizer(quantizers: Quantizers, layer: str = "a layer") -> Change:
+    """A change that quantizes each place of each call with its own quantizer; see ``quantizer_of``."""
 
     def change(place: str, call: int, tensor: Tensor) -> Tensor | None:
-        function = quantizers.get((place, call))
-        if function is None or tensor.numel() == 0:
-            return None
-        return function(tensor)
+        function = quantizer_of(quantizers, layer, place, call, tensor)
+        return None if function is None else function(tensor)
 
     return change
+
+
+def quantizer_of(
+    quantizers: Quantizers, layer: str, place: str, call: int, tensor: Tensor
+) -> Callable[[Tensor], Tensor] | None:
+    """What quantizes a tensor; None where its place is not quantized, or it is empty.
+
+    Raises:
+        CalibrationError: If other calls were calibrated there, and this one was not.
+    """
+    if not tensor.numel():
+        return None
+    function = quantizers.get((place, call))
+    known = [f"#{number}" for where, number in sorted(quantizers) if where == place]
+    if function is None and known:
+        raise CalibrationError(
+            f"call #{call} of {layer} in one pass was never calibrated, only {', '.join(known)}: no range is known for "
+            "its values. Calibrate on images that make it run as often; where it runs once for each image of a batch, "
+            "wrap the model with an example of one image."
+        )
+    return function
 
 
 def observer(observe: Callable[[str, int, Tensor], None]) -> Change:

@@ -1,8 +1,9 @@
-"""One pass over calibration images: the range of every tensor that a recipe quantizes."""
+"""One pass over calibration images: the range of every tensor that recipes quantize."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -13,59 +14,116 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, observer
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
-from sensitivity.quantize.calibration import Calibration, Point, Range
+from sensitivity.quantize.calibration import Calibration, Point, Range, serves
 from sensitivity.quantize.observers import Observer, make_observer
-from sensitivity.records import Layer, Recipe
+from sensitivity.records import Layer, QuantSpec, Recipe
+from sensitivity.records.recipe import Placement
 
 
 def calibrate(
-    model: nn.Module, layers: Sequence[Layer], recipe: Recipe, runs: Iterable[tuple[Callable[[], Any], int]]
-) -> Calibration:
-    """Observe every tensor that a recipe quantizes, all layers in one streaming pass.
+    model: nn.Module,
+    layers: Sequence[Layer],
+    recipes: Sequence[Recipe],
+    runs: Iterable[tuple[Callable[[], Any], int]],
+) -> list[Calibration]:
+    """Observe every tensor that recipes quantize: all layers, placements and observers in one streaming pass.
 
     Args:
         model: The model; left as it was.
-        layers: Layers to observe.
-        recipe: Says which tensors are observed, and how.
+        layers: Layers to observe. Those with a tensor that no hook can see are left out: they have no ranges, and
+            disturbing one says why.
+        recipes: Say which tensors are observed, and how; what two have in common is observed once.
         runs: One item a batch: a function that runs the model on it, and the number of its images.
 
     Returns:
-        The ranges. Memory does not depend on the number of images.
+        The ranges for each recipe, the same as from a pass of its own. Memory does not depend on the number of images.
 
     Raises:
-        CalibrationError: If there are no images, or a tensor holds NaN or infinity.
-        RecipeError: If the recipe quantizes no activations.
+        CalibrationError: If there are no images, a tensor holds NaN or infinity, or no layer ran.
+        RecipeError: If a recipe quantizes no activations, or none of the layers can be observed.
     """
-    spec = recipe.activations
-    if spec is None:
-        raise RecipeError(f"recipe {recipe.name!r} quantizes no activations: there is nothing to calibrate.")
-    observers: dict[Point, Observer] = {}
-    elements: dict[Point, int] = {}
-    hooks = Hooks()
-    for layer in layers:
-
-        def observe(place: str, call: int, tensor: Tensor, name: str = layer.name) -> None:
-            point = Point(name, place, call)
-            if point not in observers:
-                observers[point] = make_observer(spec)
-                elements[point] = tensor.numel() // max(1, tensor.shape[0] if tensor.dim() else 1)
-            try:
-                observers[point].observe(tensor)
-            except CalibrationError as error:
-                raise CalibrationError(f"{point}: {error}") from error
-
-        own = activation_hooks(model, layer, recipe, observer(observe))
-        hooks.before += own.before
-        hooks.after += own.after
+    watches: list[_Watch] = []
+    for recipe in recipes:
+        if not any(watch.serves(recipe) for watch in watches):
+            watches.append(_Watch.of(model, layers, recipe))
     images = 0
-    with untouched(model), torch.no_grad(), hooked(before=hooks.before, after=hooks.after):
+    before = [hook for watch in watches for hook in watch.hooks.before]
+    after = [hook for watch in watches for hook in watch.hooks.after]
+    with untouched(model), torch.no_grad(), hooked(before=before, after=after):
         for run, count in runs:
             run()
             images += count
-    if not observers:
+    if not images:
         raise CalibrationError("no image was given to calibrate with. Pass at least one batch; some hundred are usual.")
-    ranges = {point: _range(point, one, elements[point]) for point, one in observers.items()}
-    return Calibration(ranges, spec, recipe.placement, images, weights_digest(model))
+    weights, found = weights_digest(model), [(watch, watch.ranges()) for watch in watches]
+    return [
+        Calibration(next(ranges for watch, ranges in found if watch.serves(recipe)), spec, placement, images, weights)
+        for recipe, spec, placement in ((one, one.activations, one.placement) for one in recipes)
+        if spec is not None
+    ]
+
+
+@dataclass
+class _Watch:
+    """Observers of all layers for one spec and placement."""
+
+    spec: QuantSpec
+    placement: Placement
+    hooks: Hooks = field(default_factory=Hooks)
+    observers: dict[Point, Observer] = field(default_factory=dict)
+    elements: dict[Point, int] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, model: nn.Module, layers: Sequence[Layer], recipe: Recipe) -> _Watch:
+        """What is to be observed for a recipe.
+
+        Raises:
+            RecipeError: If that is nothing.
+        """
+        if recipe.activations is None:
+            raise RecipeError(f"recipe {recipe.name!r} quantizes no activations: there is nothing to calibrate.")
+        watch = cls(recipe.activations, recipe.placement)
+        left_out: list[RecipeError] = []
+        for layer in layers:
+            try:
+                own = activation_hooks(model, layer, recipe, observer(watch.observe_in(layer.name)))
+            except RecipeError as error:
+                left_out.append(error)
+                continue
+            watch.hooks.before += own.before
+            watch.hooks.after += own.after
+        if left_out and len(left_out) == len(layers):
+            raise left_out[0]
+        return watch
+
+    def serves(self, recipe: Recipe) -> bool:
+        """Whether what it finds is what a recipe needs."""
+        return serves(self.spec, self.placement, recipe)
+
+    def observe_in(self, layer: str) -> Callable[[str, int, Tensor], None]:
+        """What looks at the tensors of a layer."""
+
+        def observe(place: str, call: int, tensor: Tensor) -> None:
+            point = Point(layer, place, call)
+            if point not in self.observers:
+                self.observers[point] = make_observer(self.spec)
+                self.elements[point] = tensor.numel() // max(1, tensor.shape[0] if tensor.dim() else 1)
+            try:
+                self.observers[point].observe(tensor)
+            except CalibrationError as error:
+                raise CalibrationError(f"{point}: {error}") from error
+
+        return observe
+
+    def ranges(self) -> dict[Point, Range]:
+        """What was found.
+
+        Raises:
+            CalibrationError: If nothing was, or it is not finite.
+        """
+        if not self.observers:
+            raise CalibrationError("none of the model's layers ran on the images given: there is nothing to calibrate.")
+        return {point: _range(point, one, self.elements[point]) for point, one in self.observers.items()}
 
 
 def _range(point: Point, one: Observer, elements: int) -> Range:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sensitivity.errors import CalibrationError
-from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer
+from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks, one_call, quantizer
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.weights import disturbed_weight, exchanged
@@ -44,11 +44,16 @@ class Disturber:
         self._prepared: dict[tuple[str, str], _Prepared] = {}
 
     @contextlib.contextmanager
-    def applied(self, recipes: Mapping[Layer, Recipe]) -> Iterator[None]:
+    def applied(self, recipes: Mapping[Layer, Recipe], *, call: int | None = None) -> Iterator[None]:
         """The model with these layers disturbed; as it was afterwards, also after an interrupt.
 
+        Args:
+            recipes: What is done to each.
+            call: For running layers by themselves: which of its calls in a pass of the model that is. None for passes.
+
         Raises:
-            CalibrationError: If a recipe quantizes activations and no range is known.
+            CalibrationError: If a recipe quantizes activations and no range is known, here or for a call that is made
+                inside.
             RecipeError: If a recipe does not fit its layer.
         """
         prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
@@ -56,6 +61,8 @@ class Disturber:
         after = [hook for one in prepared for hook in one.hooks.after]
         with contextlib.ExitStack() as stack:
             for one in prepared:
+                one_call(one.hooks, call)
+                stack.callback(one_call, one.hooks, None)
                 if one.weight is not None:
                     stack.enter_context(exchanged(one.module, one.weight_name, one.weight))
             stack.enter_context(hooked(before=before, after=after))
@@ -102,7 +109,7 @@ class Disturber:
             self._prepared[key] = _Prepared(module, layer.weight, weight, self._hooks(layer, recipe))
         return self._prepared[key]
 
-    def quantizers(self, layer: Layer, recipe: Recipe) -> Mapping[tuple[str, int], Callable[[Tensor], Tensor]]:
+    def quantizers(self, layer: Layer, recipe: Recipe) -> Quantizers:
         """What a recipe does to each tensor of a layer that was observed, by place and call.
 
         Raises:
@@ -117,12 +124,13 @@ class Disturber:
     def _hooks(self, layer: Layer, recipe: Recipe) -> Hooks:
         if recipe.activations is None:
             return Hooks()
-        return activation_hooks(self.model, layer, recipe, quantizer(self.quantizers(layer, recipe)))
+        found: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
+        hooks = activation_hooks(self.model, layer, recipe, quantizer(found, layer.name), strict=True)
+        found |= self.quantizers(layer, recipe)  # second: what no hook can reach has no range either
+        return hooks
 
 
-def _quantizers(
-    layer: Layer, spec: QuantSpec, calibration: Calibration, like: Tensor | None
-) -> Mapping[tuple[str, int], Callable[[Tensor], Tensor]]:
+def _quantizers(layer: Layer, spec: QuantSpec, calibration: Calibration, like: Tensor | None) -> Quantizers:
     """A quantizer for every place and call of a layer that was observed."""
     calibration.range_of(Point(layer.name, "input", 0))
     device = like.device if like is not None else None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -14,6 +14,32 @@ Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None
 After = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
+class Counting:
+    """What runs before a layer and counts its calls within a pass of the model.
+
+    A pass is the outermost call of any module that holds the layer: of the model, or of the part of it that is called.
+    So a pass that ended in an exception, or in which the layer ran more or less often, shifts no later one.
+
+    Args:
+        holders: Every module that holds the layer, itself included; none where nothing is to be counted.
+    """
+
+    def __init__(self, holders: Sequence[nn.Module] = ()) -> None:
+        self.holders = tuple(holders)
+        self.depth = 0
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments | None:
+        """What runs on the layer's arguments; it may return new ones."""
+        raise NotImplementedError
+
+    def start_pass(self) -> None:
+        """Forget the last pass."""
+        raise NotImplementedError
+
+    def end_pass(self, outermost: nn.Module) -> None:
+        """A pass ran to its end; it may be refused by an exception."""
+
+
 @contextlib.contextmanager
 def hooked(
     *, before: Iterable[tuple[nn.Module, Before]] = (), after: Iterable[tuple[nn.Module, After]] = ()
@@ -21,16 +47,58 @@ def hooked(
     """Hooks on modules for the time of a ``with`` block; they are gone after it, also after an interrupt.
 
     Args:
-        before: Modules with what runs on their arguments; it may return new arguments.
+        before: Modules with what runs on their arguments; it may return new arguments. One that is ``Counting`` is told
+            of every pass.
         after: Modules with what runs on their output; it may return a new output.
     """
+    before = list(before)
+    passes = _Passes([function for _, function in before if isinstance(function, Counting)])
     handles: list[RemovableHandle] = []
     try:
+        for holder in passes.holders:
+            handles.append(holder.register_forward_pre_hook(passes.enter))
         for module, function in before:
             handles.append(module.register_forward_pre_hook(function, with_kwargs=True))
         for module, change in after:
             handles.append(module.register_forward_hook(change))
+        for holder in passes.holders:
+            handles.append(holder.register_forward_hook(passes.end))
+            handles.append(holder.register_forward_hook(passes.leave, always_call=True))
         yield
     finally:
         for handle in handles:
             handle.remove()
+
+
+class _Passes:
+    """Tells those that count where passes start and end."""
+
+    def __init__(self, counting: Iterable[Counting]) -> None:
+        self._counting: dict[nn.Module, list[Counting]] = {}
+        for one in counting:
+            one.depth = 0
+            one.start_pass()
+            for holder in one.holders:
+                self._counting.setdefault(holder, []).append(one)
+        self.holders = list(self._counting)
+
+    def enter(self, module: nn.Module, _: Any) -> None:
+        for one in self._counting[module]:
+            if one.depth == 0:
+                one.start_pass()
+            one.depth += 1
+
+    def end(self, module: nn.Module, _: Any, __: Any) -> None:
+        for one in self._counting[module]:
+            if one.depth == 1:
+                one.end_pass(module)
+
+    def leave(self, module: nn.Module, _: Any, __: Any) -> None:
+        """Runs after an exception as well."""
+        for one in self._counting[module]:
+            one.depth = max(0, one.depth - 1)
+
+
+def holders_of(model: nn.Module, module: nn.Module) -> list[nn.Module]:
+    """Every module of a model that holds another one, that one included."""
+    return [outer for outer in model.modules() if any(inner is module for inner in outer.modules())]

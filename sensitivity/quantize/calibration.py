@@ -82,15 +82,7 @@ class Calibration:
 
     def fits(self, recipe: Recipe) -> bool:
         """Whether these ranges serve a recipe: same tensors, same observer, and what that looks at."""
-        spec = recipe.activations
-        if spec is None or self.placement != recipe.placement:
-            return False
-        free = {"format", "symmetric"}  # what the observer does not look at
-        if spec.observer == "percentile":
-            free = {"format"}
-        elif spec.observer in {"mse", "entropy"}:
-            free = set()
-        return replace(spec, **{name: getattr(self.spec, name) for name in free}) == self.spec
+        return serves(self.spec, self.placement, recipe)
 
     def range_of(self, point: Point) -> Range:
         """The range of a point.
@@ -174,6 +166,19 @@ class Calibration:
             "placement": self.placement,
             "points": [[p.layer, p.place, p.call, found.elements] for p, found in self._ordered()],
         }
+
+
+def serves(spec: QuantSpec, placement: Placement, recipe: Recipe) -> bool:
+    """Whether ranges that were observed for a spec in a placement are those that a recipe needs."""
+    wanted = recipe.activations
+    if wanted is None or placement != recipe.placement:
+        return False
+    free = {"format", "symmetric"}  # what the observer does not look at
+    if wanted.observer == "percentile":
+        free = {"format"}
+    elif wanted.observer in {"mse", "entropy"}:
+        free = set()
+    return replace(wanted, **{name: getattr(spec, name) for name in free}) == spec
 
 
 def _as_array(bound: tuple[float, ...]) -> NDArray[np.float64]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from itertools import count
-from typing import Any
 
 import numpy as np
 import torch
@@ -156,30 +155,3 @@ class AdaptiveHistogram:
         value = (self.first + place + (rank - before + 0.5) / int(self.counts[place])) * self.width
         lowest, highest = (0.0, self._span()[1]) if self.absolute else (self.low, self.high)
         return min(max(float(value), lowest), highest)
-
-    def to_state(self) -> dict[str, Any]:
-        """Plain numbers and one numpy array, under 17 kB."""
-        return {
-            "absolute": self.absolute,
-            "counts": self.counts.copy(),
-            "first": self.first,
-            "exponent": self.exponent,
-            "low": self.low,
-            "high": self.high,
-        }
-
-    @classmethod
-    def from_state(cls, state: dict[str, Any]) -> AdaptiveHistogram:
-        """The histogram that ``to_state`` described.
-
-        Raises:
-            CalibrationError: If this is no histogram.
-        """
-        try:
-            histogram = cls(absolute=bool(state["absolute"]))
-            histogram.counts = np.asarray(state["counts"], dtype=np.int64).copy()
-            histogram.first, histogram.exponent = int(state["first"]), int(state["exponent"])
-            histogram.low, histogram.high = float(state["low"]), float(state["high"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise CalibrationError(f"not a saved histogram: {error!r}. Calibrate again.") from error
-        return histogram

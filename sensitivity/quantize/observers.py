@@ -8,7 +8,7 @@ definition, and not on the batch size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -20,8 +20,6 @@ from sensitivity.quantize.histogram import AdaptiveHistogram
 from sensitivity.quantize.scales import check_range, find_axis
 from sensitivity.quantize.search import entropy_bins, mse_range
 from sensitivity.records import QuantSpec
-
-State = dict[str, Any]
 
 
 class Observer(ABC):
@@ -76,19 +74,6 @@ class Observer(ABC):
         return bounds
 
     @abstractmethod
-    def to_state(self) -> State:
-        """Numbers and numpy arrays, under 20 kB, from which ``from_state`` makes the same observer."""
-
-    @classmethod
-    @abstractmethod
-    def from_state(cls, spec: QuantSpec, state: State) -> Observer:
-        """The observer that ``to_state`` described; it can go on observing.
-
-        Raises:
-            CalibrationError: If the state is not one of this observer.
-        """
-
-    @abstractmethod
     def _take(self, x: Tensor) -> None:
         """Take a tensor of at least one element into account."""
 
@@ -122,25 +107,6 @@ class MinMaxObserver(Observer):
 
     def _find_range(self) -> tuple[Tensor, Tensor] | None:
         return self._bounds
-
-    def to_state(self) -> State:
-        """See ``Observer.to_state``."""
-        if self._bounds is None:
-            return {}
-        low, high = (bound.cpu().numpy().copy() for bound in self._bounds)
-        return {"low": low, "high": high}
-
-    @classmethod
-    def from_state(cls, spec: QuantSpec, state: State) -> MinMaxObserver:
-        """See ``Observer.from_state``."""
-        observer = cls(spec)
-        if state:
-            try:
-                low, high = (torch.from_numpy(np.array(state[key], dtype=np.float32)) for key in ("low", "high"))
-            except (KeyError, TypeError, ValueError) as error:
-                raise CalibrationError(f"not a saved state of {cls.name!r}: {error!r}. Calibrate again.") from error
-            observer._bounds = low, high
-        return observer
 
 
 class EmaObserver(MinMaxObserver):
@@ -198,22 +164,6 @@ class _HistogramObserver(Observer):
         """[-bound, bound], but no wider than the values seen."""
         return max(self._histogram.low, -bound), min(self._histogram.high, bound)
 
-    def to_state(self) -> State:
-        """See ``Observer.to_state``."""
-        return self._histogram.to_state()
-
-    @classmethod
-    def from_state(cls, spec: QuantSpec, state: State) -> _HistogramObserver:
-        """See ``Observer.from_state``."""
-        observer = cls(spec)
-        histogram = AdaptiveHistogram.from_state(state)
-        if histogram.absolute != observer._histogram.absolute:
-            raise CalibrationError(
-                f"the saved state of {cls.name!r} was made for a spec with other symmetry than {spec}. Calibrate again."
-            )
-        observer._histogram = histogram
-        return observer
-
 
 class PercentileObserver(_HistogramObserver):
     """The range that holds ``spec.percentile`` percent of all values, to within 1/1023 of the full range.
@@ -262,22 +212,14 @@ class EntropyObserver(_HistogramObserver):
 
     Differs from TensorRT in the bins: theirs are 1/2048 of the largest absolute value, ours a power of two, between
     1024 and 2048 of them.
-
-    Raises:
-        RecipeError: If the format is not an integer one: the algorithm counts evenly spaced levels.
+    It counts evenly spaced levels, so it is for integer formats.
     """
 
     name = "entropy"
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
-        number_format = find_format(spec.format)
-        if number_format.kind != "integer":
-            raise RecipeError(
-                f"observer 'entropy' is defined for integer formats, not for {spec.format!r}. Use 'minmax', "
-                "'percentile' or 'mse'."
-            )
-        self._levels = number_format.qmax + 1
+        self._levels = find_format(spec.format).qmax + 1
 
     def _counts_absolute_values(self) -> bool:
         return True
@@ -304,13 +246,3 @@ def make_observer(spec: QuantSpec) -> Observer:
         (tensor(-1.), tensor(3.))
     """
     return _OBSERVERS[spec.observer](spec)
-
-
-def load_observer(spec: QuantSpec, state: State) -> Observer:
-    """The observer of the kind that the spec names, as it was when ``to_state`` described it.
-
-    Raises:
-        RecipeError: If that observer cannot serve the spec.
-        CalibrationError: If the state is not one of this observer.
-    """
-    return _OBSERVERS[spec.observer].from_state(spec, state)

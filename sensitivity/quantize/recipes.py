@@ -50,7 +50,8 @@ def Prune(level_or_pattern: float | str) -> Recipe:  # noqa: N802 - stands besid
         Pruning(level=None, n=2, m=4)
     """
     if not isinstance(level_or_pattern, str):
-        return Recipe(f"prune-{level_or_pattern}", pruning=Pruning(level=float(level_or_pattern)))
+        level = float(level_or_pattern)
+        return Recipe(f"prune-{level:g}", pruning=Pruning(level=level))
     kept, colon, group = level_or_pattern.partition(":")
     if not (colon and kept.isdecimal() and group.isdecimal()):
         raise RecipeError(

@@ -114,7 +114,7 @@ def params_from_range(
 
     Raises:
         CalibrationError: If the range is not finite or upside down.
-        RecipeError: If the format cannot be affine, or has no negative codes and negative values to hold.
+        RecipeError: If the format has no negative codes, and there are negative values to hold.
     """
     number_format = find_format(spec.format)
     check_range(low, high)
@@ -151,11 +151,6 @@ def _symmetric_scale(low: Tensor, high: Tensor, number_format: NumberFormat) -> 
 
 
 def _affine_scale(low: Tensor, high: Tensor, number_format: NumberFormat) -> tuple[Tensor, Tensor]:
-    if number_format.kind != "integer":
-        raise RecipeError(
-            f"{number_format.name} has no zero point, so symmetric=False makes no sense. Use symmetric=True, or an "
-            "integer format."
-        )
     qmin, qmax = number_format.qmin, number_format.qmax
     scale = _as_scale((high - low) / (qmax - qmin))
     return scale, (qmin - torch.round(low / scale.double())).to(torch.int32)

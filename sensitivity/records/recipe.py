@@ -9,7 +9,8 @@ from typing import Any, Literal
 
 from sensitivity.errors import RecipeError
 
-FORMATS = ("int2", "int3", "int4", "int5", "int6", "int7", "int8", "uint8", "int16", "fp8_e4m3", "fp8_e5m2", "log2")
+INTEGERS = ("int2", "int3", "int4", "int5", "int6", "int7", "int8", "uint8", "int16")
+FORMATS = (*INTEGERS, "fp8_e4m3", "fp8_e5m2", "log2")
 OBSERVERS = ("minmax", "ema", "percentile", "mse", "entropy")
 COUNTING_OBSERVERS = ("percentile", "mse", "entropy")
 GRANULARITIES = ("per-tensor", "per-channel", "per-group")
@@ -59,6 +60,8 @@ class QuantSpec:
         _check("number format", self.format, FORMATS)
         _check("granularity", self.granularity, GRANULARITIES)
         _check("observer", self.observer, OBSERVERS)
+        if self.format not in INTEGERS:
+            self._check_no_integer()
         if (self.group_size is not None) != (self.granularity == "per-group"):
             raise RecipeError(
                 f"group_size={self.group_size} with granularity {self.granularity!r}: give group_size for "
@@ -72,6 +75,18 @@ class QuantSpec:
             raise RecipeError(
                 f"sample_every={self.sample_every} with observer {self.observer!r}: give a whole number from 1 on, and "
                 f"more than 1 only to {', '.join(COUNTING_OBSERVERS)}; the others look at every value."
+            )
+
+    def _check_no_integer(self) -> None:
+        if not self.symmetric:
+            raise RecipeError(
+                f"{self.format} has no zero point, so symmetric=False makes no sense. Use symmetric=True, or an "
+                "integer format."
+            )
+        if self.observer == "entropy":
+            raise RecipeError(
+                f"observer 'entropy' is defined for integer formats, not for {self.format!r}. Use 'minmax', "
+                "'percentile' or 'mse'."
             )
 
 
@@ -118,7 +133,7 @@ class Recipe:
             activation output, as the thesis simulated it.
 
     Raises:
-        RecipeError: If the recipe does nothing or a name is unknown.
+        RecipeError: If the recipe does nothing, a name is unknown, or weights are given what only activations can have.
     """
 
     name: str
@@ -129,8 +144,22 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _check("placement", self.placement, PLACEMENTS)
+        if self.weights is not None:
+            self._check_weights(self.weights)
         if self.weights is None and self.activations is None and self.pruning is None:
             raise RecipeError(f"recipe {self.name!r} does nothing. Give weights, activations or pruning.")
+
+    def _check_weights(self, spec: QuantSpec) -> None:
+        if spec.observer == "entropy":
+            raise RecipeError(
+                f"recipe {self.name!r} gives weights the observer 'entropy', which chooses the range of activations "
+                "and is not defined for weights. Give weights 'minmax', 'percentile' or 'mse'."
+            )
+        if spec.sample_every != 1:
+            raise RecipeError(
+                f"recipe {self.name!r} gives weights sample_every={spec.sample_every}: weights are observed in full. "
+                "Leave it out of the recipe's weights."
+            )
 
     @property
     def needs_calibration(self) -> bool:

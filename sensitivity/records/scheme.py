@@ -6,12 +6,16 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.records.files import read_json
 from sensitivity.records.recipe import Recipe
 
 EVERYTHING = "*"
+
+Rest = Literal["fp32", "bf16", "fp16"]
+"""What everything that is not quantized is computed in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +43,11 @@ class Scheme:
         reasons: For layers that were protected by advice: layer name to the reason in words.
         predicted_drop: Drop that the advice expects, as a fraction of the metric, or None.
         size_bytes: Bytes of all layers' parameters under this scheme, or None where nobody counted.
+        rest: What everything that is not quantized is computed in; see ``with_rest``.
+        keep_fp32: What of it stays in fp32 all the same.
+
+    Raises:
+        RecipeError: If ``rest`` or ``keep_fp32`` make no sense.
 
     Example:
         >>> from sensitivity.quantize.recipes import INT8
@@ -51,6 +60,21 @@ class Scheme:
     reasons: Mapping[str, str] = field(default_factory=dict)
     predicted_drop: float | None = None
     size_bytes: int | None = None
+    rest: Rest = "fp32"
+    keep_fp32: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.rest not in get_args(Rest):
+            raise RecipeError(f"rest={self.rest!r} is no precision for the rest of a network. Choose fp32, bf16, fp16.")
+        words = isinstance(self.keep_fp32, tuple) and all(isinstance(one, str) and one for one in self.keep_fp32)
+        if not words:
+            raise RecipeError(
+                f"keep_fp32={self.keep_fp32!r} must be a tuple of text: 'norms', 'attention', or paths of modules."
+            )
+        if self.keep_fp32 and self.rest == "fp32":
+            raise RecipeError(
+                f"keep_fp32={self.keep_fp32} with rest='fp32': everything is in fp32. Give rest='bf16' or 'fp16'."
+            )
 
     @classmethod
     def all(cls, recipe: Recipe) -> Scheme:
@@ -75,6 +99,25 @@ class Scheme:
         """The same scheme, with the selected layers given the recipe."""
         return self._with(Rule(one, recipe) for one in _as_list(pattern))
 
+    def with_rest(self, rest: Rest, *, keep_fp32: str | Iterable[str] = ()) -> Scheme:
+        """The same scheme, with everything that is not quantized computed in this precision.
+
+        Args:
+            rest: ``fp32``, ``bf16`` or ``fp16``.
+            keep_fp32: What stays in fp32 all the same: ``norms`` (LayerNorm, GroupNorm, RMSNorm and modules that act as
+                one), ``attention`` (what attention modules compute besides their layers: similarities, normalizer,
+                division), module paths or globs such as ``blocks.*.norm``.
+
+        Raises:
+            RecipeError: If there is no such precision, or nothing to keep because all is in fp32.
+
+        Example:
+            >>> Scheme().with_rest("fp16", keep_fp32=("norms", "attention")).keep_fp32
+            ('norms', 'attention')
+        """
+        kept = (keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32)
+        return replace(self, rest=rest, keep_fp32=kept, predicted_drop=None, size_bytes=None)
+
     def _with(self, rules: Iterable[Rule]) -> Scheme:
         """Further rules appended; what was predicted for the old rules no longer holds and is dropped."""
         return replace(self, rules=(*self.rules, *rules), predicted_drop=None, size_bytes=None)
@@ -92,6 +135,8 @@ class Scheme:
             "reasons": dict(self.reasons),
             "predicted_drop": self.predicted_drop,
             "size_bytes": self.size_bytes,
+            "rest": self.rest,
+            "keep_fp32": list(self.keep_fp32),
         }
 
     @classmethod
@@ -105,9 +150,20 @@ class Scheme:
             rules = tuple(
                 Rule(r["pattern"], Recipe.from_json(r["recipe"]) if r["recipe"] else None) for r in plain["rules"]
             )
-        except (KeyError, TypeError) as error:
+            kept = tuple(plain.get("keep_fp32", ()))
+            reasons = dict(plain.get("reasons", {}))
+        except RecipeError:
+            raise  # a ValueError, and says more
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(f"not a scheme: expected rules of pattern and recipe, got {plain!r:.120}.") from error
-        return cls(rules, dict(plain.get("reasons", {})), plain.get("predicted_drop"), plain.get("size_bytes"))
+        return cls(
+            rules,
+            reasons,
+            plain.get("predicted_drop"),
+            plain.get("size_bytes"),
+            plain.get("rest", "fp32"),
+            kept,
+        )
 
     def save(self, path: str | Path) -> None:
         """Write the scheme as JSON."""
@@ -118,13 +174,9 @@ class Scheme:
         """Read a scheme that ``save`` wrote.
 
         Raises:
-            RecipeError: If the file holds no scheme.
+            RecipeError: If the file is missing or holds no scheme.
         """
-        try:
-            plain = json.loads(Path(path).read_text(encoding="utf-8"))
-        except json.JSONDecodeError as error:
-            raise RecipeError(f"{path} is not JSON: {error}. Give a file written by Scheme.save.") from error
-        return cls.from_json(plain)
+        return cls.from_json(read_json(path, "a scheme", "Scheme.save or sensitivity protect --out", RecipeError))
 
 
 def takes_away(pattern: str) -> bool:

@@ -112,4 +112,5 @@ def with_signals(study: AnyStudy, signals: Signals) -> AnyStudy:
     notes += [f"{name}: no signals of {layer}: {reason}" for layer, reason in signals.failed.items()]
     if set(signals.names) & set(ESTIMATES):
         notes.append(f"{name}: estimate_* are estimates from {signals.images} image(s), not measured drops")
-    return replace(study, measurements=measurements, notes=(*study.notes, *notes))
+    new = [note for note in notes if note not in study.notes]
+    return replace(study, measurements=measurements, notes=(*study.notes, *new))

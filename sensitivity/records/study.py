@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from sensitivity.errors import StudyError
+from sensitivity.errors import RecipeError, StudyError
+from sensitivity.records.files import read_json
 from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
@@ -165,8 +166,8 @@ class StudyRecord:
             raise StudyError(
                 f"study of schema {plain['schema']}; this version reads {SCHEMA_VERSION}. Update sensitivity."
             )
-        plain = from_plain(plain)
         try:
+            plain = from_plain(plain)
             recipes = [Recipe.from_json(recipe) for recipe in plain["recipes"]]
             return cls(
                 model=plain["model"],
@@ -183,7 +184,9 @@ class StudyRecord:
                 notes=tuple(plain["notes"]),
                 info=plain["info"],
             )
-        except (KeyError, TypeError) as error:
+        except RecipeError:
+            raise  # a ValueError, and says more
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StudyError(f"not a complete study: {error!r}. Give a file written by Study.save.") from error
 
     def save(self, path: str | Path) -> None:
@@ -200,10 +203,4 @@ class StudyRecord:
         Raises:
             StudyError: If the file is missing or holds no study.
         """
-        try:
-            plain = json.loads(Path(path).read_text(encoding="utf-8"))
-        except FileNotFoundError as error:
-            raise StudyError(f"no study at {path}. Study.save writes one.") from error
-        except json.JSONDecodeError as error:
-            raise StudyError(f"{path} is not JSON: {error}. Give a file written by Study.save.") from error
-        return cls.from_json(plain)
+        return cls.from_json(read_json(path, "a study", "Study.save", StudyError))

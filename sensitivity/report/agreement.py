@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from html import escape
 from typing import TYPE_CHECKING
 
-from sensitivity.records.verification import IN_FLOAT, VERIFIED, LayerCheck, VerificationRecord
+from sensitivity.records.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,7 +29,7 @@ def frame(record: VerificationRecord) -> pd.DataFrame:
     import pandas as pd
 
     rows = [asdict(check) for check in record.layers]
-    return pd.DataFrame(rows, columns=list(rows[0]) if rows else list(_COLUMNS))
+    return pd.DataFrame(rows, columns=[field.name for field in fields(LayerCheck)])
 
 
 def summary(record: VerificationRecord) -> str:
@@ -66,7 +66,7 @@ def html(record: VerificationRecord, picture: str = "") -> str:
     )
     head = "".join(f"<th>{escape(column)}</th>" for column in _COLUMNS)
     body = "\n".join(
-        f"<tr{'' if row[4] in (VERIFIED, IN_FLOAT) else ' class=' + chr(34) + 'fails' + chr(34)}>"
+        f"<tr{'' if row[4] in PASSING else ' class=' + chr(34) + 'fails' + chr(34)}>"
         + "".join(f"<td>{escape(cell)}</td>" for cell in row)
         + "</tr>"
         for row in _rows(record)
@@ -94,9 +94,7 @@ def _facts(record: VerificationRecord, counts: Counter[str]) -> list[tuple[str, 
                 "",
             )
         )
-    if record.output_sqnr_db is not None and record.simulation_sqnr_db is not None:
-        text = f"SQNR {record.output_sqnr_db:.1f} dB to the simulation, which has {record.simulation_sqnr_db:.1f} dB"
-        facts.append(("outputs", f"{text} to fp32", _verdict(record.outputs_pass)))
+    facts += _output_facts(record)
     if record.metric_deployed is not None:
         facts += _metric_facts(record)
     if record.latency_int8_s is not None:
@@ -104,6 +102,37 @@ def _facts(record: VerificationRecord, counts: Counter[str]) -> list[tuple[str, 
         ratio = "" if record.speedup is None else f": {record.speedup:.2f} times as fast"
         facts.append(("latency", f"{1e3 * record.latency_int8_s:.3g} ms{speed}{ratio}", ""))
     return facts
+
+
+def _output_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
+    """The only output, or the worst float one and every one that fails or could not be compared."""
+    text = ""
+    if len(record.outputs) == 1:
+        verdict = record.outputs_pass
+        told = _output(record.outputs[0])
+        return [("outputs", told if verdict is not None else f"not compared: {told}", _verdict(verdict))]
+    if record.output_sqnr_db is not None and record.simulation_sqnr_db is not None:
+        text = f"SQNR {record.output_sqnr_db:.1f} dB to the simulation, which has {record.simulation_sqnr_db:.1f} dB"
+        text += " to fp32" + (", the worst of the float ones" if len(record.outputs) > 1 else "")
+    elif any(one.share is not None for one in record.outputs):
+        text = f"{len(record.outputs)} compared, none in float"
+    facts = [("outputs", text or "not compared", _verdict(record.outputs_pass))]
+    return facts + [
+        (f"output {one.name}".rstrip(), _output(one), _verdict(one.passes(record.gates)) or "(not compared)")
+        for one in record.outputs
+        if one.passes(record.gates) is not True
+    ]
+
+
+def _output(one: OutputCheck) -> str:
+    told = []
+    if one.sqnr_db is not None:
+        simulation = "" if one.simulation_sqnr_db is None else f", which has {one.simulation_sqnr_db:.1f} dB to fp32"
+        told.append(f"SQNR {one.sqnr_db:.1f} dB to the simulation{simulation}")
+    if one.share is not None:
+        simulation = "" if one.simulation_share is None else f", simulation and fp32 in {one.simulation_share:.2%}"
+        told.append(f"{one.share:.2%} of {one.elements:,} elements differ{simulation}")
+    return "; ".join([*told, *([one.reason] if one.reason else [])]) or "no elements"
 
 
 def _metric_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
@@ -125,7 +154,7 @@ def _verdict(passes: bool | None) -> str:
 
 
 def _wrong(record: VerificationRecord) -> list[LayerCheck]:
-    return [check for check in record.layers if check.status not in (VERIFIED, IN_FLOAT)]
+    return [check for check in record.layers if check.status not in PASSING]
 
 
 def _rows(record: VerificationRecord) -> list[tuple[str, ...]]:

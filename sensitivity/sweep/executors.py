@@ -75,7 +75,9 @@ class Job:
 
     def passes(self) -> InProcess:
         """Runs them here as in one process; called once a worker, in the random state of the sweep."""
-        forward = Forward(self.model, self.disturber, replay=self.replay, memory_limit=self.memory_limit)
+        forward = Forward(
+            self.model, self.disturber, replay=self.replay, memory_limit=self.memory_limit, late_checks=True
+        )
         return InProcess(self.model, self.task, forward, self.on_error)
 
 
@@ -127,6 +129,8 @@ class Distributed:
             return self._executor.submit(run_shard, self._shared, batch, positions)
         except BrokenExecutor as error:
             raise _lost(error) from error
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise _not_sent(error) from error
 
     def _groups(self, batch: Batch, variants: Sequence[Variant]) -> list[Sequence[Variant]]:
         """Variants in groups of neighbours: as few as keep all workers busy."""
@@ -206,7 +210,18 @@ def _result(future: Future[Any]) -> list[tuple[int | None, Unit]]:
         found: list[tuple[int | None, Unit]] = future.result()
     except BrokenExecutor as error:
         raise _lost(error) from error
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if not isinstance(error, pickle.PicklingError) and "pickle" not in str(error):
+            raise  # the task's own
+        raise _not_sent(error) from error
     return found
+
+
+def _not_sent(error: Exception) -> ExecutorError:
+    return ExecutorError(
+        f"a batch, or what the task predicts for it, cannot be sent between processes: {error}. Keep tensors, numpy "
+        "arrays, numbers and text in Batch.inputs, Batch.context and predictions; no lambdas, open files or locks."
+    )
 
 
 def _lost(error: BaseException) -> ExecutorError:

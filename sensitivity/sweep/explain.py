@@ -1,41 +1,55 @@
-"""What a sweep will cost, from a short probe: nothing is scored, nothing is kept."""
+"""What a sweep will cost, from a short probe: nothing is kept."""
 
 from __future__ import annotations
 
 import functools
+import itertools
 import math
+import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
-from sensitivity.contracts import Task
+from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, Task
 from sensitivity.errors import TaskError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.sweep.forward import Forward
+from sensitivity.sweep.forward import CHECKED_VARIANTS, Forward, Run
+from sensitivity.sweep.jackknife import FEWEST_IMAGES, GROUPS, deal, scores_without
+from sensitivity.sweep.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.passes import predict, unchanged_inputs
 from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.predictions import same, settled
+from sensitivity.sweep.race import Confidence
 
 PROBED = 8  # variants, spread over the model
+PROBED_BATCHES = 4  # of the undisturbed model, to see how the time to score grows
+REPEATS = 3  # timings, of which the middle one counts
+LONGEST_PROBE_S = 20.0  # after which no timing is repeated
+
+clock = time.perf_counter
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """What a sweep will cost in this process, without a stop.
+    """What a sweep will cost in this process.
 
     Attributes:
         variants: Disturbed models to measure.
         images: Images of the task.
         batch_images: Images of the batch that was probed.
         pass_s: Seconds that the undisturbed model takes for all images.
-        passes: Cost of the whole sweep in passes of the undisturbed model over all images.
+        passes: Cost of all passes of the sweep in passes of the undisturbed model over all images.
         naive_passes: The same without replay: one for each variant, and one.
-        seconds: Expected time of the sweep; scoring is counted once for each variant.
+        scoring_s: Seconds of ``seconds`` that scores and intervals take.
+        seconds: Expected time of the sweep; writing a store is not in it, nor is calibration.
         kept_bytes: Bytes that replay keeps of one batch.
+        at_most: Whether a stop may make it less.
         notes: What else matters, e.g. why passes are run in full.
     """
 
@@ -45,13 +59,17 @@ class Explanation:
     pass_s: float
     passes: float
     naive_passes: int
+    scoring_s: float
     seconds: float
     kept_bytes: int
+    at_most: bool = False
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
+        about = "at most about" if self.at_most else "about"
         lines = [
-            f"{self.variants} variants on {self.images} images: about {_duration(self.seconds)} in this process",
+            f"{self.variants} variants on {self.images} images: {about} {_duration(self.seconds)} in this process, "
+            f"{_duration(self.scoring_s)} of it for scores and intervals",
             f"{self.passes:.1f} passes over the data instead of {self.naive_passes}, {_duration(self.pass_s)} each",
             f"replay keeps {self.kept_bytes / 2**20:.0f} MiB for a batch of {self.batch_images}",
         ]
@@ -59,55 +77,202 @@ class Explanation:
 
 
 def explain(
-    model: nn.Module, task: Task, variants: Sequence[Variant], disturber: Disturber, *, memory_limit: int | None = None
+    model: nn.Module,
+    task: Task,
+    variants: Sequence[Variant],
+    disturber: Disturber,
+    *,
+    stop: Confidence | None = None,
+    memory_limit: int | None = None,
 ) -> Explanation:
-    """Run the first batch undisturbed and in some variants, and tell what all of it will take.
+    """Run the first batches undisturbed and the first one in some variants, and tell what all of it will take.
 
     Args:
         model: The model; left as it was.
         task: Data and metric.
         variants: What is to be measured.
         disturber: Applies the variants to this model.
+        stop: When a drop is known well enough; what is told is then the most that it can take.
         memory_limit: Bytes that a recorded pass may keep; None for no limit.
 
     Raises:
         TaskError: If the task has no images.
         CalibrationError: If a recipe quantizes activations and no ranges fit it.
     """
-    batch = next(iter(task.batches()), None)
-    if batch is None:
+    for recipe in {recipe for variant in variants for recipe in variant.recipes.values() if recipe.needs_calibration}:
+        disturber.calibration_for(recipe)
+    load_s, batches = _timed(lambda: list(itertools.islice(task.batches(), PROBED_BATCHES)))
+    if not batches:
         raise TaskError(f"{task.name} has no images: there is nothing to run.")
-    probed = variants[:: max(1, math.ceil(len(variants) / PROBED))]
-    run = unchanged_inputs(functools.partial(predict, task, model, batch), batch)
+    images = len(batches[0].images)
+    share = len(task) / images  # batches of this size
     with untouched(model), torch.no_grad():
-        forward = Forward(model, disturber, replay=True, memory_limit=memory_limit)
-        predictions = run()  # the first one allocates
-        plain_s = _seconds(run)
-        recipes = [variant.recipes for variant in variants]
-        forward.baseline(run, recipes)  # checks replay on some variants
-        record_s = _seconds(lambda: forward.baseline(run, recipes))
-        kept = forward.replayer.kept_bytes if forward.replayer else 0
-        each_s = [_seconds(functools.partial(forward.variant, run, variant.recipes)) for variant in probed]
-    score_s = _seconds(lambda: task.score(dict(zip(batch.images, predictions, strict=True))))
-    share = len(task) / len(batch.images)
-    of_batch_s = record_s + sum(each_s) / len(each_s) * len(variants)
+        plain_s, predictions = _undisturbed(model, task, batches)
+        run = unchanged_inputs(functools.partial(predict, task, model, batches[0]), batches[0])
+        probe = _Probe(Forward(model, disturber, replay=True, memory_limit=memory_limit), run, variants)
+        probe.measure()
+    checks = max(0, min(share - 1, len(variants) - CHECKED_VARIANTS)) if probe.forward.replayer else 0
+    passes_s = probe.first_s + max(0.0, share - 1) * probe.record_s + share * probe.variants_s + checks * plain_s
+    scoring_s, notes = _scoring_seconds(task, predictions, images, len(variants), stop)
     return Explanation(
         variants=len(variants),
         images=len(task),
-        batch_images=len(batch.images),
+        batch_images=images,
         pass_s=plain_s * share,
-        passes=of_batch_s / plain_s,
+        passes=passes_s / (plain_s * share),
         naive_passes=len(variants) + 1,
-        seconds=share * (of_batch_s + score_s * len(variants)),
-        kept_bytes=kept,
-        notes=tuple(forward.notes),
+        scoring_s=scoring_s,
+        seconds=passes_s + scoring_s + share * load_s / len(batches),
+        kept_bytes=probe.kept_bytes,
+        at_most=stop is not None,
+        notes=(*probe.forward.notes, *probe.notes, *notes),
     )
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
-    run()
-    return time.perf_counter() - started
+def _undisturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tuple[float, dict[int, Any]]:
+    """Seconds for a batch of the first one's size, and predictions for all."""
+    predictions: dict[int, Any] = {}
+    seconds = []
+    for batch in [batches[0], *batches]:  # the first pass allocates
+        taken, found = _timed(unchanged_inputs(functools.partial(predict, task, model, batch), batch))
+        predictions |= zip(batch.images, settled(found), strict=True)
+        seconds.append(taken / len(batch.images) * len(batches[0].images))
+    return statistics.median(seconds[1:]), predictions
+
+
+class _Probe:
+    """Times one batch of a sweep.
+
+    Attributes:
+        first_s: Seconds of the first recorded pass with all that is done once: weights, survey, checks.
+        record_s: Seconds of a later one.
+        variants_s: Seconds of all variants on the batch.
+        kept_bytes: Bytes that replay keeps of it.
+        notes: Which variants fail.
+    """
+
+    def __init__(self, forward: Forward, run: Run, variants: Sequence[Variant]) -> None:
+        self.forward = forward
+        self.first_s = self.record_s = self.variants_s = 0.0
+        self.kept_bytes = 0
+        self.notes: list[str] = []
+        self._run = run
+        self._variants = variants
+        self._times: defaultdict[int, list[float]] = defaultdict(list)  # by position among the probed ones
+        self._failures: dict[int, str] = {}
+
+    def measure(self) -> None:
+        """Run it some times; variants that fail take no time, as a sweep runs them once at most."""
+        started = clock()
+        prepare_s, able = _timed(self._able)
+        recipes = [variant.recipes for variant in able]
+        first_s, _ = _timed(lambda: self.forward.baseline(self._run, recipes))
+        self.first_s = prepare_s + first_s
+        step = max(1, math.ceil(len(able) / PROBED))
+        probed = able[step // 2 :: step] or able[:1]
+        records: list[float] = []
+        for _ in range(REPEATS):
+            seconds, expected = _timed(lambda: self.forward.baseline(self._run, recipes))
+            records.append(seconds)
+            self.kept_bytes = self.forward.replayer.kept_bytes if self.forward.replayer else 0
+            self._time(probed, expected)
+            if clock() - started > LONGEST_PROBE_S:
+                break
+        self.record_s = statistics.median(records)
+        times = [statistics.median(found) for number, found in self._times.items() if number not in self._failures]
+        self.variants_s = sum(times) / max(1, len(probed)) * len(able)
+        if self._failures:
+            count, why = len(self._failures), next(iter(self._failures.values()))
+            self.notes.append(f"{count} of {len(probed)} probed variants fail, and are not counted: {why}")
+
+    def _time(self, probed: Sequence[Variant], expected: Sequence[Any]) -> None:
+        """Run variants on the batch that was just recorded."""
+        for number, variant in enumerate(probed):
+            if number in self._failures:
+                continue
+            try:
+                seconds, _ = _timed(functools.partial(self._variant, variant, expected))
+                self._times[number].append(seconds)
+            except Exception as error:  # noqa: BLE001 - a sweep records it as the reason of a failed row
+                self._failures[number] = f"{type(error).__name__}: {error}"
+
+    def _able(self) -> list[Variant]:
+        """The variants whose recipes fit their layers."""
+        able, reasons = [], []
+        for variant in self._variants:
+            try:
+                self.forward.disturber.touched(variant.recipes)
+                able.append(variant)
+            except Exception as error:  # noqa: BLE001 - a sweep records it as the reason of a failed row
+                reasons.append(f"{type(error).__name__}: {error}")
+        if reasons:
+            self.notes.append(f"{len(reasons)} of {len(self._variants)} variants fail at once: {reasons[0]}")
+        return able
+
+    def _variant(self, variant: Variant, expected: Sequence[Any]) -> None:
+        found = settled(self.forward.variant(self._run, variant.recipes))
+        for one, other in zip(found, expected, strict=True):
+            same(one, other)
+
+
+def _scoring_seconds(
+    task: Task, predictions: Mapping[int, Any], first: int, variants: int, stop: Confidence | None
+) -> tuple[float, list[str]]:
+    """Seconds that scores and intervals will take, and what is to be said about them.
+
+    Args:
+        task: Scores.
+        predictions: Of some batches.
+        first: How many of them are of the first batch.
+        variants: How many will be scored.
+        stop: When a drop is known well enough.
+    """
+    whole = len(task)
+    some = [dict(itertools.islice(predictions.items(), count)) for count in {first: 0, len(predictions): 0}]
+    try:
+        once = _line(task.score, some)
+        if stop is not None and isinstance(task, MeanOfInstances) and task.instances() is not None:
+            mean = _line(lambda found: [task.instance_sum(one) for one in found.values()], some)
+            return (2 * variants + 1) * once(whole) + (variants + 1) * mean(whole), []
+        groups = min(GROUPS, whole) if whole >= FEWEST_IMAGES else 0
+        intervals = _intervals(task, some, once, groups)
+    except Exception as error:  # noqa: BLE001 - a metric need not be defined on a few images
+        return 0.0, [f"scoring is not counted, as few images cannot be scored: {type(error).__name__}: {error}"]
+    if stop is None:
+        return (variants + 1) * (once(whole) + (intervals(whole) if groups else 0.0)), []
+    looks = [whole]
+    while looks[-1] > max(stop.minimum_images, FEWEST_IMAGES):
+        looks.append(math.ceil(looks[-1] / LOOK_AGAIN_AT))
+    return (variants + 1) * (2 * once(whole) + sum(map(intervals, looks))), []
+
+
+def _intervals(
+    task: Task, some: Sequence[dict[int, Any]], once: Callable[[float], float], groups: int
+) -> Callable[[float], float]:
+    """Seconds for scores of a number of images, and of these less each group."""
+    if not isinstance(task, LeavesOut):
+        return lambda images: once(images) + groups * once(images * (1 - 1 / max(1, groups)))
+
+    def leave_out(found: dict[int, Any]) -> None:
+        dealt = deal(list(found))
+        scores_without(task, found, [(), *dealt, *[()] * (groups - len(dealt))])
+
+    return _line(leave_out, some)
+
+
+def _line(work: Callable[[dict[int, Any]], Any], some: Sequence[dict[int, Any]]) -> Callable[[float], float]:
+    """Seconds by the number of images, as a part that is always there and one that grows, from two numbers."""
+    work(some[0])  # the first time, a task may read its ground truth
+    times = [statistics.median(_timed(functools.partial(work, one))[0] for _ in range(REPEATS)) for one in some]
+    (few, many), (low, high) = map(len, (some[0], some[-1])), (times[0], times[-1])
+    slope = max(0.0, (high - low) / (many - few)) if many > few else low / few
+    return lambda images: max(0.0, low - slope * few) + slope * images
+
+
+def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
+    started = clock()
+    result = run()
+    return clock() - started, result
 
 
 def _duration(seconds: float) -> str:

@@ -16,7 +16,17 @@ from sensitivity.sweep.replay import Replayer
 
 CHECKED_VARIANTS = 4  # spread over the model, on the first batch
 
+NOT_REPLAYED = "not replayed, every pass run in full"
+"""Begins the note of a sweep that replays no more."""
+
+DIFFERS = "differs from a full one"
+"""Is in every note about replay that was found to be wrong."""
+
 Run = Callable[[], list[Any]]
+
+
+class ReplayDiffersError(Exception):
+    """Replay was found to be wrong after its predictions were used; a sweep that meets it starts again without."""
 
 
 class Forward:
@@ -29,19 +39,28 @@ class Forward:
         disturber: Applies recipes to it.
         replay: Whether to replay; False runs every pass in full.
         memory_limit: Most bytes that replay may keep; None for no limit.
+        late_checks: On each batch after the first, run one more variant in full as well, until all were.
 
     Attributes:
         notes: What a reader of the study should know, e.g. why passes were run in full.
     """
 
     def __init__(
-        self, model: nn.Module, disturber: Disturber, *, replay: bool, memory_limit: int | None = None
+        self,
+        model: nn.Module,
+        disturber: Disturber,
+        *,
+        replay: bool,
+        memory_limit: int | None = None,
+        late_checks: bool = False,
     ) -> None:
         self.disturber = disturber
         self.replayer = Replayer(model, memory_limit=memory_limit) if replay else None
         self.notes: list[str] = []
         self._random_state = _RandomState(model)
-        self._checked = False
+        self._late_checks = late_checks
+        self._checked: dict[int, Mapping[Layer, Recipe]] = {}  # by identity
+        self._due: Mapping[Layer, Recipe] | None = None  # to be checked on this batch
 
     def baseline(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
@@ -58,6 +77,9 @@ class Forward:
         predictions = self._recorded(self.replayer, run, variants)
         if self.replayer is not None and not self._checked:
             self._check(run, variants)
+        elif self._late_checks:
+            unchecked = [variant for variant in variants if id(variant) not in self._checked]
+            self._due = unchecked[len(unchecked) // 2] if unchecked else None
         return predictions
 
     def variant(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
@@ -66,6 +88,9 @@ class Forward:
         Args:
             run: Predicts the batch that was last given to ``baseline``.
             recipes: The disturbed layers.
+
+        Raises:
+            ReplayDiffersError: If a late check finds that it is not.
         """
         if self.replayer is None:
             return self._full(run, recipes)
@@ -73,6 +98,8 @@ class Forward:
         predictions = self._replayed(replayer, run, recipes)
         if replayer.intact():
             replayer.done(self.disturber.touched(recipes))
+            if recipes is self._due:
+                self._check_late(run, recipes, predictions)
             return predictions
         self._give_up("the model writes to tensors that an earlier pass returned")
         return self._full(run, recipes)
@@ -101,15 +128,29 @@ class Forward:
 
     def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> None:
         """Replay some variants and run them in full; where one differs trust no module, then replay no more."""
-        self._checked = bool(variants)
         some = variants[:: max(1, math.ceil(len(variants) / CHECKED_VARIANTS))]
+        self._checked = {id(variant): variant for variant in some}
         different = self._different(run, some)
         if different is not None and self.replayer is not None:
             self.replayer = self.replayer.by_operators()
             self._recorded(self.replayer, run, variants)
             different = self._different(run, some)
+            if different is None and self.replayer is not None:
+                self.notes.append(
+                    f"replayed by torch functions alone, which saves less: a pass replayed by modules {DIFFERS}"
+                )
         if different is not None:
-            self._give_up(f"a replayed pass of {different.name} differs from a full one")
+            self._give_up(f"a replayed pass of {different.name} {DIFFERS}")
+
+    def _check_late(self, run: Run, recipes: Mapping[Layer, Recipe], replayed: list[Any]) -> None:
+        """Compare with a full pass."""
+        self._due = None
+        self._checked[id(recipes)] = recipes
+        if not all(map(same, replayed, self._full(run, recipes))):
+            raise ReplayDiffersError(
+                f"{NOT_REPLAYED}: a replayed pass of {next(iter(recipes)).name} {DIFFERS}. That was found on a later "
+                "batch, and what had been replayed before was measured again"
+            )
 
     def _different(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> Layer | None:
         """A layer of the first variant that replay gets wrong."""
@@ -138,7 +179,7 @@ class Forward:
 
     def _give_up(self, why: str) -> None:
         self.replayer = None
-        self.notes.append(f"not replayed, every pass run in full: {why}")
+        self.notes.append(f"{NOT_REPLAYED}: {why}")
 
 
 class _RandomState:

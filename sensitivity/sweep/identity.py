@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,7 @@ from sensitivity.errors import StoreConflictError
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.quantize.calibration import Calibration
+from sensitivity.records import Recipe
 from sensitivity.sweep.plan import Variant
 
 
@@ -35,8 +37,8 @@ class Fact:
 def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: Disturber) -> list[Fact]:
     """What the results of a sweep depend on, beyond what each variant disturbs.
 
-    Not among them: the model's code, the machine and the number of threads. Where they change what the undisturbed
-    model predicts, the sweep finds out as soon as it runs a batch again.
+    Not among them: the code of model and task, the machine and the number of threads. Where they change what the
+    undisturbed model predicts, the sweep finds out on the first batch, which is run again whenever it goes on.
 
     Raises:
         CalibrationError: If activations are to be quantized and no ranges are known.
@@ -44,6 +46,7 @@ def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: 
     device = next((parameter.device.type for parameter in model.parameters()), "cpu")
     found = [
         Fact("fact weights", "weights", weights_digest(model)),
+        Fact("fact modules", "modules of the model", _modules_digest(model)),
         Fact("fact task", "task (data or settings)", task.digest()),
         Fact("fact torch", "torch version", str(torch.__version__)),
         Fact("fact device", "device", device),
@@ -54,6 +57,16 @@ def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: 
             ranges = _ranges_digest(disturber.calibration_for(recipe))
             found.append(Fact(f"fact calibration {digest}", f"calibration of {recipe.name}", ranges))
     return found
+
+
+def calibration_images(recipes: Sequence[Recipe], disturber: Disturber) -> int | dict[str, int]:
+    """Images that the ranges of recipes were measured on, 0 where none needs any; by recipe where they differ.
+
+    Raises:
+        CalibrationError: If activations are to be quantized and no ranges are known.
+    """
+    found = {one.name: disturber.calibration_for(one).images for one in recipes if one.needs_calibration}
+    return found if len(set(found.values())) > 1 else next(iter(found.values()), 0)
 
 
 def claim(store: Store, found: Sequence[Fact]) -> None:
@@ -71,6 +84,11 @@ def claim(store: Store, found: Sequence[Fact]) -> None:
         )
     for fact in found:
         store.add(fact.key, fact.value)
+
+
+def _modules_digest(model: nn.Module) -> str:
+    """Hash of which modules the model has, with their settings as they print; addresses in memory do not count."""
+    return hashlib.sha256(re.sub(r"0x[0-9a-fA-F]+", "", repr(model)).encode()).hexdigest()[:32]
 
 
 def _ranges_digest(calibration: Calibration) -> str:

@@ -139,7 +139,11 @@ class Samples:
             return
         self._looks = self._looks[len(due) :]
         for variant in self.running():
-            self._estimates[id(variant)] = self._look(variant)
+            try:
+                self._estimates[id(variant)] = self._look(variant)
+            except Exception:  # noqa: BLE001 - a metric may fail on these images; scoring the rows tells where it does
+                unknown = Estimate(math.nan, -math.inf, math.inf, self._seen, "undecided")
+                self._estimates[id(variant)] = unknown
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the last look found."""
@@ -188,7 +192,12 @@ class Means:
         before = {image: self._task.instance_sum(one) for image, one in expected.items()}
         for key in self._running():
             changed = self._results.changed_on(self._variants[key], images)
-            after = before | {image: self._task.instance_sum(one) for image, one in changed.items()}
+            try:
+                after = before | {image: self._task.instance_sum(one) for image, one in changed.items()}
+            except Exception as error:  # noqa: BLE001 - of these predictions alone; computed again when resumed
+                reason = f"instance_sum fails: {type(error).__name__}: {error}"
+                self._results.keep_failure(self._variants[key], images, reason, lasting=False)
+                continue
             self._race.add(key, images, [self._sign * (before[image] - after[image]) for image in images])
 
     def estimate(self, variant: Variant) -> Estimate | None:

@@ -8,12 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import nn
 
 from sensitivity.contracts import Batch, Task
 from sensitivity.errors import TaskError
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.sweep.forward import Forward, Run
+from sensitivity.sweep.forward import Forward, ReplayDiffersError, Run
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.replay import version_of
 
@@ -28,6 +29,7 @@ class Unit:
         variant: What was disturbed; None for the undisturbed model.
         predictions: One for each image; None if the pass failed.
         failure: Why it failed; empty if it did not.
+        lasting: Whether it would fail again. Memory that ran out may be there next time.
         seconds: Time it took.
         notes: What a reader of the study should know by now.
     """
@@ -35,6 +37,7 @@ class Unit:
     variant: Variant | None
     predictions: list[Any] | None
     failure: str = ""
+    lasting: bool = True
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -90,14 +93,22 @@ class InProcess:
 
     def _unit(self, variant: Variant, run: Run) -> Unit:
         started = time.perf_counter()
-        predictions, failure = None, ""
+        predictions, failure, lasting = None, "", True
         try:
             predictions = self.forward.variant(run, variant.recipes)
+        except ReplayDiffersError:
+            raise
         except Exception as error:
             if self.on_error == "raise":
                 raise
-            failure = f"{type(error).__name__}: {error}"
-        return Unit(variant, predictions, failure, time.perf_counter() - started, tuple(self.forward.notes))
+            failure, lasting = f"{type(error).__name__}: {error}", not out_of_memory(error)
+        seconds = time.perf_counter() - started
+        return Unit(variant, predictions, failure, lasting, seconds, tuple(self.forward.notes))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, a GPU's, or the CPU's as torch tells it."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:

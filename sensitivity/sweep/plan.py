@@ -39,16 +39,13 @@ class Variant:
         return hashlib.sha256(repr(sorted(parts)).encode()).hexdigest()[:32]
 
 
-def plan(
-    layers: Sequence[Layer], recipes: Sequence[Recipe], *, direction: Direction, of: Sequence[Layer]
-) -> list[Variant]:
+def plan(layers: Sequence[Layer], recipes: Sequence[Recipe], *, direction: Direction) -> list[Variant]:
     """Every variant of a sweep, layers in execution order.
 
     Args:
         layers: The layers to measure.
         recipes: The recipes to measure each with.
-        direction: ``one-at-a-time`` disturbs the layer alone, ``all-but-one`` disturbs all of ``of`` but the layer.
-        of: All layers of the model.
+        direction: ``one-at-a-time`` disturbs the layer alone, ``all-but-one`` all of ``layers`` but the layer.
 
     Raises:
         RecipeError: If there is no recipe, two have the same name, or the direction is unknown.
@@ -64,6 +61,6 @@ def plan(
     for recipe in recipes:
         for layer in layers:
             alone = direction == "one-at-a-time"
-            disturbed = {layer: recipe} if alone else {other: recipe for other in of if other != layer}
+            disturbed = {layer: recipe} if alone else {other: recipe for other in layers if other != layer}
             variants.append(Variant(layer, recipe, disturbed))
     return variants

@@ -17,6 +17,7 @@ import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Literal
 
 import numpy as np
@@ -38,7 +39,7 @@ class Confidence:
     Attributes:
         tolerance: The drop that matters and the precision that suffices, in the unit of the stored metric: 0.005 is
             half a point of a metric shown in percent.
-        level: Chance that the intervals of **all** layers contain the drops at once.
+        level: Chance that the intervals of **all** layers contain the drops at once, from 0.5 on.
         relative: Also measure drops beyond the tolerance, to this share of themselves: 0.2 is 20 %. None stops as soon
             as a drop is known to be beyond the tolerance.
         minimum_images: Say nothing on fewer images; more of them guard against rare heavy losses.
@@ -55,11 +56,22 @@ class Confidence:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self._demand(0 < self.level < 1, "level", "a number between 0 and 1, e.g. 0.95")
-        self._demand(0 < self.tolerance < math.inf, "tolerance", "a positive number, e.g. 0.005 for half a point")
-        self._demand(self.relative is None or 0 < self.relative < 1, "relative", "None or between 0 and 1, e.g. 0.2")
-        self._demand(self.minimum_images >= 2, "minimum_images", "at least 2: one image has no variance")
-        self._demand(self.seed >= 0, "seed", "a whole number from 0")
+        level, relative, images = self.level, self.relative, self.minimum_images
+        self._demand(is_number(level) and 0 < level < 1, "level", "a number between 0 and 1, e.g. 0.95")
+        self._demand(
+            level >= 0.5,
+            "level",
+            f"the chance that the intervals are right, e.g. 0.95; a chance of {level:g} that one is wrong is "
+            f"level={1 - level:g}",
+        )
+        tolerates = is_number(self.tolerance) and 0 < self.tolerance < math.inf
+        self._demand(tolerates, "tolerance", "a positive number, e.g. 0.005 for half a point")
+        shares = relative is None or (is_number(relative) and 0 < relative < 1)
+        self._demand(shares, "relative", "None or between 0 and 1, e.g. 0.2")
+        self._demand(
+            is_whole(images) and images >= 2, "minimum_images", "a whole number from 2 on: one image has no variance"
+        )
+        self._demand(is_whole(self.seed) and self.seed >= 0, "seed", "a whole number from 0")
 
     def _demand(self, holds: bool, setting: str, expected: str) -> None:
         if not holds:
@@ -84,6 +96,16 @@ class Confidence:
             if low > self.tolerance:
                 return "above"
         return "narrow" if near else "undecided"
+
+
+def is_number(value: object) -> bool:
+    """Whether a value is a real number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, Integral) and not isinstance(value, bool)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,8 @@
 The first pass of a model is *surveyed*: which call makes which value from which, and how long it takes. From that it is
 foreseen which outputs each variant can be answered with; only they are kept when a pass is *recorded*, and each only
 until the last variant that needs it has run. When the pass is run again with a layer disturbed, a module call is
-answered from the record, without running, if its module holds no disturbed layer and
+answered from the record, without running, if its module neither holds a disturbed layer nor called one or read its
+weight in the surveyed pass, and
 
 - it ended before the first disturbed call began (nothing can have changed yet), or
 - everything it is given is a recorded object at its recorded version (a branch the disturbance cannot reach);
@@ -18,7 +19,7 @@ keep state, or carry somebody's hooks.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,6 +71,8 @@ class Replayer:
         self.modules = modules
         self.counts = Counts()
         self._containers = _containers(model)
+        self._users = self._containers  # with those that the survey found
+        self._readers: Mapping[int, Set[int]] = {}
         self._classes = _classes(model, watchable(model) if modules else all_but_attention(model)) if operators else {}
         self._chains = (
             {id(m) for m in model.modules() if type(m).forward is nn.Sequential.forward} if modules else set()
@@ -92,13 +95,15 @@ class Replayer:
             What ``run`` returned.
         """
         self.forget()
-        disturbed = [frozenset(map(id, modules)) for modules in variants]
-        if not disturbed:
+        modules_of = [list(modules) for modules in variants]
+        if not modules_of:
             return run()
+        disturbed = self._all_disturbed(modules_of)
         result = self._recorded(run, disturbed) if self._foresight is not None else None
         if result is None or not self._as_surveyed():
             self.forget()
             self._survey(run)
+            disturbed = self._all_disturbed(modules_of)
             result = self._recorded(run, disturbed)
         assert self._foresight is not None
         self._record.chained = self._foresight.survey.chained
@@ -119,7 +124,7 @@ class Replayer:
         Args:
             disturbed: Every module whose output may differ from the record: hooked, or with another weight.
         """
-        touched = frozenset(map(id, disturbed))
+        touched = self._disturbed(disturbed)
         known, blocked = self._containers.keys(), self._around(touched)
         answers = Answers(self._record, known, touched, blocked, self._plan.watched)
         try:
@@ -131,7 +136,7 @@ class Replayer:
 
     def done(self, disturbed: Iterable[nn.Module]) -> None:
         """A variant will not run again on this batch: drop what only it needed."""
-        uses = self._plan.uses.get(frozenset(map(id, disturbed)))
+        uses = self._plan.uses.get(self._disturbed(disturbed))
         if uses is not None:
             self._record.done(uses.outputs)
 
@@ -155,6 +160,10 @@ class Replayer:
 
     def _survey(self, run: Callable[[], Any]) -> None:
         found = survey(run, self._containers.keys(), self._classes.keys(), self._chains)
+        self._readers = found.readers
+        self._users = {
+            module: containers | found.callers.get(module, set()) for module, containers in self._containers.items()
+        }
         self._foresight = Foresight(found, self._around, self._around(self._barred(found)), modules=self.modules)
         self._overwritten = {call.number for call in found.calls if call.clone}
 
@@ -185,9 +194,17 @@ class Replayer:
             found = self._foresight.survey
         return found.stateful | {id(m) for m in self.model.modules() if m._forward_hooks or m._forward_pre_hooks}
 
+    def _all_disturbed(self, variants: Iterable[Iterable[nn.Module]]) -> list[Disturbed]:
+        return [self._disturbed(modules) for modules in variants]
+
+    def _disturbed(self, modules: Iterable[nn.Module]) -> Disturbed:
+        """Modules whose output may differ: these, and those that read a parameter of one in their own bodies."""
+        touched = set(map(id, modules))
+        return frozenset(touched.union(*(self._readers.get(module, ()) for module in touched)))
+
     def _around(self, modules: Iterable[int]) -> set[int]:
-        """These modules and all that contain one of them."""
-        return set().union(*(self._containers.get(module, {module}) for module in modules))
+        """These modules and all that contain one of them, or called one in the surveyed pass."""
+        return set().union(*(self._users.get(module, {module}) for module in modules))
 
 
 def _containers(model: nn.Module) -> dict[int, set[int]]:

@@ -12,11 +12,14 @@ from torch import Tensor
 
 from sensitivity.contracts import Store
 from sensitivity.errors import StoreConflictError
+from sensitivity.sweep.forward import DIFFERS, ReplayDiffersError
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.predictions import same, settled
 
 Images = tuple[int, ...]
 _BASELINE = "baseline"
+_BEGUN = "begun"
+_DISTRUSTED = "distrusted"
 
 
 class Results:
@@ -37,24 +40,53 @@ class Results:
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._batches: list[Images] = []
         self._batches_of: defaultdict[str, list[Images]] = defaultdict(list)  # by the variant's digest
-        self._failures: dict[str, str] = {}  # digest of a variant to the key of its reason
+        self._failures: dict[str, str] = {}  # digest of a variant to its reason
         self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the images so far
 
     @property
     def notes(self) -> list[str]:
         """What a reader of the study should know, as noted by this run or an earlier one."""
+        return [*self._numbered(), *([self.store.read(_DISTRUSTED)] if self.distrusted else [])]
+
+    def keep_notes(self, notes: Sequence[str]) -> None:
+        """Keep notes that are new; those of an earlier run stay.
+
+        Raises:
+            ReplayDiffersError: If one says that replay is wrong, and units that may have been replayed are kept.
+        """
+        known = self._numbered()
+        for note in notes:
+            if note not in known:
+                if DIFFERS in note and _BEGUN in self.store and not self.distrusted:
+                    raise ReplayDiffersError(f"{note}. What had been replayed before was measured again")
+                self.store.add(f"note {len(known)}", note)
+                known.append(note)
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether replay was found to be wrong after some of its units were kept: they no longer count."""
+        return _DISTRUSTED in self.store
+
+    def distrust(self, note: str) -> None:
+        """Begin anew: no unit of a variant counts that was kept until now.
+
+        Args:
+            note: What a reader should know.
+        """
+        self.store.add(_DISTRUSTED, note)
+        self._batches.clear()
+        self._batches_of.clear()
+        self._failures.clear()
+
+    def _numbered(self) -> list[str]:
         found: list[str] = []
         while f"note {len(found)}" in self.store:
             found.append(self.store.read(f"note {len(found)}"))
         return found
 
-    def keep_notes(self, notes: Sequence[str]) -> None:
-        """Keep notes that are new; those of an earlier run stay."""
-        known = self.notes
-        for note in notes:
-            if note not in known:
-                self.store.add(f"note {len(known)}", note)
-                known.append(note)
+    def _unit(self, variant: str, images: Images) -> str:
+        """Key of a variant, by its digest, on one batch."""
+        return _unit(f"{variant} in full" if self.distrusted else variant, images)
 
     def random_state(self) -> Tensor:
         """The state that every pass starts from: that of torch when the first run on this store began."""
@@ -64,17 +96,17 @@ class Results:
     def missing(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
         """The variants that have yet to run on a batch; none that failed."""
         for variant in variants:
-            failure = "failed " + _unit(variant.digest, images)
-            if failure in self.store:
-                self._failures.setdefault(variant.digest, failure)
+            failure = "failed " + self._unit(variant.digest, images)
+            if failure in self.store and variant.digest not in self._failures:
+                self._failures[variant.digest] = str(self.store.read(failure))
         running = [variant for variant in variants if variant.digest not in self._failures]
-        return [variant for variant in running if _unit(variant.digest, images) not in self.store]
+        return [variant for variant in running if self._unit(variant.digest, images) not in self.store]
 
     def count(self, images: Images, variants: Sequence[Variant]) -> None:
         """From now on a batch counts for these variants, as far as they have run on it."""
         self._batches.append(images)
         for digest in dict.fromkeys(variant.digest for variant in variants):
-            if _unit(digest, images) in self.store:
+            if self._unit(digest, images) in self.store:
                 self._batches_of[digest].append(images)
 
     def has_baseline(self, images: Images) -> bool:
@@ -103,18 +135,25 @@ class Results:
         """Keep what a variant predicts on a batch whose baseline was kept by this run."""
         found = zip(images, settled(predictions), strict=True)
         changed = {image: one for image, one in found if not same(one, self._expected[image])}
-        self.store.add(_unit(variant.digest, images), changed)
+        self.store.add(_BEGUN, True)
+        self.store.add(self._unit(variant.digest, images), changed)
 
-    def keep_failure(self, variant: Variant, images: Images, reason: str) -> None:
-        """Keep why a variant failed; it does not run again on these batches."""
-        key = "failed " + _unit(variant.digest, images)
-        self.store.add(key, reason)
-        self._failures[variant.digest] = key
+    def keep_failure(self, variant: Variant, images: Images, reason: str, *, lasting: bool = True) -> None:
+        """Keep why a variant failed; it does not run again on these batches.
+
+        Args:
+            variant: The variant.
+            images: The batch that it failed on.
+            reason: Why.
+            lasting: Whether it would fail again; otherwise the store is not told, and a later run tries again.
+        """
+        self._failures[variant.digest] = reason
+        if lasting:
+            self.store.add("failed " + self._unit(variant.digest, images), reason)
 
     def failure(self, variant: Variant) -> str | None:
         """Why a variant failed; None if it did not."""
-        key = self._failures.get(variant.digest)
-        return None if key is None else str(self.store.read(key))
+        return self._failures.get(variant.digest)
 
     def images_of(self, variant: Variant) -> Images:
         """The images that count for a variant, in the order visited."""
@@ -139,7 +178,7 @@ class Results:
 
     def changed_on(self, variant: Variant, images: Images) -> dict[int, Any]:
         """The same on one batch that it ran on."""
-        found: dict[int, Any] = self.store.read(_unit(variant.digest, images))
+        found: dict[int, Any] = self.store.read(self._unit(variant.digest, images))
         return found
 
 

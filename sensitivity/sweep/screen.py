@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.perturb.activations import Hooks, activation_hooks
+from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer_of
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import spare_buffers, untouched
@@ -185,14 +185,14 @@ def _activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, disturber:
     quantizers = disturber.quantizers(layer, recipe)
 
     def add_zero(place: str, call: int, x: Tensor) -> Tensor | None:
-        quantize = quantizers.get((place, call))
-        if quantize is None or not x.numel():
+        quantize = quantizer_of(quantizers, layer.name, place, call, x)
+        if quantize is None:
             return None
         zero = torch.zeros_like(x, requires_grad=True)
         changes.note(layer.name, zero, quantize(x.detach()).double() - x.detach())
         return x + zero
 
-    return activation_hooks(model, layer, recipe, add_zero)
+    return activation_hooks(model, layer, recipe, add_zero, strict=True)
 
 
 def _value(run: Callable[[], Any], batch: Any, loss: Loss | None) -> Tensor:

@@ -13,7 +13,7 @@ from sensitivity.errors import CalibrationError, ModelError, SensitivityError
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks
 from sensitivity.perturb.disturb import Disturber
-from sensitivity.perturb.hooks import After, Before, hooked
+from sensitivity.perturb.hooks import After, Before, Counting, holders_of, hooked
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.weights import disturbed_weight
 from sensitivity.records import Layer, Recipe
@@ -144,10 +144,12 @@ def _outputs(run: Callable[[], Any]) -> list[Any]:
     return [one.detach().double().cpu().numpy().copy() for one in tensors_in(run()) if one.is_floating_point()]
 
 
-class _Local:
+class _Local(Counting):
     """Runs one layer a second time on each of its undisturbed inputs, disturbed, and compares its outputs."""
 
     def __init__(self, layer: Layer, recipe: Recipe, disturber: Disturber) -> None:
+        self.module = disturber.model.get_submodule(layer.module)
+        super().__init__(holders_of(disturber.model, self.module) if layer.calls > 1 else ())
         self.layer = layer
         self.fidelity = Fidelity()
         self.failure = ""
@@ -155,10 +157,16 @@ class _Local:
         self._disturber = disturber
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._inside = False
+        self._started = 0
 
-    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def start_pass(self) -> None:
+        """The next call is the first one."""
+        self._started = 0
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Remember what the layer is called with."""
         if not self._inside:
+            self._started += 1
             self._arguments = args, kwargs
 
     def after(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
@@ -168,7 +176,7 @@ class _Local:
         self._inside = True
         try:
             args, kwargs = self._arguments
-            with self._disturber.applied(self._recipes):
+            with self._disturber.applied(self._recipes, call=self._started - 1):
                 disturbed = module(*args, **kwargs)
             self.fidelity.add(_first(output), _first(disturbed))
         except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
@@ -194,9 +202,8 @@ def _look_locally(
     with hooked(before=hooks.before, after=hooks.after):
         run()
     # in a pass of its own: a layer's second call must not be seen by those who count its calls
-    modules = [model.get_submodule(one.layer.module) for one in local]
-    before: list[tuple[nn.Module, Before]] = [(m, one.before) for m, one in zip(modules, local, strict=True)]
-    after: list[tuple[nn.Module, After]] = [(m, one.after) for m, one in zip(modules, local, strict=True)]
+    before: list[tuple[nn.Module, Before]] = [(one.module, one) for one in local]
+    after: list[tuple[nn.Module, After]] = [(one.module, one.after) for one in local]
     with hooked(before=before, after=after):
         run()
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 import weakref
-from collections.abc import Callable, Hashable, Set
+from collections import defaultdict
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -13,7 +15,7 @@ from torch import Tensor, nn
 
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.sweep.values import UNKNOWN, Key, key_of, share_memory, state_of, version_of, witness, written
-from sensitivity.sweep.watching import OUTSIDE, Original, Watching, context, is_property
+from sensitivity.sweep.watching import OUTSIDE, Original, Watching, context, is_property, parameters_read
 
 Value = tuple[int, int]
 """A tensor of the pass, numbered in order of appearance, at one of its versions."""
@@ -78,6 +80,8 @@ class Survey:
         watched: Bodies whose torch functions were seen.
         chained: Calls whose output goes to another call and nowhere else, with the number of that one: what a
             ``Sequential`` runs.
+        callers: For each module that was called those that were running then: they need not have registered it.
+        readers: For each module those that looked up one of its parameters in their own bodies.
     """
 
     calls: list[Call]
@@ -86,6 +90,8 @@ class Survey:
     stateful: set[int]
     watched: Set[int]
     chained: dict[int, int]
+    callers: dict[int, set[int]]
+    readers: dict[int, set[int]]
 
     @property
     def sequence(self) -> list[int]:
@@ -112,7 +118,28 @@ def survey(run: Callable[[], Any], known: Set[int], watched: Set[int], chains: S
     bodies = [call.steps for call in surveyor.calls if call.module in chains]
     calls = [[step for step in body if isinstance(step, Call)] for body in bodies]
     chained = {one.number: two.number for body in calls for one, two in pairwise(body)}
-    return Survey(surveyor.calls, surveyor.given, surveyor.places, surveyor.stateful, watched, chained)
+    return Survey(
+        surveyor.calls,
+        surveyor.given,
+        surveyor.places,
+        surveyor.stateful,
+        watched,
+        chained,
+        _callers(surveyor.calls),
+        dict(surveyor.readers),
+    )
+
+
+def _callers(calls: Sequence[Call]) -> dict[int, set[int]]:
+    """For each module those whose calls were going on when it was called."""
+    found: defaultdict[int, set[int]] = defaultdict(set)
+    running: list[Call] = []
+    for call in calls[1:]:
+        while running and running[-1].last <= call.number:
+            running.pop()
+        found[call.module].update(outer.module for outer in running)
+        running.append(call)
+    return dict(found)
 
 
 class _Surveyor(Watching):
@@ -125,10 +152,21 @@ class _Surveyor(Watching):
         self.given: set[Value] = set()
         self.places: list[tuple[int, int]] = []
         self.stateful: set[int] = set()
+        self.readers: defaultdict[int, set[int]] = defaultdict(set)
         self._body = self.calls[0]
         self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
         self._witnesses: list[tuple[Call | Operation, list[tuple[Tensor, int]]]] = []
         self._sharing: set[Call] = set()  # calls for whose output no copy could stand in
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        with super().watching(), parameters_read(self._read):
+            yield
+
+    def _read(self, owner: nn.Module) -> None:
+        """Note that the module whose body runs looked up a parameter of another one."""
+        if self._body.module not in (OUTSIDE, id(owner)):
+            self.readers[id(owner)].add(self._body.module)
 
     def call(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if id(module) not in self.known:

@@ -88,6 +88,27 @@ class Watching(TorchFunctionMode):
         return self.operate(func, args, kwargs or {})
 
 
+@contextlib.contextmanager
+def parameters_read(tell: Callable[[nn.Module], None]) -> Iterator[None]:
+    """Tell of every module one of whose parameters is looked up as an attribute, by whomever.
+
+    A layer is disturbed by putting another parameter in the place of its own; who holds the parameter itself, and does
+    not look it up, is not disturbed.
+    """
+    previous = nn.Module.__getattr__
+
+    def look_up(module: nn.Module, name: str) -> Any:
+        if name in module.__dict__.get("_parameters", ()):
+            tell(module)
+        return previous(module, name)
+
+    nn.Module.__getattr__ = look_up  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        nn.Module.__getattr__ = previous  # type: ignore[method-assign]
+
+
 def context() -> tuple[bool, bool]:
     """What else decides which bits a function computes from the same arguments: autocast on the CPU and on CUDA."""
     return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -219,3 +221,19 @@ def test_what_is_predicted_in_decibels_is_what_is_measured(name: str) -> None:
         assert predicted == pytest.approx(wrapped.evaluate(task, scheme).value, abs=1.5)
     assert study.protect(top=len(study.layers)).predicted_drop == 0.0
     assert study.protect(max_drop=0.0).predicted_drop == 0.0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"top": 1.5}, {"top": True}, {"top": "2"}, {"max_drop": "0.5"}, {"size_bytes": "1 MB"}, {"latency_s": [1]}],
+)
+def test_a_criterion_that_is_no_number_is_refused_by_name(given: dict[str, object]) -> None:
+    [(name, value)] = given.items()
+    with pytest.raises(StudyError, match=re.escape(f"{name}={value!r}: give a ")):
+        protect(make_study([0.1, 0.2]), **given)
+
+
+def test_a_number_of_numpy_is_as_good_as_another() -> None:
+    study = make_study([0.1, 0.2])
+    assert protect(study, top=np.int64(1)) == protect(study, top=1)
+    assert protect(study, max_drop=np.float32(0.5)) == protect(study, max_drop=0.5)

@@ -83,7 +83,7 @@ def measure_time(arm: str, count: int) -> dict[str, Any]:
     with torch.no_grad(), untouched(plain):
         plain(next(images(1)))
         start = now()
-        calibration.calibrate(model, wrapped.layers, recipe, runs())
+        calibration.calibrate(model, wrapped.layers, [recipe], runs())
         whole = now()[0] - start[0]
     ratios = [[a[i] / b[i] for a, b in zip(inside, outside, strict=True)] for i in (0, 1)]
     plain_cpu = sum(cpu for cpu, _ in outside)
@@ -92,7 +92,7 @@ def measure_time(arm: str, count: int) -> dict[str, Any]:
         "wall_ratio": round(statistics.median(ratios[1]), 3),
         "cpu_ratio_of_sums_with_start_and_end": round((whole - plain_cpu) / plain_cpu, 3),
         "plain_ms_an_image": round(1e3 * plain_cpu / count, 1),
-        "state_mb": round(sum(len(pickle.dumps(one.to_state())) for one in made) / 1e6, 3),
+        "state_mb": round(sum(len(pickle.dumps(one)) for one in made) / 1e6, 3),
         "observers": len(made),
     }
 

@@ -2,20 +2,23 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.end_to_end DATA [--every 7]
 
-DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. Three arms, in CPU time of one thread:
+DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. Four arms, in CPU time of one thread:
 
 - ``naive``: for each layer all images run in full with the layer quantized, decoded by the same vectorised code, and
   scored by pycocotools. Every ``--every``-th layer is run and counted that many times; layers do not differ in cost.
 - ``exact``: ``analyze`` as it is, intervals included.
+- ``channels_last``: the same of a copy of the model with weights in that memory format, which many convolutions run
+  faster in. The last bits are others, so that scores may differ: by how much is printed.
 - ``stop``: ``analyze`` with a confidence stop at the tolerance given.
 
-Exact and stop enclose the naive arm in time, so that a slow spell of the machine weighs on both sides. Prints JSON.
+The others enclose the naive arm in time, so that a slow spell of the machine weighs on both sides. Prints JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import copy
 import io
 import json
 import statistics
@@ -102,20 +105,29 @@ def main() -> None:
     recipe, names = sv.INT4_WEIGHTS, [layer.name for layer in wrapped.layers]
     stop = sv.Confidence(tolerance=given.tolerance, minimum_images=given.minimum_images)
 
+    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
+    other_wrapped = sv.wrap(other, torch.zeros(1, 3, side, side), name=given.model, naming=naming)
+
     def exact() -> sv.Study:
         return wrapped.analyze(task, recipe, progress=False)
+
+    def channels_last() -> sv.Study:
+        return other_wrapped.analyze(task, recipe, progress=False)
 
     def stopped() -> sv.Study:
         return wrapped.analyze(task, recipe, stop=stop, progress=False)
 
-    first = cpu_seconds(exact)[0], cpu_seconds(stopped)[0]
+    first = cpu_seconds(exact)[0], cpu_seconds(stopped)[0], cpu_seconds(channels_last)[0]
     some = names[:: given.every]
     naive_s, scores = cpu_seconds(lambda: naive(wrapped, task, truth, recipe, some))
     second, study = cpu_seconds(exact)
     third, early = cpu_seconds(stopped)
+    fourth, rounded = cpu_seconds(channels_last)
     whole_s = naive_s / (len(some) + 1) * (len(names) + 1)
     expected = {one.layer: one.score for one in study.measurements}
     exact_s, stop_s = statistics.median([first[0], second]), statistics.median([first[1], third])
+    last_s = statistics.median([first[2], fourth])
+    changes = [abs((one.score or 0.0) - (expected[one.layer] or 0.0)) for one in rounded.measurements]
     print(
         json.dumps(
             {
@@ -125,8 +137,11 @@ def main() -> None:
                 "naive_s": round(whole_s, 1),
                 "exact_s": round(exact_s, 1),
                 "stop_s": round(stop_s, 1),
+                "channels_last_s": round(last_s, 1),
                 "speedup_exact": round(whole_s / exact_s, 1),
                 "speedup_stop": round(whole_s / stop_s, 1),
+                "speedup_channels_last": round(whole_s / last_s, 1),
+                "largest_change_of_a_score_by_channels_last": max(changes),
                 "scores_differ": sum(abs(expected[n] - s) > 1e-12 for n, s in zip(some, scores[1:], strict=True)),
                 "tolerance": given.tolerance,
                 "images_used_by_stop": sum(one.images for one in early.measurements) / len(names) / len(task),

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
+from sensitivity.contracts import Batch
 
 SIDE = 16
 
@@ -58,3 +62,64 @@ a_model = net()
 
 def broken() -> nn.Module:
     raise ZeroDivisionError("a bug of the user's own")
+
+
+def noisy_model() -> tuple[nn.Module, Tensor]:
+    """Prints as user code does, from Python and from below it."""
+    print("loading weights ...")
+    os.system("echo loading from a program")
+    ctypes.CDLL(None).puts(b"loading from C")
+    return model()
+
+
+def calibration() -> sv.Calibration:
+    return wrapped().calibrate(images(), sv.INT8)
+
+
+def no_images() -> None:
+    """A function without its return."""
+
+
+class Impatient(sv.FeatureFidelity):
+    """Ctrl-C while the third batch runs."""
+
+    def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
+        for number, batch in enumerate(super().batches(images)):
+            if number == 2 and not self.needs_reference:
+                raise KeyboardInterrupt
+            yield batch
+
+
+def impatient() -> Impatient:
+    generator = torch.Generator().manual_seed(2)
+    return Impatient(torch.rand(4, 3, SIDE, SIDE, generator=generator), batch_size=1, name="four images")
+
+
+class Encoded(nn.Module):
+    """As a SAM: a task calls its methods, not the module itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = net()
+        self.head = nn.Conv2d(4, 2, 1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        encoded: Tensor = self.encoder(x)
+        return encoded
+
+    def forward(self, x: Tensor) -> Any:
+        return self.head(self.encode(x))
+
+
+def encoded() -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(3)
+    return Encoded(), torch.zeros(1, 3, SIDE, SIDE)
+
+
+def encoded_task() -> sv.Task:
+    inputs = images()
+
+    def power(model: Any) -> float:
+        return sum(float(model.head(model.encode(image)).square().mean()) for image in inputs)
+
+    return sv.callback_task(power)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +11,7 @@ import pytest
 import sensitivity as sv
 from sensitivity.cli.main import main
 from sensitivity.cli.recipes import READY, recipe
+from sensitivity.records.latency import latency_of
 from sensitivity.study import Study
 from tests.cli import named_models
 
@@ -64,6 +68,42 @@ def test_activations_need_images_and_that_is_said_before_anything_runs(
     assert "recipe int8 quantizes activations and needs images" in capsys.readouterr().err
 
 
+def test_an_interrupted_sweep_is_written_and_exits_with_130(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.json"
+    assert main(["analyze", MODEL, f"{HERE}:impatient", "--recipe", "int8-weights", "--out", str(out)]) == 130
+    captured = capsys.readouterr()
+    assert {one.status for one in Study.load(out).measurements} == {"interrupted"}
+    assert f"wrote {out}" in captured.out
+    assert "interrupted: 2 of 4 images were run" in captured.err
+
+
+def test_an_interrupted_sweep_as_json_is_json_all_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--recipe", "int8-weights", "--out", str(tmp_path / "a.json"), "--json"]
+    assert main(["analyze", MODEL, f"{HERE}:impatient", *words]) == 130
+    assert json.loads(capsys.readouterr().out)["notes"] == ["interrupted: 2 of 4 images were run"]
+
+
+def test_ctrl_c_of_a_running_process_exits_with_130(tmp_path: Path) -> None:
+    code = "import signal, torch\nfrom tests.cli.named_models import *\n"
+    code += "class Slow(Impatient):\n    def batches(self, images=None):\n"
+    code += "        for number, batch in enumerate(sv.FeatureFidelity.batches(self, images)):\n"
+    code += "            number == 1 and not self.needs_reference and signal.raise_signal(signal.SIGINT)\n"
+    code += "            yield batch\n"
+    code += "def slow(): return Slow(torch.rand(4, 3, SIDE, SIDE), batch_size=1)\n"
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    words = ["analyze", MODEL, "mine:slow", "--recipe", "int8-weights", "--out", str(tmp_path / "a.json")]
+    places = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    found = subprocess.run(
+        [sys.executable, "-m", "sensitivity.cli.main", *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": places},
+    )
+    assert found.returncode == 130, found.stderr
+    assert "interrupted: 1 of 4 images were run" in found.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -90,6 +130,92 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
     words = ["--recipe", "int8-weights", "--out", str(tmp_path / "file" / "a.json")]
     assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 1
     assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("folder", "it is a folder"), (".", "it is a folder"), ("locked/a.json", "cannot write"), ("kept.json", "cannot")],
+)
+def test_a_place_for_the_study_is_tried_before_the_work(
+    out: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "locked").mkdir()
+    (tmp_path / "kept.json").write_text("", encoding="utf-8")
+    refuse(monkeypatch, tmp_path / "locked", tmp_path / "kept.json")
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(["analyze", f"{HERE}:broken", TASK, "--recipe", "int8-weights", "--out", out]) == 1
+    captured = capsys.readouterr()
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, *places: Path) -> None:
+    """Make these as a person without rights finds them; the one who runs the tests may be root, who has all."""
+    allowed = os.access
+
+    def access(path: str | Path, mode: int) -> bool:
+        return Path(path).absolute() not in places and allowed(path, mode)
+
+    monkeypatch.setattr(os, "access", access)
+
+
+def test_images_that_a_function_does_not_return_are_missed_with_its_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--calibration", f"{HERE}:no_images", "--out", str(tmp_path / "a.json")]
+    assert main(["analyze", MODEL, TASK, *words]) == 1
+    assert f"IMAGES '{HERE}:no_images' returned NoneType, which is no images" in capsys.readouterr().err
+
+
+def test_a_calibration_that_was_made_before_is_taken(tmp_path: Path) -> None:
+    out = tmp_path / "a.json"
+    assert main(["analyze", MODEL, TASK, "--calibration", f"{HERE}:calibration", "--out", str(out)]) == 0
+    net, example = named_models.model()
+    expected = sv.wrap(net.eval(), example).analyze(named_models.task(), calibration=named_models.images())
+    assert drops(Study.load(out)) == drops(expected)
+
+
+@pytest.mark.slow
+def test_times_of_an_engine_are_kept_in_the_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.json"
+    words = ["--calibration", IMAGES, "--latency", "openvino", "--out", str(out)]
+    assert main(["analyze", MODEL, TASK, *words]) == 0
+    found = latency_of(Study.load(out), "int8")
+    assert found is not None
+    assert found.engine == "openvino"
+    assert all(quantized > 0 and in_float > 0 for quantized, in_float in found.layers.values())
+    assert main(["protect", str(out), "--latency", "1000", "--json"]) == 0
+
+
+@pytest.mark.slow
+def test_a_recipe_without_an_engine_costs_the_times_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "a.json"
+    recipes = ["--recipe", "thesis", "--recipe", "int8"]
+    words = ["--calibration", IMAGES, "--latency", "openvino", "--out", str(out)]
+    assert main(["analyze", MODEL, TASK, *recipes, *words]) == 1
+    assert "the study was written and has no times of thesis on openvino" in capsys.readouterr().err
+    found = Study.load(out)
+    assert len(found.measurements) == 6
+    assert latency_of(found, "thesis") is None
+    assert latency_of(found, "int8") is not None
+
+
+def test_an_engine_that_is_not_installed_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    words = ["--recipe", "int8-weights", "--latency", "openvino", "--out", str(tmp_path / "a.json")]
+    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 1
+    assert "pip install 'sensitivity[openvino]'" in capsys.readouterr().err
+
+
+def test_an_engine_that_times_no_layers_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["analyze", MODEL, TASK, "--latency", "onnxruntime"])
+    assert "invalid choice: 'onnxruntime'" in capsys.readouterr().err
 
 
 def test_recipes_by_name_are_those_of_the_front_door() -> None:

@@ -88,6 +88,52 @@ def test_what_is_missing_is_one_line_and_exit_code_1(
         assert message in captured.err
 
 
+@pytest.mark.parametrize("command", ["deploy", "verify"])
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"[]", b'{"rules": [], "reasons": 5}', None])
+def test_a_scheme_that_is_something_else_is_one_line(
+    command: str, content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "scheme.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert main([command, MODEL, str(path), "--calibration", IMAGES]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "scheme" in captured.err.replace(str(path), "").lower()
+
+
+@pytest.mark.parametrize("command", ["deploy", "verify"])
+def test_images_and_places_are_checked_before_the_model_is_made(
+    command: str, scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [command, f"{HERE}:broken", scheme, "--calibration"]
+    assert main([*words, IMAGES, "--out", str(tmp_path)]) == 1
+    assert "it is a folder" in capsys.readouterr().err
+    assert main([command, MODEL, scheme, "--calibration", f"{HERE}:no_images"]) == 1
+    assert "returned NoneType, which is no images" in capsys.readouterr().err
+
+
+def test_parts_are_what_an_engine_runs(scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"{HERE}:encoded", scheme, "--calibration", IMAGES]
+    with_task = ["verify", f"{HERE}:encoded", scheme, f"{HERE}:encoded_task", "--calibration", IMAGES]
+    assert main(with_task) == 1  # the task calls methods, not the model
+    assert "never runs the model" in capsys.readouterr().err
+    assert main([*with_task, "--parts", "encoder"]) == 0, capsys.readouterr()
+    capsys.readouterr()
+    out = tmp_path / "model.onnx"
+    assert main(["deploy", *words, "--parts", "encoder", "head", "--out", str(out), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["written"] == [str(tmp_path / "model-encoder.onnx"), str(tmp_path / "model-head.onnx")]
+    assert main(["deploy", *words, "--parts", "encodr"]) == 1
+    assert "encodr" in capsys.readouterr().err
+
+
+def test_a_calibration_that_was_made_before_is_taken(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["deploy", MODEL, scheme, "--calibration", f"{HERE}:calibration", "--engine", "torch", "--json"]
+    assert main(words) == 0
+    assert json.loads(capsys.readouterr().out)["left_out"] == {}
+
+
 def test_an_unknown_engine_is_a_wrong_command_line(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["deploy", MODEL, scheme, "--engine", "opnvino"])

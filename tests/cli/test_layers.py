@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -23,6 +25,24 @@ def test_json_holds_every_attribute_and_nothing_else_is_printed(capsys: pytest.C
     assert [layer["name"] for layer in found["layers"]] == NAMES
     assert found["layers"][0]["norm"] == "BatchNorm2d"
     assert found["skipped"] == []
+
+
+def test_what_the_users_code_prints_is_not_in_the_json(capfd: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", f"{HERE}:noisy_model", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert len(json.loads(captured.out)["layers"]) == 3
+    for line in ("loading weights ...", "loading from a program", "loading from C"):
+        assert line in captured.err
+    assert main(["layers", f"{HERE}:noisy_model"]) == 0  # a person sees it where it was printed
+    assert "loading weights ..." in capfd.readouterr().out
+
+
+def test_json_of_a_process_is_json_alone() -> None:
+    command = [sys.executable, "-m", "sensitivity.cli.main", "layers", f"{HERE}:noisy_model", "--json"]
+    found = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert found.returncode == 0, found.stderr
+    assert len(json.loads(found.stdout)["layers"]) == 3
+    assert "loading from C" in found.stderr
 
 
 def test_a_pattern_selects(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,12 @@ import pytest
 from sensitivity.cli.main import main
 from sensitivity.cli.protect import size
 from sensitivity.records import Scheme
+from sensitivity.records.latency import Latency
 from sensitivity.study import Study
-from tests.made_studies import make_study
+from tests.made_studies import INT8, make_study
 
 DROPS = [0.01, 0.05, 0.03, 0.0]
+TIMES = {layer.name: (0.001, 0.003) for layer in make_study(DROPS).layers}
 
 
 @pytest.fixture
@@ -39,6 +41,24 @@ def test_json_is_the_scheme_that_the_study_gives(
 ) -> None:
     assert main(["protect", str(path), *words, "--json"]) == 0
     assert Scheme.from_json(json.loads(capsys.readouterr().out)) == study.protect(**expected)  # type: ignore[arg-type]
+
+
+def test_a_latency_budget_uses_the_times_in_the_study(
+    study: Study, path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    timed = study.with_latency(Latency("TinyNet", INT8, "openvino", 0.010, 0.018, TIMES))
+    timed.save(path)
+    assert main(["protect", str(path), "--latency", "13.5", "--json"]) == 0
+    found = Scheme.from_json(json.loads(capsys.readouterr().out))
+    assert found == timed.protect(latency_s=0.0135)
+    assert len(found.reasons) == 1  # the second would take 2 ms more
+    assert main(["protect", str(path), "--latency", "13.5"]) == 0
+    assert "expected 12 ms on openvino, of 10 ms with nothing protected" in capsys.readouterr().out
+
+
+def test_a_latency_budget_needs_times(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["protect", str(path), "--latency", "13.5"]) == 1
+    assert "sensitivity analyze --latency" in capsys.readouterr().err
 
 
 def test_the_scheme_is_written_and_told(study: Study, path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -71,6 +71,30 @@ def test_what_is_no_study_is_said(
     assert message in captured.err
 
 
+@pytest.mark.parametrize("command", [["report"], ["protect", "--top", "1"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe\x00\x01", b"PK\x03\x04\x80", b"5", b'{"schema": 1, "recipes": 5}', None]
+)
+def test_a_file_that_is_something_else_is_one_line(
+    command: list[str], content: bytes | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "study.json"
+    path.mkdir() if content is None else path.write_bytes(content)
+    assert main([command[0], str(path), *command[1:]]) == 1
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.count("\n") == 1
+    assert "Give a file written by Study.save" in captured.err
+
+
+def test_the_current_folder_is_no_study(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["report", "."]) == 1
+    assert ". cannot be read as a study: Is a directory" in capsys.readouterr().err
+
+
 def test_an_unknown_ending_is_refused_before_anything_is_written(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

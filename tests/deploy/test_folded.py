@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sensitivity as sv
@@ -72,6 +75,55 @@ def test_a_norm_that_serves_something_else_stays_with_its_reason() -> None:
     assert [reason for reason in folded.kept.values() if "used elsewhere" in reason]
     with torch.no_grad():
         torch.testing.assert_close(folded.model(images(1)), net(images(1)))
+
+
+class OneNormUsedTwice(nn.Module):
+    """Three norms, the second of which serves something else too: by a call of its own, or by its formula."""
+
+    def __init__(self, by_call: bool) -> None:
+        super().__init__()
+        self.by_call = by_call
+        self.first, self.one = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.second, self.two = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+        self.third, self.three = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.one(self.first(x)))
+        other = self.two(x) if self.by_call else x * getattr(self.two, "weight", x.mean())[:, None, None]
+        return self.three(self.third(F.relu(self.two(self.second(x)) + other)))
+
+
+@pytest.mark.parametrize("by_call", [True, False])
+def test_one_norm_that_serves_something_else_is_the_only_one_that_stays(by_call: bool) -> None:
+    net = build(lambda: OneNormUsedTwice(by_call))
+    wrapped = sv.wrap(net, images(1))
+    folded = folded_copy(net, wrapped.layers, (images(1),), {})
+    assert list(folded.kept) == [wrapped.layers["second"].name]
+    assert [m for m in folded.model.modules() if isinstance(m, nn.BatchNorm2d)] == [folded.model.two]
+    assert [layer.module for layer in folded.layers if layer.norm_module] == ["second"]
+    with torch.no_grad():
+        assert sqnr_db(net(images(2)), folded.model(images(2))) > 100.0
+
+
+@pytest.mark.parametrize(
+    "computed",
+    [nn.utils.parametrizations.weight_norm, nn.utils.parametrizations.spectral_norm],
+    ids=["weight norm", "spectral norm"],
+)
+def test_a_weight_that_is_computed_from_others_is_baked_and_runs_in_int8(computed: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(computed(nn.Conv2d(3, 16, 3, padding=1)), nn.ReLU(), nn.Conv2d(16, 8, 1)).eval()
+    with torch.no_grad():
+        want = net(images(2))
+    wrapped = sv.wrap(net, images(1))
+    wrapped.calibrate([images(4, seed=1)])
+    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8))
+    assert (deployed.plan.left_out, deployed.attempts) == ({}, ())
+    layers = {node: layer.precision for layer in deployed.engine.layer_info() for node in layer.nodes}
+    assert (layers["0"], layers["2"]) == ("int8", "int8")
+    with torch.no_grad():
+        assert torch.equal(net(images(2)), want), "the caller's model is left alone"
+    assert sqnr_db(want, deployed(images(2))) > 25.0
 
 
 def test_a_norm_that_depends_on_its_input_stays_with_its_reason() -> None:

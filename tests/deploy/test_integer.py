@@ -120,6 +120,32 @@ def test_half_quantized_layers_are_simulated_as_ever() -> None:
         assert torch.equal(model(x)["up"][0], simulated)
 
 
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(16, 32), nn.Linear(32, 8)
+        self.attend = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        return self.leave(y + self.attend(y, y, y, need_weights=False)[0])
+
+
+def test_a_projection_inside_attention_is_simulated_as_ever() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(2, 10, 16)
+    wrapped = sv.wrap(Attention().eval(), x)
+    wrapped.calibrate([x])
+    plan, seen = wrapped.plan(INT8), dict[str, Tensor]()
+    with plan.simulated() as model:
+        simulated = model(x)
+    with integer_exact(plan, seen) as model:
+        exact = model(x)
+    assert set(seen) == {"enter", "leave"}
+    with torch.no_grad():
+        assert sqnr_db(simulated, exact) > sqnr_db(simulated, wrapped.model(x)) + 6.0
+
+
 def test_the_copy_is_as_before_afterwards(shared: sv.Wrapped) -> None:
     plan = shared.plan(INT8)
     before = {name: (value.dtype, value.clone()) for name, value in plan.model.state_dict().items()}

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 import sensitivity as sv
+from sensitivity.deploy.latency import by_turns
 from sensitivity.errors import EngineError
 from tests.deploy.nets import images
 
@@ -17,6 +20,20 @@ def test_every_layer_has_a_time_in_both_precisions(wrapped: sv.Wrapped) -> None:
         assert sum(times[number] for times in latency.layers.values()) < 20 * whole, (
             "profiling has a price, no other unit"
         )
+
+
+def test_timers_are_called_by_turns_and_the_median_counts() -> None:
+    said: list[str] = []
+
+    def timer(name: str, seconds: list[float]) -> Callable[[], float]:
+        def tell() -> float:
+            said.append(name)
+            return seconds.pop(0)
+
+        return tell
+
+    assert by_turns([timer("a", [1.0, 9.0, 2.0]), timer("b", [3.0, 8.0, 4.0])], rounds=3) == [2.0, 4.0]
+    assert said == ["a", "b"] * 3
 
 
 def test_a_study_with_times_can_be_protected_within_a_latency(shared: sv.Wrapped) -> None:

@@ -9,9 +9,11 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 import sensitivity as sv
 from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.measures import sqnr_db
 from sensitivity.errors import ExportError
 from sensitivity.quantize.weights import weight_codes
 from sensitivity.records import QuantSpec, Recipe
@@ -117,6 +119,25 @@ def test_layers_that_read_one_tensor_share_its_quantizer(shared: sv.Wrapped) -> 
     quantizers = shared.deploy(sv.Scheme.all(sv.INT8), "onnxruntime").parts[0].qdq.quantizers
     assert quantizers["coarse.0"] == quantizers["tower#0"]
     assert quantizers["tower#0"] != quantizers["tower#1"]
+
+
+@pytest.mark.parametrize("mode", ["reflect", "replicate"])
+def test_a_layer_that_pads_by_itself_is_quantized_in_front_of_its_padding_as_it_is_simulated(mode: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.Conv2d(3, 16, 3, padding=1, padding_mode=mode), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1, padding_mode=mode)
+    )
+    wrapped = sv.wrap(net.eval(), images(1))
+    wrapped.calibrate([images(4, seed=1)])
+    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8))
+    graph = graph_of(deployed).graph
+    pads = [node for node in graph.node if node.op_type == "Pad"]
+    assert [node.input[0] for node in pads] == ["0.input.quantized", "2.input.quantized"]
+    found = wrapped.verify(deployed)
+    assert [(check.executed, check.status) for check in found.layers] == [("int8", "verified")] * 2
+    x = images(2, seed=3)
+    with deployed.plan.simulated() as model:
+        assert sqnr_db(model(x), deployed(x)) > 40.0
 
 
 def test_protected_layers_stay_in_float(shared: sv.Wrapped) -> None:

@@ -15,8 +15,8 @@ import torch
 import sensitivity as sv
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.openvino_engine import OpenVinoEngine
-from sensitivity.errors import PrecisionNotHonouredError, TaskError
-from tests.deploy.nets import images
+from sensitivity.errors import EngineError, PrecisionNotHonouredError, TaskError
+from tests.deploy.nets import SharedHead, build, images
 from tests.models import CASES
 
 INT8 = sv.Scheme.all(sv.INT8)
@@ -36,7 +36,7 @@ def test_every_layer_of_the_nets_is_verified(verification: sv.Verification) -> N
     for check in verification.layers:
         assert (check.planned, check.executed) == ("int8", "int8")
         assert check.codes > 0
-        assert (check.code_steps or 0) <= 1
+        assert check.code_steps in (0, 1)
         assert check.code_share is not None
         assert check.code_share <= 2e-4
 
@@ -53,7 +53,10 @@ def test_the_metric_is_told_three_times_with_the_spread_of_roundings(verificatio
     assert verification.images == 4
     assert verification.metric_fp32 == 150.0  # what equal outputs are given
     assert set(verification.metric_variants) == {"channels last", "reciprocal scale"}
-    assert abs(verification.metric_difference or 9.0) < 1.5
+    assert verification.metric_difference is not None
+    assert abs(verification.metric_difference) < 0.5
+    assert verification.metric_tolerance == 1.0  # dB, and no share of the drop from an exact copy's 150 dB
+    assert verification.metric_pass
     assert verification.metric_spread is not None
     assert verification.metric_spread >= 0.0
 
@@ -94,9 +97,12 @@ def test_a_protected_layer_counts_as_in_float(shared: sv.Wrapped) -> None:
 
 def test_onnxruntime_agrees_in_codes_but_runs_in_float(shared: sv.Wrapped) -> None:
     found = shared.verify(shared.deploy(INT8, "onnxruntime"))
-    assert {check.status for check in found.layers} == {"other precision"}
-    assert max(check.code_steps or 0 for check in found.layers) <= 1
-    assert all((check.code_share or 0.0) <= 2e-4 for check in found.layers)
+    assert {check.status for check in found.layers} == {"agrees in float"}
+    for check in found.layers:
+        assert check.codes > 0
+        assert check.code_steps in (0, 1)
+        assert check.code_share is not None
+        assert check.code_share <= 2e-4
     with pytest.raises(PrecisionNotHonouredError, match="onnxruntime runs 5 of 5 layers"):
         shared.verify(shared.deploy(INT8, "onnxruntime"), strict=True)
 
@@ -187,11 +193,69 @@ def test_wrong_outputs_are_found_though_every_layer_agrees(shared: sv.Wrapped) -
     assert not found.passed
 
 
-def test_the_simulation_itself_is_no_engine_to_verify(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8, "torch"))
-    assert {check.codes for check in found.layers} == {0}
-    assert found.output_sqnr_db == float("inf")
-    assert not found.layers_pass
+class Noisy(OpenVinoEngine):
+    """Right layers; noise on the model's outputs, 10 dB below the signal."""
+
+    name = "noisy"
+
+    def run(self, *inputs: Any) -> tuple[Any, ...]:
+        random = np.random.default_rng(0)
+        outputs = super().run(*inputs)
+        return tuple(
+            out + np.sqrt(0.1) * out.std() * random.standard_normal(out.shape).astype(np.float32)
+            if out.dtype == np.float32
+            else out
+            for out in outputs
+        )
+
+
+def test_a_metric_in_decibels_allows_no_share_of_a_drop_from_an_exact_copy(shared: sv.Wrapped) -> None:
+    found = shared.verify(shared.deploy(INT8.protect("up"), Noisy), fidelity())
+    assert found.metric_difference is not None
+    assert found.metric_difference < -5.0
+    assert found.metric_pass is False
+    loose = sv.Gates(metric_db=100.0)
+    assert shared.verify(shared.deploy(INT8.protect("up"), Noisy), fidelity(), gates=loose).metric_pass
+
+
+def test_what_was_not_deployed_is_refused(shared: sv.Wrapped) -> None:
+    deployed: Any = shared.deploy(INT8)
+    with pytest.raises(EngineError, match=r"takes what wrapped.deploy\(scheme, engine\) returned, not OpenVinoEngine"):
+        shared.verify(deployed.engine)
+
+
+def test_the_deployment_of_other_weights_is_refused(shared: sv.Wrapped) -> None:
+    deployed = shared.deploy(INT8, "torch")
+    other = sv.wrap(build(SharedHead, seed=1), images(1), name="other")
+    with pytest.raises(EngineError, match="was not made of other as it is now"):
+        other.verify(deployed)
+    model: Any = shared.model
+    before = model.score.bias.detach().clone()
+    with torch.no_grad():
+        model.score.bias.add_(1.0)
+        try:
+            with pytest.raises(EngineError, match="Deploy again"):
+                shared.verify(deployed)
+        finally:
+            model.score.bias.copy_(before)
+    assert shared.verify(deployed).passed
+
+
+def test_no_samples_are_refused(shared: sv.Wrapped) -> None:
+    with pytest.raises(TaskError, match="samples=0: give 1 or more"):
+        shared.verify(shared.deploy(INT8, "torch"), samples=0)
+
+
+def test_roundings_can_be_left_out_and_progress_is_told(shared: sv.Wrapped, capsys: pytest.CaptureFixture[str]) -> None:
+    deployed = shared.deploy(INT8, "torch")
+    quiet = shared.verify(deployed, fidelity(), roundings=False)
+    assert quiet.metric_variants == {}
+    assert quiet.metric_spread is None
+    assert capsys.readouterr().err == ""
+    shared.verify(deployed, fidelity(), roundings=False, progress=True)
+    assert "12/12" in capsys.readouterr().err  # fp32, simulated and deployed on 4 images each
+    shared.verify(deployed, fidelity(), progress=True)
+    assert "20/20" in capsys.readouterr().err
 
 
 def test_verification_leaves_the_model_as_it_was(shared: sv.Wrapped) -> None:

@@ -16,7 +16,7 @@ from sensitivity.errors import RecipeError
 from sensitivity.quantize import recipes
 from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
 from sensitivity.records import Pruning, QuantSpec, Recipe
-from sensitivity.records.recipe import FORMATS, OBSERVERS, PLACEMENTS, Granularity
+from sensitivity.records.recipe import FORMATS, INTEGERS, OBSERVERS, PLACEMENTS, Granularity
 
 PRESETS = (INT8, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
 
@@ -25,6 +25,8 @@ def test_presets_have_the_names_that_tables_show() -> None:
     names = ["int8", "int8-weights", "int8-activations", "int4-weights", "fp8", "thesis"]
     assert [preset.name for preset in PRESETS] == names
     assert [Prune(0.5).name, Prune("2:4").name] == ["prune-0.5", "prune-2:4"]
+    assert Prune(0.1 + 0.2).name == "prune-0.3"
+    assert Prune(0.1 + 0.2).pruning == Pruning(level=0.1 + 0.2)
 
 
 def test_int8_is_what_engines_run() -> None:
@@ -54,10 +56,33 @@ def test_pruning_takes_a_level_or_a_pattern() -> None:
         Prune("4:2")
 
 
-def quant_specs() -> st.SearchStrategy[QuantSpec]:
-    def build(granularity: Granularity, group_size: int, **rest: Any) -> QuantSpec:
+@pytest.mark.parametrize("name", ["fp8_e4m3", "fp8_e5m2", "log2"])
+def test_what_no_format_or_weight_can_have_is_refused_when_it_is_said(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"{name} has no zero point, so symmetric=False makes no sense"):
+        QuantSpec(name, symmetric=False)
+    with pytest.raises(RecipeError, match=f"'entropy' is defined for integer formats, not for '{name}'"):
+        QuantSpec(name, observer="entropy")
+
+
+def test_weights_are_refused_what_only_activations_can_have() -> None:
+    entropy, sampled = QuantSpec(observer="entropy"), QuantSpec(observer="mse", sample_every=8)
+    with pytest.raises(RecipeError, match="'mine' gives weights the observer 'entropy'"):
+        Recipe("mine", weights=entropy)
+    with pytest.raises(RecipeError, match="'mine' gives weights sample_every=8: weights are observed in full"):
+        Recipe("mine", weights=sampled)
+    assert Recipe("mine", activations=entropy).activations == entropy
+    assert Recipe("mine", activations=sampled).activations == sampled
+
+
+def quant_specs(*, of_weights: bool = False) -> st.SearchStrategy[QuantSpec]:
+    def build(granularity: Granularity, group_size: int, symmetric: bool, observer: str, **rest: Any) -> QuantSpec:
+        whole = rest["format"] in INTEGERS
+        if observer == "entropy" and (of_weights or not whole):
+            observer = "mse"
         return QuantSpec(
             granularity=granularity,
+            symmetric=symmetric or not whole,
+            observer=observer,
             group_size=group_size if granularity == "per-group" else None,
             **rest,
         )
@@ -82,7 +107,7 @@ def prunings() -> st.SearchStrategy[Pruning]:
 
 @given(
     st.text(),
-    st.none() | quant_specs(),
+    st.none() | quant_specs(of_weights=True),
     st.none() | quant_specs(),
     prunings(),
     st.sampled_from(PLACEMENTS),

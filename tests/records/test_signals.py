@@ -73,6 +73,16 @@ def test_what_is_left_out_is_in_the_notes() -> None:
     assert "INT8: not replayed" in notes
 
 
+def test_the_same_signals_a_second_time_change_nothing() -> None:
+    study = make_study([0.1, 0.2, 0.3])
+    signals = signals_of(study, {"estimate_output_mse": [1.0, 2.0]}, failed={"stage2:0:0": "NaN"}, notes=("slow",))
+    once = study.with_signals(signals)
+    assert len(once.notes) == len(study.notes) + 3
+    assert once.with_signals(signals) == once
+    more = once.with_signals(replace(signals, failed={"stage2:0:0": "infinity"}))
+    assert more.notes == (*once.notes, "INT8: no signals of stage2:0:0: infinity")
+
+
 def test_signals_of_another_recipe_model_or_direction_are_refused() -> None:
     study = make_study([0.1, 0.2])
     with pytest.raises(StudyError, match=r"signals are of recipe 'INT4', which does something else.*: INT8"):

@@ -7,10 +7,11 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import Gates, LayerCheck, VerificationRecord
+from sensitivity.records.verification import Gates, LayerCheck, OutputCheck, VerificationRecord
 
 RECORD = VerificationRecord(
     model="net",
@@ -47,6 +48,11 @@ def test_all_gates_pass_at_their_edge() -> None:
     assert replace(RECORD, metric_deployed=0.8909).passed
 
 
+@pytest.mark.parametrize("status", ["verified", "agrees in float", "in float", "left in float"])
+def test_a_layer_that_is_as_planned_passes(status: str) -> None:
+    assert replace(RECORD, layers=(replace(RECORD.layers[0], status=status),)).layers_pass
+
+
 @pytest.mark.parametrize("status", ["other precision", "disagrees", "not checked", "simulated only"])
 def test_one_layer_that_is_not_verified_fails_all(status: str) -> None:
     wrong = replace(RECORD, layers=(*RECORD.layers, replace(RECORD.layers[0], status=status)))
@@ -60,6 +66,51 @@ def test_outputs_must_be_six_decibels_nearer() -> None:
     assert replace(RECORD, output_sqnr_db=-math.inf).outputs_pass is False
     assert replace(RECORD, output_sqnr_db=None).outputs_pass is None
     assert replace(RECORD, output_sqnr_db=27.0, gates=Gates(output_margin_db=3.0)).outputs_pass is True
+
+
+def test_an_output_in_float_is_asked_for_no_more_than_float_rounding_gives() -> None:
+    untouched = OutputCheck("", 10_000, sqnr_db=130.0, simulation_sqnr_db=math.inf)
+    assert untouched.passes(Gates()) is True
+    assert replace(untouched, sqnr_db=70.0).passes(Gates()) is False
+    assert replace(untouched, sqnr_db=70.0).passes(Gates(float_sqnr_db=60.0)) is True
+
+
+def test_noises_of_few_numbers_are_uncertain() -> None:
+    """The ratio of two noises, each of n independent normal numbers, leaves its gate by chance in a few percent."""
+    random = np.random.default_rng(0)
+    for elements in (10, 40, 1000):
+        engine, simulation = (random.standard_normal((2000, elements)) ** 2 for _ in range(2))
+        far, near = (-10.0 * np.log10(one.mean(1)) for one in (engine, simulation))
+        checks = [OutputCheck("", elements, float(36.0 + a), float(30.0 + b)) for a, b in zip(far, near, strict=True)]
+        failed = sum(check.passes(Gates()) is False for check in checks) / len(checks)
+        assert 0.005 < failed < 0.05, elements
+
+
+def test_an_output_of_integers_is_judged_by_the_share_that_differs() -> None:
+    check = OutputCheck("", 1000, share=0.02, simulation_share=0.05)
+    assert check.passes(Gates()) is True
+    assert replace(check, share=0.03).passes(Gates()) is False
+    assert replace(check, share=0.03).passes(Gates(output_margin_db=3.0)) is True
+    assert replace(check, share=0.02, simulation_share=None).passes(Gates()) is None
+    assert replace(check, share=0.0, simulation_share=None).passes(Gates()) is True
+
+
+def test_one_wrong_output_is_enough_and_an_empty_one_says_nothing() -> None:
+    right, wrong = OutputCheck("a", 100, 60.0, 30.0), OutputCheck("b", 100, 20.0, 30.0)
+    empty = OutputCheck("c", 0, reason="no elements")
+    assert replace(RECORD, outputs=(right, empty)).outputs_pass is True
+    assert replace(RECORD, outputs=(right, wrong)).outputs_pass is False
+    assert replace(RECORD, outputs=(empty,)).outputs_pass is None
+
+
+def test_a_metric_in_decibels_has_gates_of_its_own() -> None:
+    decibels = replace(RECORD, unit="dB", metric_fp32=150.0, metric_simulated=30.0, metric_deployed=28.9)
+    assert decibels.metric_tolerance == 1.0
+    assert decibels.metric_pass is False
+    assert replace(decibels, gates=Gates(metric_db=2.0)).metric_pass
+    assert Gates().metric_tolerance("dB", 120.0, single_layer=True) == 0.1
+    assert Gates(single_layer_db=0.3).metric_tolerance("dB", 120.0, single_layer=True) == 0.3
+    assert Gates().metric_tolerance("%", 0.5, single_layer=True) == pytest.approx(0.05)
 
 
 def test_a_large_predicted_drop_allows_a_larger_difference() -> None:
@@ -77,11 +128,13 @@ def test_a_metric_outside_its_gate_is_excused_by_the_spread_of_roundings_alone()
 def test_what_was_not_measured_is_none() -> None:
     bare = VerificationRecord("net", "openvino", RECORD.layers)
     assert {bare.metric_difference, bare.metric_tolerance, bare.metric_spread, bare.metric_pass, bare.speedup} == {None}
-    assert bare.passed
+    assert bare.outputs_pass is None
+    assert not bare.passed, "outputs that were not compared have not passed"
 
 
 def test_json_both_ways(tmp_path: Path) -> None:
     strange = replace(RECORD, output_sqnr_db=math.inf, info={"parts": ["", "x"], "version": None})
+    strange = replace(strange, outputs=(OutputCheck("a", 3, -math.inf, None, reason="shapes differ"),))
     assert VerificationRecord.from_json(json.loads(json.dumps(strange.to_json(), allow_nan=False))) == strange
     strange.save(tmp_path / "v.json")
     assert VerificationRecord.load(tmp_path / "v.json") == strange

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import replace
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import pytest
 import torch
 
 import sensitivity as sv
+from sensitivity.contracts import Batch
 from sensitivity.errors import ExecutorError
 from tests.sweep.mean_task import Chain, MeanTask
 from tests.sweep.stored_sweeps import known
@@ -88,7 +90,7 @@ def test_a_store_filled_by_many_processes_is_continued_by_one(
     expected = known(analyze(wrapped, MeanTask(40), executor=processes, store=tmp_path / "s.jsonl"))
     task = MeanTask(40)
     assert known(analyze(wrapped, task, store=tmp_path / "s.jsonl")) == expected
-    assert task.passes == 0
+    assert task.passes == 1  # that the undisturbed model predicts the same
 
 
 @pytest.mark.slow
@@ -126,6 +128,43 @@ def test_what_cannot_be_sent_is_said(wrapped: sv.Wrapped) -> None:
     task.score = lambda predictions: {"mean": 0.0}  # type: ignore[method-assign]
     with ThreadPoolExecutor(1) as executor, pytest.raises(ExecutorError, match="lambdas as functions"):
         analyze(wrapped, task, executor=executor)
+
+
+class Unsendable(MeanTask):
+    """Its batches hold a function that has no name."""
+
+    def batches(self, images: Any = None) -> Iterator[Batch]:
+        for batch in super().batches(images):
+            yield replace(batch, context=lambda: 1)
+
+
+class Unreturnable(MeanTask):
+    """So do its predictions."""
+
+    def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
+        return [lambda: 1 for _ in super().predict(model, batch)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", [Unsendable(8), Unreturnable(8)])
+def test_a_batch_or_a_prediction_that_cannot_be_sent_is_said(
+    wrapped: sv.Wrapped, processes: Executor, task: MeanTask
+) -> None:
+    with pytest.raises(ExecutorError, match=r"a batch, or what the task predicts for it, cannot be sent .*lambda"):
+        wrapped.analyze(task, sv.INT4_WEIGHTS, executor=processes, progress=False)
+
+
+class Confused(MeanTask):
+    """Fails with an error of the kinds that pickling gives."""
+
+    def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
+        raise TypeError("no such box")
+
+
+@pytest.mark.slow
+def test_an_error_of_the_task_itself_comes_through(wrapped: sv.Wrapped, processes: Executor) -> None:
+    with pytest.raises(TypeError, match="no such box"):
+        wrapped.analyze(Confused(8), sv.INT4_WEIGHTS, executor=processes, progress=False)
 
 
 def test_a_layer_that_fails_in_a_worker_is_a_row_with_its_reason(wrapped: sv.Wrapped) -> None:

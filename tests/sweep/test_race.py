@@ -163,11 +163,32 @@ def test_a_random_walk_watched_from_a_first_look_crosses_the_boundary_as_often_a
         ("minimum_images", 1),
         ("seed", -1),
         ("tolerance", math.nan),
+        ("tolerance", True),
+        ("tolerance", "0.005"),
+        ("level", "0.95"),
+        ("level", math.nan),
+        ("relative", True),
+        ("minimum_images", 10.5),
+        ("minimum_images", True),
+        ("seed", 1.5),
+        ("seed", False),
     ],
 )
-def test_a_setting_out_of_range_is_refused_by_name(setting: str, value: float) -> None:
+def test_a_setting_of_no_use_is_refused_by_name(setting: str, value: object) -> None:
     with pytest.raises(StudyError, match=f"cannot use {setting}={value!r}"):
         Confidence(**{"tolerance": 0.005, setting: value})
+
+
+def test_numbers_of_numpy_are_as_good_as_others() -> None:
+    confidence = Confidence(
+        tolerance=np.float32(0.005), level=np.float64(0.9), minimum_images=np.int64(32), seed=np.uint8(1)
+    )
+    assert confidence.minimum_images == 32
+
+
+def test_a_level_that_is_the_chance_of_an_error_is_refused_with_the_one_that_was_meant() -> None:
+    with pytest.raises(StudyError, match=r"level=0\.05\. Give the chance that the intervals are right.*level=0\.95\."):
+        Confidence(tolerance=0.005, level=0.05)
 
 
 @pytest.mark.parametrize("layers", [[], ["a", "a"]])

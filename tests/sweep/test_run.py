@@ -68,6 +68,22 @@ def test_all_but_one_disturbs_every_other_layer(wrapped: sv.Wrapped, images: lis
         assert measurement.score == wrapped.evaluate(task, scheme).value
 
 
+def test_all_but_one_of_some_layers_leaves_the_others_alone(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task, some = RecordingTask(images), ["first:0:0", "third:0:0"]
+    study = wrapped.analyze(task, sv.INT4_WEIGHTS, layers=some, direction="all-but-one", progress=False)
+    alone = [wrapped.evaluate(task, sv.Scheme.only(name, sv.INT4_WEIGHTS)).value for name in reversed(some)]
+    assert [m.score for m in study.measurements] == alone
+
+
+def test_the_images_of_the_calibration_that_was_used_are_told(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    wrapped.calibrate(images, sv.INT8)
+    wrapped.calibrate(images[:2], sv.THESIS)
+    recipes = ([sv.INT8], [sv.INT4_WEIGHTS], [sv.INT8, sv.THESIS])
+    task = RecordingTask(images)
+    studies = [wrapped.analyze(task, some, layers="second", progress=False) for some in recipes]
+    assert [study.info["calibration_images"] for study in studies] == [3, 0, {"int8": 3, "thesis": 2}]
+
+
 def test_several_recipes_give_one_study(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
     recipes = [sv.INT4_WEIGHTS, sv.Prune(0.5)]
     study = wrapped.analyze(RecordingTask(images), recipes, layers="second", progress=False)
@@ -181,7 +197,7 @@ def test_a_task_that_compares_with_the_undisturbed_model_gets_its_reference(
 def test_a_watcher_is_told_the_layer_the_count_and_the_worst_layers_so_far() -> None:
     wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
     told: list[tuple[int, int, str]] = []
-    variants = plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time", of=list(wrapped.layers))
+    variants = plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")
     task = MeanTask(16)
     sweep(wrapped.model, task, variants, Disturber(wrapped.model, []), watch=lambda *said: told.append(said))
     assert [done for done, _, _ in told] == list(range(4, 65, 4))

@@ -101,6 +101,14 @@ def test_without_a_loss_the_square_of_the_estimate_is_the_output_error_on_averag
     assert 0.3 < ratio < 3.0  # the same signs for every image, so far from independent
 
 
+def test_a_task_without_inputs_is_differentiated_through_what_the_model_returned(net: Net, images: Tensor) -> None:
+    wrapped = sv.wrap(net, images[:1])
+    task = sv.callback_task(lambda model: float(model(images).numpy().mean()))  # no tensor with gradients has numpy()
+    from_task, from_images = wrapped.screen(task, INT4, loss=square), wrapped.screen([images], INT4, loss=square)
+    for layer, found in from_images.items():
+        assert from_task[layer] == pytest.approx(found, rel=1e-6)
+
+
 def test_the_output_error_is_that_of_the_first_batch(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images[:1])
     found = wrapped.screen(images, INT4)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sensitivity as sv
-from sensitivity.errors import CalibrationError, LayerNotFoundError, ModelError
+from sensitivity.errors import CalibrationError, LayerNotFoundError, ModelError, TaskError
+from sensitivity.zoo import efficientvit_sam
 from tests.models import CASES
+from tests.tasks.made_scenes import ANNOTATIONS, SIZES, write_scenes
 
 
 class Net(nn.Module):
@@ -115,6 +119,42 @@ def test_a_task_gives_its_inputs(net: Net, images: Tensor) -> None:
     from_task = wrapped.signals(sv.FeatureFidelity(images, batch_size=3), sv.INT4_WEIGHTS)
     from_images = wrapped.signals([images[:3], images[3:]], sv.INT4_WEIGHTS)
     assert from_task.of_layer == from_images.of_layer
+
+
+def test_a_task_without_inputs_calls_the_model_itself_and_its_outputs_are_looked_at(net: Net, images: Tensor) -> None:
+    wrapped = sv.wrap(net, images[:1])
+    seen: list[float] = []
+
+    def twice(model: nn.Module) -> float:
+        for part in (images[:3], images[3:]):
+            seen.append(model(part)["scores"].relu_().numpy().sum())  # writes to what it got
+        return 0.0
+
+    from_task = wrapped.signals(sv.callback_task(twice), sv.INT4_WEIGHTS)
+    from_images = wrapped.signals([images[:3], images[3:]], sv.INT4_WEIGHTS)
+    assert from_task.images == 1
+    for layer, found in from_images.items():
+        assert from_task[layer] == pytest.approx(found, rel=1e-6)
+    assert len(seen) > 4
+
+
+def test_a_task_that_calls_parts_of_the_model_alone_is_refused_with_the_way_out(net: Net, images: Tensor) -> None:
+    wrapped = sv.wrap(net, images[:1])
+    task = sv.callback_task(lambda model: float(model.conv(images).sum()), name="my metric")
+    for look in (wrapped.signals, wrapped.screen):
+        with pytest.raises(TaskError, match=r"my metric never calls the Net as a whole.*Give preprocessed images"):
+            look(task, sv.INT4_WEIGHTS)
+
+
+def test_a_sam_prompted_by_its_methods_is_refused_with_the_way_out(tmp_path: Path) -> None:
+    scenes = write_scenes(tmp_path, SIZES, ANNOTATIONS)
+    sam = efficientvit_sam.build("tiny")
+    inputs = torch.randn(1, 3, 64, 64), torch.tensor([[[4.0, 4.0, 60.0, 60.0]]])
+    wrapped = sv.wrap(sam, inputs)
+    task = sv.PromptedMasks(scenes.images, scenes.annotations, limit=1)
+    with pytest.raises(TaskError, match="never calls the EfficientViTSam as a whole, only parts or methods of it"):
+        wrapped.signals(task, sv.INT4_WEIGHTS)
+    assert set(wrapped.signals([inputs], sv.INT4_WEIGHTS, layers="stage0:*:*").names) > {"output_sqnr_db"}
 
 
 def test_what_changes_nothing_has_the_ceiling_and_activations_alone_have_no_weight_signal(

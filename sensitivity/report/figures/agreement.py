@@ -15,11 +15,13 @@ _MARKS = {
     VERIFIED: ("#1b7f5c", "o"),
     "other precision": ("#b3261e", "s"),
     "disagrees": ("#b3261e", "v"),
+    "agrees in float": ("#56b4e9", "o"),
     "in float": ("#8a8a8f", "x"),
+    "left in float": ("#8a8a8f", "+"),
     "not checked": ("#e69f00", "x"),
     "simulated only": ("#cc79a7", "x"),
 }
-_OTHER = ("#56b4e9", "x")
+_OTHER = ("#b3261e", "x")
 _NONE = 1e-8
 _TICKS = {1.0: "all", 1e-2: "1 %", 1e-4: "0.01 %", 1e-6: "1 ppm", _NONE: "none"}
 _INCHES_A_LAYER, _FEWEST_INCHES = 0.16, 6.5

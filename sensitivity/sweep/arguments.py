@@ -1,0 +1,118 @@
+"""Arguments of ``analyze`` that make no sense, found before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
+
+from sensitivity.contracts import Executor, Store, Task
+from sensitivity.errors import CalibrationError, ExecutorError, RecipeError, StoreError, StudyError, TaskError
+from sensitivity.quantize.calibration import Calibration
+from sensitivity.records import Recipe
+from sensitivity.sweep.passes import OnError
+from sensitivity.sweep.race import Confidence, is_whole
+
+LARGEST_TOLERANCE = 0.2  # of a metric in percent: 20 points, beyond which a tolerance was meant in points
+_ON_ERROR = get_args(OnError)
+
+
+def check_arguments(
+    task: object,
+    *,
+    calibration: object = None,
+    store: object = None,
+    stop: object = None,
+    executor: object = None,
+    memory_limit: Any = None,
+    on_error: object = "record",
+) -> None:
+    """Refuse what is of the wrong kind or out of range.
+
+    Raises:
+        TaskError: If the task is none.
+        CalibrationError: If the calibration is neither ranges nor images.
+        StoreError: If the store is neither a path nor a store.
+        StudyError: If the stop is no ``Confidence``, its tolerance was meant in points, or a setting is out of range.
+        ExecutorError: If the executor cannot take work.
+    """
+    known = check_task(task)
+    check_calibration(calibration)
+    if store is not None and not isinstance(store, (str, Path, Store)):
+        raise StoreError(f"store={store!r} is no store. Give the path of a file, which is made where there is none.")
+    check_stop(stop, known)
+    if executor is not None and (isinstance(executor, type) or not isinstance(executor, Executor)):
+        raise ExecutorError(
+            f"executor={executor!r} cannot take work. Give one of concurrent.futures, such as "
+            "ProcessPoolExecutor(4), or sv.ray_executor()."
+        )
+    if on_error not in _ON_ERROR:
+        raise StudyError(f"on_error={on_error!r} is not known. Choose one of: {', '.join(_ON_ERROR)}.")
+    if memory_limit is not None and not (is_whole(memory_limit) and memory_limit >= 0):
+        raise StudyError(f"memory_limit={memory_limit!r}: give bytes, as a whole number from 0 on, or None.")
+
+
+def check_task(task: object) -> Task:
+    """The task; what is none is refused.
+
+    Raises:
+        TaskError: If it lacks a part of ``Task``.
+    """
+    if not isinstance(task, Task):
+        raise TaskError(
+            f"task={task!r:.80} is no task. Give one of sv's, sv.callback_task(function), or an object with the "
+            "methods of sensitivity.contracts.Task."
+        )
+    return task
+
+
+def check_calibration(given: object) -> None:
+    """Refuse what is neither ranges nor images; images are looked at when they are run.
+
+    Raises:
+        CalibrationError: If it is a path, or nothing that can be gone through.
+    """
+    if isinstance(given, (str, Path)):
+        raise CalibrationError(
+            f"calibration={str(given)!r} is a path. Load ranges with sv.Calibration.load(path), or give images as "
+            "tensors."
+        )
+    if given is not None and not isinstance(given, (Calibration, Task, Iterable)):
+        raise CalibrationError(f"calibration={given!r:.80}: give a Calibration, a list of them, a task, or images.")
+
+
+def check_recipes(given: object) -> list[Recipe]:
+    """The recipe or recipes as a list.
+
+    Raises:
+        RecipeError: If there is none, or something else is among them.
+    """
+    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
+    wrong = [one for one in found if not isinstance(one, Recipe)]
+    if wrong:
+        raise RecipeError(
+            f"recipe={wrong[0]!r:.80} is no recipe. Give one such as sv.INT8, or several in a list; "
+            "sv.Recipe(...) makes your own."
+        )
+    if not found:
+        raise RecipeError("one or more recipes are needed, and none was given. Give one such as sv.INT8.")
+    return [one for one in found if isinstance(one, Recipe)]
+
+
+def check_stop(stop: object, task: Task) -> None:
+    """Refuse what says not when to stop, or was meant in points.
+
+    Raises:
+        StudyError: If it is no ``Confidence``, or allows drops that no one would.
+    """
+    if stop is None:
+        return
+    if not isinstance(stop, Confidence):
+        raise StudyError(
+            f"stop={stop!r} says not when to stop. Give sv.Confidence(tolerance=0.005, level=0.95), or None."
+        )
+    if task.unit == "%" and stop.tolerance >= LARGEST_TOLERANCE:
+        raise StudyError(
+            f"Confidence(tolerance={stop.tolerance:g}) allows a drop of {100 * stop.tolerance:g} points of "
+            f"{task.metric}: tolerance is a fraction: 0.005 is half a point."
+        )

@@ -1,0 +1,220 @@
+"""Scores of what a sweep found: a metric that fails, or is interrupted, costs the rows that need it and no more."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sensitivity.contracts import Task
+from sensitivity.errors import SensitivityError, TaskError
+from sensitivity.records import Measurement, Score
+from sensitivity.sweep.jackknife import FEWEST_IMAGES
+from sensitivity.sweep.judge import EveryImage, Judge
+from sensitivity.sweep.passes import OnError, predict
+from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.race import Estimate
+from sensitivity.sweep.results import Images, Results
+
+_DECIDED = {
+    "below": "drop at most the tolerance",
+    "above": "drop beyond the tolerance",
+    "narrow": "drop known as well as was asked for",
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a sweep found.
+
+    Attributes:
+        baseline: Score with nothing disturbed.
+        measurements: One for each variant, in the order given.
+        notes: What a reader should know of how it was measured.
+        intervals: What the intervals of the drops hold, in words.
+    """
+
+    baseline: Score
+    measurements: list[Measurement]
+    notes: list[str]
+    intervals: str
+
+
+class Scoring:
+    """Scores the variants of a sweep.
+
+    Args:
+        task: Data and metric.
+        judge: Knows the intervals.
+        results: What was predicted.
+        on_error: What becomes of a variant that the metric fails on: ``record`` or ``raise``.
+    """
+
+    def __init__(self, task: Task, judge: Judge, results: Results, *, on_error: OnError) -> None:
+        self._task = task
+        self._judge = judge
+        self._results = results
+        self._on_error = on_error
+        self._notes: list[str] = []
+        self._without_bounds: list[str] = []  # why, once for each variant
+        self._intervals = True  # until somebody interrupts
+        self._scores = True  # until it happens again
+
+    def outcome(self, variants: Sequence[Variant], notes: Sequence[str]) -> Outcome:
+        """Score everything.
+
+        Args:
+            variants: What was measured.
+            notes: What a reader should know so far.
+
+        Raises:
+            TaskError: If the undisturbed model cannot be scored, or not with a number.
+        """
+        baseline = self._baseline()
+        rows = [self._row(variant, baseline) for variant in variants]
+        if self._without_bounds:
+            count, why = len(self._without_bounds), self._without_bounds[0]
+            self._notes.append(f"no interval for {count} of {len(variants)} measurements: {why}")
+        return Outcome(baseline, rows, [*self._results.notes, *notes, *self._notes], self._judge.meaning)
+
+    def _baseline(self) -> Score:
+        try:
+            baseline = score_of(self._task, self._results.expected())
+        except KeyboardInterrupt:
+            if not self._scores:
+                raise
+            self._interrupted()  # without this one there is no study
+            return self._baseline()
+        except SensitivityError:
+            raise
+        except Exception as error:
+            raise TaskError(f"{self._task.name} cannot score the undisturbed model: {_said(error)}") from error
+        if math.isnan(baseline.value):
+            raise TaskError(
+                f"{self._task.metric!r} of the undisturbed model is not a number on the {baseline.images} images of "
+                f"{self._task.name}, so no layer can be judged by it. Look at what wrapped.evaluate(task) says: where "
+                "the metric has nothing to count (no object of a size or class), choose another metric or more "
+                "images; where the model predicts NaN, check its weights and inputs."
+            )
+        return baseline
+
+    def _row(self, variant: Variant, baseline: Score) -> Measurement:
+        failure, images = self._results.failure(variant), self._results.images_of(variant)
+        if failure is not None:
+            return self._missing(variant, "failed", failure)
+        if not images:
+            return self._missing(variant, "skipped", "interrupted before it ran on a whole batch")
+        try:
+            if self._scores:
+                return self._scored(variant, images, baseline)
+        except KeyboardInterrupt:
+            self._interrupted()
+            return self._row(variant, baseline)
+        except Exception as error:
+            if self._on_error == "raise":
+                raise
+            return self._missing(variant, "failed", f"{self._task.metric} cannot be computed: {_said(error)}")
+        return self._missing(variant, "interrupted", "before it was scored")
+
+    def _interrupted(self) -> None:
+        if self._intervals and isinstance(self._judge, EveryImage):
+            self._intervals = False
+            self._notes.append("interrupted while scores were computed: the remaining rows have no interval")
+        else:
+            self._scores = False
+            self._notes.append("interrupted while scores were computed: the remaining rows have none")
+
+    def _scored(self, variant: Variant, images: Images, baseline: Score) -> Measurement:
+        task, expected, changed = self._task, self._results.expected(images), self._results.changed(variant)
+        everything = len(images) == baseline.images
+        before = baseline if everything else score_of(task, expected)
+        after = score_of(task, expected | changed) if changed else before
+        if math.isnan(after.value):
+            return self._missing(variant, "failed", f"{task.metric} is not a number")
+        sign = 1.0 if task.higher_is_better else -1.0
+        estimate = self._estimate(variant, images)
+        drop = sign * (before.value - after.value)
+        if not everything and estimate is not None and math.isfinite(estimate.drop):
+            drop = estimate.drop
+        status, reason = _status(estimate, len(images), len(self._judge.order or ()) or len(task))
+        low, high = _bounds(estimate)
+        return Measurement(
+            variant.layer.name,
+            variant.recipe.name,
+            score=after.value if everything else baseline.value - sign * drop,
+            drop=drop,
+            drop_low=low,
+            drop_high=high,
+            images=len(images),
+            status=status,
+            reason=reason,
+            metrics=after.metrics,
+            seconds=self._results.seconds[variant.digest],
+        )
+
+    def _estimate(self, variant: Variant, images: Images) -> Estimate | None:
+        """What the judge knows; nothing where the metric fails on some of the images, which is noted."""
+        if not isinstance(self._judge, EveryImage):
+            return self._judge.estimate(variant)
+        if not self._intervals:
+            return None
+        try:
+            found = self._judge.estimate(variant)
+        except Exception as error:  # noqa: BLE001 - a metric need not be defined on a part of the images
+            self._without_bounds.append(f"without some of the images {self._task.metric} fails: {_said(error)}")
+            return None
+        if found is None and len(images) >= FEWEST_IMAGES:
+            self._without_bounds.append(f"without some of the images {self._task.metric} is not a number")
+        return found
+
+    def _missing(self, variant: Variant, status: str, reason: str) -> Measurement:
+        seconds = self._results.seconds[variant.digest]
+        return Measurement(
+            variant.layer.name, variant.recipe.name, None, None, status=status, reason=reason, seconds=seconds
+        )
+
+
+def evaluate(model: Callable[..., Any], task: Task) -> Score:
+    """Score a model as it is; the caller sees to its mode and to gradients.
+
+    Raises:
+        TaskError: If the task has no images or cannot score the predictions.
+    """
+    predictions: dict[int, Any] = {}
+    for batch in task.batches():
+        predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
+    return score_of(task, predictions)
+
+
+def score_of(task: Task, predictions: dict[int, Any]) -> Score:
+    """A task's verdict on predictions.
+
+    Raises:
+        TaskError: If there are none, or the task does not report its own metric.
+    """
+    if not predictions:
+        raise TaskError(f"{task.name} has no images: there is nothing to score.")
+    metrics = task.score(predictions)
+    if task.metric not in metrics:
+        raise TaskError(f"{task.name} names {task.metric!r} its metric but reports {', '.join(metrics)}.")
+    return Score(metrics[task.metric], metrics, task.metric, task.unit, len(predictions))
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _status(estimate: Estimate | None, images: int, whole: int) -> tuple[str, str]:
+    if images >= whole:
+        return "measured", ""
+    if estimate is None or estimate.status == "undecided":
+        return "interrupted", f"after {images} of {whole} images"
+    return "decided", f"{_DECIDED[estimate.status]}, after {images} of {whole} images"
+
+
+def _bounds(estimate: Estimate | None) -> tuple[float | None, float | None]:
+    """Finite bounds, or none."""
+    if estimate is None or not (math.isfinite(estimate.low) and math.isfinite(estimate.high)):
+        return None, None
+    return estimate.low, estimate.high

@@ -1,0 +1,147 @@
+"""One pass over the images for all that recipes need, and layers that cannot be observed left out."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import sensitivity as sv
+from sensitivity.errors import CalibrationError, RecipeError
+
+PERCENTILE = sv.Recipe("percentile", activations=sv.QuantSpec(observer="percentile"))
+RECIPES = [sv.INT8, sv.THESIS, sv.FP8, PERCENTILE, sv.INT8_ACTIVATIONS]
+
+
+class Net(nn.Module):
+    """Two convolutions with their activations, one of them a function where asked for; counts its passes."""
+
+    def __init__(self, *, functional: bool = False) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.act = nn.Conv2d(3, 4, 1), nn.ReLU()
+        self.b, self.other = nn.Conv2d(4, 2, 1), nn.ReLU()
+        self.functional = functional
+        self.passes = 0
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes += 1
+        x = self.b(self.act(self.a(x)))
+        return F.relu(x) if self.functional else self.other(x)
+
+
+def images(count: int = 6) -> Tensor:
+    return torch.randn(count, 3, 6, 6, generator=torch.Generator().manual_seed(1))
+
+
+def wrapped(*, functional: bool = False) -> sv.Wrapped:
+    return sv.wrap(Net(functional=functional).eval(), images()[:1])
+
+
+# --- one pass for several recipes ------------------------------------------------------------------------------------
+
+
+def test_several_recipes_share_one_pass_and_get_what_each_would_alone() -> None:
+    together, alone = wrapped(), wrapped()
+    together.model.passes = 0
+    found = together.calibrate(images(), RECIPES)
+    assert together.model.passes == 6
+    assert found == [alone.calibrate(images(), recipe) for recipe in RECIPES]
+    assert together.calibrations == found
+    assert [one.fits(recipe) for one, recipe in zip(found, RECIPES, strict=True)] == [True] * len(RECIPES)
+
+
+def test_a_sweep_of_several_recipes_reads_its_calibration_images_once_and_keeps_none() -> None:
+    net = wrapped()
+    living: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def stream() -> Iterator[Tensor]:
+        nonlocal most
+        for image in images():
+            fresh = image[None].clone()
+            living.append(weakref.ref(fresh))
+            yield fresh
+            del fresh
+            gc.collect()
+            most = max(most, sum(one() is not None for one in living))
+
+    task = sv.FeatureFidelity(images())
+    study = net.analyze(task, [sv.INT8, sv.THESIS], calibration=stream(), progress=False)
+    assert len(living) == 6
+    assert most <= 2  # the batch that runs, and the next one
+    alone = [wrapped().analyze(task, recipe, calibration=images(), progress=False) for recipe in (sv.INT8, sv.THESIS)]
+    assert [row.score for row in study.measurements] == [row.score for one in alone for row in one.measurements]
+
+
+def test_calibrations_made_before_can_be_given_as_a_list() -> None:
+    made, task = wrapped().calibrate(images(), [sv.INT8, sv.THESIS]), sv.FeatureFidelity(images())
+    study = wrapped().analyze(task, [sv.INT8, sv.THESIS], calibration=made, progress=False)
+    assert all(row.status == "measured" for row in study.measurements)
+    signals = wrapped().signals(images(), sv.THESIS, calibration=made)
+    assert not signals.failed
+
+
+def test_recipes_that_need_no_calibration_leave_a_generator_unread() -> None:
+    stream = iter(images())
+    wrapped().analyze(sv.FeatureFidelity(images()), sv.INT8_WEIGHTS, calibration=stream, progress=False)
+    assert len(list(stream)) == 6
+
+
+def test_progress_of_the_calibration_inside_a_sweep_is_hidden_and_shown_with_the_sweep(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    task = sv.FeatureFidelity(images())
+    wrapped().analyze(task, sv.INT8, calibration=images(), progress=True)
+    assert "calibration" in capsys.readouterr().err
+    wrapped().analyze(task, sv.INT8, calibration=images(), progress=False)
+    assert capsys.readouterr().err == ""
+
+
+def test_what_cannot_be_calibrated_is_said() -> None:
+    with pytest.raises(RecipeError, match="'int8-weights' quantizes no activations"):
+        wrapped().calibrate(images(), [sv.INT8, sv.INT8_WEIGHTS])
+    with pytest.raises(RecipeError, match="one or more recipes"):
+        wrapped().calibrate(images(), [])
+    with pytest.raises(RecipeError, match=r"recipe='int8' is no recipe.*sv\.INT8"):
+        wrapped().calibrate(images(), "int8")
+    with pytest.raises(CalibrationError, match="none of the model's layers ran"):
+        wrapped().calibrate(sv.callback_task(lambda model: 1.0), sv.INT8)
+
+
+# --- layers that no hook can see -------------------------------------------------------------------------------------
+
+
+def test_a_layer_with_a_functional_activation_is_left_out_and_the_others_are_calibrated() -> None:
+    net = wrapped(functional=True)
+    found = net.calibrate(images(), sv.THESIS)
+    assert {point.layer for point in found.ranges} == {"a:0:0"}
+    assert found.ranges == {
+        point: one for point, one in wrapped().calibrate(images(), sv.THESIS).ranges.items() if point.layer == "a:0:0"
+    }
+
+
+@pytest.mark.parametrize("layers", ["*", "a"])
+def test_a_sweep_measures_the_others_and_says_why_this_one_failed(layers: str) -> None:
+    net = wrapped(functional=True)
+    study = net.analyze(sv.FeatureFidelity(images()), sv.THESIS, calibration=images(), layers=layers, progress=False)
+    rows = {row.layer: row for row in study.measurements}
+    assert rows["a:0:0"].status == "measured"
+    if layers == "*":
+        assert rows["b:0:0"].status == "failed"
+        assert "RecipeError: b:0:0: its activation ReLU is written as a function" in rows["b:0:0"].reason
+
+
+def test_disturbing_it_alone_says_why() -> None:
+    net = wrapped(functional=True)
+    net.calibrate(images(), sv.THESIS)
+    with (
+        pytest.raises(RecipeError, match="activation ReLU is written as a function"),
+        net.quantized(sv.Scheme.all(sv.THESIS)),
+    ):
+        pass

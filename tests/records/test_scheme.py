@@ -1,0 +1,55 @@
+"""The rest of a scheme: what is not quantized, and what of it stays in fp32."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+import sensitivity as sv
+from sensitivity.errors import RecipeError
+
+HALF = sv.Scheme.all(sv.INT8).with_rest("fp16", keep_fp32=("norms", "blocks.*.norm"))
+
+
+def test_a_scheme_with_a_rest_survives_json(tmp_path: Path) -> None:
+    HALF.save(tmp_path / "scheme.json")
+    assert sv.Scheme.load(tmp_path / "scheme.json") == HALF
+    assert sv.Scheme.from_json(HALF.to_json()).keep_fp32 == ("norms", "blocks.*.norm")
+
+
+def test_a_file_of_an_older_version_has_its_rest_in_fp32() -> None:
+    plain = HALF.to_json()
+    del plain["rest"], plain["keep_fp32"]
+    assert sv.Scheme.from_json(plain) == sv.Scheme.all(sv.INT8)
+
+
+def test_further_rules_keep_the_rest() -> None:
+    for changed in (HALF.protect("@exit"), HALF.quantize("@stem", sv.INT4_WEIGHTS)):
+        assert (changed.rest, changed.keep_fp32) == (HALF.rest, HALF.keep_fp32)
+
+
+def test_one_word_need_not_be_in_a_tuple_and_fp32_takes_all_back() -> None:
+    assert sv.Scheme().with_rest("bf16", keep_fp32="norms").keep_fp32 == ("norms",)
+    assert HALF.with_rest("fp32") == sv.Scheme.all(sv.INT8)
+
+
+def test_what_was_predicted_for_another_rest_is_dropped() -> None:
+    known = sv.Scheme(predicted_drop=0.01, size_bytes=7).with_rest("bf16")
+    assert (known.predicted_drop, known.size_bytes) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"rest": "int8"}, "rest='int8' is no precision"),
+        ({"rest": "bf16", "keep_fp32": ("",)}, "must be a tuple of text"),
+        ({"rest": "bf16", "keep_fp32": [3]}, "must be a tuple of text"),
+        ({"keep_fp32": ("norms",)}, "everything is in fp32"),
+    ],
+)
+def test_a_rest_that_makes_no_sense_is_refused(given: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        sv.Scheme(**given)  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match=message):
+        sv.Scheme.from_json({"rules": [], **given})

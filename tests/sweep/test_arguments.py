@@ -1,0 +1,111 @@
+"""Arguments of the wrong kind: one clear error each, before anything runs."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import sensitivity as sv
+from sensitivity.errors import (
+    CalibrationError,
+    ExecutorError,
+    LayerNotFoundError,
+    RecipeError,
+    SensitivityError,
+    StoreError,
+    StudyError,
+    TaskError,
+)
+from sensitivity.sweep.arguments import check_arguments
+from tests.sweep.mean_task import MeanTask
+
+
+def images() -> torch.Tensor:
+    return torch.randn(8, 2, 4, 4, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.fixture
+def wrapped() -> sv.Wrapped:
+    torch.manual_seed(0)
+    return sv.wrap(nn.Sequential(nn.Conv2d(2, 2, 1), nn.ReLU(), nn.Conv2d(2, 2, 1)).eval(), images()[:1])
+
+
+WRONG: list[tuple[dict[str, Any], type[SensitivityError], str]] = [
+    ({"layers": []}, LayerNotFoundError, r"no pattern was given.*'\*' selects all"),
+    ({"stop": 0.95}, StudyError, r"stop=0\.95 says not when to stop\. Give sv\.Confidence"),
+    ({"executor": 4}, ExecutorError, r"executor=4 cannot take work\. Give one of concurrent\.futures"),
+    ({"executor": ThreadPoolExecutor}, ExecutorError, "cannot take work"),
+    ({"recipe": "int8"}, RecipeError, r"recipe='int8' is no recipe\. Give one such as sv\.INT8"),
+    ({"recipe": []}, RecipeError, "none was given"),
+    ({"recipe": [sv.INT8_WEIGHTS, "int4"]}, RecipeError, "recipe='int4' is no recipe"),
+    ({"recipe": None}, RecipeError, "recipe=None is no recipe"),
+    (
+        {"calibration": Path("ranges.safetensors")},
+        CalibrationError,
+        r"is a path\. Load ranges with sv\.Calibration\.load",
+    ),
+    ({"calibration": 8}, CalibrationError, "calibration=8: give a Calibration"),
+    ({"calibration": [1, 2], "recipe": sv.INT8}, CalibrationError, "must be tensors as the model takes them"),
+    ({"store": 3}, StoreError, "store=3 is no store"),
+    ({"on_error": "ignore"}, StudyError, r"on_error='ignore' is not known\. Choose one of: record, raise"),
+    ({"memory_limit": -5}, StudyError, "memory_limit=-5: give bytes"),
+    ({"memory_limit": True}, StudyError, "memory_limit=True: give bytes"),
+    ({"direction": "both"}, RecipeError, "direction 'both' is not known"),
+]
+
+
+@pytest.mark.parametrize(("given", "error", "message"), WRONG, ids=[f"{one[0]}"[:40] for one in WRONG])
+def test_an_argument_of_the_wrong_kind_is_one_clear_error(
+    wrapped: sv.Wrapped, given: dict[str, Any], error: type[SensitivityError], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        wrapped.analyze(sv.FeatureFidelity(images()), **{"recipe": sv.INT8_WEIGHTS, "progress": False} | given)
+
+
+def test_a_task_that_is_none_is_refused(wrapped: sv.Wrapped) -> None:
+    with pytest.raises(TaskError, match=r"task=.* is no task\. Give one of sv's, sv\.callback_task"):
+        wrapped.analyze(lambda model: 1.0, sv.INT8_WEIGHTS)
+
+
+def test_explain_signals_and_screens_refuse_the_same(wrapped: sv.Wrapped) -> None:
+    task = sv.FeatureFidelity(images())
+    with pytest.raises(LayerNotFoundError, match="no pattern was given"):
+        wrapped.explain(task, sv.INT8_WEIGHTS, layers=[])
+    with pytest.raises(CalibrationError, match="is a path"):
+        wrapped.explain(task, sv.INT8, calibration="images/")
+    for look in (wrapped.signals, wrapped.screen):
+        with pytest.raises(LayerNotFoundError, match="no pattern was given"):
+            look(images(), sv.INT8_WEIGHTS, layers=[])
+        with pytest.raises(RecipeError, match="recipe='int8' is no recipe"):
+            look(images(), "int8")
+        with pytest.raises(CalibrationError, match="is a path"):
+            look(images(), sv.INT8, calibration=Path("ranges.safetensors"))
+
+
+def test_a_tolerance_that_was_meant_in_points_is_refused_where_the_metric_is_in_percent() -> None:
+    task = MeanTask(8)
+    assert task.unit == "%"
+    with pytest.raises(
+        StudyError, match=r"allows a drop of 50 points of .*: tolerance is a fraction: 0\.005 is half a point"
+    ):
+        check_arguments(task, stop=sv.Confidence(tolerance=0.5))
+    check_arguments(task, stop=sv.Confidence(tolerance=0.05))
+    check_arguments(sv.FeatureFidelity(images()), stop=sv.Confidence(tolerance=3.0))  # of dB
+
+
+def test_what_makes_sense_is_let_through(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(1) as executor:
+        check_arguments(
+            sv.FeatureFidelity(images()),
+            calibration=iter(images()),
+            store=tmp_path / "store.jsonl",
+            stop=sv.Confidence(tolerance=0.1),
+            executor=executor,
+            memory_limit=0,
+            on_error="raise",
+        )
