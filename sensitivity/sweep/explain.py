@@ -83,6 +83,7 @@ def explain(
     disturber: Disturber,
     *,
     stop: Confidence | None = None,
+    intervals: bool = True,
     memory_limit: int | None = None,
 ) -> Explanation:
     """Run the first batches undisturbed and the first one in some variants, and tell what all of it will take.
@@ -93,6 +94,7 @@ def explain(
         variants: What is to be measured.
         disturber: Applies the variants to this model.
         stop: When a drop is known well enough; what is told is then the most that it can take.
+        intervals: Whether drops will have bounds.
         memory_limit: Bytes that a recorded pass may keep; None for no limit.
 
     Raises:
@@ -113,7 +115,7 @@ def explain(
         probe.measure()
     checks = max(0, min(share - 1, len(variants) - CHECKED_VARIANTS)) if probe.forward.replayer else 0
     passes_s = probe.first_s + max(0.0, share - 1) * probe.record_s + share * probe.variants_s + checks * plain_s
-    scoring_s, notes = _scoring_seconds(task, predictions, images, len(variants), stop)
+    scoring_s, notes = _scoring_seconds(task, predictions, images, len(variants), stop, intervals=intervals)
     return Explanation(
         variants=len(variants),
         images=len(task),
@@ -216,7 +218,7 @@ class _Probe:
 
 
 def _scoring_seconds(
-    task: Task, predictions: Mapping[int, Any], first: int, variants: int, stop: Confidence | None
+    task: Task, predictions: Mapping[int, Any], first: int, variants: int, stop: Confidence | None, *, intervals: bool
 ) -> tuple[float, list[str]]:
     """Seconds that scores and intervals will take, and what is to be said about them.
 
@@ -226,6 +228,7 @@ def _scoring_seconds(
         first: How many of them are of the first batch.
         variants: How many will be scored.
         stop: When a drop is known well enough.
+        intervals: Whether drops will have bounds.
     """
     whole = len(task)
     some = [dict(itertools.islice(predictions.items(), count)) for count in {first: 0, len(predictions): 0}]
@@ -234,16 +237,16 @@ def _scoring_seconds(
         if stop is not None and isinstance(task, MeanOfInstances) and task.instances() is not None:
             mean = _line(lambda found: [task.instance_sum(one) for one in found.values()], some)
             return (2 * variants + 1) * once(whole) + (variants + 1) * mean(whole), []
-        groups = min(GROUPS, whole) if whole >= FEWEST_IMAGES else 0
-        intervals = _intervals(task, some, once, groups)
+        groups = min(GROUPS, whole) if whole >= FEWEST_IMAGES and (intervals or stop) else 0
+        bounds = _intervals(task, some, once, groups)
     except Exception as error:  # noqa: BLE001 - a metric need not be defined on a few images
         return 0.0, [f"scoring is not counted, as few images cannot be scored: {type(error).__name__}: {error}"]
     if stop is None:
-        return (variants + 1) * (once(whole) + (intervals(whole) if groups else 0.0)), []
+        return (variants + 1) * (once(whole) + (bounds(whole) if groups else 0.0)), []
     looks = [whole]
     while looks[-1] > max(stop.minimum_images, FEWEST_IMAGES):
         looks.append(math.ceil(looks[-1] / LOOK_AGAIN_AT))
-    return (variants + 1) * (2 * once(whole) + sum(map(intervals, looks))), []
+    return (variants + 1) * (2 * once(whole) + sum(map(bounds, looks))), []
 
 
 def _intervals(

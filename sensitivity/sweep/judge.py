@@ -54,10 +54,12 @@ class Judge(Protocol):
         """Drops as far as they are known, for a person who waits."""
 
 
-def judge_of(stop: Confidence | None, task: Task, variants: Sequence[Variant], results: Results) -> Judge:
+def judge_of(
+    stop: Confidence | None, task: Task, variants: Sequence[Variant], results: Results, *, intervals: bool = True
+) -> Judge:
     """The judge for a task: every image without a stop; a race for a mean; looks at growing samples for the rest."""
     if stop is None:
-        return EveryImage(task, variants, results)
+        return EveryImage(task, variants, results, intervals=intervals)
     if isinstance(task, MeanOfInstances):
         counts = task.instances()
         if counts is not None:
@@ -70,9 +72,10 @@ class EveryImage:
     """Runs every variant on every image; bounds by leaving groups of images out."""
 
     order: Sequence[int] | None = None
-    meaning = f"{LEVEL:.0%}, all layers at once, other images of this kind"
 
-    def __init__(self, task: Task, variants: Sequence[Variant], results: Results) -> None:
+    def __init__(self, task: Task, variants: Sequence[Variant], results: Results, *, intervals: bool = True) -> None:
+        self.meaning = f"{LEVEL:.0%}, all layers at once, other images of this kind" if intervals else ""
+        self._intervals = intervals
         self._task = task
         self._variants = variants
         self._results = results
@@ -88,7 +91,7 @@ class EveryImage:
     def estimate(self, variant: Variant) -> Estimate | None:
         """The drop on all images, and bounds for other images of the same kind, for all variants at once."""
         images = self._results.images_of(variant)
-        if len(images) < FEWEST_IMAGES:
+        if not self._intervals or len(images) < FEWEST_IMAGES:
             return None
         drop, without = self._drops.of(variant)
         error = standard_error(without)

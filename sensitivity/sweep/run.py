@@ -42,6 +42,7 @@ class Settings:
         stop: When a drop is known well enough; None runs every variant on every image.
         memory_limit: Bytes that a recorded pass may keep; None keeps what replay can use.
         executor: Where passes run; None is this process.
+        intervals: Score without groups of images too, for bounds; a stop has its own.
     """
 
     replay: bool = True
@@ -49,6 +50,7 @@ class Settings:
     stop: Confidence | None = None
     memory_limit: int | None = None
     executor: Executor | None = None
+    intervals: bool = True
 
 
 def sweep(
@@ -117,7 +119,7 @@ def _attempt(
         ReplayDiffersError: If this one finds it.
         KeyboardInterrupt: On Ctrl-C before the first batch was complete.
     """
-    judge = judge_of(settings.stop, task, variants, results)
+    judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals)
     progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
     torch.set_rng_state(results.random_state())
     replay = settings.replay and not any(note.startswith(NOT_REPLAYED) for note in results.notes)

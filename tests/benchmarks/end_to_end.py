@@ -2,16 +2,18 @@
 
     OMP_NUM_THREADS=1 python -m tests.benchmarks.end_to_end DATA [--every 7]
 
-DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. Four arms, in CPU time of one thread:
+DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. The arms, in CPU time of one thread:
 
-- ``naive``: for each layer all images run in full with the layer quantized, decoded by the same vectorised code, and
-  scored by pycocotools. Every ``--every``-th layer is run and counted that many times; layers do not differ in cost.
-- ``exact``: ``analyze`` as it is, intervals included.
+- ``naive``: for each layer all images are read and run in full with the layer quantized, decoded by the same
+  vectorised code, and scored by pycocotools. Every ``--every``-th layer is run and counted that many times; layers do
+  not differ in cost.
+- ``exact``: ``analyze`` without intervals, which naive has not either.
 - ``channels_last``: the same of a copy of the model with weights in that memory format, which many convolutions run
   faster in. The last bits are others, so that scores may differ: by how much is printed.
+- ``intervals``: ``analyze`` as it is, every drop with bounds.
 - ``stop``: ``analyze`` with a confidence stop at the tolerance given.
 
-The others enclose the naive arm in time, so that a slow spell of the machine weighs on both sides. Prints JSON.
+Each but naive is run before and after it, so that a slow spell of the machine weighs on both sides. Prints JSON.
 """
 
 from __future__ import annotations
@@ -105,46 +107,42 @@ def main() -> None:
     recipe, names = sv.INT4_WEIGHTS, [layer.name for layer in wrapped.layers]
     stop = sv.Confidence(tolerance=given.tolerance, minimum_images=given.minimum_images)
 
-    other = copy.deepcopy(model).to(memory_format=torch.channels_last)
-    other_wrapped = sv.wrap(other, torch.zeros(1, 3, side, side), name=given.model, naming=naming)
-
-    def exact() -> sv.Study:
-        return wrapped.analyze(task, recipe, progress=False)
-
-    def channels_last() -> sv.Study:
-        return other_wrapped.analyze(task, recipe, progress=False)
-
-    def stopped() -> sv.Study:
-        return wrapped.analyze(task, recipe, stop=stop, progress=False)
-
-    first = cpu_seconds(exact)[0], cpu_seconds(stopped)[0], cpu_seconds(channels_last)[0]
+    other = sv.wrap(
+        copy.deepcopy(model).to(memory_format=torch.channels_last),
+        torch.zeros(1, 3, side, side),
+        name=given.model,
+        naming=naming,
+    )
+    arms: dict[str, Callable[[], sv.Study]] = {
+        "exact": lambda: wrapped.analyze(task, recipe, intervals=False, progress=False),
+        "channels_last": lambda: other.analyze(task, recipe, intervals=False, progress=False),
+        "intervals": lambda: wrapped.analyze(task, recipe, progress=False),
+        "stop": lambda: wrapped.analyze(task, recipe, stop=stop, progress=False),
+    }
+    first = {arm: cpu_seconds(run)[0] for arm, run in arms.items()}
     some = names[:: given.every]
     naive_s, scores = cpu_seconds(lambda: naive(wrapped, task, truth, recipe, some))
-    second, study = cpu_seconds(exact)
-    third, early = cpu_seconds(stopped)
-    fourth, rounded = cpu_seconds(channels_last)
     whole_s = naive_s / (len(some) + 1) * (len(names) + 1)
-    expected = {one.layer: one.score for one in study.measurements}
-    exact_s, stop_s = statistics.median([first[0], second]), statistics.median([first[1], third])
-    last_s = statistics.median([first[2], fourth])
-    changes = [abs((one.score or 0.0) - (expected[one.layer] or 0.0)) for one in rounded.measurements]
+    second = {arm: cpu_seconds(run) for arm, run in arms.items()}
+    seconds = {arm: statistics.median([first[arm], second[arm][0]]) for arm in arms}
+    found = {arm: {one.layer: one.score or 0.0 for one in study.measurements} for arm, (_, study) in second.items()}
+    compared = list(zip(some, scores[1:], strict=True))
+    rounded = [abs(found["channels_last"][name] - found["exact"][name]) for name in names]
     print(
         json.dumps(
             {
                 "model": given.model,
                 "layers": len(names),
                 "images": len(task),
-                "naive_s": round(whole_s, 1),
-                "exact_s": round(exact_s, 1),
-                "stop_s": round(stop_s, 1),
-                "channels_last_s": round(last_s, 1),
-                "speedup_exact": round(whole_s / exact_s, 1),
-                "speedup_stop": round(whole_s / stop_s, 1),
-                "speedup_channels_last": round(whole_s / last_s, 1),
-                "largest_change_of_a_score_by_channels_last": max(changes),
-                "scores_differ": sum(abs(expected[n] - s) > 1e-12 for n, s in zip(some, scores[1:], strict=True)),
-                "tolerance": given.tolerance,
-                "images_used_by_stop": sum(one.images for one in early.measurements) / len(names) / len(task),
+                "seconds": {"naive": round(whole_s, 1)} | {arm: round(taken, 1) for arm, taken in seconds.items()},
+                "speedup": {arm: round(whole_s / taken, 1) for arm, taken in seconds.items()},
+                "scores_that_differ": sum(abs(found["exact"][name] - score) > 1e-12 for name, score in compared),
+                "scores_compared": len(compared),
+                "largest_change_by_channels_last": max(rounded),
+                "tolerance_of_stop": given.tolerance,
+                "images_used_by_stop": sum(one.images for one in second["stop"][1].measurements)
+                / len(names)
+                / len(task),
             },
             indent=1,
         )

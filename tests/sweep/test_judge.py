@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,3 +127,24 @@ def test_an_interrupted_sweep_is_a_study_of_what_was_measured(wrapped: sv.Wrappe
     assert {(one.status, one.images) for one in study.measurements} == {("interrupted", 24)}
     assert all(math.isfinite(one.drop) for one in study.measurements if one.drop is not None)
     assert len(study.table()) == 4
+
+
+def test_without_intervals_every_layer_is_scored_once(wrapped: sv.Wrapped) -> None:
+    class Counting(MeanTask):
+        scored = 0
+
+        def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
+            self.scored += 1
+            return super().score(predictions)
+
+    task, plain = Counting(40), Counting(40)
+    with_bounds, without = analyze(wrapped, task), analyze(wrapped, plain, intervals=False)
+    assert [one.drop for one in without.measurements] == [one.drop for one in with_bounds.measurements]
+    assert {one.drop_low for one in without.measurements} == {None}
+    assert {one.status for one in without.measurements} == {"measured"}
+    assert plain.scored == len(without.measurements) + 1
+    assert task.scored > 20 * len(with_bounds.measurements)
+    assert (
+        wrapped.explain(task, sv.INT4_WEIGHTS, intervals=False).scoring_s
+        < wrapped.explain(task, sv.INT4_WEIGHTS).scoring_s
+    )
