@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from sensitivity.deploy.nodes import node_name
 from sensitivity.deploy.plan import Codes, Plan
 from sensitivity.deploy.qdq import QdqGraph, expose
-from sensitivity.errors import ExportError
+from sensitivity.errors import CalibrationError, ExportError
 from sensitivity.perturb.activations import activation_hooks
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.weights import exchanged
@@ -116,6 +116,11 @@ class _IntegerLayer:
     def _to_codes(self, place: str, call: int, values: Tensor) -> Tensor | None:
         if place != "input":
             return None
+        if call >= len(self._params):
+            raise CalibrationError(
+                f"call #{call} of {self._layer.name} in one pass: the plan knows {len(self._params)}. Plan with an "
+                "example that makes it run as often."
+            )
         self._call = call
         params = self._params[call]
         codes = quantize(values, params, rounding="onnx")

@@ -238,7 +238,7 @@ class Plan:
             params = self.input_params(layer, call)
             assert params is not None
             quantizers["input", call] = _fake(params.to(device), rounding)
-        return activation_hooks(self.model, layer, recipe, quantizer(quantizers))
+        return activation_hooks(self.model, layer, recipe, quantizer(quantizers, layer.name))
 
 
 def make_basis(model: nn.Module, layers: LayerTable, example_inputs: Any) -> Basis:

@@ -13,6 +13,7 @@ import sensitivity as sv
 from sensitivity.deploy.integer import integer_exact, verify_graph
 from sensitivity.deploy.measures import sqnr_db
 from sensitivity.deploy.openvino_engine import OpenVinoEngine
+from sensitivity.errors import CalibrationError
 from sensitivity.records import QuantSpec, Recipe
 from tests.deploy.nets import SharedHead, build, images
 
@@ -155,3 +156,23 @@ def test_the_copy_is_as_before_afterwards(shared: sv.Wrapped) -> None:
         assert value.dtype == before[name][0]
         assert torch.equal(value, before[name][1])
     assert not [m for m in plan.model.modules() if m._forward_hooks or m._forward_pre_hooks]
+
+
+def test_a_call_that_the_plan_does_not_know_is_refused_by_name() -> None:
+    class Often(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.head, self.times = nn.Conv2d(3, 3, 1), 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            for _ in range(self.times):
+                x = self.head(x)
+            return x
+
+    net = Often().eval()
+    wrapped = sv.wrap(net, images(1))
+    wrapped.calibrate([images(2, seed=1)])
+    plan = wrapped.plan(INT8)
+    plan.model.times = 3
+    with pytest.raises(CalibrationError, match=r"call #2 of head:0:0"), integer_exact(plan) as model:
+        model(images(1))
