@@ -85,15 +85,11 @@ def _facts(record: VerificationRecord, counts: Counter[str]) -> list[tuple[str, 
     facts = [("layers", ", ".join(f"{count} {status}" for status, count in counts.items()), "")]
     compared = [check for check in record.layers if check.code_share is not None]
     if compared:
-        worst = max(compared, key=lambda check: check.code_share or 0.0)
-        facts.append(
-            (
-                "codes from the same input codes",
-                f"{sum(check.codes for check in compared):,} compared, at most {worst.code_share:.1e} of a layer's "
-                f"differ, by at most {max(check.code_steps or 0 for check in compared)}",
-                "",
-            )
-        )
+        worst = max(check.code_share or 0.0 for check in compared)
+        steps = max(check.code_steps or 0 for check in compared)
+        found = f"at most {worst:.1e} of a layer's differ, by at most {steps}" if worst else "none differs"
+        total = sum(check.codes for check in compared)
+        facts.append(("codes from the same input codes", f"{total:,} compared, {found}", ""))
     facts += _output_facts(record)
     if record.metric_deployed is not None:
         facts += _metric_facts(record)
@@ -165,7 +161,7 @@ def _rows(record: VerificationRecord) -> list[tuple[str, ...]]:
             check.planned,
             check.executed or NOT_KNOWN,
             check.status,
-            NOT_KNOWN if check.code_share is None else f"{check.code_share:.1e}",
+            NOT_KNOWN if check.code_share is None else f"{check.code_share:.1e}" if check.code_share else "0",
             NOT_KNOWN if check.code_steps is None else str(check.code_steps),
             NOT_KNOWN if check.time_s is None else f"{1e3 * check.time_s:.3f}",
             check.reason,
