@@ -235,6 +235,7 @@ def deploy(
     plan = replace(plan, parts=tuple(part.path for part in exported.parts))
 
     def build(graph: ModelProto, part: Part, as_planned: Plan = plan) -> Engine:
+        """An engine of the same kind of another graph of the part."""
         return build_engine(engine, graph, as_planned, part, **settings)
 
     built = [DeployedPart(part, qdq, build(qdq.graph, part)) for part, qdq in zip(exported.parts, graphs, strict=True)]

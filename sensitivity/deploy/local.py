@@ -164,6 +164,7 @@ class _Watch:
         self._params = [plan.input_params(layer, call) for call in range(layer.calls)]
 
     def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a module is given."""
         self._call += 1
         call = self._call % self._layer.calls
         values, params = args[0] if args else next(iter(kwargs.values())), self._params[call]
@@ -171,6 +172,7 @@ class _Watch:
         self._seen[node_name(self._layer, call)] = Seen(values.detach().clone(), codes)
 
     def after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        """Note what it returns."""
         single = output.detach().clone() if isinstance(output, Tensor) else None
         self._seen[node_name(self._layer, self._call % self._layer.calls)].output = single
 

@@ -38,6 +38,7 @@ class _Port:
     largest: tuple[int, ...]
 
     def accepts(self, shape: tuple[int, ...]) -> bool:
+        """Whether the engine takes a tensor of this shape."""
         return len(shape) == len(self.shape) and all(
             low <= size <= high for low, size, high in zip(self.smallest, shape, self.largest, strict=True)
         )

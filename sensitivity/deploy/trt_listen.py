@@ -41,11 +41,14 @@ def new_profiler() -> Any:
     trt = tensorrt()
 
     class Profiler(trt.IProfiler):  # type: ignore[misc,name-defined]  # known only once the package is imported
+        """TensorRT's profiler, as a subclass of the class that its package brings."""
+
         def __init__(self) -> None:
             trt.IProfiler.__init__(self)
             self.seconds: dict[str, float] = defaultdict(float)
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
+            """Called by TensorRT after each layer."""
             self.seconds[layer_name] += ms / 1000
 
     return Profiler()
@@ -59,12 +62,15 @@ def new_listener(device: Device) -> Any:
     trt = tensorrt()
 
     class Listener(trt.IDebugListener):  # type: ignore[misc,name-defined]  # known only once the package is imported
+        """The same for debug tensors."""
+
         def __init__(self) -> None:
             trt.IDebugListener.__init__(self)
             self.tensors: dict[str, Tensor] = {}
             self.unread: dict[str, str] = {}
 
         def process_debug_tensor(self, addr: int, location: Any, type: Any, shape: Any, name: str, stream: int) -> bool:
+            """Called by TensorRT with the address of each tensor."""
             try:
                 dtype = torch_dtype(type, name)
                 on_host = location == trt.TensorLocation.HOST  # where TensorRT keeps shapes

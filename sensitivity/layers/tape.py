@@ -237,6 +237,7 @@ def _module_calls(recorder: _Recorder, paths: Mapping[int, str]) -> Iterator[Non
     tape = recorder.tape
 
     def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for the call of every module."""
         path = paths.get(id(module))
         if path is None:
             return original(module, *args, **kwargs)

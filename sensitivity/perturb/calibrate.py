@@ -104,6 +104,7 @@ class _Watch:
         """What looks at the tensors of a layer."""
 
         def observe(place: str, call: int, tensor: Tensor) -> None:
+            """Hand a tensor to its observer."""
             point = Point(layer, place, call)
             if point not in self.observers:
                 self.observers[point] = make_observer(self.spec)

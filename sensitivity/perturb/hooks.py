@@ -83,12 +83,14 @@ class _Passes:
         self.holders = list(self._counting)
 
     def enter(self, module: nn.Module, _: Any) -> None:
+        """A module that holds the layer was called: the outermost one begins a pass."""
         for one in self._counting[module]:
             if one.depth == 0:
                 one.start_pass()
             one.depth += 1
 
     def end(self, module: nn.Module, _: Any, __: Any) -> None:
+        """It returned."""
         for one in self._counting[module]:
             if one.depth == 1:
                 one.end_pass(module)

@@ -104,6 +104,7 @@ class _Roles:
     def of(
         cls, layers: Sequence[Layer], recipes: Mapping[str, Recipe], kept: Kept, within: Sequence[str] | None
     ) -> _Roles:
+        """From what the layers get."""
         given = [(one, recipes[one.name]) for one in layers if one.name in recipes]
         whole = [one for one, recipe in given if recipe.weights is not None and recipe.activations is not None]
         paths = frozenset(one.module for one in whole)
@@ -294,6 +295,7 @@ class _Calls:
         original = nn.Module.__call__
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            """Stands in for the call of every module."""
             path = self._paths.get(id(module))
             if path is None:
                 return original(module, *args, **kwargs)
@@ -347,6 +349,7 @@ class _Calls:
     def _forward(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def run(*args: Any, **kwargs: Any) -> Any:
+            """The forward pass with the mode on."""
             if not self._inside:
                 return forward(*args, **kwargs)
             active = self._place == "outside"

@@ -1,12 +1,26 @@
-"""A record's file read, and what is wrong with it said in one line."""
+"""A record's file, written in one step, and read with what is wrong with it said in one line."""
 
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 from sensitivity.errors import SensitivityError
+
+
+def write_json(path: str | Path, plain: Any) -> None:
+    """Write plain values as JSON, in one step: a reader never sees half a file.
+
+    Args:
+        path: The file.
+        plain: What JSON can hold; not NaN, which it cannot.
+    """
+    path = Path(path)
+    draft = path.with_name(path.name + ".part")
+    draft.write_text(json.dumps(plain, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(draft, path)
 
 
 def read_json(path: str | Path, what: str, writer: str, error: type[SensitivityError]) -> Any:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
-from sensitivity.records.files import read_json
+from sensitivity.records.files import read_json, write_json
 from sensitivity.records.recipe import Recipe
 
 EVERYTHING = "*"
@@ -166,8 +165,8 @@ class Scheme:
         )
 
     def save(self, path: str | Path) -> None:
-        """Write the scheme as JSON."""
-        Path(path).write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+        """Write the scheme as JSON, in one step."""
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Scheme:

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from sensitivity.errors import RecipeError, StudyError
-from sensitivity.records.files import read_json
+from sensitivity.records.files import read_json, write_json
 from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
@@ -191,10 +189,7 @@ class StudyRecord:
 
     def save(self, path: str | Path) -> None:
         """Write the study as JSON, in one step: a reader never sees half a file."""
-        path = Path(path)
-        draft = path.with_name(path.name + ".part")
-        draft.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

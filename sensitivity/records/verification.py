@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 from sensitivity.errors import StudyError
-from sensitivity.records.files import read_json
+from sensitivity.records.files import read_json, write_json
 from sensitivity.records.plain import from_plain, to_plain
 
 SCHEMA_VERSION = 1
@@ -329,10 +327,7 @@ class VerificationRecord:
 
     def save(self, path: str | Path) -> None:
         """Write the record as JSON, in one step: a reader never sees half a file."""
-        path = Path(path)
-        draft = path.with_name(path.name + ".part")
-        draft.write_text(json.dumps(self.to_json(), indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        os.replace(draft, path)
+        write_json(path, self.to_json())
 
     @classmethod
     def load(cls, path: str | Path) -> Self:

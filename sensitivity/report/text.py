@@ -99,6 +99,7 @@ def _escaped(table: Rows, replacements: Mapping[str, str]) -> Rows:
     codes = {ord(character): text for character, text in replacements.items()}
 
     def escape(cells: Iterable[str]) -> tuple[str, ...]:
+        """The cells with what the format reads otherwise escaped."""
         return tuple(" ".join(cell.split()).translate(codes) for cell in cells)
 
     return Rows(escape(table.header), table.numeric, tuple(escape(row) for row in table.body))

@@ -31,6 +31,7 @@ class _Extremes:
     values: int = 0  # of each channel
 
     def take(self, x: Tensor, axis: int) -> None:
+        """Look at a tensor whose channels lie along an axis."""
         others = [one for one in range(x.dim()) if one != axis % x.dim()]
         low, high = (x.amin(others), x.amax(others)) if others else (x, x)
         self.low = low if self.low is None else torch.minimum(self.low, low)

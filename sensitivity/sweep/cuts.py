@@ -133,6 +133,7 @@ class Foresight:
             bodies[classes[body]].add(body)
 
         def seconds(watched: Set[int]) -> float:
+            """What the variants should take, with these bodies watched."""
             return sum(self.uses(variant, watched).seconds for variant in variants)
 
         best, least = frozenset(answered), seconds(answered)
@@ -182,6 +183,7 @@ class _Walk:
         self.seconds = 0.0
 
     def body(self, call: Call) -> None:
+        """Walk through what a call does."""
         self.seconds += max(0.0, call.seconds - sum(step.seconds for step in call.steps))
         watched = call.module in self.watched
         for step in call.steps:

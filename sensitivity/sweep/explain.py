@@ -257,6 +257,7 @@ def _intervals(
         return lambda images: once(images) + groups * once(images * (1 - 1 / max(1, groups)))
 
     def leave_out(found: dict[int, Any]) -> None:
+        """Score without each group."""
         dealt = deal(list(found))
         scores_without(task, found, [(), *dealt, *[()] * (groups - len(dealt))])
 

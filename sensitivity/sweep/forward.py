@@ -109,6 +109,7 @@ class Forward:
         passes: list[list[Any]] = []
 
         def one_more() -> list[Any]:
+            """A pass, kept for comparison."""
             passes.append(self._from_the_same_state(run))
             return passes[-1]
 

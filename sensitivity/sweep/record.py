@@ -260,6 +260,7 @@ def leaving(result: Any, storages: Set[int]) -> Any:
     """
 
     def kept(tensor: Tensor) -> bool:
+        """Whether a tensor lies in memory that is kept."""
         return tensor.untyped_storage().data_ptr() in storages
 
     if not any(map(kept, tensors_in(result))):

@@ -49,6 +49,7 @@ class _Changes:
     moves: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def note(self, layer: str, leaf: Tensor, move: Tensor) -> None:
+        """Remember a leaf and how far the recipe moves it."""
         self.leaves.setdefault(layer, []).append(leaf)
         self.moves.setdefault(layer, []).append(move)
 
@@ -185,6 +186,7 @@ def _activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, disturber:
     quantizers = disturber.quantizers(layer, recipe)
 
     def add_zero(place: str, call: int, x: Tensor) -> Tensor | None:
+        """Add a zero that gradients can be read from."""
         quantize = quantizer_of(quantizers, layer.name, place, call, x)
         if quantize is None:
             return None

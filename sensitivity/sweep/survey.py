@@ -160,6 +160,7 @@ class _Surveyor(Watching):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
+        """Passes inside are read."""
         with super().watching(), parameters_read(self._read):
             yield
 
@@ -169,6 +170,7 @@ class _Surveyor(Watching):
             self.readers[id(owner)].add(self._body.module)
 
     def call(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module and note what it was given and returned."""
         if id(module) not in self.known:
             return self.run(original, module, args, kwargs)
         body, call = self._body, Call(len(self.calls), id(module))
@@ -195,6 +197,7 @@ class _Surveyor(Watching):
         return result
 
     def operate(self, function: Original, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a torch function and note the same."""
         if is_property(function):
             result = function(*args, **kwargs)
             for tensor in tensors_in(result):

@@ -57,6 +57,7 @@ class Watching(TorchFunctionMode):
         previous = nn.Module._call_impl
 
         def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+            """Stands in for the call of every module."""
             if not self.on or not self._on_top():
                 return handler(previous, module, args, kwargs)
             self._switch(False)
@@ -98,6 +99,7 @@ def parameters_read(tell: Callable[[nn.Module], None]) -> Iterator[None]:
     previous = nn.Module.__getattr__
 
     def look_up(module: nn.Module, name: str) -> Any:
+        """Stands in for the look-up of a parameter."""
         if name in module.__dict__.get("_parameters", ()):
             tell(module)
         return previous(module, name)

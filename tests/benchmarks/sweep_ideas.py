@@ -19,7 +19,6 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.sweep.watching import Watching
-from tests.benchmarks.replay import MODELS
+from tests.benchmarks.replay import MODELS, seconds
 
 KEEPS_MEMORY = {"MALLOC_TRIM_THRESHOLD_": str(2**34), "MALLOC_MMAP_THRESHOLD_": str(2**34)}
 
@@ -136,12 +135,6 @@ def malloc(options: argparse.Namespace) -> dict[str, Any]:
 
     ratios = [once({}) / once(KEEPS_MEMORY) for _ in range(3)]
     return {"speedup": round(statistics.median(ratios), 3), "same_bits": True, "largest_difference": 0.0}
-
-
-def seconds(run: Callable[[], Any]) -> float:
-    started = time.process_time()
-    run()
-    return time.process_time() - started
 
 
 if __name__ == "__main__":

@@ -143,6 +143,19 @@ class SharedHead(nn.Module):
         return {"scores": scores, "up": (self.up(coarse), "text"), "none": None}
 
 
+class Attention(nn.Module):
+    """torch's own attention between two linear layers: its projections are no modules that are called."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enter, self.leave = nn.Linear(16, 32), nn.Linear(32, 8)
+        self.attend = nn.MultiheadAttention(32, 4, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.enter(x)
+        return self.leave(y + self.attend(y, y, y, need_weights=False)[0])
+
+
 NETS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": Resnet,
     "mobilenet_v3": Mobilenet,

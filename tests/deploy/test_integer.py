@@ -15,7 +15,7 @@ from sensitivity.deploy.measures import sqnr_db
 from sensitivity.deploy.openvino_engine import OpenVinoEngine
 from sensitivity.errors import CalibrationError
 from sensitivity.records import QuantSpec, Recipe
-from tests.deploy.nets import SharedHead, build, images
+from tests.deploy.nets import Attention, SharedHead, build, images
 
 INT8 = sv.Scheme.all(sv.INT8)
 
@@ -119,17 +119,6 @@ def test_half_quantized_layers_are_simulated_as_ever() -> None:
         simulated = model(x)["up"][0]
     with integer_exact(plan) as model:
         assert torch.equal(model(x)["up"][0], simulated)
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.leave = nn.Linear(16, 32), nn.Linear(32, 8)
-        self.attend = nn.MultiheadAttention(32, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.enter(x)
-        return self.leave(y + self.attend(y, y, y, need_weights=False)[0])
 
 
 def test_a_projection_inside_attention_is_simulated_as_ever() -> None:

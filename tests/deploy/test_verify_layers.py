@@ -17,6 +17,7 @@ from sensitivity.deploy.deployed import deploy
 from sensitivity.deploy.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.ort_engine import OrtEngine
 from sensitivity.errors import PrecisionNotHonouredError
+from tests.deploy.nets import Attention
 
 INT8 = sv.Scheme.all(sv.INT8)
 X = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -119,17 +120,6 @@ def test_half_quantized_layers_that_compute_something_else_are_found() -> None:
     loose = sv.Gates(float_sqnr_db=50.0)
     again = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8_WEIGHTS), OffByAPerMille), gates=loose)
     assert {check.status for check in again.layers} == {"verified"}
-
-
-class Attention(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.enter, self.leave = nn.Linear(16, 32), nn.Linear(32, 8)
-        self.attend = nn.MultiheadAttention(32, 4, batch_first=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.enter(x)
-        return self.leave(y + self.attend(y, y, y, need_weights=False)[0])
 
 
 def test_attention_is_not_checked_with_the_reason() -> None:
