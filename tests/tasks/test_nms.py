@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from sensitivity.errors import PredictionError
+from sensitivity.tasks import nms
 from sensitivity.tasks.nms import batched_nms
 
 IOU_THRESHOLD = 0.45
@@ -59,9 +60,14 @@ def test_the_same_boxes_survive_as_in_the_loop_over_single_boxes(
     assert batched_nms(*candidates, iou_threshold).tolist() == one_box_at_a_time(*candidates, iou_threshold)
 
 
-@pytest.mark.parametrize("count", [511, 512, 513, 1300])
-def test_candidates_of_several_blocks_give_the_same_as_the_loop(count: int) -> None:
-    candidates = crowded_boxes(count, classes=6, score_levels=50, seed=count)
+@pytest.mark.parametrize("classes", [1, 6])
+@pytest.mark.parametrize("count", [127, 128, 129, 900])
+def test_candidates_of_several_blocks_give_the_same_as_the_loop(
+    count: int, classes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(nms, "_BLOCK", 128)
+    monkeypatch.setattr(nms, "_PAIRS", 500)
+    candidates = crowded_boxes(count, classes=classes, score_levels=50, seed=count)
     assert batched_nms(*candidates, IOU_THRESHOLD).tolist() == one_box_at_a_time(*candidates, IOU_THRESHOLD)
 
 
