@@ -69,13 +69,13 @@ def judge_of(
 
 
 class EveryImage:
-    """Runs every variant on every image; bounds by leaving groups of images out."""
+    """Runs every variant on every image; bounds by leaving groups of images out, if there are to be ``intervals``."""
 
     order: Sequence[int] | None = None
 
     def __init__(self, task: Task, variants: Sequence[Variant], results: Results, *, intervals: bool = True) -> None:
         self.meaning = f"{LEVEL:.0%}, all layers at once, other images of this kind" if intervals else ""
-        self._intervals = intervals
+        self.intervals = intervals
         self._task = task
         self._variants = variants
         self._results = results
@@ -89,13 +89,17 @@ class EveryImage:
         """Nothing to note."""
 
     def estimate(self, variant: Variant) -> Estimate | None:
-        """The drop on all images, and bounds for other images of the same kind, for all variants at once."""
+        """The drop on all images, and bounds for other images of the same kind, for all variants at once.
+
+        None where there are too few images or none of them moved the metric; bounds are NaN where the metric is not a
+        number without some of the images.
+        """
         images = self._results.images_of(variant)
-        if not self._intervals or len(images) < FEWEST_IMAGES:
+        if not self.intervals or len(images) < FEWEST_IMAGES:
             return None
         drop, without = self._drops.of(variant)
         error = standard_error(without)
-        if not (math.isfinite(error) and error > ROUNDING):
+        if error <= ROUNDING:
             return None
         level = 1 - (1 - LEVEL) / len(self._variants)
         half = error * student_quantile(level, len(without) - 1)

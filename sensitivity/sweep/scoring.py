@@ -10,7 +10,6 @@ from typing import Any
 from sensitivity.contracts import Task
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import Measurement, Score
-from sensitivity.sweep.jackknife import FEWEST_IMAGES
 from sensitivity.sweep.judge import EveryImage, Judge
 from sensitivity.sweep.passes import OnError, predict
 from sensitivity.sweep.plan import Variant
@@ -58,7 +57,7 @@ class Scoring:
         self._on_error = on_error
         self._notes: list[str] = []
         self._without_bounds: list[str] = []  # why, once for each variant
-        self._intervals = True  # until somebody interrupts
+        self._intervals = isinstance(judge, EveryImage) and judge.intervals  # until somebody interrupts
         self._scores = True  # until it happens again
 
     def outcome(self, variants: Sequence[Variant], notes: Sequence[str]) -> Outcome:
@@ -118,7 +117,7 @@ class Scoring:
         return self._missing(variant, "interrupted", "before it was scored")
 
     def _interrupted(self) -> None:
-        if self._intervals and isinstance(self._judge, EveryImage):
+        if self._intervals:
             self._intervals = False
             self._notes.append("interrupted while scores were computed: the remaining rows have no interval")
         else:
@@ -133,7 +132,7 @@ class Scoring:
         if math.isnan(after.value):
             return self._missing(variant, "failed", f"{task.metric} is not a number")
         sign = 1.0 if task.higher_is_better else -1.0
-        estimate = self._estimate(variant, images)
+        estimate = self._estimate(variant)
         drop = sign * (before.value - after.value)
         if not everything and estimate is not None and math.isfinite(estimate.drop):
             drop = estimate.drop
@@ -153,7 +152,7 @@ class Scoring:
             seconds=self._results.seconds[variant.digest],
         )
 
-    def _estimate(self, variant: Variant, images: Images) -> Estimate | None:
+    def _estimate(self, variant: Variant) -> Estimate | None:
         """What the judge knows; nothing where the metric fails on some of the images, which is noted."""
         if not isinstance(self._judge, EveryImage):
             return self._judge.estimate(variant)
@@ -164,7 +163,7 @@ class Scoring:
         except Exception as error:  # noqa: BLE001 - a metric need not be defined on a part of the images
             self._without_bounds.append(f"without some of the images {self._task.metric} fails: {_said(error)}")
             return None
-        if found is None and len(images) >= FEWEST_IMAGES:
+        if found is not None and math.isnan(found.low):
             self._without_bounds.append(f"without some of the images {self._task.metric} is not a number")
         return found
 

@@ -142,6 +142,7 @@ def test_without_intervals_every_layer_is_scored_once(wrapped: sv.Wrapped) -> No
     assert [one.drop for one in without.measurements] == [one.drop for one in with_bounds.measurements]
     assert {one.drop_low for one in without.measurements} == {None}
     assert {one.status for one in without.measurements} == {"measured"}
+    assert not [note for note in without.notes if "interval" in note]
     assert plain.scored == len(without.measurements) + 1
     assert task.scored > 20 * len(with_bounds.measurements)
     assert (

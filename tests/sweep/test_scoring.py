@@ -96,6 +96,12 @@ def test_a_metric_that_is_not_defined_on_some_images_gives_drops_without_interva
     assert study.notes == (f"no interval for 4 of 4 measurements: without some of the images {why}",)
 
 
+def test_a_metric_that_nothing_moves_gives_no_interval_and_blames_nothing(wrapped: sv.Wrapped) -> None:
+    study = analyze(wrapped, ScoredTask(16, lambda found: 1.0))
+    assert [(row.drop, row.drop_low, row.drop_high) for row in study.measurements] == [(0.0, None, None)] * 4
+    assert study.notes == ()
+
+
 def test_a_metric_that_fails_on_samples_decides_nothing_early(wrapped: sv.Wrapped) -> None:
     def all_or_nothing(predictions: dict[int, float]) -> float:
         if len(predictions) < 60:
