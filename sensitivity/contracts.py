@@ -107,6 +107,14 @@ class LeavesOut(Protocol):
 
 
 @runtime_checkable
+class ScoresPart(Protocol):
+    """What a ``Task`` may have besides: its predictions hold more than is scored, and a sweep keeps that part alone."""
+
+    def scored_part(self, prediction: Any) -> Any:
+        """A prediction without what ``score`` and the others here do not look at; the one given is not changed."""
+
+
+@runtime_checkable
 class Store(Protocol):
     """Where the results of a sweep are kept, so that it can be stopped and resumed.
 

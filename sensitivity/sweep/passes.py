@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import nn
 
-from sensitivity.contracts import Batch, Task
+from sensitivity.contracts import Batch, ScoresPart, Task
 from sensitivity.errors import TaskError
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.sweep.forward import Forward, ReplayDiffersError, Run
@@ -112,7 +112,7 @@ def out_of_memory(error: Exception) -> bool:
 
 
 def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
-    """What a task makes of a model's outputs on a batch.
+    """What a task makes of a model's outputs on a batch, as far as it is scored.
 
     Raises:
         TaskError: If it gives not one prediction for each image.
@@ -122,7 +122,7 @@ def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
         raise TaskError(
             f"{task.name} gave {len(predictions)} predictions for {len(batch.images)} images: give one each."
         )
-    return predictions
+    return list(map(task.scored_part, predictions)) if isinstance(task, ScoresPart) else predictions
 
 
 def unchanged_inputs(run: Run, batch: Batch) -> Run:

@@ -12,6 +12,7 @@ import torch
 
 from sensitivity.contracts import Task
 from sensitivity.errors import AnnotationError, ImageError, PredictionError, TaskError
+from sensitivity.sweep.passes import predict
 from sensitivity.tasks.annotations import CocoAnnotations, decode_mask
 from sensitivity.tasks.detection import COCO_METRICS, evaluate_coco
 from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks, Prompts, SamSegment
@@ -175,6 +176,21 @@ def test_a_real_sam_is_prompted_through_its_methods(scenes: Scenes) -> None:
     assert len(calls) == 4
     single = make(scenes, segment=SamSegment(multimask_output=False))
     assert predict_all(single, sam, [0])[0]["predicted_ious"].shape == (2,)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "kept"), [("boxes", {"ious", "areas"}), ("detections", {"masks", "predicted_ious"})]
+)
+def test_what_a_sweep_keeps_scores_the_same(scenes: Scenes, prompts: str, kept: set[str]) -> None:
+    task = make(scenes, prompts=detections() if prompts == "detections" else prompts)
+    whole = predict_all(task, BoxFiller())
+    part = {
+        image: found
+        for b in task.batches()
+        for image, found in zip(b.images, predict(task, BoxFiller(), b), strict=True)
+    }
+    assert {key for found in part.values() for key in found} == kept
+    assert task.score(part) == pytest.approx(task.score(whole), nan_ok=True, abs=0.0)
 
 
 def test_an_encoder_alone_cannot_be_prompted(scenes: Scenes) -> None:
