@@ -104,6 +104,22 @@ class Wrapped(Deployable):
         first = next(tensors_in(self._example_inputs))
         return ActivationTable(self.layers, samples=samples, batch=max(1, first.shape[0] if first.dim() else 1))
 
+    def folded(self) -> Wrapped:
+        """A copy of the model with each batch norm folded into the layer before it, as engines run it.
+
+        Layers keep their names; those that took over their norm have none. Where folding would change the outputs a
+        norm stays. A sweep of it is cheaper; scores can differ in last bits, and recipes that quantize weights as they
+        are stored (``sv.THESIS``) see the folded ones.
+
+        Raises:
+            ExportError: If the model cannot be copied, or is not in float32.
+            TracingError: If it fails with the example inputs.
+        """
+        from sensitivity.deploy.plan import make_basis
+
+        basis = make_basis(self.model, self.layers, self._example_inputs)
+        return Wrapped(basis.model, basis.layers, self._example_inputs)
+
     def size_bytes(
         self, scheme: Scheme | None = None, *, element_bytes: int | None = None, biases_too: bool = False
     ) -> int:

@@ -133,6 +133,19 @@ def test_a_norm_that_depends_on_its_input_stays_with_its_reason() -> None:
     assert list(kept.values()) == ["its GroupNorm depends on its input"]
 
 
+def test_a_folded_model_is_wrapped_under_the_same_names_and_measures_the_same() -> None:
+    net = build(lambda: OneNormUsedTwice(True))
+    wrapped = sv.wrap(net, images(1))
+    task = sv.FeatureFidelity(images(8))
+    before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
+    folded = wrapped.folded()
+    assert [layer.name for layer in folded.layers] == [layer.name for layer in wrapped.layers]
+    assert [layer.norm is None for layer in folded.layers] == [True, False, True]
+    expected, found = (one.analyze(task, sv.INT8_WEIGHTS, progress=False) for one in (wrapped, folded))
+    assert [row.score for row in found.measurements] == pytest.approx([row.score for row in expected.measurements])
+    assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
+
+
 def test_tied_weights_are_two_weights_in_the_copy() -> None:
     net = nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.Conv2d(3, 3, 1)).eval()
     net[2].weight = net[0].weight
