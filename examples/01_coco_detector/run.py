@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     task = make_task(detector, given.images, given.annotations, given.limit)
     calibration = make_task(detector, given.calibration_images, given.calibration_annotations, given.limit)
     wrapped.calibrate(calibration, sv.INT8)
+    if given.explain:
+        print(wrapped.explain(task, RECIPES, layers=given.layers))
+        return
     started = time.perf_counter()
     study = wrapped.analyze(task, RECIPES, layers=given.layers, store=given.out / "store.jsonl")
     print(f"\n{len(study.measurements)} measurements on {len(task)} images in {time.perf_counter() - started:.0f} s")
@@ -54,6 +57,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use the first so many images of each folder (default: all)")
     parser.add_argument("--layers", default="*", help="pattern of the layers to measure, e.g. @exit (default: all)")
     parser.add_argument("--protect", type=int, default=8, help="layers to keep in float (default: %(default)s)")
+    parser.add_argument("--explain", action="store_true", help="tell what the sweep would cost, and stop there")
     return parser.parse_args(arguments)
 
 

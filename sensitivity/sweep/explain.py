@@ -24,7 +24,7 @@ from sensitivity.sweep.jackknife import FEWEST_IMAGES, GROUPS, deal, scores_with
 from sensitivity.sweep.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.passes import predict, unchanged_inputs
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.predictions import same, settled
+from sensitivity.sweep.predictions import bytes_of, same, settled
 from sensitivity.sweep.race import Confidence
 
 PROBED = 8  # variants, spread over the model
@@ -49,6 +49,7 @@ class Explanation:
         scoring_s: Seconds of ``seconds`` that scores and intervals take.
         seconds: Expected time of the sweep; writing a store is not in it, nor is calibration.
         kept_bytes: Bytes that replay keeps of one batch.
+        predictions_bytes: Bytes of all predictions: in memory, or less than that in a store's file.
         at_most: Whether a stop may make it less.
         notes: What else matters, e.g. why passes are run in full.
     """
@@ -62,6 +63,7 @@ class Explanation:
     scoring_s: float
     seconds: float
     kept_bytes: int
+    predictions_bytes: int
     at_most: bool = False
     notes: tuple[str, ...] = ()
 
@@ -71,7 +73,8 @@ class Explanation:
             f"{self.variants} variants on {self.images} images: {about} {_duration(self.seconds)} in this process, "
             f"{_duration(self.scoring_s)} of it for scores and intervals",
             f"{self.passes:.1f} passes over the data instead of {self.naive_passes}, {_duration(self.pass_s)} each",
-            f"replay keeps {self.kept_bytes / 2**20:.0f} MiB for a batch of {self.batch_images}",
+            f"replay keeps {self.kept_bytes / 2**20:.0f} MiB for a batch of {self.batch_images}; all predictions take "
+            f"{self.predictions_bytes / 2**20:.3g} MiB, on disk with store=",
         ]
         return "\n".join([*lines, *self.notes])
 
@@ -126,6 +129,8 @@ def explain(
         scoring_s=scoring_s,
         seconds=passes_s + scoring_s + share * load_s / len(batches),
         kept_bytes=probe.kept_bytes,
+        predictions_bytes=round(bytes_of(list(predictions.values())) / len(predictions) * len(task))
+        * (len(variants) + 1),
         at_most=stop is not None,
         notes=(*probe.forward.notes, *probe.notes, *notes),
     )

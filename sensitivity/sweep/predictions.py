@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,17 @@ def settled(tree: Any) -> Any:
     if isinstance(tree, np.ndarray) and not tree.flags.c_contiguous:
         return tree.copy(order="C")
     return tree
+
+
+def bytes_of(tree: Any) -> int:
+    """Memory that predictions take, roughly: their arrays and text, and what Python spends on each object."""
+    if isinstance(tree, dict):
+        return sys.getsizeof(tree) + sum(map(bytes_of, tree.values()))
+    if isinstance(tree, (list, tuple)):
+        return sys.getsizeof(tree) + sum(map(bytes_of, tree))
+    if isinstance(tree, np.ndarray):
+        return sys.getsizeof(tree) + (0 if tree.base is None else tree.nbytes)
+    return sys.getsizeof(tree)
 
 
 def same(left: Any, right: Any) -> bool:

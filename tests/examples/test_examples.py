@@ -36,6 +36,18 @@ def coco(shared_data: Path) -> list[str | Path]:
 
 
 @pytest.mark.slow
+def test_the_detector_example_tells_what_a_sweep_would_cost(
+    repository: Path, shared_data: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("cv2", reason="the detector example resizes with OpenCV (extra: examples)")
+    weights = shared_data / "weights" / "yolo_fastest_1_1_xl.safetensors"
+    arguments = ["--model", "yolo-fastest-xl", "--weights", weights, *coco(shared_data), "--out", tmp_path]
+    printed = run(repository, "01_coco_detector", *arguments, "--limit", "6", "--explain")
+    assert "168 variants on 6 images: about" in printed
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "weights", "expected", "layers", "exits"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -26,6 +27,7 @@ def test_variants_images_and_passes_are_told(wrapped: sv.Wrapped) -> None:
     assert (found.variants, found.images, found.batch_images, found.naive_passes) == (8, 40, 4, 9)
     assert 0 < found.pass_s < found.seconds
     assert found.kept_bytes > 0
+    assert 9 * 40 * sys.getsizeof(0.0) <= found.predictions_bytes < 9 * 40 * 64
     assert found.passes > 1
     assert "8 variants on 40 images" in str(found)
     assert wrapped.explain(MeanTask(40), sv.INT4_WEIGHTS, layers="stem:0:0").variants == 1
