@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 import sensitivity as sv
-from sensitivity.contracts import Store, Task
+from sensitivity.contracts import Task
 from sensitivity.errors import CalibrationError, StoreConflictError, StoreError, StoreFormatError
 from sensitivity.sweep.store import Journal, MemoryStore
 from tests.sweep.stored_sweeps import KILLS, Net, StoredTask, images, known
@@ -401,26 +401,6 @@ with Journal(sys.argv[1]) as journal:
 
 
 # stores as such
-
-
-@pytest.fixture(params=["memory", "journal"])
-def store(request: pytest.FixtureRequest, path: Path) -> Any:
-    return MemoryStore() if request.param == "memory" else request.getfixturevalue("journal")
-
-
-@pytest.fixture
-def journal(path: Path) -> Any:
-    with Journal(path) as opened:
-        yield opened
-
-
-def test_a_store_keeps_the_first_value_of_a_key(store: Any) -> None:
-    assert isinstance(store, Store)
-    store.add("key", 1)
-    store.add("key", 2)
-    assert ("key" in store, store.read("key"), "other" in store) == (True, 1, False)
-    with pytest.raises(KeyError, match="other"):
-        store.read("other")
 
 
 def test_the_first_of_two_records_of_a_key_counts(path: Path) -> None:
