@@ -41,7 +41,7 @@ class Disturber:
     def __init__(self, model: nn.Module, calibrations: Sequence[Calibration] = ()) -> None:
         self.model = model
         self.calibrations = tuple(calibrations)
-        self._prepared: dict[tuple[str, str], _Prepared] = {}
+        self._prepared: dict[tuple[str, Recipe], _Prepared] = {}
 
     @contextlib.contextmanager
     def applied(self, recipes: Mapping[Layer, Recipe], *, call: int | None = None) -> Iterator[None]:
@@ -102,7 +102,7 @@ class Disturber:
         return weights_digest(self.model)
 
     def _prepare(self, layer: Layer, recipe: Recipe) -> _Prepared:
-        key = (layer.name, recipe.digest)
+        key = (layer.name, recipe)
         if key not in self._prepared:
             module = self.model.get_submodule(layer.module)
             weight = disturbed_weight(self.model, layer, recipe)

@@ -20,7 +20,7 @@ from sensitivity.errors import TaskError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.forward import CHECKED_VARIANTS, Forward, Run
-from sensitivity.sweep.jackknife import FEWEST_IMAGES, GROUPS, deal, scores_without
+from sensitivity.sweep.jackknife import FEWEST_IMAGES, GROUPS, GROUPS_OF_A_STOP, deal, scores_without
 from sensitivity.sweep.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.passes import predict, unchanged_inputs
 from sensitivity.sweep.plan import Variant
@@ -242,7 +242,9 @@ def _scoring_seconds(
         if stop is not None and isinstance(task, MeanOfInstances) and task.instances() is not None:
             mean = _line(lambda found: [task.instance_sum(one) for one in found.values()], some)
             return (2 * variants + 1) * once(whole) + (variants + 1) * mean(whole), []
-        groups = min(GROUPS, whole) if whole >= FEWEST_IMAGES and (intervals or stop) else 0
+        groups = (
+            min(GROUPS_OF_A_STOP if stop else GROUPS, whole) if whole >= FEWEST_IMAGES and (intervals or stop) else 0
+        )
         bounds = _intervals(task, some, once, groups)
     except Exception as error:  # noqa: BLE001 - a metric need not be defined on a few images
         return 0.0, [f"scoring is not counted, as few images cannot be scored: {type(error).__name__}: {error}"]
@@ -263,7 +265,7 @@ def _intervals(
 
     def leave_out(found: dict[int, Any]) -> None:
         """Score without each group."""
-        dealt = deal(list(found))
+        dealt = deal(list(found), groups)
         scores_without(task, found, [(), *dealt, *[()] * (groups - len(dealt))])
 
     return _line(leave_out, some)

@@ -16,12 +16,15 @@ import numpy as np
 from sensitivity.contracts import MeanOfInstances, Task
 from sensitivity.sweep.jackknife import (
     FEWEST_IMAGES,
+    GROUPS,
+    GROUPS_OF_A_STOP,
     ROUNDING,
     deal,
     scores_without,
     standard_error,
     student_quantile,
 )
+from sensitivity.sweep.passes import OnError
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.race import VIRTUAL_LOSS, Confidence, Estimate, Race
 from sensitivity.sweep.results import Images, Results
@@ -55,7 +58,13 @@ class Judge(Protocol):
 
 
 def judge_of(
-    stop: Confidence | None, task: Task, variants: Sequence[Variant], results: Results, *, intervals: bool = True
+    stop: Confidence | None,
+    task: Task,
+    variants: Sequence[Variant],
+    results: Results,
+    *,
+    intervals: bool = True,
+    on_error: OnError = "record",
 ) -> Judge:
     """The judge for a task: every image without a stop; a race for a mean; looks at growing samples for the rest."""
     if stop is None:
@@ -63,8 +72,9 @@ def judge_of(
     if isinstance(task, MeanOfInstances):
         counts = task.instances()
         if counts is not None:
+            race = Race([str(n) for n in range(len(variants))], counts, stop)
             sign = 1 if task.higher_is_better else -1
-            return Means(Race([str(n) for n in range(len(variants))], counts, stop), task, sign, variants, results)
+            return Means(race, task, sign, variants, results, on_error=on_error)
     return Samples(stop, task, variants, results)
 
 
@@ -79,7 +89,7 @@ class EveryImage:
         self._task = task
         self._variants = variants
         self._results = results
-        self._drops = _DropsWithout(task, results)
+        self._drops = _DropsWithout(task, results, GROUPS)
 
     def running(self) -> list[Variant]:
         """All of them."""
@@ -126,7 +136,7 @@ class Samples:
         self._task = task
         self._variants = list(variants)
         self._results = results
-        self._drops = _DropsWithout(task, results)
+        self._drops = _DropsWithout(task, results, GROUPS_OF_A_STOP)
         self._estimates: dict[int, Estimate] = {}
         self._looks = _looks(max(stop.minimum_images, FEWEST_IMAGES), len(task))
         self._error = (1 - stop.level) / (len(self._variants) * len(self._looks))
@@ -179,13 +189,21 @@ class Means:
     """Stops for a mean over instances: a race, judged after every batch."""
 
     def __init__(
-        self, race: Race, task: MeanOfInstances, sign: int, variants: Sequence[Variant], results: Results
+        self,
+        race: Race,
+        task: MeanOfInstances,
+        sign: int,
+        variants: Sequence[Variant],
+        results: Results,
+        *,
+        on_error: OnError,
     ) -> None:
         self.order: Sequence[int] | None = race.order.tolist()
         self.meaning = _of_this_data_set(race.confidence)
         self._race = race
         self._task = task
         self._sign = sign
+        self._on_error = on_error
         self._variants = dict(zip(map(str, range(len(variants))), variants, strict=True))
         self._results = results
 
@@ -201,7 +219,9 @@ class Means:
             changed = self._results.changed_on(self._variants[key], images)
             try:
                 after = before | {image: self._task.instance_sum(one) for image, one in changed.items()}
-            except Exception as error:  # noqa: BLE001 - of these predictions alone; computed again when resumed
+            except Exception as error:  # of these predictions alone; computed again when resumed
+                if self._on_error == "raise":
+                    raise
                 reason = f"instance_sum fails: {type(error).__name__}: {error}"
                 self._results.keep_failure(self._variants[key], images, reason, lasting=False)
                 continue
@@ -223,15 +243,16 @@ class Means:
 class _DropsWithout:
     """Drops over the images of a variant, and over these less each group; the baseline's side is scored once."""
 
-    def __init__(self, task: Task, results: Results) -> None:
+    def __init__(self, task: Task, results: Results, groups: int) -> None:
         self._task = task
         self._results = results
+        self._groups = groups
         self._baselines: dict[Images, tuple[float, list[float]]] = {}
 
     def of(self, variant: Variant) -> tuple[float, list[float]]:
         """The drop, and the drop without each group."""
         images = self._results.images_of(variant)
-        groups = deal(images)
+        groups = deal(images, self._groups)
         expected = self._results.expected(images)
         if images not in self._baselines:
             self._baselines[images] = self._scores(expected, groups)

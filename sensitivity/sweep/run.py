@@ -119,7 +119,7 @@ def _attempt(
         ReplayDiffersError: If this one finds it.
         KeyboardInterrupt: On Ctrl-C before the first batch was complete.
     """
-    judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals)
+    judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals, on_error=settings.on_error)
     progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
     torch.set_rng_state(results.random_state())
     replay = settings.replay and not any(note.startswith(NOT_REPLAYED) for note in results.notes)

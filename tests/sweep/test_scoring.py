@@ -131,6 +131,8 @@ def test_a_mean_that_fails_on_an_instance_fails_that_layer(wrapped: sv.Wrapped) 
     failed = [row for row in study.measurements if row.status == "failed"]
     assert [row.reason for row in failed] == ["instance_sum fails: ValueError: no such mask"]
     assert len({row.status for row in study.measurements}) > 1
+    with pytest.raises(ValueError, match="no such mask"):
+        analyze(wrapped, Picky(40), stop=stop, on_error="raise")
 
 
 def test_a_progress_bar_does_not_need_a_metric_that_is_defined_on_few_images(
