@@ -50,41 +50,64 @@ class Curves:
         return _mean(self.recall[limit])
 
 
-def curves(matches: Matches, objects: Ints, size: str, *, limits: tuple[int, ...]) -> Curves:
-    """Count true and false positives from the best score down.
+class Counted:
+    """True and false positives at one object size, counted once for curves over all images or without some of them.
 
     Args:
         matches: What became of the detections.
-        objects: (K,) number of objects of this size in each category.
         size: One of ``matching.SIZES``.
         limits: Detections of a category in an image up to which recall is given.
 
     Source:
         ``COCOeval.accumulate`` of pycocotools 2.0.11: the same numbers to the last bit.
     """
-    categories = np.flatnonzero(objects)
-    shape = len(IOU_THRESHOLDS), len(categories)
-    if not len(categories):
-        return Curves(categories, np.zeros((*shape, len(RECALL_LEVELS))), {limit: np.zeros(shape) for limit in limits})
-    never = by_threshold(matches.ignored, size).all(axis=0) | (objects[matches.categories] == 0)
-    seen = np.flatnonzero(~never)
-    columns = np.searchsorted(categories, matches.categories[seen])
-    true = by_threshold(matches.true[seen], size)
-    counted = np.zeros((len(true), len(seen) + 1), np.int64)
-    np.cumsum(~by_threshold(matches.ignored[seen], size), axis=1, out=counted[:, 1:])
-    thresholds, hits = np.nonzero(true)
-    before = counted[:, np.searchsorted(columns, np.arange(len(categories)))]
-    # A cell is a threshold and a category; hits are ascending by cell, and by falling score within one.
-    cells = thresholds * len(categories) + columns[hits]
-    detections = counted[thresholds, hits + 1] - before.ravel()[cells]
-    precision = (place_in_run(cells) + 1) / (detections + np.spacing(1))
-    ranks = matches.ranks[seen][hits]
-    found = {limit: np.bincount(cells[ranks < limit], minlength=before.size).reshape(shape) for limit in limits}
-    return Curves(
-        categories=categories,
-        precision=_at_recall_levels(precision, cells, objects[categories]).reshape(*shape, -1),
-        recall={limit: number / objects[categories] for limit, number in found.items()},
-    )
+
+    def __init__(self, matches: Matches, size: str, *, limits: tuple[int, ...]) -> None:
+        ignored = by_threshold(matches.ignored, size)
+        self._limits = limits
+        self._seen = np.flatnonzero(~ignored.all(axis=0))
+        self._categories = matches.categories[self._seen]
+        self._counts = ~ignored[:, self._seen]
+        self._thresholds, self._hits = np.nonzero(by_threshold(matches.true[self._seen], size))
+        self._ranks = matches.ranks[self._seen[self._hits]]
+        self._so_far = _so_far(self._counts)
+
+    def curves(self, objects: Ints, left_out: Bools | None = None) -> Curves:
+        """From the best score down.
+
+        Args:
+            objects: (K,) number of objects of this size in each category.
+            left_out: (M,) whether each match is not to count; None counts all. Leave out whole images only.
+        """
+        categories = np.flatnonzero(objects)
+        shape = len(IOU_THRESHOLDS), len(categories)
+        if not len(categories):
+            nothing = {limit: np.zeros(shape) for limit in self._limits}
+            return Curves(categories, np.zeros((*shape, len(RECALL_LEVELS))), nothing)
+        stays = objects[self._categories[self._hits]] > 0
+        if left_out is not None:
+            stays &= ~left_out[self._seen[self._hits]]
+        thresholds, hits = self._thresholds[stays], self._hits[stays]
+        columns = np.searchsorted(categories, self._categories[hits])
+        first = np.searchsorted(self._categories, categories)
+        detections = self._so_far[thresholds, hits + 1] - self._so_far[thresholds, first[columns]]
+        if left_out is not None:
+            gone = np.flatnonzero(left_out[self._seen])
+            so_far = _so_far(self._counts[:, gone])
+            detections -= so_far[thresholds, np.searchsorted(gone, hits)]
+            detections += so_far[thresholds, np.searchsorted(gone, first)[columns]]
+        # A cell is a threshold and a category; hits are ascending by cell, and by falling score within one.
+        cells = thresholds * len(categories) + columns
+        precision = (place_in_run(cells) + 1) / (detections + np.spacing(1))
+        found = {
+            limit: np.bincount(cells[self._ranks[stays] < limit], minlength=shape[0] * shape[1]).reshape(shape)
+            for limit in self._limits
+        }
+        return Curves(
+            categories=categories,
+            precision=_at_recall_levels(precision, cells, objects[categories]).reshape(*shape, -1),
+            recall={limit: number / objects[categories] for limit, number in found.items()},
+        )
 
 
 def curves_without(
@@ -97,7 +120,7 @@ def curves_without(
     *,
     limits: tuple[int, ...],
 ) -> Iterator[Curves]:
-    """Curves at one object size over the images less each group of them; nothing is matched again.
+    """Curves at one object size over the images less each group of them; nothing is matched or counted again.
 
     Args:
         truth: The objects.
@@ -106,11 +129,21 @@ def curves_without(
         images: Positions of the images.
         groups: Those left out, each time others.
         size: One of ``matching.SIZES``.
-        limits: As for ``curves``.
+        limits: As for ``Counted``.
     """
-    for group in map(set, groups):
-        rest = [image for image in images if image not in group]
-        yield curves(matches.take(np.isin(places, rest)), truth.count(rest)[size], size, limits=limits)
+    counted = Counted(matches, size, limits=limits)
+    for group in groups:
+        left_out = np.zeros(1 + max(images), bool)
+        left_out[np.intersect1d(images, np.array(group, np.intp))] = True
+        rest = [image for image in images if not left_out[image]]
+        yield counted.curves(truth.count(rest)[size], left_out[places])
+
+
+def _so_far(counts: Bools) -> Ints:
+    """(10, N + 1) how many of the first detections count, for each of (10, N) flags and one more."""
+    so_far = np.zeros((len(counts), counts.shape[1] + 1), np.intp)
+    np.cumsum(counts, axis=1, out=so_far[:, 1:])
+    return so_far
 
 
 def _mean(values: Floats) -> float:
@@ -125,15 +158,21 @@ def _at_recall_levels(precision: Floats, cells: Ints, objects: Ints) -> Floats:
         cells: (H,) ascending, threshold * C + category.
         objects: (C,) objects of each category.
     """
-    hits = np.bincount(cells, minlength=len(IOU_THRESHOLDS) * len(objects))
+    best = np.zeros((len(IOU_THRESHOLDS) * len(objects), len(RECALL_LEVELS)))
+    if not len(cells):
+        return best
+    starts = np.flatnonzero(place_in_run(cells) == 0)
+    hits, cells_hit = np.diff(starts, append=len(cells)), cells[starts]
     # Each cell ends with a precision of 0, for the levels that are never reached.
-    padded = np.zeros(len(cells) + len(hits))
-    padded[np.arange(len(cells)) + cells] = precision
-    starts = np.cumsum(hits) - hits + np.arange(len(hits))
-    needed = np.stack([_hits_needed(int(number)) for number in objects])
-    reached = np.minimum(np.tile(needed, (len(IOU_THRESHOLDS), 1)), hits[:, None])
-    best_until_next_level = np.maximum.reduceat(padded, (starts[:, None] + reached).ravel()).reshape(reached.shape)
-    best: Floats = np.maximum.accumulate(best_until_next_level[:, ::-1], axis=1)[:, ::-1]
+    place = np.repeat(np.arange(len(starts)), hits)
+    padded = np.zeros(len(cells) + len(starts))
+    padded[np.arange(len(cells)) + place] = precision
+    numbers, which = np.unique(objects[cells_hit % len(objects)], return_inverse=True)
+    needed = np.stack([_hits_needed(int(number)) for number in numbers])[which]
+    reached = np.minimum(needed, hits[:, None])
+    begin = (starts + np.arange(len(starts)))[:, None]
+    best_until_next_level = np.maximum.reduceat(padded, (begin + reached).ravel()).reshape(reached.shape)
+    best[cells_hit] = np.maximum.accumulate(best_until_next_level[:, ::-1], axis=1)[:, ::-1]
     return best
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.tasks.annotations import CocoAnnotations, as_rle, read_json
-from sensitivity.tasks.curves import Curves, curves, curves_without
+from sensitivity.tasks.curves import Counted, Curves, curves_without
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
 from sensitivity.tasks.instances import DetectionTask, check_iou_type
 from sensitivity.tasks.matching import SIZES
@@ -129,7 +129,7 @@ def coco_metrics(truth: GroundTruth, found: Detections, images: Sequence[int]) -
         PredictionError: If a category is unknown.
     """
     matches, objects = truth.match(found, images, limit=_LIMITS[-1]), truth.count(images)
-    by_size = {size: curves(matches, objects[size], size, limits=_LIMITS) for size in SIZES}
+    by_size = {size: Counted(matches, size, limits=_LIMITS).curves(objects[size]) for size in SIZES}
     return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
 
 

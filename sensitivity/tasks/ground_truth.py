@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,10 +79,6 @@ class Matches:
     true: Words
     ignored: Words
 
-    def take(self, chosen: Bools) -> Matches:
-        """Those of (M,) chosen ones; the ranks stay, so leave out whole images only."""
-        return Matches(*(getattr(self, field.name)[chosen] for field in fields(self)))
-
 
 class GroundTruth:
     """The annotated objects of all images.
@@ -114,6 +110,8 @@ class GroundTruth:
             if iou_type == "segm"
             else np.array([one["bbox"] for one in truth], np.float64).reshape(-1, 4),
         )
+        # an object counts at all thresholds or at none
+        self._counts = {size: by_threshold(self._objects.lanes, size)[0] for size in SIZES}
 
     def count(self, images: Sequence[int]) -> dict[str, Ints]:
         """Number of objects that count: size -> (K,) by category, or all in the first if categories are not used.
@@ -121,11 +119,11 @@ class GroundTruth:
         Args:
             images: Positions of the images to count in.
         """
-        scored = self._scored(images)[self._object_places]
-        groups, lanes = self._object_groups[scored], self._objects.lanes[scored]
-        length = len(self._category_ids)
-        # an object counts at all thresholds or at none
-        return {size: np.bincount(groups[by_threshold(lanes, size)[0]], minlength=length) for size in SIZES}
+        scored, length = self._scored(images)[self._object_places], len(self._category_ids)
+        return {
+            size: np.bincount(self._object_groups[counts & scored], minlength=length)
+            for size, counts in self._counts.items()
+        }
 
     def match(self, found: Detections, images: Sequence[int], *, limit: int) -> Matches:
         """What becomes of every detection.

@@ -12,7 +12,7 @@ import numpy as np
 
 from sensitivity.errors import AnnotationError
 from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.curves import Curves, curves, curves_without
+from sensitivity.tasks.curves import Counted, Curves, curves_without
 from sensitivity.tasks.detection import as_detections, choose_images, read_results
 from sensitivity.tasks.ground_truth import Detections, GroundTruth, Matches
 from sensitivity.tasks.instances import DetectionTask, check_iou_type
@@ -182,5 +182,5 @@ def _check_federated(annotations: CocoAnnotations) -> None:
 
 def _metrics(truth: _FederatedTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
     matches, objects = truth.match(found, images), truth.objects.count(images)
-    by_size = {size: curves(matches, objects[size], size, limits=(MAX_DETECTIONS,)) for size in SIZES}
+    by_size = {size: Counted(matches, size, limits=(MAX_DETECTIONS,)).curves(objects[size]) for size in SIZES}
     return {metric: read(by_size[size], truth.among) for metric, (size, read) in _READINGS.items()}

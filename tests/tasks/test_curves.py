@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from sensitivity.tasks.curves import curves
+from sensitivity.tasks.curves import Counted, Curves
 from sensitivity.tasks.ground_truth import Matches
 from sensitivity.tasks.matching import ALL_LANES
 
@@ -21,6 +21,10 @@ def matches(fates: str, categories: list[int] | None = None, ranks: list[int] | 
         lanes["t"],
         lanes["i"],
     )
+
+
+def curves(found: Matches, objects: np.ndarray, size: str, *, limits: tuple[int, ...]) -> Curves:
+    return Counted(found, size, limits=limits).curves(objects)
 
 
 def test_precision_is_the_best_at_this_recall_or_beyond() -> None:
