@@ -232,7 +232,7 @@ class Deployable:
 
         Raises:
             LayerNotFoundError: If a pattern selects no layer.
-            StudyError: If the study is of another task, or of other layers, or has no such recipe.
+            StudyError: If the study is of another task, of other layers or weights, or has no such recipe.
             CalibrationError: If activations are to be quantized and no ranges are known.
             MissingPackageError: If a package is not installed.
             EngineError: If the engine is unknown.
@@ -241,6 +241,12 @@ class Deployable:
 
         if [layer.name for layer in study.layers] != self.layers.names:
             raise StudyError(f"the study is of {study.model}, whose layers are not those of {self.name}.")
+        was, now = study.info.get("weights"), weights_digest(self.model)
+        if was not in (None, now):
+            raise StudyError(
+                f"the study was made with other weights or buffers (digest {was}) than {self.name} has now ({now}). "
+                "Load those, or analyze the model as it is."
+            )
         run = partial(self.deploy, engine=engine, calibration=calibration, parts=parts, **settings)
         rows = verify_measurements(study, run, self._with_reference(task), self.layers.select(layers), gates, recipe)
         return replace(study, measurements=rows)

@@ -23,6 +23,7 @@ from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.layers.wrap import find_layers
 from sensitivity.perturb.calibrate import calibrate
+from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.kept import find_kept
 from sensitivity.perturb.rest import half_rest
@@ -302,6 +303,7 @@ class Wrapped(Deployable):
             info={
                 "seconds": round(time.perf_counter() - started, 3),
                 "torch": torch.__version__,
+                "weights": weights_digest(self.model),
                 "calibration_images": calibration_images(recipes, disturber),
                 "intervals": found.intervals,
             },

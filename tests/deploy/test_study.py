@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import sensitivity as sv
 from sensitivity.deploy.openvino_engine import OpenVinoEngine
@@ -29,6 +30,15 @@ def task() -> sv.FeatureFidelity:
 @pytest.fixture(scope="module")
 def study(net: sv.Wrapped, task: sv.FeatureFidelity) -> sv.Study:
     return net.analyze(task, sv.INT8, progress=False)
+
+
+def test_a_study_of_other_weights_is_refused(task: sv.FeatureFidelity) -> None:
+    made = sv.wrap(build(SharedHead), images(1))
+    study = made.analyze(task, sv.INT8_WEIGHTS, progress=False)
+    with torch.no_grad():
+        next(made.model.parameters()).mul_(1.01)
+    with pytest.raises(StudyError, match=r"made with other weights or buffers .* analyze the model as it is"):
+        made.verify_study(study, task)
 
 
 def test_rows_that_the_engine_repeats_become_verified(
