@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
 from sensitivity.errors import RecipeError
@@ -25,7 +25,17 @@ def _check(what: str, given: object, choices: tuple[str, ...]) -> None:
         raise RecipeError(f"{what} {given!r} is not known. Choose one of: {', '.join(choices)}.")
 
 
-@dataclass(frozen=True, slots=True)
+def _unusual(value: Any, always: tuple[str, ...]) -> str:
+    """A dataclass as the call that makes it, without the settings that are as they usually are."""
+    shown = [
+        f"{one.name}={getattr(value, one.name)!r}"
+        for one in fields(value)
+        if one.name in always or getattr(value, one.name) != one.default
+    ]
+    return f"{type(value).__name__}({', '.join(shown)})"
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class QuantSpec:
     """How one tensor is quantized.
 
@@ -77,6 +87,9 @@ class QuantSpec:
                 f"more than 1 only to {', '.join(COUNTING_OBSERVERS)}; the others look at every value."
             )
 
+    def __repr__(self) -> str:
+        return _unusual(self, always=("format", "granularity"))
+
     def _check_no_integer(self) -> None:
         if not self.symmetric:
             raise RecipeError(
@@ -119,7 +132,7 @@ class Pruning:
             raise RecipeError(f"an n:m pattern keeps 0 < n < m weights in each group of m, not {self.n}:{self.m}.")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Recipe:
     """What is done to a layer, as a value.
 
@@ -160,6 +173,9 @@ class Recipe:
                 f"recipe {self.name!r} gives weights sample_every={spec.sample_every}: weights are observed in full. "
                 "Leave it out of the recipe's weights."
             )
+
+    def __repr__(self) -> str:
+        return _unusual(self, always=("name",))
 
     @property
     def needs_calibration(self) -> bool:

@@ -30,7 +30,7 @@ class Rule:
     recipe: Recipe | None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Scheme:
     """Which layer gets which recipe.
 
@@ -74,6 +74,23 @@ class Scheme:
             raise RecipeError(
                 f"keep_fp32={self.keep_fp32} with rest='fp32': everything is in fp32. Give rest='bf16' or 'fp16'."
             )
+
+    def __repr__(self) -> str:
+        """The rules as a table, with the reasons of those that protect."""
+        facts = [
+            f"{len(self.rules) or 'no'} rule{'s' if len(self.rules) != 1 else ''}",
+            *([f"{self.size_bytes} bytes"] if self.size_bytes is not None else []),
+            *([f"predicted_drop={self.predicted_drop:.4g}"] if self.predicted_drop is not None else []),
+            *([f"the rest in {self.rest}"] if self.rest != "fp32" else []),
+            *([f"{', '.join(self.keep_fp32)} in fp32"] if self.keep_fp32 else []),
+        ]
+        wide = max((len(rule.pattern) for rule in self.rules), default=0)
+        return "\n".join([f"Scheme: {', '.join(facts)}", *(f"  {self._line(rule, wide)}" for rule in self.rules)])
+
+    def _line(self, rule: Rule, wide: int) -> str:
+        if rule.recipe is not None:
+            return f"{rule.pattern:{wide}}  {rule.recipe.name}"
+        return f"{rule.pattern:{wide}}  protected  {self.reasons.get(rule.pattern, '')}".rstrip()
 
     @classmethod
     def all(cls, recipe: Recipe) -> Scheme:

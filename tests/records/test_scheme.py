@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import sensitivity as sv
 from sensitivity.errors import RecipeError
+from sensitivity.records import recipe as recipes
 
 HALF = sv.Scheme.all(sv.INT8).with_rest("fp16", keep_fp32=("norms", "blocks.*.norm"))
 
@@ -16,6 +18,27 @@ def test_a_scheme_with_a_rest_survives_json(tmp_path: Path) -> None:
     HALF.save(tmp_path / "scheme.json")
     assert sv.Scheme.load(tmp_path / "scheme.json") == HALF
     assert sv.Scheme.from_json(HALF.to_json()).keep_fp32 == ("norms", "blocks.*.norm")
+
+
+def test_a_scheme_prints_as_a_table_of_its_rules() -> None:
+    advised = sv.Scheme.all(sv.INT8).protect(["stage3:4:2", "@stem"])
+    advised = replace(advised, reasons={"stage3:4:2": "drop 21.6 points"}, size_bytes=7, predicted_drop=0.0123456)
+    assert repr(advised).splitlines() == [
+        "Scheme: 3 rules, 7 bytes, predicted_drop=0.01235",
+        "  *           int8",
+        "  stage3:4:2  protected  drop 21.6 points",
+        "  @stem       protected",
+    ]
+    assert repr(HALF) == "Scheme: 1 rule, the rest in fp16, norms, blocks.*.norm in fp32\n  *  int8"
+    assert repr(sv.Scheme()) == "Scheme: no rules"
+
+
+def test_a_recipe_prints_as_the_call_that_makes_it() -> None:
+    for recipe in (sv.INT8, sv.THESIS, sv.FP8, sv.INT4_WEIGHTS, sv.Prune(0.5)):
+        assert eval(repr(recipe), vars(recipes)) == recipe
+    assert repr(sv.INT4_WEIGHTS) == (
+        "Recipe(name='int4-weights', weights=QuantSpec(format='int4', granularity='per-channel'))"
+    )
 
 
 def test_a_file_of_an_older_version_has_its_rest_in_fp32() -> None:
