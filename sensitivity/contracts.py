@@ -118,8 +118,8 @@ class ScoresPart(Protocol):
 class Store(Protocol):
     """Where the results of a sweep are kept, so that it can be stopped and resumed.
 
-    Keys are text, values are trees of dicts, lists, tuples, numpy arrays, numbers and text, which come back to the last
-    bit. Nothing is ever changed or removed, and one run at a time uses a store.
+    Keys are text, values are trees of dicts, lists, tuples, numpy arrays, numbers, text, bytes and None, which come
+    back to the last bit. Nothing is ever changed or removed, and one run at a time uses a store.
     """
 
     def __contains__(self, key: str) -> bool:

@@ -109,8 +109,8 @@ class Wrapped(Deployable):
         """A copy of the model with each batch norm folded into the layer before it, as engines run it.
 
         Layers keep their names; those that took over their norm have none. Where folding would change the outputs a
-        norm stays. A sweep of it is cheaper; scores can differ in last bits, and recipes that quantize weights as they
-        are stored (``sv.THESIS``) see the folded ones.
+        norm stays. A sweep of it is cheaper, and scores differ in last bits. Not so where a recipe looks at the weights
+        as they are stored: ``sv.THESIS`` and pruning see the folded ones, and choose others than ``deploy`` does.
 
         Raises:
             ExportError: If the model cannot be copied, or is not in float32.

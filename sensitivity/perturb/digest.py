@@ -11,12 +11,16 @@ from torch import nn
 def weights_digest(model: nn.Module) -> str:
     """Hash of all parameters and buffers: names, shapes, types and bytes.
 
-    The same for the same weights on any device and machine; the class of the model does not count.
+    The same for the same weights on any device and machine; the class of the model does not count. Sparse tensors count
+    as if they were dense; of those on the meta device, which have no bytes, name, shape and type count.
     """
     digest = hashlib.sha256()
     tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
     for name, tensor in sorted(tensors, key=lambda item: item[0]):
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        flat = tensor.detach().cpu().contiguous().flatten()
+        if tensor.is_meta:
+            continue
+        dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+        flat = dense.cpu().contiguous().flatten()
         digest.update(flat.view(torch.uint8).numpy().data)  # no copy
     return digest.hexdigest()[:32]

@@ -49,7 +49,8 @@ class Explanation:
         scoring_s: Seconds of ``seconds`` that scores and intervals take.
         seconds: Expected time of the sweep; writing a store is not in it, nor is calibration.
         kept_bytes: Bytes that replay keeps of one batch.
-        predictions_bytes: Bytes of all predictions: in memory, or less than that in a store's file.
+        predictions_bytes: Bytes of all predictions in memory; a store keeps them in its file instead, compressed, which
+            is at most a third more.
         at_most: Whether a stop may make it less.
         notes: What else matters, e.g. why passes are run in full.
     """
@@ -74,7 +75,7 @@ class Explanation:
             f"{_duration(self.scoring_s)} of it for scores and intervals",
             f"{self.passes:.1f} passes over the data instead of {self.naive_passes}, {_duration(self.pass_s)} each",
             f"replay keeps {self.kept_bytes / 2**20:.0f} MiB for a batch of {self.batch_images}; all predictions take "
-            f"{self.predictions_bytes / 2**20:.3g} MiB, on disk with store=",
+            f"{self.predictions_bytes / 2**20:.3g} MiB of memory, or of disk with store=",
         ]
         return "\n".join([*lines, *self.notes])
 

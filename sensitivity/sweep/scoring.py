@@ -58,6 +58,7 @@ class Scoring:
         self._notes: list[str] = []
         self._without_bounds: list[str] = []  # why, once for each variant
         self._intervals = isinstance(judge, EveryImage) and judge.intervals  # until somebody interrupts
+        self._hurried = False  # somebody did
         self._scores = True  # until it happens again
 
     def outcome(self, variants: Sequence[Variant], notes: Sequence[str]) -> Outcome:
@@ -117,9 +118,11 @@ class Scoring:
         return self._missing(variant, "interrupted", "before it was scored")
 
     def _interrupted(self) -> None:
-        if self._intervals:
+        if not self._hurried:
+            self._hurried = True
+            if self._intervals:
+                self._notes.append("interrupted while scores were computed: the remaining rows have no interval")
             self._intervals = False
-            self._notes.append("interrupted while scores were computed: the remaining rows have no interval")
         else:
             self._scores = False
             self._notes.append("interrupted while scores were computed: the remaining rows have none")

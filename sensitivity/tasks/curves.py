@@ -132,8 +132,8 @@ def curves_without(
         limits: As for ``Counted``.
     """
     counted = Counted(matches, size, limits=limits)
-    for group in groups:
-        left_out = np.zeros(1 + max(images), bool)
+    for group in map(list, groups):
+        left_out = np.zeros(1 + max(images, default=0), bool)
         left_out[np.intersect1d(images, np.array(group, np.intp))] = True
         rest = [image for image in images if not left_out[image]]
         yield counted.curves(truth.count(rest)[size], left_out[places])

@@ -11,10 +11,10 @@ from torch import Tensor
 from sensitivity.errors import PredictionError
 
 _BLOCK = 2048
-"""Candidates decided at once: bounds the pairs that may overlap, however many boxes a broken model emits."""
+"""Candidates decided at once: bounds the pairs that overlap (2 million, 120 MB) however many a broken model emits."""
 
 _PAIRS = 2**16
-"""Pairs compared at once: bounds the memory at a few MB."""
+"""Pairs compared at once, in a few MB."""
 
 _NARROWEST = 16
 """Columns that a row is compared with at least."""

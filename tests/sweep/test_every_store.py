@@ -11,7 +11,7 @@ import pytest
 
 from sensitivity.contracts import Store
 from sensitivity.sweep.store import Journal, MemoryStore
-from sensitivity.testing.stores import StoreSuite
+from sensitivity.testing.stores import VALUES, StoreSuite
 
 
 @pytest.fixture(params=["memory", "journal"])
@@ -25,6 +25,16 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
 
 class TestOurStores(StoreSuite):
     """In memory and in a file."""
+
+    def reopened(self, store: Store) -> Store:
+        if not isinstance(store, Journal):
+            return store
+        store.close()
+        found = MemoryStore()
+        with Journal(store.path) as again:
+            for key in VALUES:
+                found.add(key, again.read(key))
+        return found
 
 
 class Latest(MemoryStore):
@@ -53,6 +63,20 @@ class Stripped(MemoryStore):
         super().add(key.split("\n")[0], value)
 
 
+class Forgetful(MemoryStore):
+    def add(self, key: str, value: Any) -> None:
+        if "another" in key:
+            super().add(key, value)
+
+
+class Lower(MemoryStore):
+    def read(self, key: str) -> Any:
+        return super().read(key.lower())
+
+    def add(self, key: str, value: Any) -> None:
+        super().add(key.lower(), value)
+
+
 class Full(MemoryStore):
     def __contains__(self, key: str) -> bool:
         return True
@@ -63,6 +87,8 @@ class Full(MemoryStore):
     [
         (Full, "test_it_fits_the_contract"),
         (Json, "test_values_come_back_to_the_last_bit"),
+        (Forgetful, "test_values_come_back_to_the_last_bit"),
+        (Lower, "test_any_text_is_a_key"),
         (Latest, "test_the_first_value_of_a_key_stays"),
         (Silent, "test_what_is_not_there_is_a_key_error"),
         (Stripped, "test_any_text_is_a_key"),

@@ -171,6 +171,27 @@ def test_an_interrupt_while_scores_are_computed_leaves_the_scores(wrapped: sv.Wr
     assert study.notes == ("interrupted while scores were computed: the remaining rows have no interval",)
 
 
+@pytest.mark.parametrize("at", [1, 3])
+@pytest.mark.parametrize("settings", [{"intervals": False}, {"stop": sv.Confidence(tolerance=0.1, minimum_images=16)}])
+def test_a_first_interrupt_costs_no_score_where_there_are_no_intervals_to_leave_out(
+    wrapped: sv.Wrapped, at: int, settings: dict[str, Any]
+) -> None:
+    calls = 0
+
+    class Interrupted(InstanceTask):
+        def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
+            nonlocal calls
+            calls += 1
+            if calls == at:
+                raise KeyboardInterrupt
+            return super().score(predictions)
+
+    study, expected = (analyze(wrapped, task(20), **settings) for task in (Interrupted, InstanceTask))
+    assert calls > 3
+    assert [row.drop for row in study.measurements] == [row.drop for row in expected.measurements]
+    assert study.notes == expected.notes
+
+
 def test_a_second_interrupt_leaves_the_rest_unscored(wrapped: sv.Wrapped, tmp_path: Path) -> None:
     task = ScoredTask(20, mean)
 

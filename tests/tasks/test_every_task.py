@@ -122,6 +122,7 @@ def instances(scenes: Scenes) -> tuple[Task, Any]:
     return InstanceTask(9), Chain().eval()
 
 
+# not callback_task: it sees its data as one lump, which no part of can be scored
 TASKS = (coco, lvis, prompted, prompted_by_a_detector, semantic, fidelity, mean, instances)
 
 
@@ -153,6 +154,7 @@ class Broken(InstanceTask):
         super().__init__(9)
         self.wrong = wrong
         self.times = 0
+        self.seen: list[float] = []
 
     @property
     def metric(self) -> str:  # type: ignore[override]
@@ -172,6 +174,10 @@ class Broken(InstanceTask):
             return found[1:]
         if self.wrong == "tensors":
             return [{"values": [torch.tensor(one) for one in each["values"]]} for each in found]
+        if self.wrong == "a size":
+            return [each | {"size": torch.Size([2])} for each in found]
+        if self.wrong == "sums":
+            return [each | {"sum": float(sum(each["values"]))} for each in found]
         if self.wrong == "drifting":
             return [{"values": [one + self.times for one in each["values"]]} for each in found]
         return found
@@ -183,19 +189,34 @@ class Broken(InstanceTask):
             return super().score(dict([next(item for item in predictions.items() if item[1]["values"])]))
         if self.wrong == "all or nothing" and len(predictions) < len(self):
             raise ValueError("images are missing")
+        if self.wrong == "accumulating":
+            self.seen += [value for one in predictions.values() for value in one["values"]]
+            return {"mean": float(np.mean(self.seen))}
+        if self.wrong == "the first score":
+            self.first = getattr(self, "first", None) or super().score(predictions)
+            return self.first
         return super().score(predictions)
 
+    def instances(self) -> list[int]:
+        return super().instances()[:: -1 if self.wrong == "other instances" else 1]
+
     def instance_sum(self, prediction: Any) -> float:
+        if self.wrong == "sums":
+            return float(prediction["sum"])
         return super().instance_sum(prediction) * (2 if self.wrong == "another mean" else 1)
 
     def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
         if self.wrong == "nothing left out":
             groups = [[] for _ in groups]
+        if self.wrong == "all images expected" and len(predictions) < len(self):
+            raise ValueError("images are missing")
         rests = [{image: one for image, one in predictions.items() if image not in group} for group in groups]
         return [self.score(rest)["mean"] for rest in rests]
 
     def scored_part(self, prediction: Any) -> Any:
-        return {"values": [0.0 for _ in prediction["values"]]} if self.wrong == "too small a part" else prediction
+        if self.wrong == "too small a part":
+            return {"values": [0.0 for _ in prediction["values"]]}
+        return {"values": prediction["values"]} if self.wrong == "sums" else prediction
 
     def digest(self) -> str:
         self.times += 1
@@ -209,14 +230,20 @@ class Broken(InstanceTask):
         ("all images", "test_batches_hold_the_images_asked_for_in_their_order"),
         ("too few", "test_there_is_one_prediction_for_each_image"),
         ("tensors", "test_predictions_are_data"),
+        ("a size", "test_predictions_are_data"),
         ("drifting", "test_a_model_predicts_the_same_again"),
         ("another metric", "test_the_metric_is_among_the_scores"),
         ("changes predictions", "test_scores_depend_on_the_predictions_alone"),
         ("the first alone", "test_scores_depend_on_the_predictions_alone"),
+        ("accumulating", "test_scores_depend_on_the_predictions_alone"),
+        ("the first score", "test_some_of_the_images_can_be_scored"),
         ("all or nothing", "test_some_of_the_images_can_be_scored"),
         ("no digest", "test_a_digest_is_text_that_stays"),
         ("another mean", "test_a_mean_over_instances_is_the_metric"),
+        ("other instances", "test_a_mean_over_instances_is_the_metric"),
         ("nothing left out", "test_leaving_images_out_is_scoring_the_rest"),
+        ("all images expected", "test_leaving_images_out_is_scoring_the_rest"),
+        ("sums", "test_the_part_that_is_kept_scores_the_same"),
         ("too small a part", "test_the_part_that_is_kept_scores_the_same"),
     ],
 )
@@ -224,6 +251,6 @@ def test_the_suite_finds_what_is_wrong(wrong: str, test: str) -> None:
     arguments = {"task": Broken(wrong), "model": Chain().eval()}
     run = getattr(TaskSuite(), test)
     given = {name: arguments[name] for name in run.__annotations__ if name in arguments}
-    with pytest.raises((AssertionError, ValueError)):
+    with pytest.raises((AssertionError, ValueError, KeyError)):
         run(**given)
     run(**given | {"task": Broken("nothing")})
