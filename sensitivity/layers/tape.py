@@ -160,7 +160,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if func._can_decompose():  # composite operators arrive whole in inference mode
+        # composite operators arrive whole in inference mode; asking a prim:: one ends the process
+        if func.namespace != "prim" and func._can_decompose():
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:

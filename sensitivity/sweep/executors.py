@@ -78,7 +78,7 @@ class Job:
         forward = Forward(
             self.model, self.disturber, replay=self.replay, memory_limit=self.memory_limit, late_checks=True
         )
-        return InProcess(self.model, self.task, forward, self.on_error)
+        return InProcess(self.model, self.task, forward, self.on_error, alone=False)
 
 
 class Distributed:
@@ -177,10 +177,25 @@ def run_shard(shared: Shared, batch: Batch, positions: Sequence[int]) -> list[tu
         try:
             job, passes = _job(shared)
             units = list(passes.start(batch, [job.variants[position] for position in positions]))
+        except Exception as error:
+            _check_sendable(error)
+            raise
         finally:
             torch.set_rng_state(before)
             torch.set_num_threads(threads)
     return [(None, units[0]), *zip(positions, (unit.of(None) for unit in units[1:]), strict=True)]
+
+
+def _check_sendable(error: Exception) -> None:
+    """Nothing, if an error can be sent back: one that cannot takes a pool of processes with it.
+
+    Raises:
+        ExecutorError: If it cannot; tells it as text.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception as cause:
+        raise ExecutorError(f"a worker failed with {type(error).__name__}: {error}") from cause
 
 
 def _job(shared: Shared) -> tuple[Job, InProcess]:

@@ -24,7 +24,7 @@ from sensitivity.sweep.jackknife import FEWEST_IMAGES, GROUPS, GROUPS_OF_A_STOP,
 from sensitivity.sweep.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.passes import predict, unchanged_inputs
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.predictions import bytes_of, same, settled
+from sensitivity.sweep.predictions import bytes_of, same
 from sensitivity.sweep.race import Confidence
 
 PROBED = 8  # variants, spread over the model
@@ -143,7 +143,7 @@ def _undisturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tupl
     seconds = []
     for batch in [batches[0], *batches]:  # the first pass allocates
         taken, found = _timed(unchanged_inputs(functools.partial(predict, task, model, batch), batch))
-        predictions |= zip(batch.images, settled(found), strict=True)
+        predictions |= zip(batch.images, found, strict=True)
         seconds.append(taken / len(batch.images) * len(batches[0].images))
     return statistics.median(seconds[1:]), predictions
 
@@ -218,7 +218,7 @@ class _Probe:
         return able
 
     def _variant(self, variant: Variant, expected: Sequence[Any]) -> None:
-        found = settled(self.forward.variant(self._run, variant.recipes))
+        found = self.forward.variant(self._run, variant.recipes)
         for one, other in zip(found, expected, strict=True):
             same(one, other)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,8 @@ from sensitivity.records import Layer, Recipe
 from sensitivity.sweep.predictions import same
 from sensitivity.sweep.replay import Replayer
 
-CHECKED_VARIANTS = 4  # spread over the model, on the first batch
+CHECKED_VARIANTS = 4  # at least, spread over the model, on the first batch
+CHECKED_SHARE = 0.005  # of all passes, if that is more: every variant from 200 batches on
 
 NOT_REPLAYED = "not replayed, every pass run in full"
 """Begins the note of a sweep that replays no more."""
@@ -23,6 +23,11 @@ DIFFERS = "differs from a full one"
 """Is in every note about replay that was found to be wrong."""
 
 Run = Callable[[], list[Any]]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, a GPU's, or the CPU's as torch tells it."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class ReplayDiffersError(Exception):
@@ -62,7 +67,7 @@ class Forward:
         self._checked: dict[int, Mapping[Layer, Recipe]] = {}  # by identity
         self._due: Mapping[Layer, Recipe] | None = None  # to be checked on this batch
 
-    def baseline(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
+    def baseline(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]], *, batches: int = 1) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
 
         On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
@@ -71,12 +76,13 @@ class Forward:
         Args:
             run: Predicts one batch.
             variants: What will follow on this batch: the disturbed layers of each variant.
+            batches: How many there will be: the more, the more variants are checked on the first.
         """
         if self.replayer is None:
             return self._from_the_same_state(run)
         predictions = self._recorded(self.replayer, run, variants)
         if self.replayer is not None and not self._checked:
-            self._check(run, variants)
+            self._check(run, variants, batches)
         elif self._late_checks:
             unchecked = [variant for variant in variants if id(variant) not in self._checked]
             self._due = unchecked[len(unchecked) // 2] if unchecked else None
@@ -95,7 +101,11 @@ class Forward:
         if self.replayer is None:
             return self._full(run, recipes)
         replayer = self.replayer
-        predictions = self._replayed(replayer, run, recipes)
+        try:
+            predictions = self._replayed(replayer, run, recipes)
+        except Exception as error:
+            self._fail_in_full(run, recipes, error)
+            raise
         if replayer.intact():
             replayer.done(self.disturber.touched(recipes))
             if recipes is self._due:
@@ -113,7 +123,15 @@ class Forward:
             passes.append(self._from_the_same_state(run))
             return passes[-1]
 
-        predictions: list[Any] = replayer.record(one_more, list(self._touched(variants)))
+        try:
+            predictions: list[Any] = replayer.record(one_more, list(self._touched(variants)))
+        except Exception as error:  # noqa: BLE001 - raised again by the next line if it is the model's own
+            predictions = self._from_the_same_state(run)  # which may fail as well
+            if out_of_memory(error):
+                self._give_up("memory runs out while a pass is recorded; memory_limit= keeps less")
+            else:
+                self._give_up(f"a pass cannot be recorded: {type(error).__name__}: {error}")
+            return predictions
         if self._random_state.moved():
             self._give_up("the model draws random numbers")
         elif not all(map(same, passes[0], predictions)):
@@ -127,9 +145,11 @@ class Forward:
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
 
-    def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> None:
+    def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]], batches: int) -> None:
         """Replay some variants and run them in full; where one differs trust no module, then replay no more."""
-        some = variants[:: max(1, math.ceil(len(variants) / CHECKED_VARIANTS))]
+        count = min(len(variants), max(CHECKED_VARIANTS, int(CHECKED_SHARE * len(variants) * batches)))
+        places = {round(place * (len(variants) - 1) / max(1, count - 1)) for place in range(count)}
+        some = [variants[place] for place in sorted(places)]
         self._checked = {id(variant): variant for variant in some}
         different = self._different(run, some)
         if different is not None and self.replayer is not None:
@@ -142,6 +162,23 @@ class Forward:
                 )
         if different is not None:
             self._give_up(f"a replayed pass of {different.name} {DIFFERS}")
+
+    def _fail_in_full(self, run: Run, recipes: Mapping[Layer, Recipe], error: Exception) -> None:
+        """Nothing, if a variant that failed when replayed fails in full as well, or memory ran out.
+
+        Raises:
+            ReplayDiffersError: If it does not.
+        """
+        if out_of_memory(error):
+            return
+        try:
+            self._full(run, recipes)
+        except Exception:  # noqa: BLE001 - as it should; the first error is the one that is told
+            return
+        raise ReplayDiffersError(
+            f"{NOT_REPLAYED}: a replayed pass of {next(iter(recipes)).name} {DIFFERS}: it fails with "
+            f"{type(error).__name__}: {error}. What had been replayed before was measured again"
+        )
 
     def _check_late(self, run: Run, recipes: Mapping[Layer, Recipe], replayed: list[Any]) -> None:
         """Compare with a full pass."""
@@ -159,9 +196,13 @@ class Forward:
             if self.replayer is None:
                 break
             try:
-                replayed, full = self._replayed(self.replayer, run, recipes), self._full(run, recipes)
+                full = self._full(run, recipes)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
+            try:
+                replayed = self._replayed(self.replayer, run, recipes)
+            except Exception:  # noqa: BLE001 - where the full pass does not fail, that is a difference
+                return next(iter(recipes))
             if not all(map(same, replayed, full)):
                 return next(iter(recipes))
         return None

@@ -225,7 +225,12 @@ class Means:
                 reason = f"instance_sum fails: {type(error).__name__}: {error}"
                 self._results.keep_failure(self._variants[key], images, reason, lasting=False)
                 continue
-            self._race.add(key, images, [self._sign * (before[image] - after[image]) for image in images])
+            losses = [self._sign * (before[image] - after[image]) for image in images]
+            if not all(map(math.isfinite, losses)):
+                reason = "instance_sum is not a finite number"
+                self._results.keep_failure(self._variants[key], images, reason, lasting=False)
+                continue
+            self._race.add(key, images, losses)
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the race knows of it."""

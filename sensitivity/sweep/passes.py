@@ -8,14 +8,14 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Protocol
 
-import torch
 from torch import nn
 
 from sensitivity.contracts import Batch, ScoresPart, Task
 from sensitivity.errors import TaskError
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.sweep.forward import Forward, ReplayDiffersError, Run
+from sensitivity.sweep.forward import Forward, ReplayDiffersError, Run, out_of_memory
 from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.predictions import settled
 from sensitivity.sweep.replay import version_of
 
 OnError = Literal["record", "raise"]
@@ -70,20 +70,25 @@ class InProcess:
         task: Predicts.
         forward: Runs its passes.
         on_error: ``record`` turns a variant that fails into a unit with its reason; ``raise`` raises.
+        alone: Whether all batches of the task are run here.
     """
 
     ahead = 0
 
-    def __init__(self, model: nn.Module, task: Task, forward: Forward, on_error: OnError) -> None:
+    def __init__(
+        self, model: nn.Module, task: Task, forward: Forward, on_error: OnError, *, alone: bool = True
+    ) -> None:
         self.model = model
         self.task = task
         self.forward = forward
         self.on_error = on_error
+        self.alone = alone
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """The undisturbed model first, then every variant in the order given."""
         run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
-        expected = self.forward.baseline(run, [variant.recipes for variant in variants])
+        batches = len(self.task) // len(batch.images) if self.alone else 1
+        expected = self.forward.baseline(run, [variant.recipes for variant in variants], batches=batches)
         yield Unit(None, expected, notes=tuple(self.forward.notes))
         for variant in variants:
             yield self._unit(variant, run)
@@ -99,6 +104,8 @@ class InProcess:
         except ReplayDiffersError:
             raise
         except Exception as error:
+            if interrupted(error):
+                raise KeyboardInterrupt from error
             if self.on_error == "raise":
                 raise
             failure, lasting = f"{type(error).__name__}: {error}", not out_of_memory(error)
@@ -106,13 +113,15 @@ class InProcess:
         return Unit(variant, predictions, failure, lasting, seconds, tuple(self.forward.notes))
 
 
-def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's, a GPU's, or the CPU's as torch tells it."""
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+def interrupted(error: BaseException | None) -> bool:
+    """Whether an error came of a Ctrl-C, while something was put back."""
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__context__
+    return error is not None
 
 
 def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
-    """What a task makes of a model's outputs on a batch, as far as it is scored.
+    """What a task makes of a model's outputs on a batch, as far as it is scored, in memory of its own.
 
     Raises:
         TaskError: If it gives not one prediction for each image.
@@ -122,7 +131,8 @@ def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
         raise TaskError(
             f"{task.name} gave {len(predictions)} predictions for {len(batch.images)} images: give one each."
         )
-    return list(map(task.scored_part, predictions)) if isinstance(task, ScoresPart) else predictions
+    scored = map(task.scored_part, predictions) if isinstance(task, ScoresPart) else predictions
+    return [settled(one) for one in scored]
 
 
 def unchanged_inputs(run: Run, batch: Batch) -> Run:

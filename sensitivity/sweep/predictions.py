@@ -9,12 +9,16 @@ import numpy as np
 
 
 def settled(tree: Any) -> Any:
-    """The same predictions with arrays in C order, as a store gives them back: sums depend on the order in memory."""
+    """The same predictions in memory of their own, arrays in C order as a store gives them back.
+
+    Sums depend on the order in memory; and what ``tensor.numpy()`` gives is overwritten where the model uses a tensor
+    again.
+    """
     if isinstance(tree, dict):
         return {key: settled(value) for key, value in tree.items()}
     if type(tree) in (list, tuple):
         return type(tree)(settled(item) for item in tree)
-    if isinstance(tree, np.ndarray) and not tree.flags.c_contiguous:
+    if isinstance(tree, np.ndarray) and not (tree.flags.c_contiguous and tree.flags.owndata):
         return tree.copy(order="C")
     return tree
 

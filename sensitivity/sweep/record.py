@@ -15,6 +15,7 @@ from sensitivity.sweep.values import (
     UNKNOWN,
     Key,
     cloned,
+    contents,
     handed_out,
     identity,
     key_of,
@@ -149,6 +150,8 @@ class Recorder(Watching):
         overwritten: Calls whose output is written to later.
         given: For each output which of the tensors in its arguments were there before the pass.
         limit: Most bytes to keep.
+        barred: Outputs not to keep but as copies.
+        summed: Take a checksum of what is kept, for ``changed``.
     """
 
     def __init__(
@@ -160,10 +163,13 @@ class Recorder(Watching):
         overwritten: Set[int],
         given: Callable[[Output], list[bool]],
         limit: int | None,
+        barred: Set[Output] = frozenset(),
+        summed: bool = False,
     ) -> None:
         super().__init__(plan.watched)
         self.known = known
-        self.wanted = plan.wanted
+        self.wanted = plan.wanted - {output for output in barred if output not in overwritten}
+        self.summed = summed
         self.overwritten = overwritten
         self.given = given
         self.limit = limit
@@ -171,7 +177,17 @@ class Recorder(Watching):
         self._body, self._steps = 0, 0  # number of the call whose body runs, and how many steps it took
         self._held = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}  # they outlive the record
         self._storages: dict[int, int] = {}
+        self._sums: dict[Output, list[int]] = {}
         self._bytes = 0
+
+    def changed(self) -> set[Output]:
+        """Outputs that hold something else now than when they were returned, though no version says so."""
+        return {
+            output
+            for output, sums in self._sums.items()
+            if not written(self.record.kept[output].tensors)
+            and sums != contents([tensor for tensor, _ in self.record.kept[output].tensors])
+        }
 
     def call(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module and keep what it returns, if wanted."""
@@ -251,6 +267,8 @@ class Recorder(Watching):
         versions = [(tensor, version_of(tensor)) for tensor in tensors_in(kept)]
         self._held.update(id(tensor) for tensor, _ in versions)
         self.record.kept[output] = Kept(kept, versions, clone, key, storages)
+        if self.summed:
+            self._sums[output] = contents([tensor for tensor, _ in versions])
 
 
 def leaving(result: Any, storages: Set[int]) -> Any:
@@ -261,7 +279,7 @@ def leaving(result: Any, storages: Set[int]) -> Any:
 
     def kept(tensor: Tensor) -> bool:
         """Whether a tensor lies in memory that is kept."""
-        return tensor.untyped_storage().data_ptr() in storages
+        return version_of(tensor) != UNKNOWN and tensor.untyped_storage().data_ptr() in storages
 
     if not any(map(kept, tensors_in(result))):
         return result

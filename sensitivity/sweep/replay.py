@@ -26,11 +26,11 @@ from typing import Any
 from torch import nn
 
 from sensitivity.sweep.answers import Answers
-from sensitivity.sweep.cuts import Disturbed, Foresight, Plan
+from sensitivity.sweep.cuts import Disturbed, Foresight, Output, Plan
 from sensitivity.sweep.record import Record, Recorder
 from sensitivity.sweep.survey import Survey, survey
-from sensitivity.sweep.values import version_of
-from sensitivity.sweep.watching import all_but_attention, watchable
+from sensitivity.sweep.values import state_of, version_of
+from sensitivity.sweep.watching import all_but_attention, forward_of, watchable
 
 __all__ = ["Counts", "Replayer", "version_of"]
 
@@ -74,11 +74,10 @@ class Replayer:
         self._users = self._containers  # with those that the survey found
         self._readers: Mapping[int, Set[int]] = {}
         self._classes = _classes(model, watchable(model) if modules else all_but_attention(model)) if operators else {}
-        self._chains = (
-            {id(m) for m in model.modules() if type(m).forward is nn.Sequential.forward} if modules else set()
-        )
+        self._chains = {id(m) for m in model.modules() if forward_of(m) is nn.Sequential.forward} if modules else set()
         self._foresight: Foresight | None = None
         self._overwritten: set[int] = set()
+        self._changing: set[Output] = set()
         self._plan = Plan()
         self._record = Record()
 
@@ -104,7 +103,7 @@ class Replayer:
             self.forget()
             self._survey(run)
             disturbed = self._all_disturbed(modules_of)
-            result = self._recorded(run, disturbed)
+            result = self._recorded(run, disturbed, first=True)
         assert self._foresight is not None
         self._record.chained = self._foresight.survey.chained
         barred = self._around(self._barred())
@@ -159,7 +158,8 @@ class Replayer:
         return sorted({str(self._classes[body]) for body in self._plan.watched})
 
     def _survey(self, run: Callable[[], Any]) -> None:
-        found = survey(run, self._containers.keys(), self._classes.keys(), self._chains)
+        states = {id(module): state_of(module) for module in self.model.modules()}
+        found = survey(run, states, self._classes.keys(), self._chains)
         self._readers = found.readers
         self._users = {
             module: containers | found.callers.get(module, set()) for module, containers in self._containers.items()
@@ -167,7 +167,8 @@ class Replayer:
         self._foresight = Foresight(found, self._around, self._around(self._barred(found)), modules=self.modules)
         self._overwritten = {call.number for call in found.calls if call.clone}
 
-    def _recorded(self, run: Callable[[], Any], variants: Sequence[Disturbed]) -> tuple[Any]:
+    def _recorded(self, run: Callable[[], Any], variants: Sequence[Disturbed], *, first: bool = False) -> tuple[Any]:
+        """Run and keep. After the first time what was kept is compared with what it was when it was returned."""
         assert self._foresight is not None
         self._plan = self._foresight.plan(variants, self._classes, self.memory_limit)
         recorder = Recorder(
@@ -177,9 +178,16 @@ class Replayer:
             overwritten=self._overwritten,
             given=self._foresight.given,
             limit=self.memory_limit,
+            barred=self._changing,
+            summed=first,
         )
         with recorder.watching():
             result = run()
+        changed = recorder.changed()
+        if changed:
+            self._changing |= changed
+            self._overwritten |= {output for output in changed if isinstance(output, int)}
+            return self._recorded(run, variants, first=True)
         self._record = recorder.record
         return (result,)
 

@@ -132,8 +132,9 @@ class Scoring:
         everything = len(images) == baseline.images
         before = baseline if everything else score_of(task, expected)
         after = score_of(task, expected | changed) if changed else before
-        if math.isnan(after.value):
-            return self._missing(variant, "failed", f"{task.metric} is not a number")
+        if not math.isfinite(after.value):
+            wrong = "not a number" if math.isnan(after.value) else f"{after.value}, no finite number"
+            return self._missing(variant, "failed", f"{task.metric} is {wrong}")
         sign = 1.0 if task.higher_is_better else -1.0
         estimate = self._estimate(variant)
         drop = sign * (before.value - after.value)

@@ -111,7 +111,11 @@ class Journal:
         self._places[key] = place
 
     def close(self) -> None:
-        """Let go of the file and its lock."""
+        """Let go of the file and its lock, also where a forked process holds the file open."""
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_UN)
         self._file.close()
 
     def __enter__(self) -> Self:

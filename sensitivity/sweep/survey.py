@@ -6,7 +6,7 @@ import contextlib
 import time
 import weakref
 from collections import defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -76,7 +76,7 @@ class Survey:
         calls: Every module call in order of entry, the pass itself first.
         given: Values that were there before the pass, as far as its watched bodies show.
         places: For each tensor the number of the one whose memory it lies in, often its own, and the bytes of it.
-        stateful: ``id`` of modules that changed themselves.
+        stateful: ``id`` of modules that changed themselves, were changed between their calls, or carried hooks.
         watched: Bodies whose torch functions were seen.
         chained: Calls whose output goes to another call and nowhere else, with the number of that one: what a
             ``Sequential`` runs.
@@ -99,16 +99,16 @@ class Survey:
         return [call.module for call in self.calls[1:]]
 
 
-def survey(run: Callable[[], Any], known: Set[int], watched: Set[int], chains: Set[int]) -> Survey:
+def survey(run: Callable[[], Any], states: Mapping[int, list[Any]], watched: Set[int], chains: Set[int]) -> Survey:
     """Run a pass and read it; no tensor of it is kept.
 
     Args:
         run: The pass.
-        known: ``id`` of the model's modules; others are run and not noted.
+        states: For the ``id`` of each of the model's modules its state before; other modules are run and not noted.
         watched: ``id`` of modules whose bodies' torch functions are noted too.
         chains: ``id`` of modules that do nothing but hand the output of each of their modules to the next.
     """
-    surveyor = _Surveyor(known, watched)
+    surveyor = _Surveyor(states, watched)
     started = time.perf_counter()
     with surveyor.watching():
         run()
@@ -145,9 +145,9 @@ def _callers(calls: Sequence[Call]) -> dict[int, set[int]]:
 class _Surveyor(Watching):
     """Runs everything and writes it down."""
 
-    def __init__(self, known: Set[int], watched: Set[int]) -> None:
+    def __init__(self, states: Mapping[int, list[Any]], watched: Set[int]) -> None:
         super().__init__(watched)
-        self.known = known
+        self.states = dict(states)
         self.calls = [Call(0, OUTSIDE, answers=False)]
         self.given: set[Value] = set()
         self.places: list[tuple[int, int]] = []
@@ -171,13 +171,15 @@ class _Surveyor(Watching):
 
     def call(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module and note what it was given and returned."""
-        if id(module) not in self.known:
+        if id(module) not in self.states:
             return self.run(original, module, args, kwargs)
         body, call = self._body, Call(len(self.calls), id(module))
         self.calls.append(call)
         body.steps.append(call)
         given = list(tensors_in((args, kwargs)))
         before, state = [version_of(tensor) for tensor in given], state_of(module)
+        if state != self.states[id(module)] or module._forward_hooks or module._forward_pre_hooks:
+            self.stateful.add(id(module))  # somebody else told it something, or looks on
         call.key = key_of((context(), args, kwargs), self._seen)
         self._body = call
         started = time.perf_counter()
@@ -187,9 +189,12 @@ class _Surveyor(Watching):
             self._body = body
         call.seconds = time.perf_counter() - started
         call.last = len(self.calls)
-        if state != state_of(module):
+        self.states[id(module)] = state_of(module)
+        if state != self.states[id(module)]:
             self.stateful.add(id(module))
-        call.answers = UNKNOWN not in before and before == [version_of(tensor) for tensor in given]
+        now = list(tensors_in((args, kwargs)))  # more of them where it put one into a list that it was given
+        same = list(map(id, given)) == list(map(id, now)) and before == [version_of(tensor) for tensor in now]
+        call.answers = UNKNOWN not in before and same
         outputs = list(tensors_in(result))
         self._note(call, outputs)
         if share_memory(outputs, given):

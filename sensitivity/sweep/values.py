@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Hashable
+import zlib
+from collections.abc import Callable, Hashable, Iterator
 from enum import Enum
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import is_functorch_wrapped_tensor
 
 from sensitivity.layers.inputs import tensors_in
 
 UNKNOWN = -1
+_UNCHANGING = (str, bytes, int, float, complex, frozenset, range, slice, Enum, np.generic, nn.Module)
 Key = tuple[Hashable, ...]
 Name = Callable[[Tensor], Hashable | None]
 """What a tensor is called in a key; None if it cannot be told from another."""
 
+_OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 _PLAIN = frozenset(
     {type(None), bool, int, str, bytes, complex, type(...), torch.dtype, torch.device, torch.memory_format}
     | {torch.layout, torch.Size}
@@ -25,8 +30,13 @@ _PLAIN = frozenset(
 
 
 def version_of(tensor: Tensor) -> int:
-    """How often a tensor was written; inference mode does not count, so its tensors can never be trusted."""
-    return UNKNOWN if tensor.is_inference() else tensor._version
+    """How often a tensor was written; ``UNKNOWN`` for tensors that can never be trusted.
+
+    Those of inference mode do not count, sparse and wrapped ones (``vmap``) have no memory to look at, and what hangs
+    on a graph for gradients can be used once.
+    """
+    plain = tensor.layout is torch.strided and not is_functorch_wrapped_tensor(tensor)
+    return UNKNOWN if tensor.is_inference() or not plain or tensor.grad_fn is not None else tensor._version
 
 
 def identity(tensor: Tensor) -> Hashable | None:
@@ -72,6 +82,10 @@ def rebuilt(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:
     """
     if isinstance(tree, Tensor):
         return leaf(tree)
+    if isinstance(tree, np.ndarray):
+        return tree.copy()
+    if isinstance(tree, Iterator):
+        raise TypeError("an iterator can be used once")
     if isinstance(tree, tuple):
         items = [rebuilt(item, leaf) for item in tree]
         if all(new is old for new, old in zip(items, tree, strict=True)):
@@ -90,9 +104,14 @@ def rebuilt(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:
         if isinstance(tree, (type, nn.Module, Enum)):
             return tree
         thing = copy.copy(tree)
-        for name, value in vars(tree).items():
-            object.__setattr__(thing, name, rebuilt(value, leaf))
+        slots = [one.name for one in dataclasses.fields(tree)] if dataclasses.is_dataclass(tree) else []
+        for name in dict.fromkeys([*slots, *getattr(tree, "__dict__", ())]):
+            object.__setattr__(thing, name, rebuilt(getattr(tree, name), leaf))
         return thing
+    if isinstance(tree, set):
+        return type(tree)(rebuilt(item, leaf) for item in tree)
+    if not (type(tree) in _PLAIN or isinstance(tree, _UNCHANGING) or callable(tree)):
+        raise TypeError(f"whether somebody changes a {type(tree).__name__} cannot be seen")
     return tree
 
 
@@ -114,17 +133,29 @@ def cloned(tree: Any) -> Any:
 
 def share_memory(outputs: list[Tensor], given: list[Tensor]) -> bool:
     """Whether two different outputs, or an output and something given, lie in the same memory."""
+    if any(version_of(tensor) == UNKNOWN for tensor in (*outputs, *given)):
+        return True  # for all that is known
     places = [tensor.untyped_storage().data_ptr() for tensor in {id(output): output for output in outputs}.values()]
     taken = {tensor.untyped_storage().data_ptr() for tensor in given}
     return len(set(places)) < len(places) or not taken.isdisjoint(places)
 
 
 def state_of(module: nn.Module) -> list[Any]:
-    """What a module could remember a pass by: which objects its attributes and buffers are, and buffer versions."""
-    attributes = [(name, id(value)) for name, value in vars(module).items() if not name.startswith("_")]
-    plain = [(name, len(value)) for name, value in vars(module).items() if isinstance(value, (list, dict, set))]
+    """What a module could remember a pass by, or be told by another.
+
+    Which objects its attributes, parameters and buffers are, how long its lists are, and versions of buffers.
+    """
+    own = {name: value for name, value in vars(module).items() if name not in _OF_ANY_MODULE}
+    attributes = [(name, id(value)) for name, value in own.items()]
+    plain = [(name, len(value)) for name, value in own.items() if isinstance(value, (list, dict, set))]
     buffers = [(id(b), version_of(b)) for b in module._buffers.values() if b is not None]
-    return [*attributes, *plain, *buffers]
+    return [*attributes, *plain, *map(id, module._parameters.values()), *buffers]
+
+
+def contents(tensors: list[Tensor]) -> list[int]:
+    """A checksum of each tensor: what numpy or ``.data`` write is counted by no version."""
+    flat = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
+    return [zlib.crc32(one.numpy().data) for one in flat]
 
 
 def witness(tensor: Tensor) -> Tensor:

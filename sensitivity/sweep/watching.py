@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 from collections.abc import Callable, Iterator, Set
 from typing import Any
 
@@ -81,7 +82,7 @@ class Watching(TorchFunctionMode):
         self.on = on
         if on:
             self.__enter__()  # type: ignore[no-untyped-call]
-        else:
+        elif self._on_top():  # an interrupt may have come right after it was left
             self.__exit__(None, None, None)  # type: ignore[no-untyped-call]
 
     def __torch_function__(self, func: Original, types: Any, args: Any = (), kwargs: Any = None) -> Any:
@@ -96,7 +97,13 @@ def parameters_read(tell: Callable[[nn.Module], None]) -> Iterator[None]:
     A layer is disturbed by putting another parameter in the place of its own; who holds the parameter itself, and does
     not look it up, is not disturbed.
     """
-    previous = nn.Module.__getattr__
+    previous, previous_members = nn.Module.__getattr__, nn.Module._named_members
+
+    def members(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """Stands in for what lists the parameters of a module and of all that it contains."""
+        for owner in module.modules():
+            tell(owner)
+        return previous_members(module, *args, **kwargs)
 
     def look_up(module: nn.Module, name: str) -> Any:
         """Stands in for the look-up of a parameter."""
@@ -104,16 +111,17 @@ def parameters_read(tell: Callable[[nn.Module], None]) -> Iterator[None]:
             tell(module)
         return previous(module, name)
 
-    nn.Module.__getattr__ = look_up  # type: ignore[method-assign]
+    nn.Module.__getattr__, nn.Module._named_members = look_up, members  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
-        nn.Module.__getattr__ = previous  # type: ignore[method-assign]
+        nn.Module.__getattr__, nn.Module._named_members = previous, previous_members  # type: ignore[method-assign]
 
 
-def context() -> tuple[bool, bool]:
-    """What else decides which bits a function computes from the same arguments: autocast on the CPU and on CUDA."""
-    return torch.is_autocast_enabled("cpu"), torch.is_autocast_enabled("cuda")
+def context() -> tuple[Any, ...]:
+    """What else decides what a function computes from the same arguments: whether for gradients, and autocast."""
+    casts = [torch.get_autocast_dtype(one) for one in ("cpu", "cuda") if torch.is_autocast_enabled(one)]
+    return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), *map(str, casts)
 
 
 def is_property(function: Original) -> bool:
@@ -136,5 +144,10 @@ def all_but_attention(model: nn.Module) -> set[int]:
     return {id(m) for m in model.modules() if not isinstance(m, fast)}
 
 
+def forward_of(module: nn.Module) -> Any:
+    """The function that runs a module's body: of its class, unless the module has one of its own."""
+    return vars(module).get("forward") or inspect.getattr_static(type(module), "forward", None)
+
+
 def _by_torch(module: nn.Module) -> bool:
-    return str(getattr(type(module).forward, "__module__", "")).startswith("torch.")
+    return str(getattr(forward_of(module), "__module__", "")).startswith("torch.")

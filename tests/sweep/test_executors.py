@@ -167,6 +167,31 @@ def test_an_error_of_the_task_itself_comes_through(wrapped: sv.Wrapped, processe
         wrapped.analyze(Confused(8), sv.INT4_WEIGHTS, executor=processes, progress=False)
 
 
+class TwoPartsError(Exception):
+    """An error that is pickled and cannot be made again of what it was pickled to."""
+
+    def __init__(self, what: str, why: str) -> None:
+        super().__init__(f"{what}: {why}")
+
+
+class Awkward(MeanTask):
+    def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
+        raise TwoPartsError("boxes", "none left")
+
+
+@pytest.mark.slow
+def test_an_error_that_cannot_be_sent_back_is_told_as_text(wrapped: sv.Wrapped, processes: Executor) -> None:
+    with pytest.raises(ExecutorError, match="a worker failed with TwoPartsError: boxes: none left"):
+        wrapped.analyze(Awkward(8), sv.INT4_WEIGHTS, executor=processes, progress=False)
+
+
+@pytest.mark.slow
+def test_a_store_is_free_again_while_forked_workers_live(wrapped: sv.Wrapped, tmp_path: Path) -> None:
+    with ProcessPoolExecutor(2, mp_context=get_context("fork")) as executor:
+        for _ in range(2):
+            wrapped.analyze(MeanTask(8), sv.INT4_WEIGHTS, executor=executor, store=tmp_path / "s.jsonl", progress=False)
+
+
 def test_a_layer_that_fails_in_a_worker_is_a_row_with_its_reason(wrapped: sv.Wrapped) -> None:
     with ThreadPoolExecutor(1) as executor:
         study = wrapped.analyze(PickyTask(20), sv.INT4_WEIGHTS, executor=executor, progress=False)

@@ -135,6 +135,26 @@ def test_a_mean_that_fails_on_an_instance_fails_that_layer(wrapped: sv.Wrapped) 
         analyze(wrapped, Picky(40), stop=stop, on_error="raise")
 
 
+@pytest.mark.parametrize("factor", [math.nan, math.inf])
+@pytest.mark.parametrize("stop", [None, sv.Confidence(tolerance=0.005, minimum_images=16)])
+def test_a_layer_that_yields_no_numbers_is_a_failed_row_with_or_without_a_stop(
+    wrapped: sv.Wrapped, factor: float, stop: sv.Confidence | None
+) -> None:
+    class Poisoned(InstanceTask):
+        """Gives the factor for images beyond the tenth wherever the second layer was disturbed."""
+
+        def predict(self, model: Any, batch: Any) -> list[Any]:
+            found = super().predict(model, batch)
+            if len(model.body[1].weight.unique()) < 200 and batch.images[0] > 10:
+                found[-1]["values"] = [factor] * len(found[-1]["values"])
+            return found
+
+    study = analyze(wrapped, Poisoned(40), stop=stop)
+    assert [row.status for row in study.measurements].count("failed") == 1
+    assert study.measurements[1].status == "failed"
+    assert "number" in study.measurements[1].reason
+
+
 def test_a_progress_bar_does_not_need_a_metric_that_is_defined_on_few_images(
     wrapped: sv.Wrapped, capsys: pytest.CaptureFixture[str]
 ) -> None:
