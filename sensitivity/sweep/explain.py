@@ -19,7 +19,7 @@ from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, Task
 from sensitivity.errors import TaskError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.sweep.forward import CHECKED_VARIANTS, Forward, Run
+from sensitivity.sweep.forward import CHECKED_VARIANTS, Forward, Run, checked_first
 from sensitivity.sweep.jackknife import FEWEST_IMAGES, GROUPS, GROUPS_OF_A_STOP, deal, scores_without
 from sensitivity.sweep.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.passes import predict, unchanged_inputs
@@ -117,8 +117,8 @@ def explain(
         run = unchanged_inputs(functools.partial(predict, task, model, batches[0]), batches[0])
         probe = _Probe(Forward(model, disturber, replay=True, memory_limit=memory_limit), run, variants)
         probe.measure()
-    checks = max(0, min(share - 1, len(variants) - CHECKED_VARIANTS)) if probe.forward.replayer else 0
-    passes_s = probe.first_s + max(0.0, share - 1) * probe.record_s + share * probe.variants_s + checks * plain_s
+    checks_s = _checks(len(variants), share, plain_s, probe.variants_s) if probe.forward.replayer else 0.0
+    passes_s = probe.first_s + max(0.0, share - 1) * probe.record_s + share * probe.variants_s + checks_s
     scoring_s, notes = _scoring_seconds(task, predictions, images, len(variants), stop, intervals=intervals)
     return Explanation(
         variants=len(variants),
@@ -135,6 +135,21 @@ def explain(
         at_most=stop is not None,
         notes=(*probe.forward.notes, *probe.notes, *notes),
     )
+
+
+def _checks(variants: int, batches: float, plain_s: float, variants_s: float) -> float:
+    """Seconds of the checks of replay, but for those that the probe's first pass has in it.
+
+    Args:
+        variants: How many there are.
+        batches: How many there are.
+        plain_s: Seconds of the undisturbed model on one.
+        variants_s: Seconds of all variants on one.
+    """
+    first = checked_first(variants, int(batches))
+    late = max(0.0, min(batches - 1, variants - first))
+    more = max(0, first - CHECKED_VARIANTS)
+    return late * plain_s + more * (plain_s + variants_s / max(1, variants))
 
 
 def _undisturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tuple[float, dict[int, Any]]:

@@ -34,6 +34,11 @@ class ReplayDiffersError(Exception):
     """Replay was found to be wrong after its predictions were used; a sweep that meets it starts again without."""
 
 
+def checked_first(variants: int, batches: int) -> int:
+    """How many of the variants are run in both ways on the first batch."""
+    return min(variants, max(CHECKED_VARIANTS, int(CHECKED_SHARE * variants * batches)))
+
+
 class Forward:
     """Runs the undisturbed model and its variants on one batch after another.
 
@@ -147,7 +152,7 @@ class Forward:
 
     def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]], batches: int) -> None:
         """Replay some variants and run them in full; where one differs trust no module, then replay no more."""
-        count = min(len(variants), max(CHECKED_VARIANTS, int(CHECKED_SHARE * len(variants) * batches)))
+        count = checked_first(len(variants), batches)
         places = {round(place * (len(variants) - 1) / max(1, count - 1)) for place in range(count)}
         some = [variants[place] for place in sorted(places)]
         self._checked = {id(variant): variant for variant in some}
