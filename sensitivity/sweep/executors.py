@@ -78,7 +78,7 @@ class Job:
         forward = Forward(
             self.model, self.disturber, replay=self.replay, memory_limit=self.memory_limit, late_checks=True
         )
-        return InProcess(self.model, self.task, forward, self.on_error, alone=False)
+        return InProcess(self.model, self.task, forward, self.on_error, whole=False)
 
 
 class Distributed:

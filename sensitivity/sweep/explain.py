@@ -117,7 +117,8 @@ def explain(
         run = unchanged_inputs(functools.partial(predict, task, model, batches[0]), batches[0])
         probe = _Probe(Forward(model, disturber, replay=True, memory_limit=memory_limit), run, variants)
         probe.measure()
-    checks_s = _checks(len(variants), share, plain_s, probe.variants_s) if probe.forward.replayer else 0.0
+    first = checked_first(len(variants), int(share) if stop is None else 1) if probe.forward.replayer else 0
+    checks_s = _checks(len(variants), first, share, plain_s, probe.variants_s) if first else 0.0
     passes_s = probe.first_s + max(0.0, share - 1) * probe.record_s + share * probe.variants_s + checks_s
     scoring_s, notes = _scoring_seconds(task, predictions, images, len(variants), stop, intervals=intervals)
     return Explanation(
@@ -137,16 +138,16 @@ def explain(
     )
 
 
-def _checks(variants: int, batches: float, plain_s: float, variants_s: float) -> float:
+def _checks(variants: int, first: int, batches: float, plain_s: float, variants_s: float) -> float:
     """Seconds of the checks of replay, but for those that the probe's first pass has in it.
 
     Args:
         variants: How many there are.
+        first: How many of them are checked on the first batch.
         batches: How many there are.
         plain_s: Seconds of the undisturbed model on one.
         variants_s: Seconds of all variants on one.
     """
-    first = checked_first(variants, int(batches))
     late = max(0.0, min(batches - 1, variants - first))
     more = max(0, first - CHECKED_VARIANTS)
     return late * plain_s + more * (plain_s + variants_s / max(1, variants))

@@ -70,24 +70,24 @@ class InProcess:
         task: Predicts.
         forward: Runs its passes.
         on_error: ``record`` turns a variant that fails into a unit with its reason; ``raise`` raises.
-        alone: Whether all batches of the task are run here.
+        whole: Whether all batches of the task are going to be run here.
     """
 
     ahead = 0
 
     def __init__(
-        self, model: nn.Module, task: Task, forward: Forward, on_error: OnError, *, alone: bool = True
+        self, model: nn.Module, task: Task, forward: Forward, on_error: OnError, *, whole: bool = True
     ) -> None:
         self.model = model
         self.task = task
         self.forward = forward
         self.on_error = on_error
-        self.alone = alone
+        self.whole = whole
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """The undisturbed model first, then every variant in the order given."""
         run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
-        batches = len(self.task) // len(batch.images) if self.alone else 1
+        batches = len(self.task) // len(batch.images) if self.whole else 1
         expected = self.forward.baseline(run, [variant.recipes for variant in variants], batches=batches)
         yield Unit(None, expected, notes=tuple(self.forward.notes))
         for variant in variants:

@@ -140,7 +140,7 @@ def _passes(
 ) -> Passes:
     if settings.executor is None:
         forward = Forward(model, disturber, replay=replay, memory_limit=settings.memory_limit, late_checks=True)
-        return InProcess(model, task, forward, settings.on_error)
+        return InProcess(model, task, forward, settings.on_error, whole=settings.stop is None)
     job = Job(
         model=model,
         task=task,
