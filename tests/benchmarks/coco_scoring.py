@@ -5,7 +5,7 @@
 
 Each pair scores detections of its own; the ratio is the median over pairs, since a machine's speed drifts. pycocotools
 is timed without the making of its index, ours without the ground truth, which is prepared once and timed by itself.
-Prints JSON.
+``interval_over_score`` is what bounds of one drop of AP cost, by groups left out, in scores. Prints JSON.
 """
 
 from __future__ import annotations
@@ -16,14 +16,16 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from sensitivity.sweep.jackknife import GROUPS, GROUPS_OF_A_STOP, deal
 from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.curves import curves_without
 from sensitivity.tasks.detection import COCO_METRICS, coco_metrics
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
 
@@ -116,6 +118,15 @@ def pycocotools_scores(truth: COCO, found: COCO) -> list[float]:
     return evaluation.stats.tolist()
 
 
+def aps_without(prepared: GroundTruth, found: Detections, images: Sequence[int], groups: int) -> list[float]:
+    """AP of all images, and of these less each group: what an interval of a drop takes."""
+    matches = prepared.match(found, images, limit=100)
+    left_out = [[], *deal(images, groups)]
+    places = found.images[matches.detections]
+    without = curves_without(prepared, matches, places, images, left_out, "all", limits=(100,))
+    return [one.average_precision() for one in without]
+
+
 def compare(images: int, per_image: int, categories: int, pairs: int, seed: int) -> Plain:
     draw = np.random.default_rng(seed)
     truth = draw_truth(draw, images, categories)
@@ -123,6 +134,7 @@ def compare(images: int, per_image: int, categories: int, pairs: int, seed: int)
     prepare_s, prepared = timed(GroundTruth, annotations, "bbox")
     reference_truth = as_coco(truth, truth["annotations"])
     theirs_s, ours_s, equal = [], [], []
+    intervals_s: dict[int, list[float]] = {GROUPS: [], GROUPS_OF_A_STOP: []}
     for _ in range(pairs):
         found = draw_detections(draw, truth, per_image)
         reference_found = as_coco(truth, as_results(found))
@@ -130,6 +142,8 @@ def compare(images: int, per_image: int, categories: int, pairs: int, seed: int)
         theirs_s.append(seconds)
         runs = [timed(coco_metrics, prepared, found, range(images)) for _ in range(3)]
         ours_s.append(statistics.median(seconds for seconds, _ in runs))
+        for groups, taken in intervals_s.items():
+            taken.append(timed(aps_without, prepared, found, range(images), groups)[0])
         equal.append([runs[0][1][name] for name in COCO_METRICS] == expected)
     return {
         "images": images,
@@ -139,6 +153,10 @@ def compare(images: int, per_image: int, categories: int, pairs: int, seed: int)
         "pycocotools_s": statistics.median(theirs_s),
         "ours_s": statistics.median(ours_s),
         "ratio": statistics.median(a / b for a, b in zip(theirs_s, ours_s, strict=True)),
+        "interval_over_score": {
+            groups: statistics.median(a / b for a, b in zip(taken, ours_s, strict=True))
+            for groups, taken in intervals_s.items()
+        },
         "prepare_s": prepare_s,
         "all_bits_equal": all(equal),
         "AP": expected[0],
