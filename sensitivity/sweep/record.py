@@ -150,7 +150,7 @@ class Recorder(Watching):
         overwritten: Calls whose output is written to later.
         given: For each output which of the tensors in its arguments were there before the pass.
         limit: Most bytes to keep.
-        barred: Outputs not to keep but as copies.
+        barred: Outputs not to keep.
         summed: Take a checksum of what is kept, for ``changed``.
     """
 
@@ -168,7 +168,7 @@ class Recorder(Watching):
     ) -> None:
         super().__init__(plan.watched)
         self.known = known
-        self.wanted = plan.wanted - {output for output in barred if output not in overwritten}
+        self.wanted = plan.wanted - barred
         self.summed = summed
         self.overwritten = overwritten
         self.given = given

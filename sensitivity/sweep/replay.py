@@ -185,8 +185,8 @@ class Replayer:
             result = run()
         changed = recorder.changed()
         if changed:
-            self._changing |= changed
             self._overwritten |= {output for output in changed if isinstance(output, int)}
+            self._changing |= changed - self._overwritten
             return self._recorded(run, variants, first=True)
         self._record = recorder.record
         return (result,)

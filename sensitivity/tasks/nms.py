@@ -11,7 +11,7 @@ from torch import Tensor
 from sensitivity.errors import PredictionError
 
 _BLOCK = 2048
-"""Candidates decided at once: bounds the pairs that overlap (2 million, 120 MB) however many a broken model emits."""
+"""Candidates decided at once: bounds the pairs that overlap to 2 million, however many a broken model emits."""
 
 _PAIRS = 2**16
 """Pairs compared at once, in a few MB."""

@@ -245,7 +245,7 @@ class PromptedMasks:
         return {metric: float(ious[some].mean()) if some.any() else float("nan") for metric, some in chosen.items()}
 
     def scored_part(self, prediction: Prediction) -> Prediction:
-        """With prompts from the ground truth, ``ious`` and ``areas`` alone: COCO's masks would take 21 MB a layer.
+        """With prompts from the ground truth, ``ious`` and ``areas`` alone: masks of every layer would fill the memory.
 
         A subclass whose ``score`` looks at more overrides this as well.
         """
