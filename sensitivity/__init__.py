@@ -36,9 +36,9 @@ _HOME = {
     "THESIS": "quantize.recipes",
     "Prune": "quantize.recipes",
     "Calibration": "quantize.calibration",
-    "Confidence": "sweep.race",
-    "ray_executor": "sweep.cluster",
-    "CocoDetection": "tasks.detection",
+    "Confidence": "sweep.stopping.race",
+    "ray_executor": "sweep.passes.ray_workers",
+    "CocoDetection": "tasks.coco",
     "Lvis": "tasks.lvis",
     "PromptedMasks": "tasks.prompted",
     "SemanticSegmentation": "tasks.semantic",
@@ -90,11 +90,11 @@ if TYPE_CHECKING:
     from sensitivity.records import Layer, QuantSpec, Recipe, Scheme, Score
     from sensitivity.records.verification import Gates
     from sensitivity.study import Study, pareto, read_thesis
-    from sensitivity.sweep.cluster import ray_executor
-    from sensitivity.sweep.race import Confidence
+    from sensitivity.sweep.passes.ray_workers import ray_executor
+    from sensitivity.sweep.stopping.race import Confidence
     from sensitivity.tasks.callback import callback_task
+    from sensitivity.tasks.coco import CocoDetection
     from sensitivity.tasks.datasets import Resize
-    from sensitivity.tasks.detection import CocoDetection
     from sensitivity.tasks.fidelity import FeatureFidelity
     from sensitivity.tasks.lvis import Lvis
     from sensitivity.tasks.prompted import PromptedMasks

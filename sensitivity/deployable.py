@@ -15,20 +15,20 @@ from sensitivity.errors import EngineError, StudyError
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.restore import untouched
+from sensitivity.progress import watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme
 from sensitivity.records.latency import Latency
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates
 from sensitivity.study import Study
-from sensitivity.sweep.progress import watching
 from sensitivity.verification import Verification
 
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
-    from sensitivity.deploy.engines import Build
-    from sensitivity.deploy.placement import Target
-    from sensitivity.deploy.plan import Basis, Plan
+    from sensitivity.deploy.engines.registry import Build
+    from sensitivity.deploy.prepare.placement import Target
+    from sensitivity.deploy.prepare.plan import Basis, Plan
 
 
 class Deployable:
@@ -66,7 +66,7 @@ class Deployable:
             LayerNotFoundError: If a rule of the scheme selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known.
         """
-        from sensitivity.deploy.plan import make_basis, make_plan
+        from sensitivity.deploy.prepare.plan import make_basis, make_plan
 
         basis = self._basis if example is None and self._basis is not None else None
         if basis is None or basis.digest != weights_digest(self.model):
@@ -108,7 +108,7 @@ class Deployable:
             EngineError: If the engine is unknown.
         """
         from sensitivity.deploy.deployed import deploy
-        from sensitivity.deploy.engines import check_engine, target_of
+        from sensitivity.deploy.engines.registry import check_engine, target_of
 
         check_engine(engine)
         plan = self.plan(scheme, calibration=calibration, target=target_of(engine), example=example)
@@ -142,7 +142,7 @@ class Deployable:
             PrecisionNotHonouredError: If ``strict``, and a layer runs in another precision than planned.
             TaskError: If the task has no images, or never runs what was exported, or ``samples`` is not positive.
         """
-        from sensitivity.deploy.verify import passes_over, verify
+        from sensitivity.deploy.verify.verify import passes_over, verify
 
         self._check_deployed(deployed)
         task = None if task is None else self._with_reference(task)
@@ -193,7 +193,7 @@ class Deployable:
             MissingPackageError: If a package is not installed; the message names the extra that brings it.
             EngineBuildError: If the engine cannot be built.
         """
-        from sensitivity.deploy.latency import measure_latency
+        from sensitivity.deploy.verify.latency import measure_latency
 
         given: dict[str, Any] = {"calibration": calibration, "parts": parts, "example": example, **settings}
         quantized, in_float = (self.deploy(scheme, engine, **given) for scheme in (Scheme.all(recipe), Scheme()))
@@ -237,7 +237,7 @@ class Deployable:
             MissingPackageError: If a package is not installed.
             EngineError: If the engine is unknown.
         """
-        from sensitivity.deploy.study import verify_measurements
+        from sensitivity.deploy.verify.study_rows import verify_measurements
 
         if [layer.name for layer in study.layers] != self.layers.names:
             raise StudyError(f"the study is of {study.model}, whose layers are not those of {self.name}.")

@@ -17,34 +17,34 @@ from sensitivity.deployable import Deployable
 from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
+from sensitivity.layers.find import find_layers
 from sensitivity.layers.inputs import batches_like, on_device_of, tensors_in
 from sensitivity.layers.names import NamingScheme
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.wrap import find_layers
 from sensitivity.perturb.calibrate import calibrate
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.kept import find_kept
 from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
+from sensitivity.progress import told, watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score, Signals
+from sensitivity.score import evaluate
 from sensitivity.study import Study
 from sensitivity.sweep.arguments import check_arguments, check_calibration, check_recipes
 from sensitivity.sweep.explain import Explanation, explain
-from sensitivity.sweep.identity import calibration_images
-from sensitivity.sweep.outputs import outputs_inside
-from sensitivity.sweep.passes import OnError
+from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Direction, plan
-from sensitivity.sweep.progress import told, watching
-from sensitivity.sweep.race import Confidence
 from sensitivity.sweep.run import Settings, sweep
-from sensitivity.sweep.scoring import evaluate
-from sensitivity.sweep.screen import Loss, ready_for_autograd, screen
-from sensitivity.sweep.signals import measure_signals
-from sensitivity.sweep.store import opened
+from sensitivity.sweep.signals.estimated import Loss, ready_for_autograd, screen
+from sensitivity.sweep.signals.measured import measure_signals
+from sensitivity.sweep.signals.outputs import outputs_inside
+from sensitivity.sweep.stopping.race import Confidence
+from sensitivity.sweep.storage.claim import calibration_images
+from sensitivity.sweep.storage.journal import opened
 from sensitivity.verification import Verification
 
 CalibrationLike = Calibration | Sequence[Calibration] | Task | Iterable[Any]
@@ -116,7 +116,7 @@ class Wrapped(Deployable):
             ExportError: If the model cannot be copied, or is not in float32.
             TracingError: If it fails with the example inputs.
         """
-        from sensitivity.deploy.plan import make_basis
+        from sensitivity.deploy.prepare.plan import make_basis
 
         basis = make_basis(self.model, self.layers, self._example_inputs)
         return Wrapped(basis.model, basis.layers, self._example_inputs)
@@ -385,7 +385,7 @@ class Wrapped(Deployable):
         calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
     ) -> Signals:
-        """**Estimate** which layers matter, to choose what to measure first; see ``sweep.screen.screen``.
+        """**Estimate** which layers matter, to choose what to measure first; see ``sweep.signals.estimated.screen``.
 
         Args:
             images: A task (as in ``signals``), or preprocessed images, best one by one; one is usual. All activations

@@ -20,16 +20,23 @@ MAY_IMPORT = {
     "quantize": GROUND,
     "tasks": GROUND,
     "perturb": GROUND | {"layers", "quantize"},
-    "sweep": GROUND | {"layers", "quantize", "perturb"},
+    "progress": {"errors"},
+    "score": GROUND,
+    "sweep": GROUND | {"layers", "quantize", "perturb", "progress", "score"},
     "report": {"errors", "records"},
     "advise": {"errors", "records"},
-    "deploy": GROUND | {"layers", "quantize", "perturb"},
+    "deploy": GROUND | {"layers", "quantize", "perturb", "score"},
     "zoo": GROUND | {"layers", "quantize", "tasks"},
     "testing": GROUND,
     "study": {"errors", "records", "report", "advise"},
     "verification": {"errors", "records", "report"},
 }
 EVERYONE = {"wrapped", "deployable", "cli", "demo", "__init__"}
+# Rooms inside a room, lowest first: a room imports only from those before it, and from no file that lies above it.
+INNER_FLOORS = {
+    "sweep": ("plan", "replay", "passes", "storage", "stopping", "signals", "scoring", "arguments", "explain", "run"),
+    "deploy": ("packages", "prepare", "graph", "engines", "deployed", "verify", "doctor"),
+}
 NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification"}
 
 
@@ -76,6 +83,17 @@ def test_a_room_imports_only_the_rooms_it_may(path: Path) -> None:
     assert own in MAY_IMPORT, f"{own} is a room that HOUSE.md does not know"
     used = {name.split(".")[1] for name in imports(path) if name.startswith("sensitivity.")}
     assert used - {own} <= MAY_IMPORT[own], f"{module_name(path)} imports {sorted(used - {own} - MAY_IMPORT[own])}"
+
+
+@pytest.mark.parametrize("path", [p for p in sources() if room(p) in INNER_FLOORS], ids=module_name)
+def test_a_room_inside_a_room_imports_only_from_lower_ones(path: Path) -> None:
+    floors = INNER_FLOORS[room(path)]
+    if path.parent == PACKAGE / room(path) and path.stem == "__init__":
+        return
+    inner = path.relative_to(PACKAGE / room(path)).parts[0].removesuffix(".py")
+    assert inner in floors, f"{inner} is a room inside {room(path)} that this test does not know"
+    used = {name.split(".")[2] for name in imports(path) if name.startswith(f"sensitivity.{room(path)}.")}
+    assert used - {inner} <= set(floors[: floors.index(inner)]), f"{module_name(path)} imports upward"
 
 
 @pytest.mark.parametrize("path", [p for p in sources() if room(p) in NO_TORCH], ids=module_name)

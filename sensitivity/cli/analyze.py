@@ -83,7 +83,7 @@ def _check_engine(engine: str) -> None:
 
     need(engine, engine)
     if engine == "tensorrt":
-        from sensitivity.deploy.trt_device import CudaDevice
+        from sensitivity.deploy.engines.trt.device import CudaDevice
 
         CudaDevice()
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 from sensitivity import __version__
 from sensitivity.cli.output import FAILED, Answer
-from sensitivity.deploy.machine import ENGINES, Finding, examine
+from sensitivity.deploy.doctor.machine import ENGINES, Finding, examine
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

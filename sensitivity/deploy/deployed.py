@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.contracts import Engine
-from sensitivity.deploy.engines import Build, build_engine, check_engine, check_rest
-from sensitivity.deploy.export import Attempt, Part, export
-from sensitivity.deploy.plan import Plan
-from sensitivity.deploy.qdq import QdqGraph, insert_qdq
-from sensitivity.deploy.structure import Signature
+from sensitivity.deploy.engines.registry import Build, build_engine, check_engine, check_rest
+from sensitivity.deploy.graph.export import Attempt, Part, export
+from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.deploy.prepare.signature import Signature
 from sensitivity.errors import EngineError
 from sensitivity.records import Scheme
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from sensitivity.layers.find import Site, SiteCall
 from sensitivity.layers.flow import Flow
 from sensitivity.layers.operators import ATTENTION, FUSED_ATTENTION_PREFIX, FUSED_NORMS, PADS, VIEWS
+from sensitivity.layers.sites import Site, SiteCall
 from sensitivity.layers.tape import Op, Tape
 
 Pair = tuple[Site, SiteCall]

@@ -8,7 +8,7 @@ from math import ceil
 
 from torch import nn
 
-from sensitivity.layers.find import Site
+from sensitivity.layers.sites import Site
 from sensitivity.records import Layer, Recipe
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sensitivity.layers.blocks import Block, Neighbours, find_blocks
-from sensitivity.layers.find import Site, SiteCall
 from sensitivity.layers.flow import Flow
 from sensitivity.layers.operators import VIEWS
+from sensitivity.layers.sites import Site, SiteCall
 from sensitivity.layers.tape import Tape
 
 

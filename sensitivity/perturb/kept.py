@@ -12,9 +12,9 @@ from torch import nn
 
 from sensitivity.errors import LayerNotFoundError
 from sensitivity.layers.blocks import Neighbours
-from sensitivity.layers.find import find_sites
 from sensitivity.layers.flow import Flow
 from sensitivity.layers.operators import DIVISIONS, FUSED_NORMS, REDUCTIONS
+from sensitivity.layers.sites import find_sites
 from sensitivity.layers.tape import Call, Op, Tape, trace
 from sensitivity.records import Layer, Scheme
 

@@ -10,8 +10,8 @@ from sensitivity.contracts import Executor, Store, Task
 from sensitivity.errors import CalibrationError, ExecutorError, RecipeError, StoreError, StudyError, TaskError
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
-from sensitivity.sweep.passes import OnError
-from sensitivity.sweep.race import Confidence, is_whole
+from sensitivity.sweep.passes.in_process import OnError
+from sensitivity.sweep.stopping.race import Confidence, is_whole
 
 LARGEST_TOLERANCE = 0.2  # of a metric in percent: 20 points, beyond which a tolerance was meant in points
 _ON_ERROR = get_args(OnError)

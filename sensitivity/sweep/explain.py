@@ -19,13 +19,14 @@ from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, Task
 from sensitivity.errors import TaskError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.sweep.forward import CHECKED_VARIANTS, Forward, Run, checked_first
-from sensitivity.sweep.jackknife import FEWEST_IMAGES, GROUPS, GROUPS_OF_A_STOP, deal, scores_without
-from sensitivity.sweep.judge import LOOK_AGAIN_AT
-from sensitivity.sweep.passes import predict, unchanged_inputs
+from sensitivity.score import predict
+from sensitivity.sweep.passes.forward import CHECKED_VARIANTS, Forward, Run, checked_first
+from sensitivity.sweep.passes.in_process import unchanged_inputs
+from sensitivity.sweep.passes.predictions import bytes_of, same
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.predictions import bytes_of, same
-from sensitivity.sweep.race import Confidence
+from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, GROUPS, GROUPS_OF_A_STOP, deal, scores_without
+from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
+from sensitivity.sweep.stopping.race import Confidence
 
 PROBED = 8  # variants, spread over the model
 PROBED_BATCHES = 4  # of the undisturbed model, to see how the time to score grows

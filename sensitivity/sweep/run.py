@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,19 +13,17 @@ from torch import nn
 from sensitivity.contracts import Executor, Store, Task
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.sweep.executors import Distributed, Job
-from sensitivity.sweep.forward import NOT_REPLAYED, Forward, ReplayDiffersError
-from sensitivity.sweep.identity import claim, facts
-from sensitivity.sweep.judge import Judge, judge_of
-from sensitivity.sweep.passes import InProcess, OnError, Passes, Unit
+from sensitivity.progress import Watcher
+from sensitivity.sweep.passes.forward import NOT_REPLAYED, Forward, ReplayDiffersError
+from sensitivity.sweep.passes.in_process import InProcess, OnError, Passes, Unit
+from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.race import Confidence
-from sensitivity.sweep.results import Images, Results
 from sensitivity.sweep.scoring import Outcome, Scoring
-from sensitivity.sweep.store import MemoryStore
-
-Watcher = Callable[[int, int, str], None]
-"""Told of progress: images of all variants done, in all, and which layer is running, with the worst so far."""
+from sensitivity.sweep.stopping.judge import Judge, judge_of
+from sensitivity.sweep.stopping.race import Confidence
+from sensitivity.sweep.storage.claim import claim, facts
+from sensitivity.sweep.storage.journal import MemoryStore
+from sensitivity.sweep.storage.results import Images, Results
 
 SHOWN = 3  # worst layers beside the progress bar
 LOOK_SELDOM = 20.0  # times what the last look for them took

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from sensitivity.contracts import Task
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import Measurement, Score
-from sensitivity.sweep.judge import EveryImage, Judge
-from sensitivity.sweep.passes import OnError, predict
+from sensitivity.score import score_of
+from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.race import Estimate
-from sensitivity.sweep.results import Images, Results
+from sensitivity.sweep.stopping.judge import EveryImage, Judge
+from sensitivity.sweep.stopping.race import Estimate
+from sensitivity.sweep.storage.results import Images, Results
 
 _DECIDED = {
     "below": "drop at most the tolerance",
@@ -176,32 +176,6 @@ class Scoring:
         return Measurement(
             variant.layer.name, variant.recipe.name, None, None, status=status, reason=reason, seconds=seconds
         )
-
-
-def evaluate(model: Callable[..., Any], task: Task) -> Score:
-    """Score a model as it is; the caller sees to its mode and to gradients.
-
-    Raises:
-        TaskError: If the task has no images or cannot score the predictions.
-    """
-    predictions: dict[int, Any] = {}
-    for batch in task.batches():
-        predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
-    return score_of(task, predictions)
-
-
-def score_of(task: Task, predictions: dict[int, Any]) -> Score:
-    """A task's verdict on predictions.
-
-    Raises:
-        TaskError: If there are none, or the task does not report its own metric.
-    """
-    if not predictions:
-        raise TaskError(f"{task.name} has no images: there is nothing to score.")
-    metrics = task.score(predictions)
-    if task.metric not in metrics:
-        raise TaskError(f"{task.name} names {task.metric!r} its metric but reports {', '.join(metrics)}.")
-    return Score(metrics[task.metric], metrics, task.metric, task.unit, len(predictions))
 
 
 def _said(error: Exception) -> str:

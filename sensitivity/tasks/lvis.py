@@ -12,10 +12,10 @@ import numpy as np
 
 from sensitivity.errors import AnnotationError
 from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.coco import as_detections, choose_images, read_results
 from sensitivity.tasks.curves import Counted, Curves, curves_without
-from sensitivity.tasks.detection import as_detections, choose_images, read_results
+from sensitivity.tasks.detector import DetectionTask, check_iou_type
 from sensitivity.tasks.ground_truth import Detections, GroundTruth, Matches
-from sensitivity.tasks.instances import DetectionTask, check_iou_type
 from sensitivity.tasks.matching import ALL_LANES, SIZES, Bools, Ints, place_in_run
 
 MAX_DETECTIONS = 300

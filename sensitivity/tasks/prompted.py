@@ -16,8 +16,8 @@ from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.tasks.annotations import CocoAnnotations, Record, Rle, decode_mask, encode_mask
 from sensitivity.tasks.clicks import interior_point
+from sensitivity.tasks.coco import COCO_METRICS, as_detections, check_results, coco_metrics, read_results
 from sensitivity.tasks.datasets import ImageFiles, Pixels, as_array, check_batch_size
-from sensitivity.tasks.detection import COCO_METRICS, as_detections, check_results, coco_metrics, read_results
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.ground_truth import GroundTruth
 

@@ -7,7 +7,7 @@ import pytest
 
 from sensitivity import __version__
 from sensitivity.cli.main import main
-from sensitivity.deploy.machine import Finding
+from sensitivity.deploy.doctor.machine import Finding
 
 FOUND = [
     Finding("torch", True, "2.13.0", "the simulation"),

@@ -14,8 +14,8 @@ from sensitivity.contracts import Task
 from sensitivity.demo.run import WEIGHTS
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
 from sensitivity.deploy.deployed import Deployed
-from sensitivity.deploy.measures import sqnr_db
-from sensitivity.deploy.verify import verify
+from sensitivity.deploy.prepare.measures import sqnr_db
+from sensitivity.deploy.verify.verify import verify
 from sensitivity.errors import CalibrationError, EngineError, ExportError, LayerNotFoundError
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam, load
 from tests.deploy.nets import images

@@ -10,10 +10,10 @@ import onnxruntime
 import pytest
 import torch
 
-from sensitivity.deploy.trt_engine import TensorRTEngine
+from sensitivity.deploy.engines.trt.engine import TensorRTEngine
 from sensitivity.errors import EngineError
 from sensitivity.testing.engines import EngineSuite, GraphCase
-from tests.deploy.qdq_model import CHANNELS, SIDE, conv_relu_conv
+from tests.deploy.engines.qdq_model import CHANNELS, SIDE, conv_relu_conv
 
 pytestmark = [
     pytest.mark.gpu,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 import sensitivity as sv
-from sensitivity.deploy.integer import integer_exact
-from sensitivity.deploy.measures import sqnr_of_all_db
-from sensitivity.deploy.openvino_engine import OpenVinoEngine
-from sensitivity.deploy.ort_engine import OrtEngine
+from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
+from sensitivity.deploy.engines.ort_engine import OrtEngine
+from sensitivity.deploy.prepare.measures import sqnr_of_all_db
+from sensitivity.deploy.verify.integer import integer_exact
 from sensitivity.errors import EngineBuildError, ExportError, PrecisionNotHonouredError
 from tests.deploy.nets import images
 

@@ -12,9 +12,9 @@ import sensitivity as sv
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.sweep.forward import Forward
-from sensitivity.sweep.predictions import same
-from sensitivity.sweep.replay import Replayer
+from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.replay.replayer import Replayer
 from tests.models.retinanet import RetinaNet
 
 pytestmark = [

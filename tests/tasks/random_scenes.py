@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.detection import as_detections
+from sensitivity.tasks.coco import as_detections
 from sensitivity.tasks.ground_truth import Detections
 
 Plain = dict[str, Any]

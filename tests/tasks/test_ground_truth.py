@@ -13,7 +13,7 @@ from pycocotools import mask as mask_tools
 
 from sensitivity.errors import PredictionError
 from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.detection import COCO_METRICS, as_detections, coco_metrics, evaluate_coco
+from sensitivity.tasks.coco import COCO_METRICS, as_detections, coco_metrics, evaluate_coco
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
 from sensitivity.tasks.matching import SIZES, by_threshold
 from tests.tasks.made_scenes import annotation

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from sensitivity.contracts import LeavesOut, MeanOfInstances
-from sensitivity.sweep.jackknife import deal, standard_error, student_quantile
-from sensitivity.tasks.detection import COCO_METRICS, CocoDetection
+from sensitivity.sweep.stopping.jackknife import deal, standard_error, student_quantile
+from sensitivity.tasks.coco import COCO_METRICS, CocoDetection
 from sensitivity.tasks.lvis import LVIS_METRICS, Lvis
 from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks
 from tests.tasks.made_scenes import Scenes, adapter, predict_all

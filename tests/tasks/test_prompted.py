@@ -12,9 +12,9 @@ import torch
 
 from sensitivity.contracts import Task
 from sensitivity.errors import AnnotationError, ImageError, PredictionError, TaskError
-from sensitivity.sweep.passes import predict
+from sensitivity.score import predict
 from sensitivity.tasks.annotations import CocoAnnotations, decode_mask
-from sensitivity.tasks.detection import COCO_METRICS, evaluate_coco
+from sensitivity.tasks.coco import COCO_METRICS, evaluate_coco
 from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks, Prompts, SamSegment
 from sensitivity.zoo import efficientvit_sam
 from tests.tasks.made_scenes import Scenes, annotation, predict_all, write_scenes

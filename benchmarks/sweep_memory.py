@@ -1,0 +1,107 @@
+"""Peak memory of a sweep against plain inference of the same batch.
+
+    python benchmarks/sweep_memory.py fastestdet --batch 8
+    python benchmarks/sweep_memory.py l0 --limits 100 30
+
+Each measurement runs in a process of its own, which loads the model, finds its layers on one image, runs plain passes
+or one sweep of all layers (4-bit weights, two batches: one surveyed and recorded, one recorded), and reports
+``ru_maxrss``. The sweep's peak is also taken with limits on what the record may keep, in megabytes. ``weights_copy`` is
+what the quantized weights of all layers take: a sweep makes them once and keeps them. One layer in ``--every`` is
+replayed: what is kept is decided by all layers, and the peak is reached before the first of them. Prints JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+
+import sensitivity as sv
+from benchmarks.replay import MODELS
+from sensitivity.layers.find import find_layers
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.restore import untouched
+from sensitivity.sweep.replay.replayer import Replayer
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("model", choices=MODELS)
+    parser.add_argument("--batch", type=int, default=1)
+    parser.add_argument("--limits", type=int, nargs="*", default=[100, 30])
+    parser.add_argument("--every", type=int, default=6)
+    parser.add_argument("--what", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.what:
+        print(json.dumps(measure(options.model, options.batch, options.every, options.what)))
+        return
+    plain = measured(options, "plain")
+    sweeps = {what: measured(options, what) for what in ("unlimited", *map(str, options.limits))}
+    for found in sweeps.values():
+        found["peak_over_plain"] = round(found["peak_megabytes"] / plain["peak_megabytes"], 2)
+        found["passes_for_each_layer"] = round(found.pop("replay_s") / plain["pass_s"], 3)
+    named = {"model": options.model, "batch": options.batch, "plain_peak_megabytes": plain["peak_megabytes"]}
+    print(json.dumps(named | {"sweeps_by_limit": sweeps}))
+
+
+def measured(options: argparse.Namespace, what: str) -> dict[str, Any]:
+    """The figures of one process."""
+    command = [sys.executable, __file__, options.model, "--batch", str(options.batch), "--every", str(options.every)]
+    done = subprocess.run([*command, "--what", what], capture_output=True, text=True, check=True)
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def measure(name: str, batch: int, every: int, what: str) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    make, size = MODELS[name]
+    model = make().eval()
+    x = torch.randn(batch, 3, size, size)
+    layers = list(find_layers(model, x[:1]))
+    with torch.no_grad(), untouched(model):
+        found = plain(model, x) if what == "plain" else sweep(model, x, layers, every, what)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"peak_megabytes": round(peak / 1e6), **found}
+
+
+def plain(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Any]:
+    seconds = []
+    for _ in range(3):
+        started = time.process_time()
+        model(x)
+        seconds.append(time.process_time() - started)
+    return {"pass_s": min(seconds)}
+
+
+def sweep(model: torch.nn.Module, x: torch.Tensor, layers: list[sv.Layer], every: int, limit: str) -> dict[str, Any]:
+    disturber = Disturber(model)
+    replayer = Replayer(model, memory_limit=None if limit == "unlimited" else int(limit) * 10**6)
+    touched = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
+    kept, seconds = 0, []
+    for images in (x, x + 1):
+        replayer.record(lambda images=images: model(images), touched)
+        kept = max(kept, replayer.kept_bytes)
+        for number, (layer, modules) in enumerate(zip(layers, touched, strict=True)):
+            if number % every == 0:
+                started = time.process_time()
+                with disturber.applied({layer: sv.INT4_WEIGHTS}), replayer.replaying(modules):
+                    model(images)
+                seconds.append(time.process_time() - started)
+            replayer.done(modules)
+    copies = sum(layer.weight_bytes for layer in layers)
+    mean = sum(seconds) / len(seconds)
+    return {"kept_megabytes": round(kept / 1e6, 1), "weights_copy_megabytes": round(copies / 1e6, 1), "replay_s": mean}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What works on this machine: every engine is tried on one convolution."""

@@ -1,0 +1,1 @@
+"""What runs a graph: OpenVINO, ONNX Runtime, TensorRT, and the simulation in torch."""

@@ -1,0 +1,215 @@
+"""OpenVINO on a CPU: the engine of record here, it runs Q/DQ graphs in true int8."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+from sensitivity.contracts import EngineLayer
+from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
+from sensitivity.deploy.engines.openvino_names import GraphNames
+from sensitivity.deploy.packages import need
+from sensitivity.errors import EngineBuildError, EngineError
+from sensitivity.records.scheme import Rest
+
+PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
+"""OpenVINO's words for ours; others are passed on."""
+
+_MULTIPLY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul"})
+_MARKS = ("/WithoutBiases", "/DequantizationMultiply")
+
+
+class OpenVinoEngine:
+    """A graph compiled by OpenVINO for the CPU.
+
+    ``INFERENCE_PRECISION_HINT`` is pinned to what was simulated: left alone, OpenVINO computes what is not quantized in
+    bf16 on a CPU that has it, which costs far more accuracy than int8 does.
+
+    ``DYNAMIC_QUANTIZATION_GROUP_SIZE`` is pinned to 0: left alone, it quantizes the activations of linear layers whose
+    weights alone are int8, with scales of its own, and calls that float.
+
+    Args:
+        model: ONNX file as bytes.
+        threads: Threads to run on; None leaves it to OpenVINO.
+        rest: What is not quantized is computed in this precision.
+
+    Raises:
+        MissingPackageError: If openvino is not installed.
+        EngineBuildError: If OpenVINO cannot read or compile the graph, or the CPU does not compute in ``rest``.
+    """
+
+    name = "openvino"
+
+    def __init__(self, model: bytes, *, threads: int | None = None, rest: Rest = "fp32") -> None:
+        self._openvino = need("openvino", "openvino")
+        self._threads = threads
+        self._hint = next(word for word, ours in PRECISIONS.items() if ours == rest)
+        try:
+            self._core = self._openvino.Core()
+            self._check_rest(rest)
+            self._model = self._core.read_model(model)
+            self._compiled = self._compile(profile=False)
+        except RuntimeError as error:
+            raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: {_telling(error)}") from error
+        onnx = need("onnx", "openvino")
+        graph = onnx.load_from_string(model).graph
+        self._makers = _output_makers(graph)
+        self._graph_names = GraphNames(graph)
+        weights = {one.name for one in graph.initializer}
+        ports = [one for one in graph.input if one.name not in weights]
+        self._shapes = [[size.dim_value or None for size in one.type.tensor_type.shape.dim] for one in ports]
+        self._dtypes = [onnx.helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type) for one in ports]
+        used = {name for one in self._compiled.inputs for name in one.get_names()}
+        self._names = [one.name if one.name in used else None for one in ports]  # it drops what nothing reads
+        self._request = self._compiled.create_infer_request()
+        self._last: list[Array] | None = None
+
+    @property
+    def version(self) -> str:
+        """OpenVINO's own version."""
+        return str(self._openvino.__version__)
+
+    def run(self, *inputs: Any) -> tuple[Array, ...]:
+        """All outputs of the graph, in its order.
+
+        Args:
+            inputs: One array for each input of the graph, in its order.
+
+        Raises:
+            EngineError: If the number, a shape or a dtype of the inputs is not what the engine was built for.
+        """
+        arrays = checked_inputs(self.name, inputs, self._shapes, self._dtypes)
+        self._last = arrays
+        return self._infer(self._request, arrays)
+
+    def layer_info(self) -> list[EngineLayer]:
+        """Every operation of the execution graph that computes something, in execution order.
+
+        Times are means over one profiled pass of the last inputs; None before the first ``run``.
+        """
+        compiled = self._compiled
+        if self._last is not None:
+            compiled = self._compile(profile=True)
+            request = compiled.create_infer_request()
+            for _ in range(2):  # the first pass allocates
+                self._infer(request, self._last)
+        operations = compiled.get_runtime_model().get_ordered_ops()
+        layers = self._with_real_names([layer for one in operations if (layer := _layer(one)) is not None])
+        multiplying = {one.get_friendly_name() for one in operations if _facts(one).get("layerType") in _MULTIPLY}
+        return self._graph_names.completed(layers, multiplying)
+
+    def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
+        """Median time of one run in seconds, after a warm-up.
+
+        Raises:
+            EngineError: If the inputs do not fit, or repeats is not positive.
+        """
+        arrays = checked_inputs(self.name, inputs, self._shapes, self._dtypes)
+        return median_time_s(lambda: self._infer(self._request, arrays), repeats)
+
+    def _with_real_names(self, layers: list[EngineLayer]) -> list[EngineLayer]:
+        """OpenVINO calls an operation by the output that it computes, where nothing else tells of the node."""
+        layers = _without_leftovers(layers)
+        told = {node for layer in layers for node in layer.nodes}
+        hidden = {output: node for output, node in self._makers.items() if node not in told}
+        return [
+            replace(layer, nodes=(*layer.nodes, *(hidden[name] for name in layer.nodes if name in hidden)))
+            for layer in layers
+        ]
+
+    def _check_rest(self, rest: Rest) -> None:
+        able = self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        if rest.upper() not in able:
+            raise EngineBuildError(
+                f"OpenVINO {self.version} does not compute in {rest} on this CPU, it would fall back to another "
+                f"precision; it tells {', '.join(able)}. Choose scheme.with_rest('fp32') or one that it tells, or "
+                "deploy to 'torch', the simulation."
+            )
+
+    def _compile(self, *, profile: bool) -> Any:
+        config: dict[str, Any] = {
+            "INFERENCE_PRECISION_HINT": self._hint,
+            "PERFORMANCE_HINT": "LATENCY",
+            "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        }
+        if self._threads is not None:
+            config["INFERENCE_NUM_THREADS"] = self._threads
+        if profile:
+            config["PERF_COUNT"] = True
+        return self._core.compile_model(self._model, "CPU", config)
+
+    def _infer(self, request: Any, arrays: list[Array]) -> tuple[Array, ...]:
+        try:
+            request.infer({name: array for name, array in zip(self._names, arrays, strict=True) if name is not None})
+        except RuntimeError as error:
+            raise EngineError(f"OpenVINO failed while running: {_telling(error)}") from error
+        count = len(self._compiled.outputs)
+        return tuple(request.get_output_tensor(number).data.copy() for number in range(count))
+
+
+def _output_makers(graph: Any) -> dict[str, str]:
+    """The node that computes each output of an ONNX graph, seen through the Identity in front of it."""
+    makers = {name: node for node in graph.node for name in node.output}
+    found = {}
+    for one in graph.output:
+        node = makers.get(one.name)
+        while node is not None and node.op_type == "Identity":
+            node = makers.get(node.input[0])
+        if node is not None:
+            found[one.name] = node.name
+    return found
+
+
+def _layer(operation: Any) -> EngineLayer | None:
+    """One operation of the execution graph; None for what computes nothing (inputs, constants, results)."""
+    facts = _facts(operation)
+    kind = facts.get("layerType", "")
+    if kind in {"Input", "Const", "Output", "Parameter", "Result"}:
+        return None
+    nodes = tuple(name for name in facts.get("originalLayersNames", "").split(",") if name)
+    precision = _precision(facts.get("runtimePrecision", ""), facts.get("primitiveType", ""))
+    micros = facts.get("execTimeMcs", "not_executed")
+    time_s = float(micros) / 1e6 if micros.replace(".", "", 1).isdigit() else None
+    return EngineLayer(operation.get_friendly_name(), nodes, precision, time_s)
+
+
+def _facts(operation: Any) -> dict[str, str]:
+    return {key: str(value.value if hasattr(value, "value") else value) for key, value in operation.rt_info.items()}
+
+
+def _precision(runtime: str, primitive: str) -> str:
+    """What an operation computes in: int8 only where its primitive does, e.g. ``brgconv_avx512_I8``.
+
+    A linear layer with weights in int8 and activations in float tells ``i8`` and runs ``brgemm_avx512_f32``.
+    """
+    told = PRECISIONS.get(runtime, runtime)
+    computed = PRECISIONS.get(primitive.rpartition("_")[2].lower(), told)
+    return computed if told == "int8" else told
+
+
+def _without_leftovers(layers: list[EngineLayer]) -> list[EngineLayer]:
+    """The layers under the names of the graph's nodes.
+
+    OpenVINO marks the multiplication when it splits a layer, and gives the plain name to what is left of it, e.g. the
+    bias. The node is what multiplies.
+    """
+    marked = {name: name.removesuffix(mark) for one in layers for name in one.nodes for mark in _MARKS if mark in name}
+    split = {base for name, base in marked.items() if base != name}
+    renamed = []
+    for layer in layers:
+        own = {marked[name] for name in layer.nodes if marked.get(name, name) != name}
+        nodes = [marked.get(name, name) for name in layer.nodes if name not in split or name in own]
+        renamed.append(replace(layer, nodes=tuple(dict.fromkeys(nodes))))
+    return renamed
+
+
+def _telling(error: Exception) -> str:
+    """The lines of an error that tell something: no places in OpenVINO's source, no headings."""
+    lines = [_SOURCE.sub("", line).strip(" :") for line in str(error).splitlines()]
+    telling = [line for line in lines if line and not line.startswith(_HEADINGS)]
+    return "; ".join(dict.fromkeys(telling)) or type(error).__name__
+
+
+_SOURCE = re.compile(r"(Exception from|failed at) \S+\.[ch]pp:\d+:?")
+_HEADINGS = ("Check 'false'", "FrontEnd API failed", "Model wasn't fully converted", "Summary")

@@ -1,0 +1,80 @@
+"""Which nodes of an ONNX graph an operation of OpenVINO's execution graph computes.
+
+OpenVINO keeps the names of the nodes that it fused into an operation, but gives them up where it rewrites one: a
+convolution that is multiplied by a constant (a layer scale, a norm written as functions) becomes ``Multiply_41785``.
+The names of what stands behind it remain, and lead back to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sensitivity.contracts import EngineLayer
+from sensitivity.deploy.graph.nodes import MULTIPLIERS
+
+if TYPE_CHECKING:
+    from onnx import GraphProto, NodeProto
+
+
+class GraphNames:
+    """The names of an ONNX graph, traced back to the nodes that multiply.
+
+    Args:
+        graph: Its nodes are in the order in which they are computed, as ONNX demands.
+    """
+
+    def __init__(self, graph: GraphProto) -> None:
+        self._makers = {name: node for node in graph.node for name in node.output}
+        constants = {one.name for one in graph.initializer}
+        roots: dict[str, str] = {}
+        self._roots: dict[str, str] = {}
+        self._multipliers = {node.name for node in graph.node if node.op_type in MULTIPLIERS}
+        for node in graph.node:
+            read = {name for name in node.input if name and name not in constants}
+            if not read:
+                constants.update(node.output)
+            root = node.name if node.op_type in MULTIPLIERS else roots.get(next(iter(read))) if len(read) == 1 else None
+            if root is not None:
+                roots |= dict.fromkeys(node.output, root)
+                self._roots[node.name] = root
+        self._roots |= {one.name: roots[one.name] for one in graph.output if one.name in roots}
+        self._twins = self._found_twins(graph)
+
+    def completed(self, layers: Sequence[EngineLayer], multiplying: Collection[str]) -> list[EngineLayer]:
+        """The operations, with the nodes that they compute and do not name.
+
+        An operation that multiplies, and names no node that does, computes the one that everything it names depends on
+        alone. Of two nodes that compute the same from the same, OpenVINO runs one.
+
+        Args:
+            layers: Operations under the names of the graph's nodes.
+            multiplying: Names of those that are a convolution or a matrix product.
+        """
+        told = {node for layer in layers for node in layer.nodes}
+        found = []
+        for layer in layers:
+            nodes = layer.nodes
+            if layer.name in multiplying and not self._multipliers & set(nodes):
+                roots = {self._roots[name] for name in nodes if name in self._roots} - told
+                nodes = (*nodes, *roots) if len(roots) == 1 else nodes
+            twins = [twin for node in nodes for twin in self._twins.get(node, ()) if twin not in told]
+            found.append(replace(layer, nodes=(*nodes, *twins)))
+        return found
+
+    def _found_twins(self, graph: GraphProto) -> dict[str, list[str]]:
+        groups: dict[object, list[str]] = {}
+        for node in graph.node:
+            if node.op_type in MULTIPLIERS:
+                groups.setdefault(self._content(node), []).append(node.name)
+        return {name: [one for one in names if one != name] for names in groups.values() for name in names}
+
+    def _content(self, node: NodeProto) -> object:
+        """What a node computes: equal for nodes that compute the same."""
+        attributes = sorted(one.SerializeToString(deterministic=True) for one in node.attribute)
+        return node.op_type, tuple(self._source(name) for name in node.input), tuple(attributes)
+
+    def _source(self, name: str) -> object:
+        maker = self._makers.get(name)
+        return tuple(maker.input) if maker is not None and maker.op_type == "DequantizeLinear" else name

@@ -1,0 +1,95 @@
+"""ONNX Runtime with all optimizations off: Q and DQ as the standard defines them, float in between."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from sensitivity.contracts import EngineLayer
+from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
+from sensitivity.deploy.packages import need
+from sensitivity.errors import EngineBuildError, EngineError
+
+_TYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(int64)": np.int64,
+    "tensor(int32)": np.int32,
+    "tensor(int8)": np.int8,
+    "tensor(uint8)": np.uint8,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OrtEngine:
+    """A graph run node by node by ONNX Runtime: a portable reference, not a fast engine.
+
+    With optimizations on, ONNX Runtime quantizes float biases to int32 without being asked and moves Q/DQ about, so
+    they are off. Every layer then computes in float between its quantizers, and ``layer_info`` says so.
+
+    Attributes:
+        computes_in_float: Declares that int8 layers run in float here; ``verify`` then asks for the codes alone.
+
+    Args:
+        model: ONNX file as bytes.
+        threads: Threads to run on; None leaves it to ONNX Runtime.
+
+    Raises:
+        MissingPackageError: If onnxruntime or onnx is not installed.
+        EngineBuildError: If ONNX Runtime cannot load the graph.
+    """
+
+    name = "onnxruntime"
+    computes_in_float = True
+
+    def __init__(self, model: bytes, *, threads: int | None = None) -> None:
+        runtime, onnx = need("onnxruntime", "onnx"), need("onnx", "onnx")
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._graph = onnx.load_from_string(model).graph
+            self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its errors have no common base but Exception
+            raise EngineBuildError(f"ONNX Runtime {runtime.__version__} cannot build this graph: {error}") from error
+        self._names = [one.name for one in self._session.get_inputs()]
+        self._shapes = [[s if isinstance(s, int) else None for s in one.shape] for one in self._session.get_inputs()]
+        self._dtypes = [_TYPES[one.type] for one in self._session.get_inputs()]
+
+    def run(self, *inputs: Any) -> tuple[Array, ...]:
+        """All outputs of the graph, in its order.
+
+        Args:
+            inputs: One array for each input of the graph, in its order.
+
+        Raises:
+            EngineError: If the number, a shape or a dtype of the inputs is not what the engine was built for.
+        """
+        return self._infer(checked_inputs(self.name, inputs, self._shapes, self._dtypes))
+
+    def layer_info(self) -> list[EngineLayer]:
+        """Every node of the graph: nothing is fused, and all but the quantizers compute in float. Times are None."""
+        quantizes = {"QuantizeLinear", "DequantizeLinear"}
+        return [
+            EngineLayer(node.name or node.output[0], (node.name,), "int8" if node.op_type in quantizes else "fp32")
+            for node in self._graph.node
+        ]
+
+    def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
+        """Median time of one run in seconds, after a warm-up.
+
+        Raises:
+            EngineError: If the inputs do not fit, or repeats is not positive.
+        """
+        arrays = checked_inputs(self.name, inputs, self._shapes, self._dtypes)
+        return median_time_s(lambda: self._infer(arrays), repeats)
+
+    def _infer(self, arrays: list[Array]) -> tuple[Array, ...]:
+        try:
+            return tuple(self._session.run(None, dict(zip(self._names, arrays, strict=True))))
+        except Exception as error:  # its errors have no common base but Exception
+            raise EngineError(f"ONNX Runtime failed while running: {error}") from error

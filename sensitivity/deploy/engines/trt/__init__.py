@@ -1,0 +1,1 @@
+"""TensorRT: build, run, profile and inspect an engine."""

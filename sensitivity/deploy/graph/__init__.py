@@ -1,0 +1,1 @@
+"""The model as ONNX, with Q/DQ where the plan quantizes."""

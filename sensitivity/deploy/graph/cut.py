@@ -1,0 +1,145 @@
+"""One layer cut out of a graph, with what stands between it and the next quantizer."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sensitivity.deploy.graph.nodes import MULTIPLIERS, consumers, sweep_up
+from sensitivity.deploy.graph.qdq import QdqGraph
+from sensitivity.quantize.scales import QuantParams
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+_ACTIVATIONS = {
+    "Relu",
+    "LeakyRelu",
+    "PRelu",
+    "Elu",
+    "Selu",
+    "Celu",
+    "Clip",
+    "HardSwish",
+    "HardSigmoid",
+    "Sigmoid",
+    "Tanh",
+}
+_ARITHMETIC = {
+    "Erf",
+    "Gelu",
+    "Softplus",
+    "Mish",
+    "Mul",
+    "Add",
+    "Sub",
+    "Div",
+    "Pow",
+    "Sqrt",
+    "Exp",
+    "Abs",
+    "Neg",
+    "Min",
+    "Max",
+}
+_MOVES = {"Identity", "Cast", "MaxPool", "Pad", "Reshape", "Transpose", "Flatten"}
+PASSED_THROUGH = frozenset(_ACTIVATIONS | _ARITHMETIC | _MOVES)
+"""What may stand between a layer and the quantizer behind it for the two to be tried together."""
+
+
+class Finder:
+    """Looks for what stands behind a layer in a graph."""
+
+    def __init__(self, qdq: QdqGraph) -> None:
+        self._graph = qdq.graph
+        self._quantizers = qdq.quantizers
+        self._nodes = {node.name: node for node in qdq.graph.graph.node}
+        self._makers = {name: node for node in qdq.graph.graph.node for name in node.output}
+        self._constants = {one.name for one in qdq.graph.graph.initializer}
+        self._readers = consumers(qdq.graph)
+
+    def quantizer_behind(self, name: str) -> tuple[str, str] | None:
+        """Codes that depend on this layer's input codes alone, and the node that reads them; None if there are none."""
+        source = self._quantizers[name]
+        waiting, visited = [self._nodes[name].output[0]], set()
+        while waiting:
+            tensor = waiting.pop(0)
+            for node in self._readers.get(tensor, []):
+                if node.op_type == "QuantizeLinear" and self._depends_only_on(tensor, source):
+                    reader = next(key for key, codes in self._quantizers.items() if codes == node.output[0])
+                    return node.output[0], reader
+                if node.op_type in PASSED_THROUGH and node.output[0] not in visited:
+                    visited.add(node.output[0])
+                    waiting.append(node.output[0])
+        return None
+
+    def end_of(self, name: str) -> str:
+        """The tensor that holds a layer's own output, bias included: where a MatMul is, the Add behind it."""
+        tensor: str = self._nodes[name].output[0]
+        readers = self._readers.get(tensor, [])
+        if self._nodes[name].op_type == "MatMul" and len(readers) == 1 and readers[0].op_type == "Add":
+            bias = [one for one in readers[0].input if one != tensor]
+            if len(bias) == 1 and bias[0] in self._constants:
+                tensor = readers[0].output[0]
+        return tensor
+
+    def cut(self, name: str, end: str, shape: tuple[int, ...], params: QuantParams | None = None) -> ModelProto:
+        """The graph from a layer's input to a tensor.
+
+        Args:
+            name: Node of the layer.
+            end: A tensor behind it: codes or in float.
+            shape: Of the layer's input.
+            params: Quantizes a float tensor, if given; the graph returns the codes.
+        """
+        import onnx
+
+        graph = onnx.ModelProto()
+        graph.CopyFrom(self._graph)
+        kind = onnx.TensorProto.FLOAT
+        if params is not None:
+            end, kind = _append_quantizer(graph, end, params), onnx.TensorProto.INT8
+        elif self._makers[end].op_type == "QuantizeLinear":
+            zero = next(one for one in graph.graph.initializer if one.name == self._makers[end].input[2])
+            kind = zero.data_type
+        del graph.graph.input[:]
+        del graph.graph.output[:]
+        entry = onnx.helper.make_tensor_value_info("values", onnx.TensorProto.FLOAT, list(shape))
+        graph.graph.input.append(entry)
+        quantizer = self._quantizers.get(name)
+        for node in graph.graph.node:
+            if node.output[0] == quantizer or (quantizer is None and node.name == name):
+                node.input[0] = "values"
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(end, kind, None))
+        del graph.graph.value_info[:]
+        sweep_up(graph)
+        return graph
+
+    def _depends_only_on(self, tensor: str, codes: str) -> bool:
+        """Whether a tensor is made of these codes and constants, by one layer and nothing that reduces."""
+        waiting, visited, layers = [tensor], set(self._constants) | {codes, ""}, 0
+        while waiting:
+            name = waiting.pop()
+            if name in visited:
+                continue
+            visited.add(name)
+            node = self._makers.get(name)
+            if node is None or not _is_plain(node):
+                return False
+            layers += node.op_type in MULTIPLIERS
+            waiting += node.input
+        return layers == 1
+
+
+def _is_plain(node: NodeProto) -> bool:
+    return node.op_type in PASSED_THROUGH | MULTIPLIERS | {"DequantizeLinear", "Constant"}
+
+
+def _append_quantizer(graph: ModelProto, tensor: str, params: QuantParams) -> str:
+    import numpy as np
+    import onnx
+
+    for name, values in (("own.scale", params.scale.numpy()), ("own.zero_point", np.zeros((), np.int8))):
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    inputs = [tensor, "own.scale", "own.zero_point"]
+    graph.graph.node.append(onnx.helper.make_node("QuantizeLinear", inputs, ["own.codes"], name="own.codes"))
+    return "own.codes"

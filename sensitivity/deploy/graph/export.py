@@ -1,0 +1,331 @@
+"""From the folded copy of a model to ONNX: dynamo first, then the older exporter, then submodule by submodule.
+
+Every link of the chain that fails leaves its reason; what no link can export is listed as simulated only.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import re
+import tempfile
+import warnings
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+from sensitivity.deploy.packages import need
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.deploy.prepare.signature import FlatModule, Signature, signature_of
+from sensitivity.errors import ExportError
+from sensitivity.perturb.hooks import hooked
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+OPSET = 18
+"""The version of ONNX operators that is written; every engine here reads it."""
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
+_CORE = "core."  # where FlatModule holds the module
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One link of the chain that failed.
+
+    Attributes:
+        part: Path of the submodule; empty for the whole model.
+        exporter: ``dynamo``, ``legacy``, or ``none`` where there was nothing to try.
+        reason: What was wrong.
+    """
+
+    part: str
+    exporter: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = self.part or "the whole model"
+        return f"{where}: {self.reason}" if self.exporter == "none" else f"{where} ({self.exporter}): {self.reason}"
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """A submodule as an fp32 graph.
+
+    Attributes:
+        path: Its path in the model; empty for the whole model.
+        graph: The graph; weights are named by their path in the whole model.
+        signature: What it takes and returns.
+        exporter: Which exporter wrote it.
+        example: The input tensors of the example pass.
+    """
+
+    path: str
+    graph: ModelProto
+    signature: Signature
+    exporter: str
+    example: tuple[Tensor, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """What could be exported of a model, and what not.
+
+    Attributes:
+        parts: The graphs, none inside another.
+        attempts: What failed on the way.
+    """
+
+    parts: tuple[Part, ...]
+    attempts: tuple[Attempt, ...]
+
+
+def export(plan: Plan, parts: Iterable[str] | None = None) -> Exported:
+    """Write the folded copy as ONNX graphs in fp32; done once for all plans on one basis.
+
+    Args:
+        plan: Holds the copy and example arguments.
+        parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
+            can be, submodule by submodule.
+
+    Raises:
+        ExportError: If a path is no submodule, one lies inside another, or nothing at all can be exported.
+        MissingPackageError: If the packages that write ONNX are not installed.
+    """
+    need("onnx", "onnx")
+    need("onnxscript", "onnx")
+    key = None if parts is None else tuple(parts)
+    if key not in plan.basis.exports:
+        plan.basis.exports[key] = _export(plan, key)
+    exported: Exported = plan.basis.exports[key]
+    return exported
+
+
+def _export(plan: Plan, parts: tuple[str, ...] | None) -> Exported:
+    paths = [""] if parts is None else _checked(plan.model, list(parts))
+    found: list[Part] = []
+    attempts: list[Attempt] = []
+    for path in paths:
+        _export_or_descend(plan, path, found, attempts, descend=parts is None)
+    if not found:
+        reasons = "\n".join(f"- {attempt}" for attempt in attempts)
+        raise ExportError(
+            f"nothing of {plan.layers.model} could be exported:\n{reasons}\nName the submodules that can be, parts=..."
+        )
+    return Exported(tuple(found), tuple(attempts))
+
+
+def _checked(model: nn.Module, paths: list[str]) -> list[str]:
+    first = {id(module): path for path, module in model.named_modules()}  # the name that weights go by
+    known = {path: first[id(module)] for path, module in model.named_modules(remove_duplicate=False)}
+    for path in paths:
+        if path not in known:
+            top = ", ".join(name for name, _ in model.named_children())
+            raise ExportError(f"parts= names {path!r}, which is no submodule. At the top there are: {top}.")
+    paths = [known[path] for path in paths]
+    nested = [(a, b) for a in paths for b in paths if a != b and (a == "" or b.startswith(a + "."))]
+    if nested or len(set(paths)) < len(paths) or not paths:
+        why = f"{nested[0][1]!r} lies inside {nested[0][0]!r}" if nested else "it is empty or names a part twice"
+        raise ExportError(f"parts={paths} cannot be exported: {why}. Name submodules beside each other.")
+    return paths
+
+
+def _export_or_descend(plan: Plan, path: str, found: list[Part], attempts: list[Attempt], *, descend: bool) -> None:
+    """Export a submodule, or else its children that hold layers of the model."""
+    try:
+        found.append(_export_part(plan, path, attempts))
+        return
+    except ExportError as error:
+        attempts.append(Attempt(path, "none", str(error)))
+    if not descend:
+        return
+    prefix = f"{path}." if path else ""
+    for name, _ in plan.model.get_submodule(path).named_children():
+        child = prefix + name
+        if any(layer.module == child or layer.module.startswith(child + ".") for layer in plan.layers):
+            _export_or_descend(plan, child, found, attempts, descend=True)
+
+
+def _export_part(plan: Plan, path: str, attempts: list[Attempt]) -> Part:
+    module = plan.model.get_submodule(path)
+    args, kwargs = call_of(plan, path)
+    signature = signature_of(module, args, kwargs)
+    if not signature.inputs.places or not signature.outputs.places:
+        raise ExportError("it takes or returns no tensor")
+    example = tuple(signature.inputs.tensors_of((args, kwargs), "the part"))
+    flat = FlatModule(module, signature).eval()
+    for exporter, write in (("dynamo", _dynamo), ("legacy", _legacy)):
+        try:
+            graph = _named(write(flat, example), path, signature)
+        except ExportError as error:
+            attempts.append(Attempt(path, exporter, str(error)))
+            continue
+        return Part(path, graph, signature, exporter, example)
+    raise ExportError("neither exporter can write it")
+
+
+def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The arguments that a submodule is called with in the example pass.
+
+    Raises:
+        ExportError: If it is not called exactly once.
+    """
+    if path == "":
+        return plan.basis.args, dict(plan.basis.kwargs)
+    calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
+
+    def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note the arguments of the call."""
+        copied = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
+        calls.append((tuple(copied[0]), dict(copied[1])))
+
+    with torch.no_grad(), hooked(before=[(plan.model.get_submodule(path), keep)]):
+        plan.model(*plan.basis.args, **plan.basis.kwargs)
+    if len(calls) != 1:
+        raise ExportError(f"it runs {len(calls)} times in the example pass, one graph stands for one call")
+    return calls[0]
+
+
+def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
+    """Through ``torch.export``; constants are folded, and nothing else is rewritten: weights keep name and content."""
+    import onnx_ir
+    from onnxscript import optimizer
+
+    with _translated("torch.onnx.export(dynamo=True)"):
+        program = torch.onnx.export(module, example, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
+        assert program is not None
+        model = program.model
+        optimizer.fold_constants(model)
+        optimizer.remove_unused_nodes(model)
+        graph: ModelProto = onnx_ir.to_proto(model)
+        return graph
+
+
+def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
+    """By tracing one pass, if that pass asks no tensor for its value: the answer would become part of the graph."""
+    import onnx
+
+    with _translated("torch.onnx.export(dynamo=False)"), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always", TracerWarning)
+            torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
+        graph: ModelProto = onnx.load(path)
+    if baked := _baked_in(told, module, example):
+        raise ExportError(f"torch.onnx.export(dynamo=False) would bake what this example holds into the graph: {baked}")
+    return graph
+
+
+_UNSEEN = ("NumPy array", "Python list")  # conversions that no dispatcher sees
+_CONVERSIONS = ("Python boolean", "Python integer", "Python float", "Python number", "Python index", *_UNSEEN)
+
+
+def _baked_in(told: Iterable[warnings.WarningMessage], module: FlatModule, example: tuple[Tensor, ...]) -> str | None:
+    """What a trace took from the values of tensors; None where it asked for their sizes alone, which are fixed."""
+    found = [
+        (kind, f"a tensor was converted to a {kind} ({Path(one.filename).name}, line {one.lineno})")
+        for one in told
+        for kind in _CONVERSIONS
+        if issubclass(one.category, TracerWarning) and kind in str(one.message)
+    ]
+    if not found:
+        return None
+    if not any(kind in _UNSEEN for kind, _ in found):
+        with _translated("running it"), _Watch() as watch:  # type: ignore[no-untyped-call]
+            module(*example)
+        if not watch.asked:
+            return None
+    return "; ".join(dict.fromkeys(text for _, text in found))
+
+
+class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Notices when a tensor is asked for a value."""
+
+    asked = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.asked |= isinstance(result, (bool, int, float, complex))
+        return result
+
+
+@contextlib.contextmanager
+def _translated(what: str) -> Iterator[None]:
+    """Exporters talk about themselves and fail in many ways: silence the first, translate the second."""
+    try:
+        with _silence(), torch.no_grad():
+            yield
+    except Exception as error:
+        told = error.__cause__ or error  # dynamo wraps the reason in advice
+        lines = [line.strip() for line in _COLOURS.sub("", str(told)).splitlines() if line.strip()]
+        raise ExportError(f"{what} failed: {type(told).__name__}: {lines[0] if lines else 'no message'}") from error
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """No warnings, no logs of torch, nothing printed: a failed export dumps its graph."""
+    loggers = [logging.getLogger(name) for name in ("torch", *logging.root.manager.loggerDict) if name[:5] == "torch"]
+    disabled = [one.disabled for one in loggers]
+    exporter = logging.getLogger("torch.onnx")  # makes further ones on its way
+    level = exporter.level
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(warnings.catch_warnings())
+        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
+        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
+        warnings.simplefilter("ignore")
+        exporter.setLevel(logging.ERROR)
+        for one in loggers:
+            one.disabled = True
+        try:
+            yield
+        finally:
+            exporter.setLevel(level)
+            for one, was in zip(loggers, disabled, strict=True):
+                one.disabled = was
+
+
+def _named(graph: ModelProto, path: str, signature: Signature) -> ModelProto:
+    """The graph with inputs and outputs numbered, and weights named by their path in the whole model."""
+    import onnx
+
+    inputs, outputs = list(graph.graph.input), list(graph.graph.output)
+    if len(inputs) != len(signature.inputs.places) or len(outputs) != len(signature.outputs.places):
+        raise ExportError(
+            f"its graph has {len(inputs)} inputs and {len(outputs)} outputs, the module has "
+            f"{len(signature.inputs.places)} and {len(signature.outputs.places)} tensors: an argument is not used, or "
+            "an output is the same tensor twice"
+        )
+    prefix = f"{path}." if path else ""
+    names = {
+        one.name: prefix + one.name.removeprefix(_CORE) for one in graph.graph.initializer if one.name.startswith(_CORE)
+    }
+    names |= {one.name: f"input{number}" for number, one in enumerate(inputs)}
+    _rename(graph, names)
+    for number, one in enumerate(graph.graph.output):
+        # an Identity: engines give the name of an output to what computes it, and the layer's own would be lost
+        source, one.name = names.get(one.name, one.name), f"output{number}"
+        graph.graph.node.append(onnx.helper.make_node("Identity", [source], [one.name], name=one.name))
+    try:
+        onnx.checker.check_model(graph)
+    except onnx.checker.ValidationError as error:
+        raise ExportError(f"its graph is not valid ONNX: {error}") from error
+    return graph
+
+
+def _rename(graph: ModelProto, names: dict[str, str]) -> None:
+    for node in graph.graph.node:
+        for values in (node.input, node.output):
+            for place, name in enumerate(values):
+                values[place] = names.get(name, name)
+    for values in (graph.graph.initializer, graph.graph.input, graph.graph.value_info):
+        for one in values:
+            one.name = names.get(one.name, one.name)

@@ -1,0 +1,204 @@
+"""Q/DQ written into an fp32 graph as a plan says: what TensorRT and OpenVINO read as int8.
+
+Each quantized layer gets QuantizeLinear and DequantizeLinear on its input and an int8 weight behind a DequantizeLinear
+with a scale for each output channel (axis 0; 1 for a transposed convolution and for the (in, out) weight of a MatMul).
+Weights use [-127, 127], activations [-128, 127], rounding is half to even. Biases stay in float: an int32 bias is
+refused by TensorRT. No Clip stands between Q and DQ: it would break the patterns that engines look for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sensitivity.deploy.graph.nodes import LayerNode, find_nodes, sweep_up
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.errors import ExportError
+from sensitivity.quantize.scales import QuantParams
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, NodeProto
+
+
+@dataclass(frozen=True, eq=False)
+class QdqGraph:
+    """A graph with Q/DQ in it.
+
+    Attributes:
+        graph: The graph, checked.
+        nodes: Names of the nodes of each layer found in it, quantized or not, one for each call.
+        quantizers: Name of the tensor of codes that each quantized input has, by node name.
+        missing: Layers of the plan that are in this graph but could not be quantized, with the reason.
+    """
+
+    graph: ModelProto
+    nodes: dict[str, tuple[str, ...]]
+    quantizers: dict[str, str]
+    missing: dict[str, str]
+
+
+def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
+    """A copy of a graph with Q/DQ on the layers that a plan quantizes.
+
+    Args:
+        fp32: The exported graph; not changed.
+        plan: Which layers are quantized, and with which scales.
+
+    Raises:
+        ExportError: If the result is no valid ONNX.
+    """
+    import onnx
+
+    graph = onnx.ModelProto()
+    graph.CopyFrom(fp32)
+    found, missing = find_nodes(graph, plan)
+    writer = _Writer(graph)
+    for one in found:
+        if one.layer.name in plan.recipes:
+            writer.quantize(one, plan)
+    writer.finish()
+    sweep_up(graph)
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ExportError(
+            f"the graph with Q/DQ is not valid ONNX: {error}. Q/DQ is written around float32: if the model casts to "
+            "another type inside (autocast), turn that off, or protect those layers."
+        ) from error
+    names: dict[str, list[str]] = {}
+    for one in found:
+        names.setdefault(one.layer.name, []).append(one.node.name)
+    wrong = {name: reason for name, reason in missing.items() if name in plan.recipes}
+    return QdqGraph(graph, {name: tuple(calls) for name, calls in names.items()}, writer.quantizers, wrong)
+
+
+@dataclass
+class _Writer:
+    """Collects new nodes, each placed before the node that reads it.
+
+    Attributes:
+        graph: Changed in place by ``finish``.
+        quantizers: See ``QdqGraph``.
+    """
+
+    graph: ModelProto
+    quantizers: dict[str, str] = field(default_factory=dict)
+    _before: dict[str, list[NodeProto]] = field(default_factory=dict)
+    _inputs: dict[tuple[Any, ...], tuple[str, str]] = field(default_factory=dict)
+    _weights: set[str] = field(default_factory=set)
+
+    def quantize(self, one: LayerNode, plan: Plan) -> None:
+        """Quantize input and weight of one call of a layer."""
+        params = plan.input_params(one.layer, one.call)
+        if params is not None:
+            module = plan.model.get_submodule(one.layer.module)
+            pad = self._own_pad(one) if getattr(module, "padding_mode", "zeros") != "zeros" else None
+            self._quantize_input(one, params, pad)
+        self._replace_weight(one, plan)
+
+    def finish(self) -> None:
+        """Write the new nodes into the graph."""
+        nodes = []
+        for node in self.graph.graph.node:
+            nodes += [*self._before.get(node.name, []), node]
+        del self.graph.graph.node[:]
+        self.graph.graph.node.extend(nodes)
+
+    def _own_pad(self, one: LayerNode) -> NodeProto | None:
+        """The node that pads a layer's input (reflected, replicated) as part of the layer; None if there is none."""
+        maker = next((node for node in self.graph.graph.node if one.node.input[0] in node.output), None)
+        return maker if maker is not None and maker.op_type == "Pad" else None
+
+    def _quantize_input(self, one: LayerNode, params: QuantParams, pad: NodeProto | None = None) -> None:
+        """Q and DQ in front of a node; layers that read one tensor with one scale share them.
+
+        A layer that pads by itself has them in front of its padding: its input is what the padding reads.
+        """
+        source, stem = (one.node if pad is None else pad).input[0], f"{one.node.name}.input"
+        scale, zero = params.scale.numpy(), params.zero_point.numpy()
+        key = source, scale.tobytes(), zero.tobytes(), params.format.name
+        if key not in self._inputs:
+            dtype = np.int8 if params.format.is_signed else np.uint8
+            scales = self._constants(stem, scale.astype(np.float32), zero.astype(dtype))
+            self._inputs[key] = (f"{stem}.codes", f"{stem}.quantized")
+            self._add(one.node, "QuantizeLinear", [source, *scales], f"{stem}.codes")
+            self._add(one.node, "DequantizeLinear", [f"{stem}.codes", *scales], f"{stem}.quantized")
+        self.quantizers[one.node.name], one.node.input[0] = self._inputs[key]
+        if pad is not None:
+            self._repeat(pad, one, f"{stem}.padded")
+
+    def _repeat(self, pad: NodeProto, one: LayerNode, output: str) -> None:
+        """The padding once more, of the quantized input; nothing reads the old one."""
+        import onnx
+
+        again = onnx.NodeProto()
+        again.CopyFrom(pad)
+        again.name, again.input[0], again.output[0] = output, one.node.input[0], output
+        self._before.setdefault(one.node.name, []).append(again)
+        one.node.input[0] = output
+
+    def _replace_weight(self, one: LayerNode, plan: Plan) -> None:
+        codes = plan.weight_codes(one.layer)
+        name = f"{one.layer.module}.{one.layer.weight}"
+        if codes is None:
+            self._prune(one, plan, name)
+            return
+        values = codes.codes.cpu().numpy().astype(np.int8)
+        axis = codes.params.axis
+        if one.transposed:
+            values, axis = values.T, None if axis is None else 1 - axis
+            name += ".T"
+        if name not in self._weights:
+            self._weights.add(name)
+            self._constant(f"{name}.codes", np.ascontiguousarray(values))
+            self._constants(name, codes.params.scale.cpu().numpy(), codes.params.zero_point.numpy().astype(np.int8))
+        stem = name + one.node.name.removeprefix(one.layer.module)  # a shared head has a DQ for each call
+        inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero_point"]
+        self._add(one.node, "DequantizeLinear", inputs, f"{stem}.quantized", **({} if axis is None else {"axis": axis}))
+        one.node.input[1] = f"{stem}.quantized"
+
+    def _prune(self, one: LayerNode, plan: Plan, name: str) -> None:
+        """A pruned weight that stays in float takes the place of the old one."""
+        if plan.recipes[one.layer.name].pruning is None:
+            return
+        values = plan.float_weight(one.layer).cpu().numpy()
+        name += ".pruned.T" if one.transposed else ".pruned"
+        if name not in self._weights:
+            self._weights.add(name)
+            self._constant(name, np.ascontiguousarray(values.T if one.transposed else values))
+        one.node.input[1] = name
+
+    def _constants(self, stem: str, scale: npt.NDArray[Any], zero: npt.NDArray[Any]) -> list[str]:
+        return [self._constant(f"{stem}.scale", scale), self._constant(f"{stem}.zero_point", zero)]
+
+    def _constant(self, name: str, values: npt.NDArray[Any]) -> str:
+        import onnx.numpy_helper
+
+        self.graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+        return name
+
+    def _add(self, reader: NodeProto, kind: str, inputs: Sequence[str], output: str, **attributes: Any) -> None:
+        import onnx.helper
+
+        node = onnx.helper.make_node(kind, list(inputs), [output], name=output, **attributes)
+        self._before.setdefault(reader.name, []).append(node)
+
+
+def expose(graph: ModelProto, tensors: Sequence[str]) -> ModelProto:
+    """A copy of a graph that also returns these tensors, after its own outputs and in this order.
+
+    Engines may choose other kernels for such a graph: it is for looking, not for speed.
+    """
+    import onnx
+
+    copied = onnx.ModelProto()
+    copied.CopyFrom(graph)
+    inferred = onnx.shape_inference.infer_shapes(copied)
+    infos = {one.name: one for one in inferred.graph.value_info}
+    for name in tensors:
+        copied.graph.output.append(infos.get(name) or onnx.ValueInfoProto(name=name))
+    return copied

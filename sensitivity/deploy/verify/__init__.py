@@ -1,0 +1,1 @@
+"""Does the engine compute what was simulated? Layer by layer, at the outputs, in the metric."""

@@ -1,0 +1,151 @@
+"""The simulation in integers: what an int8 engine computes, to the last bit.
+
+Codes are multiplied and added as integers (in a float type that holds every sum exactly), the sum is scaled once by
+``input scale x weight scale`` in float32, and the float32 bias is added. OpenVINO computes the same in the verify build
+(``verify_graph``), where every tensor of codes is an output and nothing is fused across it. The fast build may round
+differently in the last bit.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.deploy.graph.nodes import node_name
+from sensitivity.deploy.graph.qdq import QdqGraph, expose
+from sensitivity.deploy.prepare.plan import Codes, Plan
+from sensitivity.errors import CalibrationError, ExportError
+from sensitivity.perturb.activations import activation_hooks
+from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.weights import exchanged
+from sensitivity.quantize.fake import quantize
+from sensitivity.quantize.scales import QuantParams
+from sensitivity.records import Layer
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+JOINT_PROJECTION = "in_proj_weight"
+"""The weight of ``nn.MultiheadAttention`` that projects query, key and value: a step inside the module."""
+
+_EXACT_FLOAT32 = 2**24
+"""Every integer up to this size is a float32 number, and so is every sum on the way to it."""
+
+
+@contextlib.contextmanager
+def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
+    """The folded copy with its int8 layers computed in integers.
+
+    Layers that are quantized only in part, and projections that are a step inside a larger module (the joint one of
+    ``nn.MultiheadAttention``), are simulated as in ``Plan.simulated``.
+
+    Args:
+        plan: What is quantized.
+        seen: Filled with the input codes of every such layer by node name, if given.
+
+    Yields:
+        The plan's model, which computes so inside the ``with`` block.
+
+    Raises:
+        ExportError: If the plan's rest is in half precision: no engine says where it rounds there, to the last bit.
+    """
+    if plan.scheme.rest != "fp32":
+        raise ExportError(
+            f"the simulation in integers is exact to the last bit, and with rest={plan.scheme.rest!r} nothing is: give "
+            "plan.in_fp32(), or use plan.simulated()."
+        )
+    int8 = [layer for layer in plan.quantized if plan.expected_precision(layer) == "int8"]
+    whole = [layer for layer in int8 if layer.weight != JOINT_PROJECTION]
+    names = {layer.name for layer in whole}
+    rest = plan.only([layer.name for layer in plan.quantized if layer.name not in names])
+    runners = [_IntegerLayer(plan, layer, seen) for layer in whole]
+    with torch.no_grad(), contextlib.ExitStack() as stack:
+        stack.enter_context(rest.simulated())
+        before = [hook for runner in runners for hook in runner.before]
+        after = [(runner.module, runner.rescale) for runner in runners]
+        for runner in runners:
+            stack.enter_context(runner.in_place())
+        stack.enter_context(hooked(before=before, after=after))
+        yield plan.model
+
+
+def verify_graph(qdq: QdqGraph) -> tuple[ModelProto, tuple[str, ...]]:
+    """A graph that also returns every tensor of codes, and the node that reads each, in that order."""
+    readers: dict[str, str] = {}
+    for node, codes in qdq.quantizers.items():
+        readers.setdefault(codes, node)
+    return expose(qdq.graph, list(readers)), tuple(readers.values())
+
+
+class _IntegerLayer:
+    """One layer: codes in, integer sum, float out."""
+
+    def __init__(self, plan: Plan, layer: Layer, seen: dict[str, Tensor] | None) -> None:
+        self.module = plan.model.get_submodule(layer.module)
+        self._layer = layer
+        codes = plan.weight_codes(layer)
+        assert codes is not None
+        self._codes = codes
+        self._params = [self._input_params(plan, call) for call in range(layer.calls)]
+        self._dtype = _exact_type(codes, self._params)
+        bias = self.module._parameters.get("bias")
+        self._bias = None if bias is None else bias.detach().float()
+        self._call = 0
+        self._seen = seen
+        self.before = activation_hooks(plan.model, layer, plan.recipes[layer.name], self._to_codes).before
+
+    def _input_params(self, plan: Plan, call: int) -> QuantParams:
+        params = plan.input_params(self._layer, call)
+        assert params is not None
+        return params
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Codes in the place of the weight, nothing in the place of the bias, for the time of a ``with`` block."""
+        with contextlib.ExitStack() as stack:
+            codes = self._codes.codes.to(self._dtype)
+            stack.enter_context(exchanged(self.module, self._layer.weight, codes))
+            if self._bias is not None:
+                stack.enter_context(exchanged(self.module, "bias", torch.zeros_like(self._bias, dtype=self._dtype)))
+            yield
+
+    def _to_codes(self, place: str, call: int, values: Tensor) -> Tensor | None:
+        if place != "input":
+            return None
+        if call >= len(self._params):
+            raise CalibrationError(
+                f"call #{call} of {self._layer.name} in one pass: the plan knows {len(self._params)}. Plan with an "
+                "example that makes it run as often."
+            )
+        self._call = call
+        params = self._params[call]
+        codes = quantize(values, params, rounding="onnx")
+        if self._seen is not None:
+            self._seen[node_name(self._layer, call)] = codes
+        return codes.to(self._dtype) - params.zero_point.to(self._dtype)
+
+    def rescale(self, _: nn.Module, __: tuple[Any, ...], total: Tensor) -> Tensor:
+        """The integer sum as the float that it stands for, bias added."""
+        scale = self._params[self._call].scale * self._codes.params.scale
+        sizes = len(self._layer.kernel_size)
+        if self._layer.conv_type.startswith("ConvTranspose") and scale.dim():
+            scale = scale.repeat(self._layer.groups)  # groups share the scales of their channels
+        scaled = total.float() * _along_channels(scale, sizes)
+        return scaled if self._bias is None else scaled + _along_channels(self._bias, sizes)
+
+
+def _along_channels(values: Tensor, spatial: int) -> Tensor:
+    return values.reshape(-1, *[1] * spatial) if values.dim() else values
+
+
+def _exact_type(codes: Codes, params: list[QuantParams]) -> torch.dtype:
+    """float32 where no sum of products can leave its integers, else float64, whose integers no layer leaves."""
+    largest = max(max(-one.qmin, one.qmax) + abs(int(one.zero_point)) for one in params)
+    weight = codes.codes.abs().to(torch.int64)
+    worst = int(weight.flatten(1).sum(1).max()) if weight.dim() > 1 else int(weight.sum())
+    along_input = int(weight.transpose(0, 1).flatten(1).sum(1).max()) if weight.dim() > 1 else worst
+    return torch.float32 if max(worst, along_input) * largest < _EXACT_FLOAT32 else torch.float64

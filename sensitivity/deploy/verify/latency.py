@@ -1,0 +1,120 @@
+"""Times on an engine, quantized and in float, measured by turns: of the whole model, and of every layer."""
+
+from __future__ import annotations
+
+import statistics
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+
+from sensitivity.contracts import Engine
+from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engines.torch_engine import TorchEngine
+from sensitivity.deploy.graph.qdq import insert_qdq
+from sensitivity.errors import EngineError
+from sensitivity.records import Recipe
+from sensitivity.records.latency import Latency
+
+ROUNDS = 5
+RUNS_A_ROUND = 10
+
+
+def by_turns(timers: Sequence[Callable[[], float]], *, rounds: int = ROUNDS) -> list[float]:
+    """Median of each timer, all called in every round, so that a slow moment of the machine weighs on all.
+
+    Args:
+        timers: Each returns seconds.
+        rounds: Times that each is called.
+    """
+    found = [[timer() for timer in timers] for _ in range(rounds)]
+    return [statistics.median(several) for several in zip(*found, strict=True)]
+
+
+def compare_with_float(deployed: Deployed) -> tuple[float, float | None]:
+    """Seconds of one run of all parts: as deployed, and on the same engine with nothing quantized.
+
+    Both are built with the same settings, threads among them, and timed by turns. The second is None where the engine
+    is the simulation.
+
+    Args:
+        deployed: What is timed, on the inputs it was exported with.
+    """
+    nothing = deployed.plan.only([]).in_fp32()
+    planned = [one.engine for one in deployed.parts]
+    timers = [lambda: _run_s(deployed, planned)]
+    if not is_simulation(deployed):
+        graphs = [insert_qdq(one.part.graph, nothing).graph for one in deployed.parts]
+        plain = [deployed.build(graph, one.part, nothing) for graph, one in zip(graphs, deployed.parts, strict=True)]
+        timers.append(lambda: _run_s(deployed, plain))
+    times = by_turns(timers)
+    return times[0], times[1] if len(times) > 1 else None
+
+
+def is_simulation(deployed: Deployed) -> bool:
+    """Whether the engines are the simulation itself, which ignores the graph that it is given."""
+    return all(isinstance(engine, TorchEngine) for engine in deployed.engines)
+
+
+def _run_s(deployed: Deployed, engines: Sequence[Engine]) -> float:
+    seconds = 0.0
+    for one, engine in zip(deployed.parts, engines, strict=True):
+        arrays = [tensor.cpu().numpy() for tensor in one.part.example]
+        seconds += engine.latency_s(*arrays, repeats=RUNS_A_ROUND)
+    return seconds
+
+
+def measure_latency(quantized: Deployed, in_float: Deployed, recipe: Recipe, *, rounds: int = ROUNDS) -> Latency:
+    """Time both by turns, so that a slow moment of the machine weighs on both.
+
+    Args:
+        quantized: The model with every layer quantized.
+        in_float: The same on the same engine with none.
+        recipe: What the quantized layers have.
+        rounds: Profiles of each; medians are taken.
+
+    Raises:
+        EngineError: If the engine does not tell the time of single layers, or rounds is not positive.
+    """
+    if rounds < 1:
+        raise EngineError(f"rounds={rounds}: give 1 or more.")
+    whole: tuple[list[float], list[float]] = ([], [])
+    parts: tuple[dict[str, list[float]], dict[str, list[float]]] = (defaultdict(list), defaultdict(list))
+    for _ in range(rounds):
+        for deployed, total, times in zip((quantized, in_float), whole, parts, strict=True):
+            total.append(_whole_s(deployed))
+            for layer, seconds in _layers_s(deployed).items():
+                times[layer].append(seconds)
+    measured = [{layer: statistics.median(several) for layer, several in times.items()} for times in parts]
+    table = quantized.plan.layers
+    return Latency(
+        table.model,
+        recipe,
+        quantized.name,
+        statistics.median(whole[0]),
+        statistics.median(whole[1]),
+        {one.name: (measured[0].get(one.name, 0.0), measured[1].get(one.name, 0.0)) for one in table},
+    )
+
+
+def _whole_s(deployed: Deployed) -> float:
+    seconds = 0.0
+    for one in deployed.parts:
+        arrays = [tensor.cpu().numpy() for tensor in one.part.example]
+        one.engine.run(*arrays)  # what layer_info() profiles
+        seconds += one.engine.latency_s(*arrays)
+    return seconds
+
+
+def _layers_s(deployed: Deployed) -> dict[str, float]:
+    """Seconds by layer; an operation that runs several layers counts for each of them in equal shares."""
+    found: dict[str, float] = defaultdict(float)
+    for one in deployed.parts:
+        of_node = {node: layer for layer, nodes in one.qdq.nodes.items() for node in nodes}
+        for operation in one.engine.layer_info():
+            layers = {of_node[node] for node in operation.nodes if node in of_node}
+            if layers and operation.time_s is None:
+                raise EngineError(
+                    f"{deployed.name} does not tell how long a layer takes. Measure on 'openvino' or 'tensorrt'."
+                )
+            for layer in layers:
+                found[layer] += (operation.time_s or 0.0) / len(layers)
+    return found

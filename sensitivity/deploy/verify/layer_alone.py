@@ -1,0 +1,254 @@
+"""One layer by itself: from what the simulation has at its input, what does the engine compute?
+
+End to end, codes cannot be compared: a handful flip at the first layer (float rounding in the last bit), and each flip
+moves others behind it. From the same input codes a layer has only its own flips. A layer of which only weights or only
+activations are quantized has no codes behind it; its float output is compared instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.graph.cut import Finder
+from sensitivity.deploy.graph.nodes import node_name
+from sensitivity.deploy.graph.qdq import QdqGraph
+from sensitivity.deploy.prepare.measures import sqnr_db
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.deploy.verify.integer import JOINT_PROJECTION
+from sensitivity.errors import EngineError
+from sensitivity.perturb.hooks import hooked
+from sensitivity.quantize.fake import dequantize, quantize
+from sensitivity.quantize.scales import QuantParams, params_from_range
+from sensitivity.records import Layer, QuantSpec
+
+if TYPE_CHECKING:
+    from onnx import ModelProto
+
+Counts = tuple[int, int, int]
+"""Codes compared, codes that differ, and the largest difference in steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Agreement:
+    """What one layer, or one call of it, computes by itself.
+
+    Attributes:
+        counts: Codes compared, codes that differ, largest difference.
+        sqnr_db: Of its float output, where it has no codes; None where it has, or nothing was compared.
+        reason: Why it could not be tried, or not all of its calls; empty where all were.
+    """
+
+    counts: Counts = (0, 0, 0)
+    sqnr_db: float | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """One call of a layer, cut out.
+
+    Attributes:
+        layer: The layer.
+        call: Which call.
+        graph: Takes the layer's input in float and returns codes, or its output in float.
+        inputs: What the simulation computes with there: the values of its input codes, or the input in float.
+        wanted: What the simulation has at the end of the graph.
+        lasts: Whether the graph serves other samples, too: it has no scale that depends on the sample.
+    """
+
+    layer: Layer
+    call: int
+    graph: ModelProto
+    inputs: Tensor
+    wanted: Tensor
+    lasts: bool = True
+
+
+@dataclass
+class Seen:
+    """What the simulation had at one call of a layer.
+
+    Attributes:
+        inputs: Its input, before it is quantized.
+        codes: Codes of its input; None where that stays in float.
+        output: Its output; None where it is not one tensor.
+    """
+
+    inputs: Tensor
+    codes: Tensor | None
+    output: Tensor | None = None
+
+
+def local_agreement(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> dict[str, Agreement]:
+    """What every quantized layer of the graphs computes by itself.
+
+    Args:
+        deployed: What is looked into.
+        calls: Arguments of each part, by path.
+    """
+    plan = deployed.plan
+    found: dict[str, list[Agreement]] = {}
+    for one in deployed.parts:
+        module = plan.model.get_submodule(one.path)
+        engines: dict[str, Any] = {}
+        for args, kwargs in calls[one.path]:
+            made, untried = trials(plan, one.qdq, simulate_and_record(plan, module, args, kwargs))
+            for name, reason in untried.items():
+                found.setdefault(name, []).append(Agreement(reason=reason))
+            for trial in made:
+                found.setdefault(trial.layer.name, []).append(_tried(deployed, one, trial, engines))
+    return {name: _together(several) for name, several in found.items()}
+
+
+def _tried(deployed: Deployed, one: DeployedPart, trial: Trial, engines: dict[str, Any]) -> Agreement:
+    name, wanted = node_name(trial.layer, trial.call), trial.wanted.cpu()
+    key = f"{name} {tuple(trial.inputs.shape)}"
+    try:
+        engine = engines.get(key) or deployed.build(trial.graph, one.part)
+        computed = torch.as_tensor(engine.run(trial.inputs.cpu().numpy())[0])
+    except EngineError as error:
+        return Agreement(reason=f"{name} cannot be run by itself: {error}")
+    if trial.lasts:
+        engines[key] = engine
+    if computed.numel() != wanted.numel():
+        shapes = f"returns {tuple(computed.shape)} by itself where the simulation has {tuple(wanted.shape)}"
+        return Agreement(reason=f"{name} {shapes}: the graph does more than the layer between input and output")
+    if wanted.is_floating_point():
+        return Agreement(sqnr_db=sqnr_db(wanted, computed.reshape(wanted.shape)))
+    return Agreement(compare(computed, wanted))
+
+
+def _together(several: Sequence[Agreement]) -> Agreement:
+    measured = [one.sqnr_db for one in several if one.sqnr_db is not None]
+    reasons = dict.fromkeys(one.reason for one in several if one.reason)
+    return Agreement(merged([one.counts for one in several]), min(measured, default=None), "; ".join(reasons))
+
+
+def simulate_and_record(
+    plan: Plan, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
+) -> dict[str, Seen]:
+    """Run the simulation once and keep what every quantized layer reads and writes.
+
+    Args:
+        plan: What is quantized.
+        module: Submodule of the plan's model that is run.
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+
+    Returns:
+        By node name.
+    """
+    seen: dict[str, Seen] = {}
+    before, after = [], []
+    for layer in plan.quantized:
+        watched = _Watch(plan, layer, seen)
+        target = plan.model.get_submodule(layer.module)
+        before.append((target, watched.before))
+        after.append((target, watched.after))
+    with hooked(before=before, after=after), plan.simulated():  # first here: sees inputs before they are quantized
+        module(*args, **kwargs)
+    return seen
+
+
+class _Watch:
+    """Keeps input and output of one layer, call by call."""
+
+    def __init__(self, plan: Plan, layer: Layer, seen: dict[str, Seen]) -> None:
+        self._layer, self._seen, self._call = layer, seen, -1
+        self._params = [plan.input_params(layer, call) for call in range(layer.calls)]
+
+    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Note what a module is given."""
+        self._call += 1
+        call = self._call % self._layer.calls
+        values, params = args[0] if args else next(iter(kwargs.values())), self._params[call]
+        codes = None if params is None else quantize(values.detach(), params, rounding="onnx")
+        self._seen[node_name(self._layer, call)] = Seen(values.detach().clone(), codes)
+
+    def after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
+        """Note what it returns."""
+        single = output.detach().clone() if isinstance(output, Tensor) else None
+        self._seen[node_name(self._layer, self._call % self._layer.calls)].output = single
+
+
+def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Trial], dict[str, str]]:
+    """Every quantized call of a graph cut out, with the activation and the quantizer behind it.
+
+    Where something else stands between (an add, a pooling, the output), the layer's own output is quantized by its
+    largest absolute value. Where a layer is quantized only in part, its own output is compared in float.
+
+    Args:
+        plan: What is quantized.
+        qdq: The graph.
+        seen: What the simulation had there.
+
+    Returns:
+        The trials, and the layers that cannot be tried, with the reason.
+    """
+    finder = Finder(qdq)
+    made: list[Trial] = []
+    untried: dict[str, str] = {}
+    for layer in plan.quantized:
+        for call in range(layer.calls if layer.name in qdq.nodes else 0):
+            found = seen.get(node_name(layer, call))
+            if reason := _untriable(plan, layer, call, found):
+                untried[layer.name] = reason
+            elif found is not None:
+                made.append(_trial(plan, finder, layer, call, seen))
+    return made, untried
+
+
+def _untriable(plan: Plan, layer: Layer, call: int, found: Seen | None) -> str:
+    if found is None:
+        return f"{node_name(layer, call)} did not run on the samples compared"
+    if found.output is None or layer.weight == JOINT_PROJECTION:
+        kind = type(plan.model.get_submodule(layer.module)).__name__
+        return f"{layer.weight} of a {kind} is one of several steps: what it alone computes is not to be seen"
+    if not found.output.numel():
+        return f"{node_name(layer, call)} had nothing to compute on the samples compared"
+    return ""
+
+
+def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[str, Seen]) -> Trial:
+    name, params = node_name(layer, call), plan.input_params(layer, call)
+    here = seen[name]
+    assert here.output is not None
+    inputs = here.inputs if params is None or here.codes is None else dequantize(here.codes, params)
+    shape, end = tuple(inputs.shape), finder.end_of(name)
+    if params is None or plan.weight_codes(layer) is None:
+        return Trial(layer, call, finder.cut(name, end, shape), inputs, here.output)
+    behind = finder.quantizer_behind(name)
+    after = None if behind is None else seen.get(behind[1])
+    if behind is not None and after is not None and after.codes is not None:
+        return Trial(layer, call, finder.cut(name, behind[0], shape), inputs, after.codes)
+    own = _own_params(here.output)
+    codes = quantize(here.output, own, rounding="onnx")
+    return Trial(layer, call, finder.cut(name, end, shape, own), inputs, codes, lasts=False)
+
+
+def _own_params(output: Tensor) -> QuantParams:
+    largest = output.abs().max().double()
+    return params_from_range(-largest, largest, QuantSpec("int8"))
+
+
+def merged(found: Sequence[Counts]) -> Counts:
+    """Codes compared, codes that differ and the largest difference over several comparisons."""
+    return sum(one[0] for one in found), sum(one[1] for one in found), max((one[2] for one in found), default=0)
+
+
+def compare(engine_codes: Any, codes: Tensor) -> Counts:
+    """Codes compared, codes that differ, and the largest difference in steps.
+
+    Args:
+        engine_codes: As many as ``codes``.
+        codes: The simulation's.
+    """
+    given = torch.as_tensor(engine_codes).reshape(codes.shape)
+    difference = (given.to(torch.int64) - codes.to(torch.int64)).abs()
+    return difference.numel(), int((difference > 0).sum()), int(difference.max()) if difference.numel() else 0

@@ -1,0 +1,70 @@
+"""One layer inside the whole graph: an engine may run it otherwise there than by itself.
+
+The graph is built once more with every tensor of codes as an output. A layer is judged where the engine's codes at its
+input are the simulated ones: then its output codes should be, too. Behind layers that differ nothing can be told.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.graph.cut import Finder
+from sensitivity.deploy.verify.integer import verify_graph
+from sensitivity.deploy.verify.layer_alone import Counts, Seen, compare, merged, simulate_and_record
+
+SAME_SHARE = 1e-2
+"""Input codes that differ by no more than this, by one step, count as the same for a rough judgement."""
+
+ROUGH_SHARE, ROUGH_STEPS = 0.05, 4
+"""A layer whose input codes are nearly the same is wrong where more of its output codes differ, by more steps."""
+
+
+def inside_graph(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> dict[str, Counts]:
+    """For each layer that can be judged: output codes compared, codes that differ, largest difference.
+
+    Args:
+        deployed: What is looked into.
+        calls: Arguments of each part, by path.
+    """
+    found: dict[str, list[Counts]] = {}
+    for one in deployed.parts:
+        graph, readers = verify_graph(one.qdq)
+        if not readers:
+            continue
+        engine = deployed.build(graph, one.part)
+        for args, kwargs in calls[one.path]:
+            tensors = one.part.signature.inputs.tensors_of((args, kwargs), one.path or "the model")
+            outputs = engine.run(*[tensor.cpu().numpy() for tensor in tensors])[-len(readers) :]
+            seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(one.path), args, kwargs)
+            compared = {name: _compared(output, seen.get(name)) for name, output in zip(readers, outputs, strict=True)}
+            codes = {one.qdq.quantizers[name]: counts for name, counts in compared.items() if counts is not None}
+            for layer, counts in _judged(one, codes):
+                found.setdefault(layer, []).append(counts)
+    return {name: merged(several) for name, several in found.items()}
+
+
+def _compared(output: Any, found: Seen | None) -> Counts | None:
+    """None where the simulation has no such codes, or another number of them: what is kept depends on the data."""
+    if found is None or found.codes is None or found.codes.numel() != output.size:
+        return None
+    return compare(output, found.codes.cpu())
+
+
+def _judged(one: DeployedPart, codes: Mapping[str, Counts]) -> list[tuple[str, Counts]]:
+    finder = Finder(one.qdq)
+    judged = []
+    for layer, nodes in one.qdq.nodes.items():
+        for node in nodes:
+            behind = finder.quantizer_behind(node) if node in one.qdq.quantizers else None
+            before = codes.get(one.qdq.quantizers.get(node, ""))
+            after = codes.get(behind[0]) if behind is not None else None
+            if before is None or after is None:
+                continue
+            exact = before[1] == 0
+            rough = before[1] <= SAME_SHARE * before[0] and before[2] <= 1
+            wrong = after[1] > ROUGH_SHARE * after[0] and after[2] > ROUGH_STEPS
+            if exact or (rough and wrong):
+                judged.append((layer, after))
+    return judged

@@ -1,0 +1,234 @@
+"""Does the engine compute what was simulated? Layer by layer, at the outputs, and in the task's metric."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_map
+
+from sensitivity.contracts import EngineLayer, Task
+from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.verify.latency import compare_with_float, is_simulation
+from sensitivity.deploy.verify.layer_alone import local_agreement
+from sensitivity.deploy.verify.layer_inside import inside_graph
+from sensitivity.deploy.verify.outputs import compare_outputs, worst
+from sensitivity.deploy.verify.verdict import Evidence, check_layer, raise_if_other
+from sensitivity.errors import TaskError
+from sensitivity.perturb.hooks import hooked
+from sensitivity.records import Scheme
+from sensitivity.records.verification import CHECKED_SAMPLES, Gates, VerificationRecord
+from sensitivity.score import evaluate
+
+HALF_MARGIN_DB = 3.0
+"""Where an engine rounds to half precision is guessed, not known: its outputs need not be as near the simulation's."""
+
+HALF_FLOAT_DB = 40.0
+"""One rounding to bf16 leaves 56 dB: what two roundings of the same number may differ by there."""
+
+HALF_METRIC_DB = 1.8
+"""By how much a difference that is 3 dB below the simulation's noise, and independent of it, changes the SQNR."""
+
+Watch = Callable[[int, str], None]
+"""Told after every batch: how many images were scored in all, and by what."""
+
+ROUNDINGS = ("channels last", "reciprocal scale")
+"""Other, equally good roundings of the simulation."""
+
+
+def verify(
+    deployed: Deployed,
+    task: Task | None = None,
+    *,
+    fp32: Callable[..., Any] | None = None,
+    samples: int = CHECKED_SAMPLES,
+    gates: Gates | None = None,
+    strict: bool = False,
+    roundings: bool = True,
+    watch: Watch | None = None,
+) -> VerificationRecord:
+    """Compare a deployed model with its plan and its simulation.
+
+    Args:
+        deployed: What is verified.
+        task: Gives real inputs, and the metric; without one, layers and outputs are checked on the example inputs.
+        fp32: The undisturbed model; None for the folded copy.
+        samples: Samples that outputs and codes are compared on.
+        gates: What is required; None for the usual numbers, which ask for less in float where the rest is in half
+            precision.
+        strict: Raise where the engine runs another precision than planned.
+        roundings: Score the simulation with two other, equally good roundings as well: five passes over the task and
+            not three.
+        watch: Told of progress, if given.
+
+    Raises:
+        PrecisionNotHonouredError: If ``strict``, and a layer runs in another precision than the plan says.
+        TaskError: If the task has no images, or never runs what was exported, or ``samples`` is not positive.
+    """
+    if samples < 1:
+        raise TaskError(f"samples={samples}: give 1 or more, there is nothing to compare otherwise.")
+    plan = deployed.plan
+    gates = gates or _usual_gates(plan.scheme)
+    calls = _calls(deployed, task, samples)
+    evidence = _evidence(deployed, calls)
+    checks = tuple(check_layer(layer, deployed, evidence, gates) for layer in plan.layers)
+    if strict:
+        raise_if_other(checks, deployed.name)
+    outputs = compare_outputs(deployed, calls)
+    least = worst(outputs, gates)
+    planned_s, fp32_s = compare_with_float(deployed)
+    scores = {} if task is None else _metrics(deployed, task, fp32 or plan.model, roundings=roundings, watch=watch)
+    return VerificationRecord(
+        model=plan.layers.model,
+        engine=deployed.name,
+        layers=checks,
+        gates=gates,
+        output_sqnr_db=None if least is None else least.sqnr_db,
+        simulation_sqnr_db=None if least is None else least.simulation_sqnr_db,
+        latency_int8_s=planned_s,
+        latency_fp32_s=fp32_s,
+        info=_info(deployed),
+        outputs=outputs,
+        **scores,
+    )
+
+
+def passes_over(task: Task, *, roundings: bool) -> int:
+    """Images that ``verify`` scores in all."""
+    return len(task) * (3 + (len(ROUNDINGS) if roundings else 0))
+
+
+def _usual_gates(scheme: Scheme) -> Gates:
+    if scheme.rest == "fp32":
+        return Gates()
+    return Gates(output_margin_db=HALF_MARGIN_DB, float_sqnr_db=HALF_FLOAT_DB, metric_db=HALF_METRIC_DB)
+
+
+def _evidence(deployed: Deployed, calls: Mapping[str, list[Call]]) -> Evidence:
+    ran = _executed(deployed, calls)
+    if is_simulation(deployed):
+        return Evidence(ran, {}, {})
+    plain = deployed if deployed.plan.scheme.rest == "fp32" else deployed.in_fp32()  # cut out, a layer rounds elsewhere
+    return Evidence(ran, local_agreement(plain, calls), inside_graph(plain, calls))
+
+
+Call = tuple[tuple[Any, ...], dict[str, Any]]
+
+
+def _calls(deployed: Deployed, task: Task | None, samples: int) -> dict[str, list[Call]]:
+    """Arguments that each part is called with, sample by sample: from the task, or the example."""
+    if task is None:
+        return {one.path: [one.part.signature.inputs.filled(one.part.example)] for one in deployed.parts}
+    found: dict[str, list[Call]] = {one.path: [] for one in deployed.parts}
+    model = deployed.plan.model
+
+    def keeper(one: DeployedPart) -> Any:
+        """A hook for one part."""
+
+        def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            """Note the arguments, sample by sample."""
+            if len(found[one.path]) < samples:
+                found[one.path] += itertools.islice(_singly(one, args, kwargs), samples - len(found[one.path]))
+
+        return keep
+
+    hooks = [(model.get_submodule(one.path), keeper(one)) for one in deployed.parts]
+    with torch.no_grad(), hooked(before=hooks):
+        for batch in task.batches():
+            task.predict(model, batch)
+            if all(len(calls) >= samples for calls in found.values()):
+                break
+    empty = [path or "the model" for path, calls in found.items() if not calls]
+    if empty:
+        raise TaskError(f"the task {task.name!r} never runs {', '.join(empty)}. Give one that uses what was exported.")
+    return found
+
+
+def _singly(one: DeployedPart, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Call]:
+    """The arguments cut into pieces of the engine's batch, copied."""
+    signature = one.part.signature
+    tensors = signature.inputs.tensors_of((args, kwargs), one.path or "the model")
+    counts = [len(t) for t, many in zip(tensors, signature.batched_inputs, strict=True) if many]
+    for start in range(0, counts[0] if counts else 1, signature.batch):
+        cut = slice(start, start + signature.batch)
+        piece = [t[cut] if many else t for t, many in zip(tensors, signature.batched_inputs, strict=True)]
+        new_args, new_kwargs = signature.inputs.filled([tensor.clone() for tensor in piece])
+        yield tuple(new_args), dict(new_kwargs)
+
+
+def _executed(deployed: Deployed, calls: Mapping[str, list[Call]]) -> dict[str, EngineLayer]:
+    """What the engines ran, by node of the graph; each has run once, so that times are known."""
+    found: dict[str, EngineLayer] = {}
+    for one in deployed.parts:
+        tensors = one.part.signature.inputs.tensors_of(calls[one.path][0], "the part")
+        one.engine.run(*[tensor.cpu().numpy() for tensor in tensors])
+        for layer in one.engine.layer_info():
+            found |= dict.fromkeys(layer.nodes, layer)
+    return found
+
+
+def _metrics(
+    deployed: Deployed, task: Task, fp32: Callable[..., Any], *, roundings: bool, watch: Watch | None
+) -> dict[str, Any]:
+    plan, variants, done = deployed.plan, {}, 0
+
+    def score(model: Callable[..., Any], what: str) -> float:
+        """The metric, with progress told."""
+        nonlocal done
+        found = evaluate(model, task, None if watch is None else lambda images: watch(done + images, what))
+        done += found.images
+        return found.value
+
+    with torch.no_grad():
+        in_float = score(fp32, "fp32")
+        images = done
+        with plan.simulated() as model:
+            simulated = score(model, "simulated")
+            parts = [(model.get_submodule(one.path), _in_channels_last) for one in deployed.parts]
+            if roundings:
+                with hooked(before=parts):
+                    variants[ROUNDINGS[0]] = score(model, ROUNDINGS[0])
+        if roundings:
+            with plan.simulated(rounding="torch") as model:
+                variants[ROUNDINGS[1]] = score(model, ROUNDINGS[1])
+        on_engine = score(deployed, "deployed")
+    return {
+        "task": task.name,
+        "metric": task.metric,
+        "unit": task.unit,
+        "images": images,
+        "metric_fp32": in_float,
+        "metric_simulated": simulated,
+        "metric_deployed": on_engine,
+        "metric_variants": variants,
+    }
+
+
+def _in_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Call:
+    """Inputs in another memory format: the same arithmetic in another order, so other last bits."""
+
+    def change(leaf: Any) -> Any:
+        """One leaf in the other memory format."""
+        image_like = isinstance(leaf, Tensor) and leaf.dim() == 4
+        return leaf.contiguous(memory_format=torch.channels_last) if image_like else leaf
+
+    new_args, new_kwargs = tree_map(change, (args, kwargs))
+    return tuple(new_args), dict(new_kwargs)
+
+
+def _info(deployed: Deployed) -> dict[str, Any]:
+    return {
+        "torch": torch.__version__,
+        "engine_version": getattr(deployed.parts[0].engine, "version", None),
+        "parts": [one.path for one in deployed.parts],
+        "exporters": [one.part.exporter for one in deployed.parts],
+        "not_exported": [str(attempt) for attempt in deployed.attempts],
+        "scheme": _scheme(deployed.scheme),
+    }
+
+
+def _scheme(scheme: Scheme) -> list[list[str | None]]:
+    return [[rule.pattern, None if rule.recipe is None else rule.recipe.name] for rule in scheme.rules]

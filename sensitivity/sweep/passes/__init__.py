@@ -1,0 +1,1 @@
+"""Run the model and its variants on one batch: here, in other processes, on a cluster."""

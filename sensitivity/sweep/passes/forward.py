@@ -1,0 +1,254 @@
+"""The passes of a sweep: the baseline recorded, the variants replayed where that is safe, run in full where not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.records import Layer, Recipe
+from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.replay.replayer import Replayer
+
+CHECKED_VARIANTS = 4  # at least, spread over the model, on the first batch
+CHECKED_SHARE = 0.005  # of all passes, if that is more: every variant from 200 batches on
+
+NOT_REPLAYED = "not replayed, every pass run in full"
+"""Begins the note of a sweep that replays no more."""
+
+DIFFERS = "differs from a full one"
+"""Is in every note about replay that was found to be wrong."""
+
+Run = Callable[[], list[Any]]
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out: Python's, a GPU's, or the CPU's as torch tells it."""
+    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+class ReplayDiffersError(Exception):
+    """Replay was found to be wrong after its predictions were used; a sweep that meets it starts again without."""
+
+
+def checked_first(variants: int, batches: int) -> int:
+    """How many of the variants are run in both ways on the first batch."""
+    return min(variants, max(CHECKED_VARIANTS, int(CHECKED_SHARE * variants * batches)))
+
+
+class Forward:
+    """Runs the undisturbed model and its variants on one batch after another.
+
+    Every pass starts from the same random state, so that a model that draws random numbers draws the same ones.
+
+    Args:
+        model: The model.
+        disturber: Applies recipes to it.
+        replay: Whether to replay; False runs every pass in full.
+        memory_limit: Most bytes that replay may keep; None for no limit.
+        late_checks: On each batch after the first, run one more variant in full as well, until all were.
+
+    Attributes:
+        notes: What a reader of the study should know, e.g. why passes were run in full.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        disturber: Disturber,
+        *,
+        replay: bool,
+        memory_limit: int | None = None,
+        late_checks: bool = False,
+    ) -> None:
+        self.disturber = disturber
+        self.replayer = Replayer(model, memory_limit=memory_limit) if replay else None
+        self.notes: list[str] = []
+        self._random_state = _RandomState(model)
+        self._late_checks = late_checks
+        self._checked: dict[int, Mapping[Layer, Recipe]] = {}  # by identity
+        self._due: Mapping[Layer, Recipe] | None = None  # to be checked on this batch
+
+    def baseline(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]], *, batches: int = 1) -> list[Any]:
+        """Predictions of the undisturbed model; recorded for the variants that follow.
+
+        On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
+        before any of its replayed predictions is used.
+
+        Args:
+            run: Predicts one batch.
+            variants: What will follow on this batch: the disturbed layers of each variant.
+            batches: How many there will be: the more, the more variants are checked on the first.
+        """
+        if self.replayer is None:
+            return self._from_the_same_state(run)
+        predictions = self._recorded(self.replayer, run, variants)
+        if self.replayer is not None and not self._checked:
+            self._check(run, variants, batches)
+        elif self._late_checks:
+            unchecked = [variant for variant in variants if id(variant) not in self._checked]
+            self._due = unchecked[len(unchecked) // 2] if unchecked else None
+        return predictions
+
+    def variant(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
+        """Predictions with these layers disturbed; bit-identical to a full pass.
+
+        Args:
+            run: Predicts the batch that was last given to ``baseline``.
+            recipes: The disturbed layers.
+
+        Raises:
+            ReplayDiffersError: If a late check finds that it is not.
+        """
+        if self.replayer is None:
+            return self._full(run, recipes)
+        replayer = self.replayer
+        try:
+            predictions = self._replayed(replayer, run, recipes)
+        except Exception as error:
+            self._fail_in_full(run, recipes, error)
+            raise
+        if replayer.intact():
+            replayer.done(self.disturber.touched(recipes))
+            if recipes is self._due:
+                self._check_late(run, recipes, predictions)
+            return predictions
+        self._give_up("the model writes to tensors that an earlier pass returned")
+        return self._full(run, recipes)
+
+    def _recorded(self, replayer: Replayer, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
+        """Record a pass; where the passes that this took show that no pass repeats another, replay no more."""
+        passes: list[list[Any]] = []
+
+        def one_more() -> list[Any]:
+            """A pass, kept for comparison."""
+            passes.append(self._from_the_same_state(run))
+            return passes[-1]
+
+        try:
+            predictions: list[Any] = replayer.record(one_more, list(self._touched(variants)))
+        except Exception as error:  # noqa: BLE001 - raised again by the next line if it is the model's own
+            predictions = self._from_the_same_state(run)  # which may fail as well
+            if out_of_memory(error):
+                self._give_up("memory runs out while a pass is recorded; memory_limit= keeps less")
+            else:
+                self._give_up(f"a pass cannot be recorded: {type(error).__name__}: {error}")
+            return predictions
+        if self._random_state.moved():
+            self._give_up("the model draws random numbers")
+        elif not all(map(same, passes[0], predictions)):
+            self._give_up("the model predicts something else each time")
+        return predictions
+
+    def _touched(self, variants: Sequence[Mapping[Layer, Recipe]]) -> Iterator[set[nn.Module]]:
+        for recipes in variants:
+            try:
+                yield self.disturber.touched(recipes)
+            except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
+                continue
+
+    def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]], batches: int) -> None:
+        """Replay some variants and run them in full; where one differs trust no module, then replay no more."""
+        count = checked_first(len(variants), batches)
+        places = {round(place * (len(variants) - 1) / max(1, count - 1)) for place in range(count)}
+        some = [variants[place] for place in sorted(places)]
+        self._checked = {id(variant): variant for variant in some}
+        different = self._different(run, some)
+        if different is not None and self.replayer is not None:
+            self.replayer = self.replayer.by_operators()
+            self._recorded(self.replayer, run, variants)
+            different = self._different(run, some)
+            if different is None and self.replayer is not None:
+                self.notes.append(
+                    f"replayed by torch functions alone, which saves less: a pass replayed by modules {DIFFERS}"
+                )
+        if different is not None:
+            self._give_up(f"a replayed pass of {different.name} {DIFFERS}")
+
+    def _fail_in_full(self, run: Run, recipes: Mapping[Layer, Recipe], error: Exception) -> None:
+        """Nothing, if a variant that failed when replayed fails in full as well, or memory ran out.
+
+        Raises:
+            ReplayDiffersError: If it does not.
+        """
+        if out_of_memory(error):
+            return
+        try:
+            self._full(run, recipes)
+        except Exception:  # noqa: BLE001 - as it should; the first error is the one that is told
+            return
+        raise ReplayDiffersError(
+            f"{NOT_REPLAYED}: a replayed pass of {next(iter(recipes)).name} {DIFFERS}: it fails with "
+            f"{type(error).__name__}: {error}. What had been replayed before was measured again"
+        )
+
+    def _check_late(self, run: Run, recipes: Mapping[Layer, Recipe], replayed: list[Any]) -> None:
+        """Compare with a full pass."""
+        self._due = None
+        self._checked[id(recipes)] = recipes
+        if not all(map(same, replayed, self._full(run, recipes))):
+            raise ReplayDiffersError(
+                f"{NOT_REPLAYED}: a replayed pass of {next(iter(recipes)).name} {DIFFERS}. That was found on a later "
+                "batch, and what had been replayed before was measured again"
+            )
+
+    def _different(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> Layer | None:
+        """A layer of the first variant that replay gets wrong."""
+        for recipes in variants:
+            if self.replayer is None:
+                break
+            try:
+                full = self._full(run, recipes)
+            except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
+                continue
+            try:
+                replayed = self._replayed(self.replayer, run, recipes)
+            except Exception:  # noqa: BLE001 - where the full pass does not fail, that is a difference
+                return next(iter(recipes))
+            if not all(map(same, replayed, full)):
+                return next(iter(recipes))
+        return None
+
+    def _replayed(self, replayer: Replayer, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
+        with self.disturber.applied(recipes), replayer.replaying(self.disturber.touched(recipes)):
+            return self._from_the_same_state(run)
+
+    def _full(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
+        with self.disturber.applied(recipes):
+            return self._from_the_same_state(run)
+
+    def _from_the_same_state(self, run: Run) -> list[Any]:
+        self._random_state.restore()
+        return run()
+
+    def _give_up(self, why: str) -> None:
+        self.replayer = None
+        self.notes.append(f"{NOT_REPLAYED}: {why}")
+
+
+class _RandomState:
+    """State of torch's generators on the CPU and on the model's CUDA devices, which passes start from.
+
+    Reading and writing it waits for no device: a generator's state lives on the CPU.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+        self._devices = sorted(device.index for device in devices if device.type == "cuda")
+        self._states = self._read()
+
+    def restore(self) -> None:
+        """Put the generators back."""
+        torch.set_rng_state(self._states[0])
+        for device, state in zip(self._devices, self._states[1:], strict=True):
+            torch.cuda.set_rng_state(state, device)
+
+    def moved(self) -> bool:
+        """Whether a generator was used since."""
+        return not all(map(torch.equal, self._read(), self._states))
+
+    def _read(self) -> list[torch.Tensor]:
+        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]

@@ -1,0 +1,252 @@
+"""Running passes elsewhere: in other processes, or on a cluster.
+
+A shard is one batch and some of the variants. A worker gets the model once, keeps it, and for each shard runs the
+undisturbed model and the variants as one process would, with the same random state and the same number of threads; so
+the study is the same to the last bit. Batches are taken in in their order, whichever is done first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import pickle
+import tempfile
+import threading
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import BrokenExecutor, Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sensitivity.contracts import Batch, Executor, SharesOnce, Task
+from sensitivity.errors import ExecutorError
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.passes.in_process import InProcess, OnError, Unit
+from sensitivity.sweep.plan import Variant
+
+SMALLEST_GROUP = 8  # variants that share one pass of the undisturbed model
+SHARDS_A_WORKER = 2  # under way or waiting, so that no worker stands idle
+
+
+@dataclass(frozen=True)
+class Shared:
+    """The passes of one sweep, as a worker finds them.
+
+    Attributes:
+        key: Of this sweep; a worker that has them asks no more.
+        load: Gives them.
+    """
+
+    key: str
+    load: Callable[[], Any]
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs once.
+
+    Attributes:
+        model: The model.
+        task: Predicts.
+        disturber: Applies the variants to this model.
+        replay: Whether to replay.
+        memory_limit: Bytes that a recorded pass may keep; None for no limit.
+        on_error: What becomes of a variant that fails.
+        random_state: State of torch's generator that every pass starts from.
+        threads: Threads of an operator; another number gives other bits.
+        variants: All variants of the sweep; shards name them by position.
+    """
+
+    model: nn.Module
+    task: Task
+    disturber: Disturber
+    replay: bool
+    memory_limit: int | None
+    on_error: OnError
+    random_state: torch.Tensor
+    threads: int
+    variants: Sequence[Variant]
+
+    def passes(self) -> InProcess:
+        """Runs them here as in one process; called once a worker, in the random state of the sweep."""
+        forward = Forward(
+            self.model, self.disturber, replay=self.replay, memory_limit=self.memory_limit, late_checks=True
+        )
+        return InProcess(self.model, self.task, forward, self.on_error, whole=False)
+
+
+class Distributed:
+    """Runs passes in the workers of an executor.
+
+    Args:
+        executor: Brings functions to its workers.
+        job: What the workers need.
+
+    Raises:
+        ExecutorError: If model, task or calibration cannot be pickled.
+    """
+
+    def __init__(self, executor: Executor, job: Job) -> None:
+        self._executor = executor
+        self._images = len(job.task)
+        self._workers = _workers(executor)
+        self._variants = job.variants
+        self._positions = {id(variant): number for number, variant in enumerate(job.variants)}
+        self._pending: list[Future[Any]] = []
+        self._cleanup = contextlib.ExitStack()
+        self._shared = self._share(job)
+        self.ahead = SHARDS_A_WORKER * self._workers
+
+    def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
+        """The undisturbed model first, then every variant in the order given."""
+        futures = [self._submit(batch, group) for group in self._groups(batch, variants)]
+        self._pending = [future for future in self._pending if not future.done()] + futures
+        return self._units(futures)
+
+    def cancel(self) -> None:
+        """Cancel shards that have not begun, and let go of what was shared."""
+        for future in self._pending:
+            future.cancel()
+        self._cleanup.close()
+
+    def _units(self, futures: Sequence[Future[Any]]) -> Iterator[Unit]:
+        for number, future in enumerate(futures):
+            for position, unit in _result(future):
+                if position is not None:
+                    yield unit.of(self._variants[position])
+                elif number == 0:
+                    yield unit
+
+    def _submit(self, batch: Batch, variants: Sequence[Variant]) -> Future[Any]:
+        positions = [self._positions[id(variant)] for variant in variants]
+        try:
+            return self._executor.submit(run_shard, self._shared, batch, positions)
+        except BrokenExecutor as error:
+            raise _lost(error) from error
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise _not_sent(error) from error
+
+    def _groups(self, batch: Batch, variants: Sequence[Variant]) -> list[Sequence[Variant]]:
+        """Variants in groups of neighbours: as few as keep all workers busy."""
+        batches = max(1, self._images // len(batch.images))
+        wanted = -(-SHARDS_A_WORKER * self._workers // batches)
+        count = max(1, min(wanted, len(variants) // SMALLEST_GROUP))
+        size = max(1, -(-len(variants) // count))
+        return [variants[start : start + size] for start in range(0, max(1, len(variants)), size)]
+
+    def _share(self, job: Job) -> Shared:
+        key = uuid.uuid4().hex
+        if isinstance(self._executor, SharesOnce):
+            return Shared(key, self._executor.share(job))
+        try:
+            blob = pickle.dumps(job)
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            raise ExecutorError(
+                f"model, task or calibration cannot be sent to other processes: {error}. Define classes and functions "
+                "at the top of a module instead of inside others, and lambdas as functions."
+            ) from error
+        folder = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="sensitivity-"))
+        path = Path(folder) / key
+        path.write_bytes(blob)
+        return Shared(key, functools.partial(_read_job, path))
+
+
+_one_at_a_time = threading.Lock()  # in threads: replay and random states belong to the process
+_at_hand: dict[str, tuple[Job, InProcess]] = {}
+
+
+def run_shard(shared: Shared, batch: Batch, positions: Sequence[int]) -> list[tuple[int | None, Unit]]:
+    """In a worker: the undisturbed model and some variants on one batch.
+
+    Args:
+        shared: The passes.
+        batch: What to run them on.
+        positions: Of the variants.
+
+    Returns:
+        Position of the variant and its unit; None for the undisturbed model, which comes first.
+    """
+    with _one_at_a_time, torch.no_grad():
+        before, threads = torch.get_rng_state(), torch.get_num_threads()
+        try:
+            job, passes = _job(shared)
+            units = list(passes.start(batch, [job.variants[position] for position in positions]))
+        except Exception as error:
+            _check_sendable(error)
+            raise
+        finally:
+            torch.set_rng_state(before)
+            torch.set_num_threads(threads)
+    return [(None, units[0]), *zip(positions, (unit.of(None) for unit in units[1:]), strict=True)]
+
+
+def _check_sendable(error: Exception) -> None:
+    """Nothing, if an error can be sent back: one that cannot takes a pool of processes with it.
+
+    Raises:
+        ExecutorError: If it cannot; tells it as text.
+    """
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception as cause:
+        raise ExecutorError(f"a worker failed with {type(error).__name__}: {error}") from cause
+
+
+def _job(shared: Shared) -> tuple[Job, InProcess]:
+    if shared.key not in _at_hand:
+        job: Job = shared.load()
+        torch.set_rng_state(job.random_state)
+        _at_hand.clear()  # a worker serves one sweep at a time
+        _at_hand[shared.key] = job, job.passes()
+    job, passes = _at_hand[shared.key]
+    torch.set_num_threads(job.threads)
+    return job, passes
+
+
+def _read_job(path: Path) -> Job:
+    try:
+        job: Job = pickle.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ExecutorError(
+            f"a worker does not find {path}. Executors that run on other machines need a share() method, as "
+            "sv.ray_executor has; on this one, the sweep is over."
+        ) from error
+    return job
+
+
+def _result(future: Future[Any]) -> list[tuple[int | None, Unit]]:
+    try:
+        found: list[tuple[int | None, Unit]] = future.result()
+    except BrokenExecutor as error:
+        raise _lost(error) from error
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        if not isinstance(error, pickle.PicklingError) and "pickle" not in str(error):
+            raise  # the task's own
+        raise _not_sent(error) from error
+    return found
+
+
+def _not_sent(error: Exception) -> ExecutorError:
+    return ExecutorError(
+        f"a batch, or what the task predicts for it, cannot be sent between processes: {error}. Keep tensors, numpy "
+        "arrays, numbers and text in Batch.inputs, Batch.context and predictions; no lambdas, open files or locks."
+    )
+
+
+def _lost(error: BaseException) -> ExecutorError:
+    return ExecutorError(
+        f"a worker died ({error}), and its executor runs nothing again. With store= everything taken in is kept: run "
+        "the same again with a new executor to go on. sv.ray_executor() runs lost work again by itself."
+    )
+
+
+def _workers(executor: Executor) -> int:
+    """How many shards run at a time, as far as the executor says."""
+    said = getattr(executor, "workers", None) or getattr(executor, "_max_workers", None)
+    return int(said or os.cpu_count() or 1)

@@ -1,0 +1,1 @@
+"""Exact replay: after one recorded pass, recompute only what a perturbed layer can change."""

@@ -1,0 +1,291 @@
+"""One pass recorded: the outputs worth keeping, under what they are looked up by."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor, nn
+
+from sensitivity.layers.inputs import tensors_in
+from sensitivity.sweep.replay.foresight import Output, Plan
+from sensitivity.sweep.replay.identity import (
+    UNKNOWN,
+    Key,
+    cloned,
+    contents,
+    handed_out,
+    identity,
+    key_of,
+    rebuilt,
+    share_memory,
+    storages_of,
+    version_of,
+    written,
+)
+from sensitivity.sweep.replay.interception import OUTSIDE, Original, Watching, context, is_property
+
+
+@dataclass(slots=True)
+class Kept:
+    """An output of a call.
+
+    Attributes:
+        output: What is handed out.
+        tensors: Its tensors with the versions that they must still have.
+        clone: Whether a copy is handed out each time, because the pass writes to it.
+        key: What it is looked up by; None if by its position in the pass alone.
+        storages: Address and bytes of its memory.
+    """
+
+    output: Any
+    tensors: list[tuple[Tensor, int]]
+    clone: bool
+    key: Hashable | None
+    storages: dict[int, int]
+
+    def hand_out(self) -> Any:
+        """The output, for a caller that may change the lists, dicts and objects in it."""
+        return cloned(self.output) if self.clone else handed_out(self.output)
+
+
+@dataclass
+class Record:
+    """One pass over one batch.
+
+    Attributes:
+        modules: ``id`` of the module of every call, in order of entry; the pass itself first.
+        last: For each call the number after its last nested call.
+        kept: The outputs that are kept.
+        lookup: Keys of kept outputs.
+        keyed: Modules and functions that have a key.
+        chained: Calls whose output goes to one other call alone, with the number of that one.
+        answering: Calls that need not run each time.
+        storages: Addresses of memory that was kept when the pass ended.
+        outside: Tensors that were there before the pass and are part of keys: their identity must stay theirs.
+    """
+
+    modules: list[int] = field(default_factory=lambda: [OUTSIDE])
+    last: list[int] = field(default_factory=lambda: [0])
+    kept: dict[Output, Kept] = field(default_factory=dict)
+    lookup: dict[Hashable, Output] = field(default_factory=dict)
+    keyed: set[Hashable] = field(default_factory=set)
+    chained: Mapping[int, int] = field(default_factory=dict)
+    answering: Set[int] = frozenset()
+    outside: dict[int, Tensor] = field(default_factory=dict)
+    storages: Set[int] = frozenset()
+    _users: dict[int, list[Hashable]] = field(default_factory=dict)
+    _holders: Counter[int] = field(default_factory=Counter)
+    _left: Counter[Output] = field(default_factory=Counter)
+    _versions: list[tuple[Tensor, int]] | None = None  # of all that is kept, as long as that stays the same
+
+    def close(self, model: nn.Module, uses: Iterable[frozenset[Output]]) -> None:
+        """Make what was kept ready to be looked up.
+
+        Args:
+            model: The model.
+            uses: What each variant to come is answered with.
+        """
+        for output, kept in list(self.kept.items()):
+            barred = isinstance(output, int) and output not in self.answering
+            if barred or (not kept.clone and written(kept.tensors)):
+                del self.kept[output]
+        holders = Counter(id(tensor) for kept in self.kept.values() if not kept.clone for tensor, _ in kept.tensors)
+        holders.update([*self.outside, *map(id, model.parameters()), *map(id, model.buffers())])
+        for output, kept in self.kept.items():
+            if kept.key is not None and all(number in holders for number in tensors_of(kept.key)):
+                self.lookup.setdefault(kept.key, output)
+        self.storages = {place for kept in self.kept.values() for place in kept.storages}
+        users: dict[int, list[Hashable]] = defaultdict(list)
+        for key in self.lookup:
+            self.keyed.add(key[0])  # type: ignore[index]
+            for number in tensors_of(key):
+                users[number].append(key)
+        self._users, self._holders = dict(users), holders
+        self._left = Counter(output for outputs in uses for output in outputs)
+
+    def done(self, outputs: Iterable[Output]) -> None:
+        """A variant has run: drop what only it was answered with."""
+        for output in outputs:
+            self._left[output] -= 1
+            if self._left[output] <= 0 and output in self.kept:
+                self._versions = None
+                kept = self.kept.pop(output)
+                if kept.key is not None and self.lookup.get(kept.key) == output:
+                    del self.lookup[kept.key]
+                for tensor, _ in kept.tensors if not kept.clone else ():
+                    self._let_go(id(tensor))
+
+    def _let_go(self, tensor: int) -> None:
+        """Forget keys with a tensor that is kept no more: a new one may get its identity."""
+        self._holders[tensor] -= 1
+        if self._holders[tensor] == 0:
+            for key in self._users.pop(tensor, ()):
+                self.lookup.pop(key, None)
+
+    def intact(self) -> bool:
+        """Whether nothing kept was written to."""
+        if self._versions is None:
+            self._versions = [pair for kept in self.kept.values() for pair in kept.tensors]
+        return not written(self._versions)
+
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of memory that is kept; what several outputs share counts once."""
+        storages: dict[int, int] = {}
+        for kept in self.kept.values():
+            storages |= kept.storages
+        return sum(storages.values())
+
+
+class Recorder(Watching):
+    """Runs a pass and keeps what a plan wants.
+
+    Args:
+        model: The model.
+        known: ``id`` of its modules.
+        plan: What to keep.
+        overwritten: Calls whose output is written to later.
+        given: For each output which of the tensors in its arguments were there before the pass.
+        limit: Most bytes to keep.
+        barred: Outputs not to keep.
+        summed: Take a checksum of what is kept, for ``changed``.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        known: Set[int],
+        plan: Plan,
+        *,
+        overwritten: Set[int],
+        given: Callable[[Output], list[bool]],
+        limit: int | None,
+        barred: Set[Output] = frozenset(),
+        summed: bool = False,
+    ) -> None:
+        super().__init__(plan.watched)
+        self.known = known
+        self.wanted = plan.wanted - barred
+        self.summed = summed
+        self.overwritten = overwritten
+        self.given = given
+        self.limit = limit
+        self.record = Record()
+        self._body, self._steps = 0, 0  # number of the call whose body runs, and how many steps it took
+        self._held = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}  # they outlive the record
+        self._storages: dict[int, int] = {}
+        self._sums: dict[Output, list[int]] = {}
+        self._bytes = 0
+
+    def changed(self) -> set[Output]:
+        """Outputs that hold something else now than when they were returned, though no version says so."""
+        return {
+            output
+            for output, sums in self._sums.items()
+            if not written(self.record.kept[output].tensors)
+            and sums != contents([tensor for tensor, _ in self.record.kept[output].tensors])
+        }
+
+    def call(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a module and keep what it returns, if wanted."""
+        if id(module) not in self.known:
+            return self.run(original, module, args, kwargs)
+        record = self.record
+        number = len(record.modules)
+        record.modules.append(id(module))
+        record.last.append(0)
+        body, steps = self._body, self._steps + 1
+        self._body, self._steps = number, 0
+        key, given, before = None, [], []
+        if number in self.wanted:
+            given = list(tensors_in((args, kwargs)))
+            before = [version_of(tensor) for tensor in given]
+            key = self._key(number, id(module), args, kwargs)
+        if body == 0:
+            for tensor in tensors_in((args, kwargs)):
+                self._hold(tensor)
+        try:
+            result = self.run(original, module, args, kwargs)
+        finally:
+            self._body, self._steps = body, steps
+        record.last[number] = len(record.modules)
+        if number in self.wanted and UNKNOWN not in before and before == [version_of(tensor) for tensor in given]:
+            self._keep(number, key, result, given)
+        return result if body else leaving(result, self._storages.keys())
+
+    def operate(self, function: Original, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run a function and keep what it returns, if wanted."""
+        if is_property(function):
+            return function(*args, **kwargs)
+        place = (self._body, self._steps)
+        self._steps += 1
+        if place not in self.wanted:
+            return function(*args, **kwargs)
+        key = self._key(place, function, args, kwargs)
+        result = function(*args, **kwargs)
+        if key is not None:
+            self._keep(place, key, result, [])
+        return result
+
+    def _key(self, output: Output, start: Hashable, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Key | None:
+        """Key of a call; None if a tensor in it may die before the record does, and another get its identity."""
+        key = key_of((context(), args, kwargs), identity)
+        if key is None:
+            return None
+        for tensor, outside in zip(tensors_in((args, kwargs)), self.given(output), strict=False):
+            if outside:
+                self._hold(tensor)
+        return (start, *key) if self._held.issuperset(tensors_of(key)) else None
+
+    def _hold(self, tensor: Tensor) -> None:
+        self.record.outside[id(tensor)] = tensor
+        self._held.add(id(tensor))
+
+    def _keep(self, output: Output, key: Key | None, result: Any, given: list[Tensor]) -> None:
+        """Keep a result, if it can be kept and fits."""
+        tensors = list(tensors_in(result))
+        clone = isinstance(output, int) and output in self.overwritten
+        if any(version_of(tensor) == UNKNOWN for tensor in tensors):
+            return
+        if clone and share_memory(tensors, given):
+            return  # handing out a copy would cut the tie between an output and what shares its memory
+        storages = storages_of(result)
+        fresh = sum(size for place, size in storages.items() if place not in self._storages)
+        if self.limit is not None and self._bytes + fresh > self.limit:
+            return
+        try:
+            kept = cloned(result) if clone else handed_out(result)
+        except (TypeError, ValueError, AttributeError):
+            return  # an object that cannot be copied is made anew each time
+        if clone:
+            storages = storages_of(kept)
+        self._storages |= storages
+        self._bytes += fresh
+        versions = [(tensor, version_of(tensor)) for tensor in tensors_in(kept)]
+        self._held.update(id(tensor) for tensor, _ in versions)
+        self.record.kept[output] = Kept(kept, versions, clone, key, storages)
+        if self.summed:
+            self._sums[output] = contents([tensor for tensor, _ in versions])
+
+
+def leaving(result: Any, storages: Set[int]) -> Any:
+    """What the model returns to its caller, with copies of what lies in kept memory.
+
+    A caller may write to it through numpy, which no version counts.
+    """
+
+    def kept(tensor: Tensor) -> bool:
+        """Whether a tensor lies in memory that is kept."""
+        return version_of(tensor) != UNKNOWN and tensor.untyped_storage().data_ptr() in storages
+
+    if not any(map(kept, tensors_in(result))):
+        return result
+    return rebuilt(result, lambda tensor: tensor.clone() if kept(tensor) else tensor)
+
+
+def tensors_of(key: Any) -> list[int]:
+    """``id`` of the tensors in a key."""
+    return [part[0] for part in key if type(part) is tuple]

@@ -1,0 +1,1 @@
+"""What is known of a layer without labels: measured or estimated."""

@@ -1,0 +1,225 @@
+"""Signals of each layer without labels: how far its weight, its output and the model's outputs are from undisturbed."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.errors import CalibrationError, ModelError, SensitivityError
+from sensitivity.layers.inputs import tensors_in
+from sensitivity.perturb.activations import Hooks
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.hooks import After, Before, Counting, holders_of, hooked
+from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.weights import disturbed_weight
+from sensitivity.records import Layer, Recipe
+from sensitivity.records.signals import (
+    LAYER_COSINE,
+    LAYER_SQNR,
+    OUTPUT_COSINE,
+    OUTPUT_SQNR,
+    WEIGHT_SQNR,
+    Signals,
+)
+from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.signals.channels import Channels
+from sensitivity.sweep.signals.fidelity import Fidelity
+
+Passes = Iterable[tuple[Callable[[], Any], int]]
+"""One item a batch: a function that runs the model on it and returns its outputs, and the number of its images."""
+
+
+def measure_signals(
+    model: nn.Module, name: str, layers: Sequence[Layer], recipe: Recipe, disturber: Disturber, passes: Passes
+) -> Signals:
+    """Disturb each layer by itself and compare, without any labels.
+
+    - ``weight_sqnr_db``: of the layer's weight; that of a folded weight with the fold divided out again.
+    - ``layer_sqnr_db``, ``layer_cosine``: of the layer's own output (before its norm), from undisturbed inputs.
+    - ``output_sqnr_db``, ``output_cosine``: of all floating-point tensors that the model returns, as one long vector.
+    - ``dead_share``: share of output channels that are constant over all images and places, behind the layer's norm and
+      activation where those are modules.
+    - ``clipped_share``: share of the quantized activations that lie beyond the calibrated range by more than half a
+      step.
+    - ``channel_ratio``: largest magnitude of any input channel over that of the median channel.
+
+    An SQNR without noise is 150 dB. Sums run over all images.
+
+    Args:
+        model: The model; left as it was.
+        name: Its name.
+        layers: Layers to disturb, one at a time.
+        recipe: What is done to each.
+        disturber: Applies it.
+        passes: The images.
+
+    Returns:
+        The signals. A layer that the recipe does not fit is in ``failed`` with the reason.
+
+    Raises:
+        CalibrationError: If the recipe quantizes activations and no ranges fit it, or there are no images.
+        ModelError: If the model returns no floating-point tensor.
+    """
+    calibration = disturber.calibration_for(recipe) if recipe.needs_calibration else None
+    failed: dict[str, str] = {}
+    able = able_to_be_disturbed(layers, recipe, disturber, failed)
+    local = {layer.name: _Local(layer, recipe, disturber) for layer in able}
+    channels = {layer.name: Channels(layer, recipe, calibration) for layer in able}
+    outputs: dict[str, Fidelity] = {layer.name: Fidelity() for layer in able}
+    images = 0
+    with untouched(model), torch.no_grad():
+        forward = Forward(model, disturber, replay=True)
+        for run, count in passes:
+            images += count
+            _look_locally(model, run, list(local.values()), list(channels.values()))
+            failed |= {name: one.failure for name, one in local.items() if one.failure and name not in failed}
+            running = [layer for layer in able if layer.name not in failed]
+            compare_outputs(forward, run, running, recipe, outputs, failed)
+    if not images:
+        raise CalibrationError("no image was given. Pass at least one batch; a few are usual.")
+    found = {
+        layer.name: _weight_signal(model, layer, recipe)
+        | _named(local[layer.name].fidelity, LAYER_SQNR, LAYER_COSINE)
+        | _named(outputs[layer.name], OUTPUT_SQNR, OUTPUT_COSINE)
+        | dict(channels[layer.name].signals())
+        for layer in able
+        if layer.name not in failed
+    }
+    return Signals(name, recipe, found, images, failed, tuple(forward.notes))
+
+
+def able_to_be_disturbed(
+    layers: Sequence[Layer], recipe: Recipe, disturber: Disturber, failed: dict[str, str]
+) -> list[Layer]:
+    """The layers that a recipe fits; the others are noted in ``failed``."""
+    able = []
+    for layer in layers:
+        try:
+            disturber.touched({layer: recipe})
+        except SensitivityError as error:
+            failed[layer.name] = f"{type(error).__name__}: {error}"
+        else:
+            able.append(layer)
+    return able
+
+
+def compare_outputs(
+    forward: Forward,
+    run: Callable[[], Any],
+    layers: Sequence[Layer],
+    recipe: Recipe,
+    found: Mapping[str, Fidelity],
+    failed: dict[str, str],
+) -> None:
+    """Run a batch undisturbed and with each layer disturbed, and add up how far the model's outputs are apart.
+
+    Raises:
+        ModelError: If the model returns no floating-point tensor.
+    """
+    outputs = functools.partial(_outputs, run)
+    expected = [torch.from_numpy(one) for one in forward.baseline(outputs, [{layer: recipe} for layer in layers])]
+    if not expected:
+        raise ModelError("the model returns no floating-point tensor, so there are no outputs to compare.")
+    for layer in layers:
+        try:
+            disturbed = [torch.from_numpy(one) for one in forward.variant(outputs, {layer: recipe})]
+        except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
+            failed[layer.name] = f"{type(error).__name__}: {error}"
+            continue
+        if [one.shape for one in disturbed] != [one.shape for one in expected]:
+            failed[layer.name] = "the disturbed model returns tensors of other shapes: there is nothing to compare"
+            continue
+        for reference, other in zip(expected, disturbed, strict=True):
+            found[layer.name].add(reference, other)
+        if not found[layer.name].finite:
+            failed[layer.name] = "NaN or infinite values in the model's outputs"
+
+
+def _outputs(run: Callable[[], Any]) -> list[Any]:
+    """The floating-point tensors of a pass as numpy arrays of their own."""
+    return [one.detach().double().cpu().numpy().copy() for one in tensors_in(run()) if one.is_floating_point()]
+
+
+class _Local(Counting):
+    """Runs one layer a second time on each of its undisturbed inputs, disturbed, and compares its outputs."""
+
+    def __init__(self, layer: Layer, recipe: Recipe, disturber: Disturber) -> None:
+        self.module = disturber.model.get_submodule(layer.module)
+        super().__init__(holders_of(disturber.model, self.module) if layer.calls > 1 else ())
+        self.layer = layer
+        self.fidelity = Fidelity()
+        self.failure = ""
+        self._recipes = {layer: recipe}
+        self._disturber = disturber
+        self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+        self._inside = False
+        self._started = 0
+
+    def start_pass(self) -> None:
+        """The next call is the first one."""
+        self._started = 0
+
+    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Remember what the layer is called with."""
+        if not self._inside:
+            self._started += 1
+            self._arguments = args, kwargs
+
+    def after(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
+        """Call it again, disturbed."""
+        if self._inside:
+            return
+        self._inside = True
+        try:
+            args, kwargs = self._arguments
+            with self._disturber.applied(self._recipes, call=self._started - 1):
+                disturbed = module(*args, **kwargs)
+            self.fidelity.add(_first(output), _first(disturbed))
+        except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
+            self.failure = f"{type(error).__name__}: {error}"
+        finally:
+            self._inside = False
+            self._arguments = (), {}
+
+
+def _first(output: Any) -> Tensor:
+    return next(one for one in tensors_in(output) if one.is_floating_point())
+
+
+def _look_locally(
+    model: nn.Module, run: Callable[[], Any], local: Sequence[_Local], channels: Sequence[Channels]
+) -> None:
+    """One pass of the undisturbed model, looking at every layer's tensors on their way."""
+    hooks = Hooks()
+    for one in channels:
+        own = one.hooks(model)
+        hooks.before += own.before
+        hooks.after += own.after
+    with hooked(before=hooks.before, after=hooks.after):
+        run()
+    # in a pass of its own: a layer's second call must not be seen by those who count its calls
+    before: list[tuple[nn.Module, Before]] = [(one.module, one) for one in local]
+    after: list[tuple[nn.Module, After]] = [(one.module, one.after) for one in local]
+    with hooked(before=before, after=after):
+        run()
+
+
+def _weight_signal(model: nn.Module, layer: Layer, recipe: Recipe) -> dict[str, float]:
+    disturbed = disturbed_weight(model, layer, recipe)
+    if disturbed is None:
+        return {}
+    fidelity = Fidelity()
+    fidelity.add(getattr(model.get_submodule(layer.module), layer.weight), disturbed)
+    return {WEIGHT_SQNR: fidelity.sqnr_db}
+
+
+def _named(fidelity: Fidelity, sqnr: str, cosine: str) -> dict[str, float]:
+    """The numbers of a comparison that was made and is finite."""
+    if not fidelity.finite:
+        return {}
+    angle = fidelity.cosine
+    return {sqnr: fidelity.sqnr_db} | ({} if angle is None else {cosine: angle})

@@ -1,0 +1,296 @@
+"""Which variants go on, and between which bounds their drops lie.
+
+Without a stop every variant runs on every image, and the bounds say what other images of the same kind would give. With
+one, images come in a seeded random order, a variant leaves when its drop is decided, and the bounds are about this data
+set: what a sweep over all images would print. Both hold for all variants of a sweep at once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sensitivity.contracts import MeanOfInstances, Task
+from sensitivity.sweep.passes.in_process import OnError
+from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.stopping.jackknife import (
+    FEWEST_IMAGES,
+    GROUPS,
+    GROUPS_OF_A_STOP,
+    ROUNDING,
+    deal,
+    scores_without,
+    standard_error,
+    student_quantile,
+)
+from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Estimate, Race
+from sensitivity.sweep.storage.results import Images, Results
+
+LEVEL = 0.95  # of the intervals of a sweep without a stop
+LOOK_AGAIN_AT = 1.5  # times the images of the last look, where a look scores everything so far
+
+
+class Judge(Protocol):
+    """Follows a sweep batch by batch.
+
+    Attributes:
+        order: Positions of the images in the order in which they are to be visited; None for the task's own.
+        meaning: What its intervals hold, in words.
+    """
+
+    order: Sequence[int] | None
+    meaning: str
+
+    def running(self) -> list[Variant]:
+        """The variants that need more images."""
+
+    def take(self, images: Images) -> None:
+        """Take note that the variants that are running ran on a batch."""
+
+    def estimate(self, variant: Variant) -> Estimate | None:
+        """What is known of a variant's drop; None where no interval can be given."""
+
+    def drops(self) -> list[tuple[Variant, float]]:
+        """Drops as far as they are known, for a person who waits."""
+
+
+def judge_of(
+    stop: Confidence | None,
+    task: Task,
+    variants: Sequence[Variant],
+    results: Results,
+    *,
+    intervals: bool = True,
+    on_error: OnError = "record",
+) -> Judge:
+    """The judge for a task: every image without a stop; a race for a mean; looks at growing samples for the rest."""
+    if stop is None:
+        return EveryImage(task, variants, results, intervals=intervals)
+    if isinstance(task, MeanOfInstances):
+        counts = task.instances()
+        if counts is not None:
+            race = Race([str(n) for n in range(len(variants))], counts, stop)
+            sign = 1 if task.higher_is_better else -1
+            return Means(race, task, sign, variants, results, on_error=on_error)
+    return Samples(stop, task, variants, results)
+
+
+class EveryImage:
+    """Runs every variant on every image; bounds by leaving groups of images out, if there are to be ``intervals``."""
+
+    order: Sequence[int] | None = None
+
+    def __init__(self, task: Task, variants: Sequence[Variant], results: Results, *, intervals: bool = True) -> None:
+        self.meaning = f"{LEVEL:.0%}, all layers at once, other images of this kind" if intervals else ""
+        self.intervals = intervals
+        self._task = task
+        self._variants = variants
+        self._results = results
+        self._drops = _DropsWithout(task, results, GROUPS)
+
+    def running(self) -> list[Variant]:
+        """All of them."""
+        return list(self._variants)
+
+    def take(self, images: Images) -> None:
+        """Nothing to note."""
+
+    def estimate(self, variant: Variant) -> Estimate | None:
+        """The drop on all images, and bounds for other images of the same kind, for all variants at once.
+
+        None where there are too few images or none of them moved the metric; bounds are NaN where the metric is not a
+        number without some of the images.
+        """
+        images = self._results.images_of(variant)
+        if not self.intervals or len(images) < FEWEST_IMAGES:
+            return None
+        drop, without = self._drops.of(variant)
+        error = standard_error(without)
+        if error <= ROUNDING:
+            return None
+        level = 1 - (1 - LEVEL) / len(self._variants)
+        half = error * student_quantile(level, len(without) - 1)
+        return Estimate(drop, drop - half, drop + half, len(images), "undecided")
+
+    def drops(self) -> list[tuple[Variant, float]]:
+        """Drops over the images so far."""
+        failed = self._results.failure
+        return [(one, self._drops.without_bounds(one)) for one in self._variants if failed(one) is None]
+
+
+class Samples:
+    """Stops for a metric that is no mean: looks again each time the sample of images has grown by half.
+
+    At a look the drop is scored over the images so far; its standard error is that of leaving groups out, less what the
+    share of the data set already seen takes away. Every look of every variant may be wrong with the same small
+    probability, and together with no more than ``1 - level``.
+    """
+
+    def __init__(self, stop: Confidence, task: Task, variants: Sequence[Variant], results: Results) -> None:
+        self.order: Sequence[int] | None = np.random.default_rng(stop.seed).permutation(len(task)).tolist()
+        self.meaning = _of_this_data_set(stop)
+        self._stop = stop
+        self._task = task
+        self._variants = list(variants)
+        self._results = results
+        self._drops = _DropsWithout(task, results, GROUPS_OF_A_STOP)
+        self._estimates: dict[int, Estimate] = {}
+        self._looks = _looks(max(stop.minimum_images, FEWEST_IMAGES), len(task))
+        self._error = (1 - stop.level) / (len(self._variants) * len(self._looks))
+        self._seen = 0
+
+    def running(self) -> list[Variant]:
+        """Those not decided yet."""
+        found = self._estimates
+        undecided = [one for one in self._variants if id(one) not in found or found[id(one)].status == "undecided"]
+        return [one for one in undecided if self._results.failure(one) is None]
+
+    def take(self, images: Images) -> None:
+        """Look at the running variants, if a look is due."""
+        self._seen += len(images)
+        due = [look for look in self._looks if look <= self._seen]
+        if not due:
+            return
+        self._looks = self._looks[len(due) :]
+        for variant in self.running():
+            try:
+                self._estimates[id(variant)] = self._look(variant)
+            except Exception:  # noqa: BLE001 - a metric may fail on these images; scoring the rows tells where it does
+                unknown = Estimate(math.nan, -math.inf, math.inf, self._seen, "undecided")
+                self._estimates[id(variant)] = unknown
+
+    def estimate(self, variant: Variant) -> Estimate | None:
+        """What the last look found."""
+        return self._estimates.get(id(variant))
+
+    def drops(self) -> list[tuple[Variant, float]]:
+        """Drops as the last look found them."""
+        found = self._estimates
+        return [(one, found[id(one)].drop) for one in self._variants if id(one) in found]
+
+    def _look(self, variant: Variant) -> Estimate:
+        whole, seen = len(self._task), self._seen
+        if seen >= whole:
+            drop = self._drops.without_bounds(variant)
+            return Estimate(drop, drop, drop, seen, self._stop.verdict(drop, drop, drop))
+        drop, without = self._drops.of(variant)
+        imagined = VIRTUAL_LOSS * self._stop.tolerance / seen
+        error = math.hypot(standard_error(without), imagined) * math.sqrt(1 - seen / whole)
+        if not math.isfinite(error):
+            return Estimate(drop, -math.inf, math.inf, seen, "undecided")
+        half = error * student_quantile(1 - self._error, len(without) - 1)
+        return Estimate(drop, drop - half, drop + half, seen, self._stop.verdict(drop, drop - half, drop + half))
+
+
+class Means:
+    """Stops for a mean over instances: a race, judged after every batch."""
+
+    def __init__(
+        self,
+        race: Race,
+        task: MeanOfInstances,
+        sign: int,
+        variants: Sequence[Variant],
+        results: Results,
+        *,
+        on_error: OnError,
+    ) -> None:
+        self.order: Sequence[int] | None = race.order.tolist()
+        self.meaning = _of_this_data_set(race.confidence)
+        self._race = race
+        self._task = task
+        self._sign = sign
+        self._on_error = on_error
+        self._variants = dict(zip(map(str, range(len(variants))), variants, strict=True))
+        self._results = results
+
+    def running(self) -> list[Variant]:
+        """Those not decided yet."""
+        return [self._variants[key] for key in self._running()]
+
+    def take(self, images: Images) -> None:
+        """Give the race what each running variant lost on these images."""
+        expected = self._results.expected(images)
+        before = {image: self._task.instance_sum(one) for image, one in expected.items()}
+        for key in self._running():
+            changed = self._results.changed_on(self._variants[key], images)
+            try:
+                after = before | {image: self._task.instance_sum(one) for image, one in changed.items()}
+            except Exception as error:  # of these predictions alone; computed again when resumed
+                if self._on_error == "raise":
+                    raise
+                reason = f"instance_sum fails: {type(error).__name__}: {error}"
+                self._results.keep_failure(self._variants[key], images, reason, lasting=False)
+                continue
+            losses = [self._sign * (before[image] - after[image]) for image in images]
+            if not all(map(math.isfinite, losses)):
+                reason = "instance_sum is not a finite number"
+                self._results.keep_failure(self._variants[key], images, reason, lasting=False)
+                continue
+            self._race.add(key, images, losses)
+
+    def estimate(self, variant: Variant) -> Estimate | None:
+        """What the race knows of it."""
+        key = next(key for key, one in self._variants.items() if one is variant)
+        return self._race.estimate(key)
+
+    def drops(self) -> list[tuple[Variant, float]]:
+        """Drops as the race knows them."""
+        return [(one, self._race.estimate(key).drop) for key, one in self._variants.items()]
+
+    def _running(self) -> list[str]:
+        return [key for key in self._race.running if self._results.failure(self._variants[key]) is None]
+
+
+class _DropsWithout:
+    """Drops over the images of a variant, and over these less each group; the baseline's side is scored once."""
+
+    def __init__(self, task: Task, results: Results, groups: int) -> None:
+        self._task = task
+        self._results = results
+        self._groups = groups
+        self._baselines: dict[Images, tuple[float, list[float]]] = {}
+
+    def of(self, variant: Variant) -> tuple[float, list[float]]:
+        """The drop, and the drop without each group."""
+        images = self._results.images_of(variant)
+        groups = deal(images, self._groups)
+        expected = self._results.expected(images)
+        if images not in self._baselines:
+            self._baselines[images] = self._scores(expected, groups)
+        before, before_without = self._baselines[images]
+        changed = self._results.changed(variant)
+        if not changed:
+            return 0.0, [0.0] * len(groups)
+        after, after_without = self._scores(expected | changed, groups)
+        sign = 1.0 if self._task.higher_is_better else -1.0
+        return sign * (before - after), [sign * (b - a) for b, a in zip(before_without, after_without, strict=True)]
+
+    def without_bounds(self, variant: Variant) -> float:
+        """The drop alone."""
+        expected, changed = self._results.expected(self._results.images_of(variant)), self._results.changed(variant)
+        if not changed:
+            return 0.0
+        before, after = (self._task.score(some)[self._task.metric] for some in (expected, expected | changed))
+        return before - after if self._task.higher_is_better else after - before
+
+    def _scores(self, predictions: dict[int, object], groups: Sequence[Sequence[int]]) -> tuple[float, list[float]]:
+        whole, *without = scores_without(self._task, predictions, [(), *groups])
+        return whole, without
+
+
+def _of_this_data_set(stop: Confidence) -> str:
+    return f"{100 * stop.level:.4g}%, all layers at once, this data set"
+
+
+def _looks(first: int, whole: int) -> list[int]:
+    """Numbers of images at which to look, the last one all of them."""
+    found: list[int] = []
+    look = float(first)
+    while look < whole:
+        found.append(math.ceil(look))
+        look *= LOOK_AGAIN_AT
+    return [*found, whole]

@@ -1,0 +1,1 @@
+"""Where results are kept, so that a sweep can be stopped and resumed."""

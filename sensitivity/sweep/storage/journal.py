@@ -1,0 +1,248 @@
+"""Where results are kept: in memory, or in a journal that survives a kill, a full disk and a power cut.
+
+A store maps keys to values, and the first value of a key stays. A journal is a file of JSON lines: a header, then one
+record a line, each on the disk (fsync) before the sweep goes on. A kill can tear the last line only; a torn line has no
+line end or a wrong checksum, is ignored, and is overwritten by the next record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import time
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, Self
+
+from sensitivity.contracts import Store
+from sensitivity.errors import StoreConflictError, StoreError, StoreFormatError
+from sensitivity.sweep.storage.encoding import decode, encode
+
+SCHEMA_VERSION = 1
+_HEADER = b'{"store": "sensitivity", "schema": %d}\n' % SCHEMA_VERSION
+_WRITER = "writer: "  # begins the keys that say who wrote
+
+
+class MemoryStore:
+    """A store that lasts as long as the object."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, Any] = {}
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._values
+
+    def read(self, key: str) -> Any:
+        """The value of a key that is in the store."""
+        return self._values[key]
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep a value; a key that is in the store keeps its first one."""
+        self._values.setdefault(key, value)
+
+
+class _Place(NamedTuple):
+    """Where a record lies in the file, in bytes."""
+
+    start: int
+    size: int
+
+
+class Journal:
+    """A store in a file that one process at a time may write; values are read from the file when they are asked for.
+
+    Use it in a ``with`` block, or close it: that lets the next process in.
+
+    Args:
+        path: The file; made if it is not there.
+
+    Raises:
+        StoreConflictError: If another process has it open.
+        StoreFormatError: If the file is no store, of a newer version, or damaged before its last record.
+        StoreError: If the file cannot be opened, locked or written.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self._places: dict[str, _Place] = {}
+        self._end = 0  # of the last complete record
+        try:
+            self._file = self.path.open("a+b", buffering=0)
+        except OSError as error:
+            raise StoreError(f"the store {path} cannot be opened: {error}. Its folder must exist.") from error
+        try:
+            self._lock()
+            self._load()
+        except BaseException:
+            self.close()
+            raise
+
+    def __contains__(self, key: str) -> bool:
+        return key in self._places
+
+    def read(self, key: str) -> Any:
+        """The value of a key that is in the store.
+
+        Raises:
+            StoreFormatError: If somebody else changed the file.
+        """
+        start, size = self._places[key]
+        self._file.seek(start)
+        record = _parsed(self._file.read(size))
+        if record is None:
+            raise StoreFormatError(f"the record at byte {start} of {self.path} changed while it was in use.")
+        return decode(record["value"])
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep a value; it is on the disk when this returns. A key that is in the store keeps its first value.
+
+        Raises:
+            PredictionError: If the value holds something that is no data.
+            StoreError: If it cannot be written, e.g. because the disk is full.
+        """
+        if key in self:
+            return
+        line = _line(key, value)
+        place = _Place(self._end, len(line))
+        self._append(line)
+        self._places[key] = place
+
+    def close(self) -> None:
+        """Let go of the file and its lock, also where a forked process holds the file open."""
+        with contextlib.suppress(ImportError, OSError, ValueError):
+            import fcntl
+
+            fcntl.flock(self._file, fcntl.LOCK_UN)
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _load(self) -> None:
+        for key, place in _records(self.path):
+            self._places.setdefault(key, place)
+            self._end = place.start + place.size
+        if not self._places:  # new, or killed before the first record was complete
+            self._append(_HEADER)
+            _sync_folder(self.path)
+        self.add(f"{_WRITER}pid {os.getpid()} on {socket.gethostname()}, started {time.strftime('%F %T')}", None)
+
+    def _append(self, data: bytes) -> None:
+        try:
+            self._file.truncate(self._end)  # drops what a torn write left behind
+            written = 0
+            while written < len(data):
+                written += self._file.write(data[written:])
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            raise StoreError(
+                f"{self.path} cannot be written: {error}. The {len(self._places)} records before are kept: make room, "
+                "and run the same again to go on from there."
+            ) from error
+        self._end += len(data)
+
+    def _lock(self) -> None:
+        try:
+            import fcntl
+        except ImportError as error:
+            raise StoreError("a store in a file needs fcntl, which this system lacks. Leave out store=.") from error
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            writers = [key.removeprefix(_WRITER) for key, _ in _records(self.path) if key.startswith(_WRITER)]
+            who = f" ({writers[-1]})" if writers else ""
+            raise StoreConflictError(
+                f"another process{who} is writing to the store {self.path}. Wait for it, or give this run its own."
+            ) from error
+        except OSError as error:
+            raise StoreError(f"{self.path} cannot be locked: {error}. Put the store on a local disk.") from error
+
+
+@contextlib.contextmanager
+def opened(store: Store | str | Path | None) -> Iterator[Store | None]:
+    """The store that a caller meant: a path is opened as a journal and closed afterwards.
+
+    Raises:
+        StoreError: If the file cannot be used; see ``Journal``.
+    """
+    if isinstance(store, (str, Path)):
+        with Journal(store) as journal:
+            yield journal
+    else:
+        yield store
+
+
+def _line(key: str, value: Any) -> bytes:
+    text = json.dumps({"key": key, "value": encode(value)}, allow_nan=False, separators=(",", ":"))
+    rest = text[1:].encode("ascii")
+    return _checksum(rest) + rest + b"\n"
+
+
+def _checksum(rest: bytes) -> bytes:
+    """How a line begins whose other bytes, but for the line end, are these."""
+    return b'{"crc":"%08x",' % zlib.crc32(rest)
+
+
+def _parsed(line: bytes) -> dict[str, Any] | None:
+    """A record; None for a line that is torn or damaged."""
+    start = _checksum(line[len(_checksum(b"")) : -1])
+    if not line.endswith(b"\n") or not line.startswith(start):
+        return None
+    record: dict[str, Any] = json.loads(line)
+    return record
+
+
+def _records(path: Path) -> Iterator[tuple[str, _Place]]:
+    """Key and place of every record, as far as they are complete.
+
+    Raises:
+        StoreFormatError: If the file is no store, of a newer version, or damaged before its last line.
+    """
+    with path.open("rb") as file:
+        header = file.readline()
+        if header != _HEADER and _HEADER.startswith(header):
+            return  # nothing yet, or torn while it was made
+        _check_header(header, path)
+        start, damaged = len(header), 0
+        for number, line in enumerate(file, start=2):
+            if damaged:
+                raise StoreFormatError(
+                    f"line {damaged} of the store {path} is damaged, and others follow it: this is no torn write. "
+                    "Delete that line to measure again what it held."
+                )
+            record = _parsed(line)
+            if record is None:
+                damaged = number
+            else:
+                yield record["key"], _Place(start, len(line))
+                start += len(line)
+
+
+def _check_header(header: bytes, path: Path) -> None:
+    if header == _HEADER:
+        return
+    try:
+        found = json.loads(header)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or found.get("store") != "sensitivity":
+        raise StoreFormatError(f"{path} is not a store: it begins with {header[:40]!r}. Give the path of a new file.")
+    raise StoreFormatError(
+        f"the store {path} has schema {found.get('schema')}; this version reads {SCHEMA_VERSION}. Use the version of "
+        "the library that wrote it, or a new store."
+    )
+
+
+def _sync_folder(path: Path) -> None:
+    """Put a new file's name on the disk too."""
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

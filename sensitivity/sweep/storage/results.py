@@ -1,0 +1,192 @@
+"""What a sweep has found so far, batch by batch, in a store."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensitivity.contracts import Store
+from sensitivity.errors import StoreConflictError
+from sensitivity.score import settled
+from sensitivity.sweep.passes.forward import DIFFERS, ReplayDiffersError
+from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.plan import Variant
+
+Images = tuple[int, ...]
+_BASELINE = "baseline"
+_BEGUN = "begun"
+_DISTRUSTED = "distrusted"
+
+
+class Results:
+    """Predictions of the undisturbed model and of every variant; of a variant only those that differ.
+
+    The unit is one variant on one batch, so that a result counts once however often a sweep is stopped and resumed.
+    Only batches that this run has counted are read: a store may hold more.
+
+    Args:
+        store: Where units are kept; what it holds already is not measured again.
+
+    Attributes:
+        seconds: Time that variants took in this run, by their digests.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+        self._batches: list[Images] = []
+        self._batches_of: defaultdict[str, list[Images]] = defaultdict(list)  # by the variant's digest
+        self._failures: dict[str, str] = {}  # digest of a variant to its reason
+        self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the images so far
+
+    @property
+    def notes(self) -> list[str]:
+        """What a reader of the study should know, as noted by this run or an earlier one."""
+        return [*self._numbered(), *([self.store.read(_DISTRUSTED)] if self.distrusted else [])]
+
+    def keep_notes(self, notes: Sequence[str]) -> None:
+        """Keep notes that are new; those of an earlier run stay.
+
+        Raises:
+            ReplayDiffersError: If one says that replay is wrong, and units that may have been replayed are kept.
+        """
+        known = self._numbered()
+        for note in notes:
+            if note not in known:
+                if DIFFERS in note and _BEGUN in self.store and not self.distrusted:
+                    raise ReplayDiffersError(f"{note}. What had been replayed before was measured again")
+                self.store.add(f"note {len(known)}", note)
+                known.append(note)
+
+    @property
+    def distrusted(self) -> bool:
+        """Whether replay was found to be wrong after some of its units were kept: they no longer count."""
+        return _DISTRUSTED in self.store
+
+    def distrust(self, note: str) -> None:
+        """Begin anew: no unit of a variant counts that was kept until now.
+
+        Args:
+            note: What a reader should know.
+        """
+        self.store.add(_DISTRUSTED, note)
+        self._batches.clear()
+        self._batches_of.clear()
+        self._failures.clear()
+
+    def _numbered(self) -> list[str]:
+        found: list[str] = []
+        while f"note {len(found)}" in self.store:
+            found.append(self.store.read(f"note {len(found)}"))
+        return found
+
+    def _unit(self, variant: str, images: Images) -> str:
+        """Key of a variant, by its digest, on one batch."""
+        return _unit(f"{variant} in full" if self.distrusted else variant, images)
+
+    def random_state(self) -> Tensor:
+        """The state that every pass starts from: that of torch when the first run on this store began."""
+        self.store.add("random state", torch.get_rng_state().numpy())
+        return torch.from_numpy(self.store.read("random state"))
+
+    def missing(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
+        """The variants that have yet to run on a batch; none that failed."""
+        for variant in variants:
+            failure = "failed " + self._unit(variant.digest, images)
+            if failure in self.store and variant.digest not in self._failures:
+                self._failures[variant.digest] = str(self.store.read(failure))
+        running = [variant for variant in variants if variant.digest not in self._failures]
+        return [variant for variant in running if self._unit(variant.digest, images) not in self.store]
+
+    def count(self, images: Images, variants: Sequence[Variant]) -> None:
+        """From now on a batch counts for these variants, as far as they have run on it."""
+        self._batches.append(images)
+        for digest in dict.fromkeys(variant.digest for variant in variants):
+            if self._unit(digest, images) in self.store:
+                self._batches_of[digest].append(images)
+
+    def has_baseline(self, images: Images) -> bool:
+        """Whether the undisturbed model has run on a batch."""
+        return _unit(_BASELINE, images) in self.store
+
+    def keep_baseline(self, images: Images, predictions: Sequence[Any]) -> None:
+        """Keep what the undisturbed model predicts on a batch.
+
+        Raises:
+            StoreConflictError: If an earlier run kept something else.
+        """
+        key = _unit(_BASELINE, images)
+        found = dict(zip(images, settled(predictions), strict=True))
+        self._expected |= found
+        if key not in self.store:
+            self.store.add(key, found)
+        elif not same(self.store.read(key), found):
+            raise StoreConflictError(
+                f"the undisturbed model predicts something else on the images {_shown(images)} than when the store was "
+                "written: its code, the machine or the number of threads changed, or it is not deterministic. Give "
+                "this run a store of its own."
+            )
+
+    def keep(self, variant: Variant, images: Images, predictions: Sequence[Any]) -> None:
+        """Keep what a variant predicts on a batch whose baseline was kept by this run."""
+        found = zip(images, settled(predictions), strict=True)
+        changed = {image: one for image, one in found if not same(one, self._expected[image])}
+        self.store.add(_BEGUN, True)
+        self.store.add(self._unit(variant.digest, images), changed)
+
+    def keep_failure(self, variant: Variant, images: Images, reason: str, *, lasting: bool = True) -> None:
+        """Keep why a variant failed; it does not run again on these batches.
+
+        Args:
+            variant: The variant.
+            images: The batch that it failed on.
+            reason: Why.
+            lasting: Whether it would fail again; otherwise the store is not told, and a later run tries again.
+        """
+        self._failures[variant.digest] = reason
+        if lasting:
+            self.store.add("failed " + self._unit(variant.digest, images), reason)
+
+    def failure(self, variant: Variant) -> str | None:
+        """Why a variant failed; None if it did not."""
+        return self._failures.get(variant.digest)
+
+    def images_of(self, variant: Variant) -> Images:
+        """The images that count for a variant, in the order visited."""
+        return tuple(image for images in self._batches_of[variant.digest] for image in images)
+
+    def expected(self, images: Sequence[int] | None = None) -> dict[int, Any]:
+        """What the undisturbed model predicts on some images that count; None for all of them."""
+        if images is None:
+            images = [image for batch in self._batches for image in batch]
+        if not all(image in self._expected for image in images):  # measured by an earlier run
+            for batch in self._batches:
+                if not all(image in self._expected for image in batch):
+                    self._expected |= self.store.read(_unit(_BASELINE, batch))
+        return {image: self._expected[image] for image in images}
+
+    def changed(self, variant: Variant) -> dict[int, Any]:
+        """What a variant predicts on its images where that differs from the baseline."""
+        found: dict[int, Any] = {}
+        for images in self._batches_of[variant.digest]:
+            found |= self.changed_on(variant, images)
+        return found
+
+    def changed_on(self, variant: Variant, images: Images) -> dict[int, Any]:
+        """The same on one batch that it ran on."""
+        found: dict[int, Any] = self.store.read(self._unit(variant.digest, images))
+        return found
+
+
+def _unit(digest: str, images: Images) -> str:
+    """Key of one variant on one batch; another division into batches may give other bits, and is another key."""
+    return f"{digest} {hashlib.sha256(repr(images).encode()).hexdigest()[:16]}"
+
+
+def _shown(images: Images) -> str:
+    return ", ".join(map(str, images[:4])) + (" ..." if len(images) > 4 else "")

@@ -1,0 +1,202 @@
+"""COCO average precision of boxes and masks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sensitivity.errors import PredictionError, TaskError
+from sensitivity.tasks.annotations import CocoAnnotations, as_rle, read_json
+from sensitivity.tasks.curves import Counted, Curves, curves_without
+from sensitivity.tasks.detector import DetectionTask, check_iou_type
+from sensitivity.tasks.ground_truth import Detections, GroundTruth
+from sensitivity.tasks.matching import SIZES
+
+_LIMITS = (1, 10, 100)
+_READINGS: dict[str, tuple[str, Callable[[Curves], float]]] = {
+    "AP": ("all", lambda found: found.average_precision()),
+    "AP50": ("all", lambda found: found.average_precision(iou=0.5)),
+    "AP75": ("all", lambda found: found.average_precision(iou=0.75)),
+    "APs": ("small", lambda found: found.average_precision()),
+    "APm": ("medium", lambda found: found.average_precision()),
+    "APl": ("large", lambda found: found.average_precision()),
+    "AR1": ("all", lambda found: found.average_recall(1)),
+    "AR10": ("all", lambda found: found.average_recall(10)),
+    "AR100": ("all", lambda found: found.average_recall(100)),
+    "ARs": ("small", lambda found: found.average_recall(100)),
+    "ARm": ("medium", lambda found: found.average_recall(100)),
+    "ARl": ("large", lambda found: found.average_recall(100)),
+}
+COCO_METRICS = tuple(_READINGS)
+
+
+class CocoDetection(DetectionTask):
+    """COCO's twelve numbers for boxes or masks.
+
+    Equal to pycocotools 2.0.11 to the last bit. For any other file of images and objects too, as long as it is in
+    COCO's format. Arguments, predictions and errors: see ``DetectionTask``.
+
+    Example:
+        >>> task = CocoDetection("val2017", "instances_val2017.json", preprocess=Resize(height=320, width=320),
+        ...                      adapter=decode)  # doctest: +SKIP
+    """
+
+    metrics = COCO_METRICS
+    program = "COCO"
+
+    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
+        """The twelve numbers over the images predicted, as fractions; see ``evaluate_coco`` for what they average.
+
+        Args:
+            predictions: Position of the image to its prediction. No object found anywhere scores 0.
+
+        Raises:
+            TaskError: If there is no prediction, or no image at a position.
+        """
+        found = self._detections(predictions)
+        return coco_metrics(self._truth, found, list(predictions))
+
+    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
+        """The metric over the images predicted less each group of them; what is matched once serves them all."""
+        found, images = self._detections(predictions), list(predictions)
+        matches = self._truth.match(found, images, limit=_LIMITS[-1])
+        size, read = _READINGS[self.metric]
+        places = found.images[matches.detections]
+        without = curves_without(self._truth, matches, places, images, groups, size, limits=_LIMITS)
+        return [read(one) for one in without]
+
+    @cached_property
+    def _truth(self) -> GroundTruth:
+        return GroundTruth(self.annotations, self._iou_type)
+
+
+def evaluate_coco(
+    annotations: CocoAnnotations | str | Path | Mapping[str, Any],
+    detections: str | Path | Sequence[Mapping[str, Any]],
+    iou_type: str = "bbox",
+    *,
+    images: Sequence[int] | None = None,
+    use_categories: bool = True,
+) -> dict[str, float]:
+    """COCO's twelve numbers for a list of results, without images or a model.
+
+    AP is the precision averaged over 101 recall levels, then over the categories that have ground truth in the images
+    scored, then over the IoU thresholds .50:.05:.95 (AP50, AP75: that one alone); APs, APm, APl count objects of up to
+    32^2, 32^2..96^2 and from 96^2 pixels (bounds belong to both sides). AR1, AR10, AR100 are the recall with that many
+    detections a category and image, averaged over categories and thresholds; ARs, ARm, ARl are AR100 by size. Crowd
+    regions are neither found nor missed. A category without ground truth is left out of the mean; where that leaves
+    none, the metric is NaN (pycocotools: -1). The area of a detected mask is its pixels (pycocotools takes the area of
+    the box where a result has both).
+
+    Equal to pycocotools 2.0.11 to the last bit, as long as the area of every box fits into a float64.
+
+    Args:
+        annotations: COCO file, or what it holds. Annotation ids may start at 0.
+        detections: COCO results: ``image_id``, ``category_id``, ``score`` and ``bbox`` (x, y, width, height) or
+            ``segmentation`` (RLE); a list or a JSON file of one. It may be empty.
+        iou_type: ``bbox`` or ``segm``.
+        images: Ids of the images to score; None for all of the file. Detections on others are left out.
+        use_categories: Whether category and detection must agree; False scores proposals.
+
+    Raises:
+        AnnotationError: If the annotations are not sound.
+        PredictionError: If a result lacks a key, is not finite, or names an unknown image or category.
+        TaskError: If ``iou_type`` is unknown, or ``images`` is empty or has an id that the file has not.
+    """
+    check_iou_type(iou_type)
+    if not isinstance(annotations, CocoAnnotations):
+        annotations = CocoAnnotations.load(annotations, with_masks=iou_type == "segm")
+    chosen = choose_images(annotations, images)
+    results = read_results(detections)
+    found = as_detections(results, annotations, iou_type)
+    return coco_metrics(GroundTruth(annotations, iou_type, use_categories=use_categories), found, chosen)
+
+
+def coco_metrics(truth: GroundTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
+    """COCO's twelve numbers with the ground truth prepared once; see ``evaluate_coco`` for what they average.
+
+    Args:
+        truth: The objects.
+        found: Detections; those on images that are not scored are left out.
+        images: Positions of the images to score.
+
+    Raises:
+        PredictionError: If a category is unknown.
+    """
+    matches, objects = truth.match(found, images, limit=_LIMITS[-1]), truth.count(images)
+    by_size = {size: Counted(matches, size, limits=_LIMITS).curves(objects[size]) for size in SIZES}
+    return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
+
+
+def choose_images(annotations: CocoAnnotations, images: Sequence[int] | None) -> list[int]:
+    """Positions of the image ids asked for, all if None.
+
+    Raises:
+        TaskError: If there are none, or the annotations do not know one of them.
+    """
+    known = {image["id"]: position for position, image in enumerate(annotations.images)}
+    chosen = list(known if images is None else images)
+    unknown = sorted(set(chosen) - set(known))
+    if unknown or not chosen:
+        wrong = f"has ids that the annotations do not know: {unknown[:5]}" if unknown else "is empty"
+        raise TaskError(f"images= {wrong}. Give image ids of the annotation file, or None for all {len(known)}.")
+    return [known[image_id] for image_id in chosen]
+
+
+def read_results(detections: str | Path | Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    """COCO results from a list or a JSON file of one.
+
+    Raises:
+        AnnotationError: If the file is missing or not JSON.
+        PredictionError: If it is no list.
+    """
+    results = read_json(detections) if isinstance(detections, str | Path) else detections
+    if isinstance(results, Mapping) or not isinstance(results, Sequence):
+        raise PredictionError(f"detections are a {type(results).__name__}; expected a list of COCO results.")
+    return results
+
+
+def check_results(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotations, iou_type: str) -> None:
+    """Nothing, if every result can be scored.
+
+    Raises:
+        PredictionError: If a result lacks a key, is not finite, or names an unknown image or category.
+    """
+    shape = "bbox" if iou_type == "bbox" else "segmentation"
+    categories = set(annotations.category_ids)
+    for position, result in enumerate(results):
+        missing = [key for key in ("image_id", "category_id", "score", shape) if key not in result]
+        if missing:
+            raise PredictionError(f"detections[{position}] lacks {missing}; it has {sorted(result)}.")
+        if result["image_id"] not in annotations.by_image:
+            raise PredictionError(f"detections[{position}] is on the image {result['image_id']!r}, which is unknown.")
+        if result["category_id"] not in categories:
+            raise PredictionError(f"detections[{position}] has the unknown category id {result['category_id']!r}.")
+        numbers = [result["score"], *(result["bbox"] if shape == "bbox" else ())]
+        if shape == "bbox" and len(numbers) != 5:
+            raise PredictionError(f"detections[{position}] has the bbox {numbers[1:]}; expected x, y, width, height.")
+        if not all(map(math.isfinite, numbers)):
+            raise PredictionError(f"detections[{position}] has a number that is not finite: {numbers}.")
+
+
+def as_detections(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotations, iou_type: str) -> Detections:
+    """COCO results as flat arrays.
+
+    Raises:
+        PredictionError: If a result cannot be scored: see ``check_results``.
+    """
+    check_results(results, annotations, iou_type)
+    position = {image["id"]: number for number, image in enumerate(annotations.images)}
+    return Detections(
+        images=np.array([position[result["image_id"]] for result in results], np.intp),
+        categories=np.array([result["category_id"] for result in results], np.intp),
+        scores=np.array([result["score"] for result in results], np.float64),
+        shapes=[as_rle(result["segmentation"], *annotations.sizes[result["image_id"]]) for result in results]
+        if iou_type == "segm"
+        else np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4),
+    )

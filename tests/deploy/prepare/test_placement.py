@@ -1,0 +1,68 @@
+"""What TensorRT should not run in int8 stays in float, with its reason."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import sensitivity as sv
+from sensitivity.deploy.prepare.placement import tensorrt_refuses
+from sensitivity.records import Layer
+
+
+def layer(read: int, write: int, side: int | tuple[int, int] = 3, groups: int = 1, *, first: bool = False) -> Layer:
+    """A convolution as ``wrap`` describes it, behind another one unless it is the first."""
+    conv = nn.Conv2d(read, write, side, groups=groups)
+    if first:
+        return sv.wrap(conv, torch.zeros(1, read, 16, 16)).layers[0]
+    before = nn.Conv2d(3, read, 1)
+    return sv.wrap(nn.Sequential(before, nn.ReLU(), conv), torch.zeros(1, 3, 16, 16)).layers[1]
+
+
+@pytest.mark.parametrize(
+    ("made", "why"),
+    [
+        (layer(16, 16), None),
+        (layer(32, 64, 1), None),
+        (layer(3, 16, first=True), None),  # the image: one side has 16
+        (layer(3, 8, first=True), None),  # the image, and a multiple of 8
+        (layer(3, 6, first=True), "too few channels"),
+        (layer(8, 8), "too few channels"),  # not the first, and no side has 16
+        (layer(8, 16), None),
+        (layer(16, 4), None),
+        (layer(12, 20), "too few channels"),  # no multiple of 8
+        (layer(8, 16, (1, 3)), "too few channels"),  # kernel not square
+        (layer(64, 64, 3, 64), None),  # depthwise 3x3
+        (layer(64, 64, 1, 4), None),  # 16 channels in a group
+        (layer(48, 48, 1, 6), "kernel of side 1"),  # the grouped attention convolution
+        (layer(20, 20, 3, 20), "no multiple of 8"),
+    ],
+    ids=lambda value: getattr(value, "module", None) and f"{value.in_channels}-{value.out_channels}-g{value.groups}",
+)
+def test_convolutions_that_int8_does_not_pay_for_are_refused(made: Layer, why: str | None) -> None:
+    reason = tensorrt_refuses(made)
+    assert (reason is None) == (why is None), reason
+    assert why is None or why in (reason or "")
+
+
+def test_linear_and_transposed_layers_are_not_its_business() -> None:
+    net = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Flatten(), nn.Linear(4 * 81, 3))
+    assert [tensorrt_refuses(one) for one in sv.wrap(net, torch.zeros(1, 3, 8, 8)).layers] == [None, None]
+
+
+def test_a_plan_for_tensorrt_leaves_them_out_and_says_why(wrapped: sv.Wrapped) -> None:
+    plan, everything = (wrapped.plan(sv.Scheme.all(sv.INT8), target=target) for target in ("tensorrt", "any"))
+    refused = {one.name for one in wrapped.layers if tensorrt_refuses(one)}
+    assert set(plan.left_out) == refused
+    assert all(plan.left_out.values())
+    assert set(plan.recipes) == set(wrapped.layers.names) - refused
+    assert not everything.left_out
+    if wrapped.name == "efficientvit":
+        assert wrapped.layers["attention.pointwise"].name not in refused  # 16 channels in a group here
+
+
+def test_protecting_what_is_left_out_changes_nothing(wrapped: sv.Wrapped) -> None:
+    plan = wrapped.plan(sv.Scheme.all(sv.INT8), target="tensorrt")
+    for name in plan.left_out:
+        assert plan.expected_precision(plan.layers[name]) == "fp32"
