@@ -241,7 +241,7 @@ class Deployable:
 
         if [layer.name for layer in study.layers] != self.layers.names:
             raise StudyError(f"the study is of {study.model}, whose layers are not those of {self.name}.")
-        was, now = study.info.get("weights"), weights_digest(self.model)
+        was, now = study.info.weights, weights_digest(self.model)
         if was not in (None, now):
             raise StudyError(
                 f"the study was made with other weights or buffers (digest {was}) than {self.name} has now ({now}). "

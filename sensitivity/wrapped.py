@@ -31,7 +31,7 @@ from sensitivity.perturb.restore import untouched
 from sensitivity.progress import told, watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
-from sensitivity.records import Recipe, Scheme, Score, Signals
+from sensitivity.records import Recipe, Scheme, Score, Signals, StudyInfo
 from sensitivity.score import evaluate
 from sensitivity.study import Study
 from sensitivity.sweep.arguments import check_arguments, check_calibration, check_recipes
@@ -300,13 +300,13 @@ class Wrapped(Deployable):
             direction=direction,
             skipped=self.layers.skipped,
             notes=tuple(found.notes),
-            info={
-                "seconds": round(time.perf_counter() - started, 3),
-                "torch": torch.__version__,
-                "weights": weights_digest(self.model),
-                "calibration_images": calibration_images(recipes, disturber),
-                "intervals": found.intervals,
-            },
+            info=StudyInfo(
+                seconds=round(time.perf_counter() - started, 3),
+                torch=torch.__version__,
+                weights=weights_digest(self.model),
+                calibration_images=calibration_images(recipes, disturber),
+                intervals=found.intervals,
+            ),
         )
 
     def explain(

@@ -4,6 +4,7 @@
 ``study``: what was measured. ``signals``: what can be told without labels.
 """
 
+from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.recipe import Pruning, QuantSpec, Recipe
 from sensitivity.records.scheme import Rule, Scheme
@@ -21,5 +22,6 @@ __all__ = [
     "Score",
     "Signals",
     "SkippedModule",
+    "StudyInfo",
     "StudyRecord",
 ]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from sensitivity.errors import StudyError
+from sensitivity.records.info import Times
 from sensitivity.records.recipe import Recipe
 from sensitivity.records.study import StudyRecord
 
 AnyStudy = TypeVar("AnyStudy", bound=StudyRecord)
-
-_KEY = "latency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +56,15 @@ def with_latency(study: AnyStudy, latency: Latency) -> AnyStudy:
     strangers = sorted(latency.layers.keys() - {layer.name for layer in study.layers})
     if strangers:
         raise StudyError(f"times of layers that this study does not have: {', '.join(strangers[:3])}. Other model?")
-    plain = {
-        "engine": latency.engine,
-        "quantized_s": latency.quantized_s,
-        "float_s": latency.float_s,
-        "layers": {layer: list(times) for layer, times in latency.layers.items()},
-    }
-    return replace(study, info={**study.info, _KEY: {**study.info.get(_KEY, {}), name: plain}})
+    times = Times(latency.engine, latency.quantized_s, latency.float_s, latency.layers)
+    return replace(study, info=replace(study.info, latency={**(study.info.latency or {}), name: times}))
 
 
 def latency_of(study: StudyRecord, recipe: str) -> Latency | None:
     """The times that ``with_latency`` added for a recipe, or None."""
-    plain: Mapping[str, Any] | None = study.info.get(_KEY, {}).get(recipe)
-    if plain is None:
+    times = (study.info.latency or {}).get(recipe)
+    if times is None:
         return None
-    times = {layer: (float(quantized), float(in_float)) for layer, (quantized, in_float) in plain["layers"].items()}
-    return Latency(study.model, study.recipes[recipe], plain["engine"], plain["quantized_s"], plain["float_s"], times)
+    return Latency(
+        study.model, study.recipes[recipe], times.engine, times.quantized_s, times.float_s, dict(times.layers)
+    )

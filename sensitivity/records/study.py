@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from sensitivity.errors import RecipeError, StudyError
 from sensitivity.records.files import read_json, write_json
+from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
@@ -88,7 +89,7 @@ class StudyRecord:
         direction: ``one-at-a-time`` or ``all-but-one``.
         skipped: Modules with a weight that are in no layer, with the reason.
         notes: What a reader should know, e.g. rows that a loader dropped.
-        info: Further facts: versions, settings, seconds.
+        info: How it was made: weights, seconds, versions; a mapping is taken as well.
     """
 
     model: str
@@ -103,7 +104,10 @@ class StudyRecord:
     direction: str = "one-at-a-time"
     skipped: tuple[SkippedModule, ...] = ()
     notes: tuple[str, ...] = ()
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: StudyInfo = field(default_factory=StudyInfo)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "info", StudyInfo.of(self.info))
 
     @property
     def scale(self) -> float:
@@ -148,7 +152,7 @@ class StudyRecord:
             "measurements": [asdict(measurement) for measurement in self.measurements],
             "skipped": [asdict(module) for module in self.skipped],
             "notes": list(self.notes),
-            "info": dict(self.info),
+            "info": self.info.to_json(),
         }
 
     @classmethod
@@ -180,7 +184,7 @@ class StudyRecord:
                 measurements=tuple(Measurement(**measurement) for measurement in plain["measurements"]),
                 skipped=tuple(SkippedModule(**module) for module in plain["skipped"]),
                 notes=tuple(plain["notes"]),
-                info=plain["info"],
+                info=StudyInfo.of(plain["info"]),
             )
         except RecipeError:
             raise  # a ValueError, and says more

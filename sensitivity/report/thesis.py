@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sensitivity.errors import StudyError
-from sensitivity.records import Layer, Measurement, QuantSpec, Recipe, Score, StudyRecord
+from sensitivity.records import Layer, Measurement, QuantSpec, Recipe, Score, StudyInfo, StudyRecord
 
 RECIPE = Recipe(
     name="thesis",
@@ -96,7 +96,7 @@ def read_thesis(path: str | Path) -> StudyRecord:
         measurements=tuple(_measurement(row, layer.name, baseline) for row, layer in zip(rows, layers, strict=True)),
         recipes={RECIPE.name: RECIPE},
         notes=_notes(model, layers, ghosts),
-        info={"source": Path(path).name},
+        info=StudyInfo(source=Path(path).name),
     )
 
 

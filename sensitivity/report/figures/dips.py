@@ -36,7 +36,7 @@ def dips(reading: Reading, *, recipe: str | None = None, label: int = 5) -> Pict
     panels = [dips_of(study, layers, name) for name in recipes]
     drawn = [dip for panel in panels for dip in panel]
     any_failed, any_ends = any(d.score is None for d in drawn), any(d.ends is not None for d in drawn)
-    meaning = str(study.info.get("intervals", ""))
+    meaning = study.info.intervals or ""
     legend = legend_handles(layers, failed=any_failed, whiskers=any_ends, meaning=meaning)
     page = Page(layers, len(panels), legend)
     page.title(f"{study.model} on {study.task}", _details(study, recipes, len(layers)))
