@@ -17,6 +17,7 @@ from sensitivity.contracts import Engine
 from sensitivity.deploy.engines.registry import Build, build_engine, check_engine, check_rest
 from sensitivity.deploy.graph.export import Attempt, Part, export
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
+from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import Signature
 from sensitivity.errors import EngineError
@@ -231,7 +232,7 @@ def deploy(
         )
     exported = export(plan, parts)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
-    plan = plan.without(_simulated_only(plan, graphs, exported.attempts))
+    plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)
     plan = replace(plan, parts=tuple(part.path for part in exported.parts))
 
     def build(graph: ModelProto, part: Part, as_planned: Plan = plan) -> Engine:
@@ -242,18 +243,22 @@ def deploy(
     return Deployed(plan, built, exported.attempts, build)
 
 
-def _simulated_only(plan: Plan, graphs: list[QdqGraph], attempts: Iterable[Attempt]) -> dict[str, str]:
+def _not_exported(plan: Plan, graphs: list[QdqGraph], attempts: Iterable[Attempt]) -> dict[str, str]:
     """Layers that the plan quantizes and no graph does, with the reason."""
-    there = {name for qdq in graphs for name in qdq.nodes}
-    found: dict[str, str] = {}
+    in_a_graph = {name for qdq in graphs for name in qdq.nodes}
+    reasons: dict[str, str] = {}
     for layer in plan.quantized:
-        if layer.name in there:
+        if layer.name in in_a_graph:
             continue
-        wrong = next((qdq.missing[layer.name] for qdq in graphs if layer.name in qdq.missing), None)
-        around = [one for one in attempts if one.part and f"{layer.module}.".startswith(f"{one.part}.")]
-        reason = wrong or (str(around[-1]) if around else "no exported graph has a node that multiplies by its weight")
-        found[layer.name] = f"simulated only: {reason}"
-    return found
+        miscounted = next((qdq.missing[layer.name] for qdq in graphs if layer.name in qdq.missing), None)
+        around = [attempt for attempt in attempts if attempt.part and _holds(attempt.part, layer.module)]
+        failed = str(around[-1]) if around else "no exported graph has a node that multiplies by its weight"
+        reasons[layer.name] = miscounted or failed
+    return reasons
+
+
+def _holds(part: str, module: str) -> bool:
+    return f"{module}.".startswith(f"{part}.")
 
 
 def with_engines(model: nn.Module, engines: Mapping[str, tuple[Engine, Signature]]) -> nn.Module:

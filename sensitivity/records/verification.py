@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -14,36 +15,56 @@ from sensitivity.records.plain import from_plain, to_plain
 
 SCHEMA_VERSION = 1
 
-VERIFIED = "verified"
-"""Runs in the planned precision, and computes what was simulated."""
 
-AGREES_IN_FLOAT = "agrees in float"
-"""Computes what was simulated, in float between its quantizers, on an engine that is declared a reference of that."""
+class LayerStatus(StrEnum):
+    """What a verification says of one layer."""
 
-OTHER_PRECISION = "other precision"
-DISAGREES = "disagrees"
-IN_FLOAT = "in float"
-"""Not to be quantized, and it was not."""
+    VERIFIED = "verified"
+    """Runs in the planned precision, and computes what was simulated."""
 
-LEFT_IN_FLOAT = "left in float"
-"""The scheme quantizes it, the plan does not, for a reason that is told; simulation and engine agree on that."""
+    OTHER_PRECISION = "other precision"
+    """The engine ran another precision than planned."""
 
-NOT_CHECKED = "not checked"
-SIMULATED_ONLY = "simulated only"
-"""The scheme quantizes it, and no exported graph holds it."""
+    DISAGREES = "disagrees"
+    """Computes something else than was simulated."""
 
-STATUSES = (
-    VERIFIED,
-    AGREES_IN_FLOAT,
-    OTHER_PRECISION,
-    DISAGREES,
-    IN_FLOAT,
-    LEFT_IN_FLOAT,
-    NOT_CHECKED,
-    SIMULATED_ONLY,
+    AGREES_IN_FLOAT = "agrees in float"
+    """Computes what was simulated, in float between its quantizers, on an engine that is declared a reference."""
+
+    IN_FLOAT = "in float"
+    """Not to be quantized, and it was not."""
+
+    LEFT_IN_FLOAT = "left in float"
+    """The scheme quantizes it, the plan does not, for the reason told; simulation and engine agree on that."""
+
+    NOT_CHECKED = "not checked"
+    """The engine does not tell what it ran, or nothing that the layer computes could be compared."""
+
+    SIMULATED_ONLY = "simulated only"
+    """The scheme quantizes it, and no exported graph holds it."""
+
+
+PASSING = frozenset(
+    {LayerStatus.VERIFIED, LayerStatus.AGREES_IN_FLOAT, LayerStatus.IN_FLOAT, LayerStatus.LEFT_IN_FLOAT}
 )
-PASSING = frozenset({VERIFIED, AGREES_IN_FLOAT, IN_FLOAT, LEFT_IN_FLOAT})
 """What a layer may be where all is as planned."""
+
+
+class Cause(StrEnum):
+    """What made an engine disagree with the simulation; the sentence for people is the check's ``reason``."""
+
+    CODES = "codes"
+    """The layer by itself gives other codes from the same input codes."""
+
+    FLOAT_OUTPUT = "float output"
+    """The layer by itself gives another float output from the same input."""
+
+    INSIDE_GRAPH = "inside graph"
+    """By itself the layer agrees; inside the whole graph it gives other codes from the same input codes."""
+
+    SATURATION = "saturation"
+    """The codes differ, and on this machine the engine's sums of 8-bit products saturate: weights in 7 bits do not."""
+
 
 _UNSURE_DB = 17.4
 """Two standard deviations of the ratio of two noises in dB, each estimated from one number; sqrt(n) less from n."""
@@ -106,7 +127,7 @@ class LayerCheck:
         module: Its path.
         planned: Precision that the plan says: ``int8`` or ``fp32``.
         executed: What the engine says it ran; None where it does not tell. Several calls that differ: ``fp32+int8``.
-        status: One of ``STATUSES``.
+        status: What was found.
         reason: What a status other than ``verified`` means here; empty for plain ones.
         time_s: Time of the operation that holds it, in seconds; None where the engine does not tell.
         codes: Output codes compared, from the same input codes; 0 where none were.
@@ -114,19 +135,21 @@ class LayerCheck:
         code_share: Share of codes that differ; None where none were compared.
         output_sqnr_db: Of a layer that has no codes, because weights or activations alone are quantized: its float
             output on the engine against the simulation's from the same input; None where that was not compared.
+        cause: What made it disagree; None for every other status.
     """
 
     layer: str
     module: str
     planned: str
     executed: str | None
-    status: str
+    status: LayerStatus
     reason: str = ""
     time_s: float | None = None
     codes: int = 0
     code_steps: int | None = None
     code_share: float | None = None
     output_sqnr_db: float | None = None
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -318,7 +341,7 @@ class VerificationRecord:
             raise StudyError(f"not a verification of schema {SCHEMA_VERSION}: {found}. Verification.save writes one.")
         try:
             values = from_plain({key: value for key, value in plain.items() if key != "schema"})
-            values["layers"] = tuple(LayerCheck(**check) for check in values["layers"])
+            values["layers"] = tuple(_layer_check(check) for check in values["layers"])
             values["outputs"] = tuple(OutputCheck(**check) for check in values.get("outputs", ()))
             values["gates"] = Gates(**values["gates"])
             return cls(**values)
@@ -337,3 +360,9 @@ class VerificationRecord:
             StudyError: If the file is missing or holds no verification.
         """
         return cls.from_json(read_json(path, "a verification", "Verification.save", StudyError))
+
+
+def _layer_check(plain: Mapping[str, Any]) -> LayerCheck:
+    cause = plain.get("cause")
+    values = {**plain, "status": LayerStatus(plain["status"]), "cause": None if cause is None else Cause(cause)}
+    return LayerCheck(**values)

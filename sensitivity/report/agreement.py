@@ -7,7 +7,7 @@ from dataclasses import asdict, fields
 from html import escape
 from typing import TYPE_CHECKING
 
-from sensitivity.records.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
+from sensitivity.records.verification import PASSING, LayerCheck, LayerStatus, OutputCheck, VerificationRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,7 +81,7 @@ def _class(verdict: str) -> str:
     return ' class="fails"' if verdict == "(outside the gate)" else ""
 
 
-def _facts(record: VerificationRecord, counts: Counter[str]) -> list[tuple[str, str, str]]:
+def _facts(record: VerificationRecord, counts: Counter[LayerStatus]) -> list[tuple[str, str, str]]:
     facts = [("layers", ", ".join(f"{count} {status}" for status, count in counts.items()), "")]
     compared = [check for check in record.layers if check.code_share is not None]
     if compared:

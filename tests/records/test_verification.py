@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import Gates, LayerCheck, OutputCheck, VerificationRecord
+from sensitivity.records.verification import Cause, Gates, LayerCheck, LayerStatus, OutputCheck, VerificationRecord
 
 RECORD = VerificationRecord(
     model="net",
@@ -159,3 +159,21 @@ def test_what_is_no_verification_is_refused(tmp_path: Path, content: str, messag
 def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(StudyError, match="no verification at"):
         VerificationRecord.load(tmp_path / "absent.json")
+
+
+def test_status_and_cause_come_back_as_values_and_a_file_without_causes_still_opens() -> None:
+    wrong = replace(RECORD.layers[0], status=LayerStatus.DISAGREES, cause=Cause.SATURATION)
+    plain = json.loads(json.dumps(replace(RECORD, layers=(wrong,)).to_json()))
+    assert (plain["layers"][0]["status"], plain["layers"][0]["cause"]) == ("disagrees", "saturation")
+    (check,) = VerificationRecord.from_json(plain).layers
+    assert (check.status, check.cause) == (LayerStatus.DISAGREES, Cause.SATURATION)
+    del plain["layers"][0]["cause"]
+    assert VerificationRecord.from_json(plain).layers[0].cause is None
+
+
+@pytest.mark.parametrize("field", ["status", "cause"])
+def test_a_status_or_cause_that_nobody_knows_is_no_verification(field: str) -> None:
+    plain = RECORD.to_json()
+    plain["layers"][0][field] = "perhaps"
+    with pytest.raises(StudyError, match=r"not a complete verification: .*'perhaps'"):
+        VerificationRecord.from_json(plain)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -66,8 +67,46 @@ def graph(weights: Array, extra: str) -> bytes:
     return bytes(onnx.helper.make_model(made, opset_imports=opsets, ir_version=9).SerializeToString())
 
 
-def try_engine(build: Callable[[bytes], Engine], extra: str) -> str:
-    """Run the convolution, compare with numpy, and say in words what was found.
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What an engine made of the convolution with weight codes up to 127; smaller ones it computed exactly.
+
+    Attributes:
+        precision: What the engine says that it ran the convolution in; None where it does not tell.
+        largest_error: Largest error of a sum, in products of codes.
+        largest_sum: Largest exact sum.
+    """
+
+    precision: str | None
+    largest_error: float
+    largest_sum: float
+
+    @property
+    def exact(self) -> bool:
+        """Whether every sum is right."""
+        return self.largest_error <= 1
+
+    @property
+    def saturates(self) -> bool:
+        """Whether int8 runs as int8 and large sums of products are cut off, as on a CPU without VNNI."""
+        return self.precision == "int8" and not self.exact
+
+    def __str__(self) -> str:
+        error = f"off by up to {self.largest_error / self.largest_sum:.0%} of the largest"
+        if self.precision != "int8":
+            precision = self.precision or "a precision that it does not tell"
+            sums = "exact" if self.exact else error
+            return f"runs int8 layers in {precision}, sums {sums} (checked on one convolution)"
+        if self.saturates:
+            return (
+                f"runs int8 as int8 but saturates: large sums are {error}, as on a CPU without VNNI, and codes differ "
+                "from the simulation unless weights have 7 bits (checked on one convolution)"
+            )
+        return "runs int8 as int8, sums exact (checked on one convolution)"
+
+
+def try_engine(build: Callable[[bytes], Engine], extra: str) -> Trial:
+    """Run the convolution and compare it with numpy.
 
     Args:
         build: Makes the engine of an ONNX file's bytes.
@@ -78,32 +117,22 @@ def try_engine(build: Callable[[bytes], Engine], extra: str) -> str:
         EngineBuildError: If it cannot be built.
         MissingPackageError: If a package is not installed.
     """
-    error, largest, _ = _run(build, GENTLE, extra)
-    if error > 1:
+    small = _run(build, GENTLE, extra)
+    if not small.exact:
         raise EngineError(
-            f"one convolution with Q/DQ is wrong: sums of int8 products are off by up to {error:.0f}, where the "
-            f"largest is {largest:.0f}. Run `sensitivity verify` before relying on this engine."
+            f"one convolution with Q/DQ is wrong: sums of int8 products are off by up to {small.largest_error:.0f}, "
+            f"where the largest is {small.largest_sum:.0f}. Run `sensitivity verify` before relying on this engine."
         )
-    error, largest, precision = _run(build, WHOLE, extra)
-    if precision != "int8":
-        sums = "exact" if error <= 1 else f"off by up to {error / largest:.0%} of the largest"
-        return f"runs int8 layers in {precision}, sums {sums} (checked on one convolution)"
-    if error > 1:
-        return (
-            f"runs int8 as int8 but saturates: large sums are off by up to {error / largest:.0%} of the largest, as on "
-            "a CPU without VNNI, and codes differ from the simulation (checked on one convolution)"
-        )
-    return "runs int8 as int8, sums exact (checked on one convolution)"
+    return _run(build, WHOLE, extra)
 
 
-def _run(build: Callable[[bytes], Engine], largest_weight: int, extra: str) -> tuple[float, float, str]:
-    """Largest error and largest sum, in products of codes; the precision that the engine reports."""
+def _run(build: Callable[[bytes], Engine], largest_weight: int, extra: str) -> Trial:
     x, weights, expected = codes(largest_weight)
     engine = build(graph(weights, extra))
-    (found,) = engine.run((x * STEP).astype(np.float32))
-    error = np.abs(np.asarray(found, np.float64) / (STEP * WEIGHT_STEP) - expected).max()
-    told = {node: layer.precision for layer in engine.layer_info() for node in layer.nodes}
-    return float(error), float(np.abs(expected).max()), told.get("conv", "a precision that it does not tell")
+    (output,) = engine.run((x * STEP).astype(np.float32))
+    error = np.abs(np.asarray(output, np.float64) / (STEP * WEIGHT_STEP) - expected).max()
+    precisions = {node: layer.precision for layer in engine.layer_info() for node in layer.nodes}
+    return Trial(precisions.get("conv"), float(error), float(np.abs(expected).max()))
 
 
 def try_simulation(torch: Any) -> None:
@@ -116,8 +145,8 @@ def try_simulation(torch: Any) -> None:
     values = torch.fake_quantize_per_tensor_affine(torch.tensor(x * STEP).float(), STEP, 0, -128, 127)
     kernel = torch.tensor(weights * WEIGHT_STEP).float().reshape(OUTPUTS, INPUTS, 1, 1)
     with torch.no_grad():
-        found = torch.nn.functional.conv2d(values, kernel).double().numpy() / (STEP * WEIGHT_STEP)
-    error = np.abs(found - expected).max()
+        sums = torch.nn.functional.conv2d(values, kernel).double().numpy() / (STEP * WEIGHT_STEP)
+    error = np.abs(sums - expected).max()
     if error > 1:
         raise EngineError(
             f"one fake-quantized convolution is off by up to {error:.0f} products, and is exact in numpy."

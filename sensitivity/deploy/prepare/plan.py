@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.deploy.prepare.folded import folded_copy
+from sensitivity.deploy.prepare.omission import Omission, OmissionKind
 from sensitivity.deploy.prepare.placement import Target, refusal, tensorrt_refuses
 from sensitivity.deploy.prepare.signature import signature_of
 from sensitivity.errors import CalibrationError, ExportError
@@ -86,7 +87,7 @@ class Plan:
         basis: The folded copy and what was exported of it.
         scheme: What was asked for.
         recipes: What each layer gets, by name; layers that stay in high precision are absent.
-        left_out: Layers that the scheme quantizes and this plan does not, with the reason.
+        omissions: Layers that the scheme quantizes and this plan does not, with kind and reason.
         ranges: Activation ranges for each recipe that needs some, by the recipe's digest.
         target: Whose placement rules were applied.
         parts: Paths of the submodules that an engine runs; None where that is not decided yet, and all is simulated.
@@ -95,7 +96,7 @@ class Plan:
     basis: Basis
     scheme: Scheme
     recipes: Mapping[str, Recipe]
-    left_out: Mapping[str, str]
+    omissions: Mapping[str, Omission]
     ranges: Mapping[str, Calibration]
     target: Target = "any"
     parts: tuple[str, ...] | None = None
@@ -115,6 +116,11 @@ class Plan:
     def unfolded(self) -> Mapping[str, str]:
         """Layers whose norm could not be folded, with the reason."""
         return self.basis.unfolded
+
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """``omissions`` as text, for people."""
+        return {name: str(omission) for name, omission in self.omissions.items()}
 
     @property
     def quantized(self) -> tuple[Layer, ...]:
@@ -149,19 +155,20 @@ class Plan:
         """The same plan with the rest in fp32."""
         return replace(self, scheme=self.scheme.with_rest("fp32"))
 
-    def without(self, reasons: Mapping[str, str]) -> Plan:
+    def without(self, reasons: Mapping[str, str], kind: OmissionKind = OmissionKind.LEFT_IN_FLOAT) -> Plan:
         """The same plan with some layers left in high precision.
 
         Args:
             reasons: Layer names to the reasons.
+            kind: The kind of all of them.
         """
-        kept = {name: recipe for name, recipe in self.recipes.items() if name not in reasons}
-        left = {name: reason for name, reason in reasons.items() if name in self.recipes}
-        return replace(self, recipes=kept, left_out={**self.left_out, **left})
+        recipes = {name: recipe for name, recipe in self.recipes.items() if name not in reasons}
+        omissions = {name: Omission(kind, reason) for name, reason in reasons.items() if name in self.recipes}
+        return replace(self, recipes=recipes, omissions={**self.omissions, **omissions})
 
     def only(self, names: Sequence[str]) -> Plan:
         """The same plan with these layers quantized and no other; nothing counts as left out."""
-        return replace(self, recipes={name: self.recipes[name] for name in names}, left_out={})
+        return replace(self, recipes={name: self.recipes[name] for name in names}, omissions={})
 
     def float_weight(self, layer: Layer) -> Tensor:
         """The folded weight before quantization, pruned where the recipe says so."""

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 Counts = tuple[int, int, int]
 """Codes compared, codes that differ, and the largest difference in steps."""
 
+NOTHING_COMPARED: Counts = (0, 0, 0)
+
 
 @dataclass(frozen=True, slots=True)
 class Agreement:
@@ -44,7 +46,7 @@ class Agreement:
         reason: Why it could not be tried, or not all of its calls; empty where all were.
     """
 
-    counts: Counts = (0, 0, 0)
+    counts: Counts = NOTHING_COMPARED
     sqnr_db: float | None = None
     reason: str = ""
 

@@ -11,7 +11,7 @@ from sensitivity.contracts import Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.errors import EngineBuildError, ExportError, StudyError
 from sensitivity.records import Layer, Measurement, Recipe, Scheme, StudyRecord
-from sensitivity.records.verification import VERIFIED, Gates
+from sensitivity.records.verification import Gates
 from sensitivity.score import evaluate
 
 DEPLOYED_SCORE, DEPLOYED_DROP = "deployed_score", "deployed_drop"
@@ -137,7 +137,7 @@ def _judged(study: StudyRecord, row: Measurement, found: Repeated, gates: Gates)
     signals = {**row.signals, DEPLOYED_SCORE: found.score, DEPLOYED_DROP: drop}
     reason = _difference(study, row, found, drop, gates)
     if reason is None:
-        return replace(row, status=VERIFIED, signals=signals)
+        return replace(row, status="verified", signals=signals)
     return _with_reason(replace(row, signals=signals), reason)
 
 

@@ -7,27 +7,27 @@ from dataclasses import dataclass, replace
 
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.verify.latency import is_simulation
-from sensitivity.deploy.verify.layer_alone import Agreement, Counts
+from sensitivity.deploy.verify.layer_alone import NOTHING_COMPARED, Agreement, Counts
 from sensitivity.errors import PrecisionNotHonouredError
 from sensitivity.records import Layer
-from sensitivity.records.verification import (
-    AGREES_IN_FLOAT,
-    DISAGREES,
-    IN_FLOAT,
-    LEFT_IN_FLOAT,
-    NOT_CHECKED,
-    OTHER_PRECISION,
-    SIMULATED_ONLY,
-    VERIFIED,
-    Gates,
-    LayerCheck,
-)
+from sensitivity.records.verification import Cause, Gates, LayerCheck, LayerStatus
 
-Verdict = tuple[str, str]
-"""Status and reason."""
 
-_MARK = f"{SIMULATED_ONLY}: "
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What is said of one layer.
+
+    Attributes:
+        status: What was found.
+        reason: The same for people; empty where there is nothing to add.
+        cause: What made it disagree; None for every other status.
+    """
+
+    status: LayerStatus
+    reason: str = ""
+    cause: Cause | None = None
 
 
 @dataclass(frozen=True)
@@ -45,52 +45,56 @@ class Evidence:
     inside: Mapping[str, Counts]
 
 
-def check_layer(layer: Layer, deployed: Deployed, evidence: Evidence, gates: Gates) -> LayerCheck:
+def check_layer(layer: Layer, deployed: Deployed, evidence: Evidence, thresholds: Gates) -> LayerCheck:
     """One layer, judged.
 
     Args:
         layer: One of the plan's layers.
         deployed: What was deployed.
         evidence: What was found out.
-        gates: What is required.
+        thresholds: What is required.
     """
-    nodes = [name for one in deployed.parts for name in one.qdq.nodes.get(layer.name, ())]
+    nodes = [name for part in deployed.parts for name in part.qdq.nodes.get(layer.name, ())]
     operations = [evidence.ran[node] for node in nodes if node in evidence.ran]
-    times = [one.time_s for one in operations if one.time_s is not None]
-    found = evidence.alone.get(layer.name, Agreement())
-    codes, different, steps = found.counts
+    times = [operation.time_s for operation in operations if operation.time_s is not None]
+    agreement = evidence.alone.get(layer.name, Agreement())
+    codes, different, steps = agreement.counts
     check = LayerCheck(
         layer.name,
         layer.module,
         planned=deployed.plan.expected_precision(layer),
-        executed="+".join(sorted({one.precision for one in operations})) or None,
-        status=VERIFIED,
+        executed="+".join(sorted({operation.precision for operation in operations})) or None,
+        status=LayerStatus.VERIFIED,
         time_s=sum(times) if times else None,
         codes=codes,
         code_steps=steps if codes else None,
         code_share=different / codes if codes else None,
-        output_sqnr_db=found.sqnr_db,
+        output_sqnr_db=agreement.sqnr_db,
     )
-    untold = [node for node in nodes if node not in evidence.ran]
-    status, reason = _precision(check, deployed, untold) or _computed(check, evidence, gates)
-    return replace(check, status=status, reason=reason)
+    not_told = [node for node in nodes if node not in evidence.ran]
+    verdict = _by_precision(check, deployed, not_told) or _by_results(check, evidence, thresholds)
+    return replace(check, status=verdict.status, reason=verdict.reason, cause=verdict.cause)
 
 
-def _precision(check: LayerCheck, deployed: Deployed, untold: list[str]) -> Verdict | None:
+def _by_precision(check: LayerCheck, deployed: Deployed, not_told: list[str]) -> Verdict | None:
     """The verdict where the executed precision decides; None where it is the planned one and codes decide."""
-    left = deployed.plan.left_out.get(check.layer, "")
-    if left.startswith(_MARK):
-        return SIMULATED_ONLY, left.removeprefix(_MARK)
-    in_float = (LEFT_IN_FLOAT, left) if left else (IN_FLOAT, "")
+    omission = deployed.plan.omissions.get(check.layer)
+    if omission is not None and omission.kind is OmissionKind.NOT_EXPORTED:
+        return Verdict(LayerStatus.SIMULATED_ONLY, omission.reason)
+    in_float = Verdict(LayerStatus.IN_FLOAT)
+    if omission is not None:
+        in_float = Verdict(LayerStatus.LEFT_IN_FLOAT, omission.reason)
     quantized = check.layer in deployed.plan.recipes
     if is_simulation(deployed):
-        return (AGREES_IN_FLOAT, "the engine is the simulation itself") if quantized else in_float
-    if untold:
-        return NOT_CHECKED, f"the engine does not tell what it ran for {', '.join(untold)}"
+        simulated = Verdict(LayerStatus.AGREES_IN_FLOAT, "the engine is the simulation itself")
+        return simulated if quantized else in_float
+    if not_told:
+        return Verdict(LayerStatus.NOT_CHECKED, f"the engine does not tell what it ran for {', '.join(not_told)}")
     if check.executed is None:  # in no exported graph: it runs in torch
-        return (NOT_CHECKED, "no exported graph has a node for it") if quantized else in_float
+        return Verdict(LayerStatus.NOT_CHECKED, "no exported graph has a node for it") if quantized else in_float
     if check.executed != check.planned and not (quantized and _is_declared(check, deployed)):
-        return OTHER_PRECISION, f"planned in {check.planned}, the engine ran {check.executed}"
+        reason = f"planned in {check.planned}, the engine ran {check.executed}"
+        return Verdict(LayerStatus.OTHER_PRECISION, reason)
     return None if quantized else in_float
 
 
@@ -100,30 +104,38 @@ def _is_declared(check: LayerCheck, deployed: Deployed) -> bool:
     return reference and (check.planned, check.executed) == ("int8", "fp32")
 
 
-def _computed(check: LayerCheck, evidence: Evidence, gates: Gates) -> Verdict:
+def _by_results(check: LayerCheck, evidence: Evidence, thresholds: Gates) -> Verdict:
     """The verdict by what the layer computed."""
-    found = evidence.alone.get(check.layer, Agreement())
-    codes, different, steps = found.counts
-    if codes and (steps > gates.code_steps or different > max(1, gates.code_share * codes)):
-        return DISAGREES, f"{different / codes:.1e} of {codes} codes differ, by up to {steps}"
-    if found.sqnr_db is not None and found.sqnr_db < gates.float_sqnr_db:
-        return DISAGREES, f"its float output has {found.sqnr_db:.1f} dB to the simulation's from the same input"
-    if told := _inside(evidence.inside.get(check.layer), gates):
-        return DISAGREES, f"by itself it is right, inside the whole graph {told}, from the same input codes"
-    if found.reason or not (codes or found.sqnr_db is not None):
-        return NOT_CHECKED, found.reason or "nothing that it computes was compared"
+    agreement = evidence.alone.get(check.layer, Agreement())
+    inside = evidence.inside.get(check.layer, NOTHING_COMPARED)
+    if _differs(agreement.counts, thresholds):
+        return Verdict(LayerStatus.DISAGREES, _codes(agreement.counts), Cause.CODES)
+    if agreement.sqnr_db is not None and agreement.sqnr_db < thresholds.float_sqnr_db:
+        reason = f"its float output has {agreement.sqnr_db:.1f} dB to the simulation's from the same input"
+        return Verdict(LayerStatus.DISAGREES, reason, Cause.FLOAT_OUTPUT)
+    if _differs(inside, thresholds):
+        compared, different, steps = inside
+        behind = f"{different} of {compared} codes behind it differ, by up to {steps}"
+        reason = f"by itself it is right, inside the whole graph {behind}, from the same input codes"
+        return Verdict(LayerStatus.DISAGREES, reason, Cause.INSIDE_GRAPH)
+    if agreement.reason or not (check.codes or agreement.sqnr_db is not None):
+        return Verdict(LayerStatus.NOT_CHECKED, agreement.reason or "nothing that it computes was compared")
     if check.executed != check.planned:
-        return AGREES_IN_FLOAT, "this engine computes in float between quantizers, and is a reference for that"
-    return VERIFIED, "" if codes else f"no codes to compare; its float output: {found.sqnr_db:.1f} dB"
+        reason = "this engine computes in float between quantizers, and is a reference for that"
+        return Verdict(LayerStatus.AGREES_IN_FLOAT, reason)
+    in_float = f"no codes to compare; its float output: {agreement.sqnr_db:.1f} dB" if not check.codes else ""
+    return Verdict(LayerStatus.VERIFIED, in_float)
 
 
-def _inside(counts: Counts | None, gates: Gates) -> str:
-    if counts is None:
-        return ""
+def _differs(counts: Counts, thresholds: Gates) -> bool:
+    """Whether more codes differ than is allowed, or by more steps; a single code may always differ by a step."""
     compared, different, steps = counts
-    if steps <= gates.code_steps and different <= max(1, gates.code_share * compared):
-        return ""
-    return f"{different} of {compared} codes behind it differ, by up to {steps}"
+    return steps > thresholds.code_steps or different > max(1, thresholds.code_share * compared)
+
+
+def _codes(counts: Counts) -> str:
+    compared, different, steps = counts
+    return f"{different / compared:.1e} of {compared} codes differ, by up to {steps}"
 
 
 def raise_if_other(checks: tuple[LayerCheck, ...], engine: str) -> None:
@@ -132,13 +144,14 @@ def raise_if_other(checks: tuple[LayerCheck, ...], engine: str) -> None:
     Raises:
         PrecisionNotHonouredError: If some do; declared references among them.
     """
-    known = (OTHER_PRECISION, AGREES_IN_FLOAT)
-    wrong = [check for check in checks if check.status in known and check.executed != check.planned]
+    told = (LayerStatus.OTHER_PRECISION, LayerStatus.AGREES_IN_FLOAT)
+    wrong = [check for check in checks if check.status in told and check.executed != check.planned]
     if wrong:
-        told = "; ".join(
-            f"{one.layer} ({one.module}): planned in {one.planned}, the engine ran {one.executed}" for one in wrong[:3]
+        layers = "; ".join(
+            f"{check.layer} ({check.module}): planned in {check.planned}, the engine ran {check.executed}"
+            for check in wrong[:3]
         )
         raise PrecisionNotHonouredError(
-            f"{engine} runs {len(wrong)} of {len(checks)} layers in another precision than planned: {told}. Protect "
+            f"{engine} runs {len(wrong)} of {len(checks)} layers in another precision than planned: {layers}. Protect "
             "them in the scheme, or verify with strict=False to see all."
         )

@@ -8,20 +8,19 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import STATUSES, VERIFIED, LayerCheck, VerificationRecord
+from sensitivity.records.verification import LayerCheck, LayerStatus, VerificationRecord
 from sensitivity.report.figures.picture import Picture
 
 _MARKS = {
-    VERIFIED: ("#1b7f5c", "o"),
-    "other precision": ("#b3261e", "s"),
-    "disagrees": ("#b3261e", "v"),
-    "agrees in float": ("#56b4e9", "o"),
-    "in float": ("#8a8a8f", "x"),
-    "left in float": ("#8a8a8f", "+"),
-    "not checked": ("#e69f00", "x"),
-    "simulated only": ("#cc79a7", "x"),
+    LayerStatus.VERIFIED: ("#1b7f5c", "o"),
+    LayerStatus.OTHER_PRECISION: ("#b3261e", "s"),
+    LayerStatus.DISAGREES: ("#b3261e", "v"),
+    LayerStatus.AGREES_IN_FLOAT: ("#56b4e9", "o"),
+    LayerStatus.IN_FLOAT: ("#8a8a8f", "x"),
+    LayerStatus.LEFT_IN_FLOAT: ("#8a8a8f", "+"),
+    LayerStatus.NOT_CHECKED: ("#e69f00", "x"),
+    LayerStatus.SIMULATED_ONLY: ("#cc79a7", "x"),
 }
-_OTHER = ("#b3261e", "x")
 _NONE = 1e-8
 _TICKS = {1.0: "all", 1e-2: "1 %", 1e-4: "0.01 %", 1e-6: "1 ppm", _NONE: "none"}
 _INCHES_A_LAYER, _FEWEST_INCHES = 0.16, 6.5
@@ -55,8 +54,7 @@ def agreement(record: VerificationRecord) -> Picture:
 
 
 def _draw(axes: Axes, layers: Sequence[LayerCheck]) -> None:
-    for status in STATUSES:
-        colour, marker = _MARKS.get(status, _OTHER)
+    for status, (colour, marker) in _MARKS.items():
         found = [(position, check) for position, check in enumerate(layers) if check.status == status]
         if found:
             axes.plot(

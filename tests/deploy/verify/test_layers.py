@@ -16,7 +16,9 @@ from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.deployed import deploy
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.engines.ort_engine import OrtEngine
+from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.errors import PrecisionNotHonouredError
+from sensitivity.records.verification import Cause
 from tests.deploy.nets import Attention
 
 INT8 = sv.Scheme.all(sv.INT8)
@@ -117,6 +119,7 @@ def test_half_quantized_layers_that_compute_something_else_are_found() -> None:
     found = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8_WEIGHTS), OffByAPerMille))
     assert {check.status for check in found.layers} == {"disagrees"}
     assert "60.0 dB" in found.layers[0].reason
+    assert found.layers[0].cause is Cause.FLOAT_OUTPUT
     loose = sv.Gates(float_sqnr_db=50.0)
     again = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8_WEIGHTS), OffByAPerMille), gates=loose)
     assert {check.status for check in again.layers} == {"verified"}
@@ -164,6 +167,16 @@ def test_what_no_graph_holds_is_simulated_only_and_says_so_once() -> None:
     assert check.status == "simulated only"
     assert not check.reason.startswith("simulated only")
     assert repr(found).count("simulated only:") == 1
+
+
+@pytest.mark.parametrize("kind", list(OmissionKind))
+def test_the_kind_of_an_omission_decides_its_status_whatever_its_text_says(kind: OmissionKind) -> None:
+    wrapped = ready(three)
+    deployed = wrapped.deploy(INT8, "torch")
+    name = wrapped.layers["2"].name
+    deployed.plan = deployed.plan.without({name: "simulated only: left in float"}, kind)
+    check = wrapped.verify(deployed).layers[1]
+    assert (check.status, check.reason) == (kind.value, "simulated only: left in float")
 
 
 class OneFlip(OpenVinoEngine):
