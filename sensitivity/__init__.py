@@ -37,6 +37,7 @@ _HOME = {
     "Prune": "quantize.recipes",
     "Calibration": "quantize.calibration",
     "Confidence": "sweep.stopping.race",
+    "Sweep": "sweep.settings",
     "ray_executor": "sweep.passes.ray_workers",
     "CocoDetection": "tasks.coco",
     "Lvis": "tasks.lvis",
@@ -72,6 +73,7 @@ __all__ = [
     "SemanticSegmentation",
     "SensitivityError",
     "Study",
+    "Sweep",
     "Verification",
     "Wrapped",
     "__version__",
@@ -91,6 +93,7 @@ if TYPE_CHECKING:
     from sensitivity.records.verification import Gates
     from sensitivity.study import Study, pareto, read_thesis
     from sensitivity.sweep.passes.ray_workers import ray_executor
+    from sensitivity.sweep.settings import Sweep
     from sensitivity.sweep.stopping.race import Confidence
     from sensitivity.tasks.callback import callback_task
     from sensitivity.tasks.coco import CocoDetection

@@ -4,46 +4,47 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING, Any, Unpack, overload
 
 import torch
 from torch import nn
 
-from sensitivity.contracts import Executor, NeedsReference, Store, Task
-from sensitivity.deployable import Deployable
-from sensitivity.errors import CalibrationError, ModelError
+from sensitivity.contracts import NeedsReference, Store, Task
+from sensitivity.errors import ModelError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
 from sensitivity.layers.find import find_layers
-from sensitivity.layers.inputs import batches_like, on_device_of, tensors_in
+from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.names import NamingScheme
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.calibrate import calibrate
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
-from sensitivity.perturb.kept import find_kept
-from sensitivity.perturb.rest import half_rest
+from sensitivity.perturb.images import runs_on
 from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.simulate import simulated
 from sensitivity.progress import told, watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
-from sensitivity.records import Recipe, Scheme, Score, Signals, StudyInfo
+from sensitivity.records import Recipe, Scheme, Score, Signals
+from sensitivity.records.latency import Latency
+from sensitivity.records.verification import CHECKED_SAMPLES, Gates
 from sensitivity.score import evaluate
 from sensitivity.study import Study
 from sensitivity.sweep.arguments import check_arguments, check_calibration, check_recipes
 from sensitivity.sweep.explain import Explanation, explain
-from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Direction, plan
+from sensitivity.sweep.record import study_record
 from sensitivity.sweep.run import Settings, sweep
-from sensitivity.sweep.signals.estimated import Loss, ready_for_autograd, screen
+from sensitivity.sweep.settings import Sweep, SweepKeywords, settings_of
+from sensitivity.sweep.signals.estimated import Loss, screen
 from sensitivity.sweep.signals.measured import measure_signals
-from sensitivity.sweep.signals.outputs import outputs_inside
+from sensitivity.sweep.signals.passes import output_passes
 from sensitivity.sweep.stopping.race import Confidence
-from sensitivity.sweep.storage.claim import calibration_images
 from sensitivity.sweep.storage.journal import opened
 from sensitivity.verification import Verification
 
@@ -52,6 +53,10 @@ CalibrationLike = Calibration | Sequence[Calibration] | Task | Iterable[Any]
 
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
+    from sensitivity.deploy.engines.registry import Build
+    from sensitivity.deploy.prepare.placement import Target
+    from sensitivity.deploy.prepare.plan import Plan
+    from sensitivity.deploy.prepare.plans import Plans
 
 
 def wrap(
@@ -81,8 +86,11 @@ def verify(wrapped: Wrapped, deployed: Deployed, task: Task | None = None, **set
     return wrapped.verify(deployed, task, **settings)
 
 
-class Wrapped(Deployable):
+class Wrapped:
     """A model and its layers.
+
+    Wherever a method takes ``calibration``, that is activation ranges (one ``Calibration`` or several), or images to
+    measure them on first: a task, batches or single images. None takes the last ranges made here that fit.
 
     Attributes:
         model: The caller's model itself; it is disturbed only inside ``quantized`` and while a method runs.
@@ -95,6 +103,11 @@ class Wrapped(Deployable):
         self.layers = layers
         self.calibrations: list[Calibration] = []
         self._example_inputs = example_inputs
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.layers.model
 
     def activations(self, samples: int = 1) -> ActivationTable:
         """The tensors behind the model's activation functions with their sizes, the largest marked.
@@ -169,14 +182,16 @@ class Wrapped(Deployable):
         """
         recipes = check_recipes(recipe)
         total = len(images) if isinstance(images, Sized) else None
+        images = self._with_reference(images) if isinstance(images, Task) else images
         with watching(total, progress) as watch:
-            runs = told(self._runs(images), watch, total, in_images=isinstance(images, Task))
-            made = calibrate(self.model, self.layers, recipes, runs)
-        self.calibrations += made
-        return made[0] if isinstance(recipe, Recipe) else made
+            runs = runs_on(self.model, images, self._example_inputs)
+            counted = told(runs, watch, total, in_images=isinstance(images, Task))
+            calibrations = calibrate(self.model, self.layers, recipes, counted)
+        self.calibrations += calibrations
+        return calibrations[0] if isinstance(recipe, Recipe) else calibrations
 
     @contextlib.contextmanager
-    def quantized(self, scheme: Scheme, *, calibration: Calibration | None = None) -> Iterator[nn.Module]:
+    def quantized(self, scheme: Scheme, *, calibration: CalibrationLike | None = None) -> Iterator[nn.Module]:
         """The simulated model for the time of a ``with`` block: the caller's own object, put back afterwards.
 
         Where the scheme's rest is in half precision, that is emulated. Batch norms are not folded here, so biases are
@@ -184,23 +199,19 @@ class Wrapped(Deployable):
 
         Args:
             scheme: Which layer gets which recipe.
-            calibration: Activation ranges; by default the last one made here that fits.
+            calibration: Activation ranges or images.
 
         Raises:
             LayerNotFoundError: If a rule of the scheme selects no layer, or what it keeps in fp32 is not there.
             CalibrationError: If activations are to be quantized and no ranges are known.
         """
-        recipes = resolve(scheme, self.layers, model=self.name)
-        kept = find_kept(self.model, self.layers, scheme, self._example_inputs)
-        disturber = Disturber(self.model, self._calibrations(calibration))
-        with (
-            untouched(self.model),
-            disturber.applied({self.layers[name]: r for name, r in recipes.items()}),
-            half_rest(self.model, self.layers, recipes, scheme.rest, kept),
-        ):
+        ready = self._ready(calibration, scheme.recipes)
+        with simulated(self.model, self.layers, scheme, ready, self._example_inputs):
             yield self.model
 
-    def evaluate(self, task: Task, scheme: Scheme | None = None, *, calibration: Calibration | None = None) -> Score:
+    def evaluate(
+        self, task: Task, scheme: Scheme | None = None, *, calibration: CalibrationLike | None = None
+    ) -> Score:
         """Score the model under a scheme; without one, as it is.
 
         Raises:
@@ -222,19 +233,16 @@ class Wrapped(Deployable):
         direction: Direction = "one-at-a-time",
         store: Store | str | Path | None = None,
         stop: Confidence | None = None,
-        executor: Executor | None = None,
-        intervals: bool = True,
-        replay: bool = True,
-        memory_limit: int | None = None,
-        on_error: OnError = "record",
+        settings: Sweep | None = None,
         progress: bool | None = None,
+        **keywords: Unpack[SweepKeywords],
     ) -> Study:
         """Disturb one layer at a time and score the task each time, in one pass over the data.
 
         Args:
             task: Data and metric.
             recipe: What is done to each layer; several give one study with all of them.
-            calibration: Ranges (one or several), or images to measure them on; by default the last made here that fit.
+            calibration: Activation ranges or images.
             layers: Names, module paths or patterns of the layers to measure; the others are never disturbed.
             direction: ``one-at-a-time``, or ``all-but-one``: disturb every one of ``layers`` except the one.
             store: A file that every result is written to as soon as it is there. Stop any time and run again to go on
@@ -244,15 +252,9 @@ class Wrapped(Deployable):
                 written, the store is refused.
             stop: When a layer's drop is known well enough to give it no more images; images then come in a seeded
                 random order. None runs every layer on every image.
-            executor: Where passes run: any of ``concurrent.futures``, best a ``ProcessPoolExecutor``, or
-                ``sv.ray_executor()``. The study is the same to the last bit. None is this process.
-            intervals: Give every drop bounds, which without a stop scores each layer some twenty times more: cheap for
-                our COCO and LVIS tasks, which share the matching, dear for a metric of your own that is slow.
-            replay: Recompute only what a disturbed layer can change; the result is the same to the last bit.
-            memory_limit: Bytes of outputs that one recorded pass may keep; less costs time and changes no number.
-            on_error: ``record`` turns a layer that fails, or that the metric fails on, into a row with its reason;
-                ``raise`` stops.
+            settings: How the sweep runs: where, with or without intervals and replay; see ``sv.Sweep``.
             progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
+            keywords: The fields of ``sv.Sweep`` by name, in the place of ``settings``.
 
         Returns:
             The study. Drops have bounds where the task has 8 images or more (``docs/confidence.md``). Ctrl-C ends the
@@ -267,46 +269,22 @@ class Wrapped(Deployable):
                 process is writing to it.
             StoreFormatError: If the file is no store, or one of a newer version.
             StoreError: If the store cannot be written; what it holds is kept.
+            StudyError: If ``settings`` and one of its fields are both given, or a setting is out of range.
             ExecutorError: If a worker died whose work is not run again, or something cannot be sent to workers.
         """
         started = time.perf_counter()
-        asked = {"stop": stop, "executor": executor, "on_error": on_error, "memory_limit": memory_limit}
-        check_arguments(task, calibration=calibration, store=store, **asked)
+        how = settings_of(settings, keywords)
+        check_arguments(task, calibration=calibration, store=store, stop=stop)
         recipes = check_recipes(recipe)
         task = self._with_reference(task)
-        ready = self._ready(calibration, recipes, progress=progress)
+        disturber = Disturber(self.model, self._ready(calibration, recipes, progress=progress))
         variants = plan(self.layers.select(layers), recipes, direction=direction)
-        disturber = Disturber(self.model, ready)
-        settings = Settings(
-            replay=replay,
-            on_error=on_error,
-            stop=stop,
-            memory_limit=memory_limit,
-            executor=executor,
-            intervals=intervals,
-        )
-        with opened(store) as kept, watching(len(variants) * len(task), progress) as watch:
-            found = sweep(self.model, task, variants, disturber, settings=settings, store=kept, watch=watch)
-        return Study(
-            model=self.name,
-            task=task.name,
-            metric=task.metric,
-            unit=task.unit,
-            higher_is_better=task.higher_is_better,
-            baseline=found.baseline,
-            layers=tuple(self.layers),
-            measurements=tuple(found.measurements),
-            recipes={one.name: one for one in recipes},
-            direction=direction,
-            skipped=self.layers.skipped,
-            notes=tuple(found.notes),
-            info=StudyInfo(
-                seconds=round(time.perf_counter() - started, 3),
-                torch=torch.__version__,
-                weights=weights_digest(self.model),
-                calibration_images=calibration_images(recipes, disturber),
-                intervals=found.intervals,
-            ),
+        with how.workplace() as executor, opened(store) as kept:
+            passes = Settings.of(how, executor=executor, stop=stop)
+            with watching(len(variants) * len(task), progress) as watch:
+                outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
+        return Study.of(
+            study_record(outcome, task, self.layers, recipes, disturber, direction=direction, started=started)
         )
 
     def explain(
@@ -318,8 +296,8 @@ class Wrapped(Deployable):
         layers: str | Iterable[str] = "*",
         direction: Direction = "one-at-a-time",
         stop: Confidence | None = None,
-        intervals: bool = True,
-        memory_limit: int | None = None,
+        settings: Sweep | None = None,
+        **keywords: Unpack[SweepKeywords],
     ) -> Explanation:
         """What ``analyze`` will cost in this process, from a short probe on the first batches; print it.
 
@@ -330,20 +308,22 @@ class Wrapped(Deployable):
             layers: As in ``analyze``.
             direction: As in ``analyze``.
             stop: As in ``analyze``; the data decide how much it saves, so the cost is then at most what is told.
-            intervals: As in ``analyze``.
-            memory_limit: As in ``analyze``.
+            settings: As in ``analyze``; nothing is run elsewhere, so ``executor`` and ``workers`` do not count.
+            keywords: As in ``analyze``.
 
         Raises:
             LayerNotFoundError: If a pattern selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known.
             TaskError: If the task has no images.
+            StudyError: If ``settings`` and one of its fields are both given, or a setting is out of range.
         """
-        check_arguments(task, calibration=calibration, stop=stop, memory_limit=memory_limit)
+        how = settings_of(settings, keywords)
+        check_arguments(task, calibration=calibration, stop=stop)
         recipes = check_recipes(recipe)
         task = self._with_reference(task)
         disturber = Disturber(self.model, self._ready(calibration, recipes))
         variants = plan(self.layers.select(layers), recipes, direction=direction)
-        return explain(self.model, task, variants, disturber, stop=stop, intervals=intervals, memory_limit=memory_limit)
+        return explain(self.model, task, variants, disturber, stop=stop, settings=how)
 
     def signals(
         self,
@@ -359,7 +339,7 @@ class Wrapped(Deployable):
             images: A task (its inputs; a task without them calls the model itself), or preprocessed images; a few are
                 usual.
             recipe: What is done to each layer.
-            calibration: Ranges (one or several), or images to measure them on; by default the last made here that fit.
+            calibration: Activation ranges or images.
             layers: Names, module paths or patterns of the layers.
 
         Returns:
@@ -373,7 +353,7 @@ class Wrapped(Deployable):
             TaskError: If the task never calls the model as a whole.
         """
         disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
-        passes = ((run, count) for run, count, _ in self._passes(images))
+        passes = ((run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs))
         return measure_signals(self.model, self.name, self.layers.select(layers), recipe, disturber, passes)
 
     def screen(
@@ -393,7 +373,7 @@ class Wrapped(Deployable):
             recipe: What would be done to each layer.
             loss: Takes the model's outputs and the batch as given (a task's ``Batch``, or the item of ``images``) and
                 returns a scalar tensor; by default the outputs with random signs, which needs no labels.
-            calibration: Ranges (one or several), or images to measure them on; by default the last made here that fit.
+            calibration: Activation ranges or images.
             layers: Names, module paths or patterns of the layers.
 
         Returns:
@@ -408,8 +388,193 @@ class Wrapped(Deployable):
             TaskError: If the task never calls the model as a whole.
         """
         disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
-        chosen = self.layers.select(layers)
-        return screen(self.model, self.name, chosen, recipe, disturber, self._passes(images), loss)
+        passes = output_passes(self.model, images, self._example_inputs)
+        return screen(self.model, self.name, self.layers.select(layers), recipe, disturber, passes, loss)
+
+    def plan(
+        self, scheme: Scheme, *, calibration: CalibrationLike | None = None, target: Target = "any", example: Any = None
+    ) -> Plan:
+        """What deploying a scheme means: a folded copy of the model, every scale, and what is left out with its reason.
+
+        Args:
+            scheme: Which layer gets which recipe.
+            calibration: Activation ranges or images.
+            target: ``tensorrt`` leaves out what TensorRT does not run well in int8.
+            example: Inputs that fix the sizes of the exported graph; by default the example inputs.
+
+        Raises:
+            ExportError: If a recipe cannot be expressed as Q/DQ, or the model cannot be copied.
+            LayerNotFoundError: If a rule of the scheme selects no layer.
+            CalibrationError: If activations are to be quantized and no ranges are known.
+        """
+        return self._plans.plan(scheme, self._ready(calibration, scheme.recipes), target=target, example=example)
+
+    def deploy(
+        self,
+        scheme: Scheme,
+        engine: str | Build = "openvino",
+        *,
+        calibration: CalibrationLike | None = None,
+        parts: Iterable[str] | None = None,
+        example: Any = None,
+        **settings: Any,
+    ) -> Deployed:
+        """Export a scheme and run it on an engine.
+
+        Args:
+            scheme: Which layer gets which recipe; ``Scheme()`` deploys the model in float.
+            engine: ``openvino`` (true int8 on a CPU), ``onnxruntime`` (portable reference), ``tensorrt``, ``torch``
+                (the simulation), or a function that makes an engine of an ONNX file's bytes.
+            calibration: Activation ranges or images.
+            parts: Paths of the submodules to export, e.g. a backbone; None exports the whole model, and where that
+                fails as much of it as can be.
+            example: Inputs that fix the sizes of the exported graph; by default the example inputs.
+            settings: The engine's own.
+
+        Returns:
+            Something that is called like the model.
+
+        Raises:
+            ExportError: If a recipe cannot be expressed as Q/DQ, or nothing can be exported.
+            LayerNotFoundError: If a rule of the scheme selects no layer.
+            CalibrationError: If activations are to be quantized and no ranges are known.
+            MissingPackageError: If a package is not installed; the message names the extra that brings it.
+            EngineBuildError: If the engine cannot be built.
+            EngineError: If the engine is unknown.
+        """
+        from sensitivity.deploy.deployed import deploy
+        from sensitivity.deploy.engines.registry import check_engine, target_of
+
+        check_engine(engine)
+        planned = self.plan(scheme, calibration=calibration, target=target_of(engine), example=example)
+        return deploy(planned, engine, parts=parts, **settings)
+
+    def verify(
+        self,
+        deployed: Deployed,
+        task: Task | None = None,
+        *,
+        samples: int = CHECKED_SAMPLES,
+        gates: Gates | None = None,
+        strict: bool = False,
+        roundings: bool = True,
+        progress: bool | None = None,
+    ) -> Verification:
+        """Compare what an engine computes with what was simulated: layers, outputs, the task's metric, latency.
+
+        Args:
+            deployed: What ``deploy`` returned.
+            task: Gives real inputs, and the metric; without one, layers and outputs are checked on the example inputs.
+            samples: Samples that outputs and codes are compared on.
+            gates: What is required; None for the usual numbers.
+            strict: Raise where the engine runs another precision than planned.
+            roundings: Score the simulation with two other, equally good roundings as well, which tell what the
+                prediction can be trusted to: five passes over the task. Without them it is three.
+            progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
+
+        Raises:
+            EngineError: If this is not what ``deploy`` returned, or it was deployed of another model or other weights.
+            PrecisionNotHonouredError: If ``strict``, and a layer runs in another precision than planned.
+            TaskError: If the task has no images, or never runs what was exported, or ``samples`` is not positive.
+        """
+        from sensitivity.deploy.verify.same_model import check_deployed
+        from sensitivity.deploy.verify.verify import passes_over, verify
+
+        check_deployed(deployed, self.model, self.name)
+        task = None if task is None else self._with_reference(task)
+        total = 0 if task is None else passes_over(task, roundings=roundings)
+        compare = partial(verify, samples=samples, gates=gates, strict=strict, roundings=roundings)
+        with untouched(self.model), torch.no_grad(), watching(total, progress if total else False) as watch:
+            count = None if watch is None else lambda done, what: watch(done, total, what)
+            return Verification.of(compare(deployed, task, fp32=self.model, watch=count))
+
+    def latency(
+        self,
+        recipe: Recipe = INT8,
+        engine: str | Build = "openvino",
+        *,
+        calibration: CalibrationLike | None = None,
+        parts: Iterable[str] | None = None,
+        example: Any = None,
+        **settings: Any,
+    ) -> Latency:
+        """Time every layer on an engine, quantized and in float; ``study.with_latency`` takes the result.
+
+        Args:
+            recipe: What the quantized layers have.
+            engine: One that tells the time of single layers: ``openvino``, ``tensorrt``.
+            calibration: Activation ranges or images.
+            parts: As in ``deploy``.
+            example: As in ``deploy``: the sizes that are timed.
+            settings: The engine's own.
+
+        Raises:
+            EngineError: If the engine is unknown, or does not tell the time of single layers.
+            ExportError: If the recipe cannot be expressed as Q/DQ, or nothing can be exported.
+            CalibrationError: If activations are to be quantized and no ranges are known.
+            MissingPackageError: If a package is not installed; the message names the extra that brings it.
+            EngineBuildError: If the engine cannot be built.
+        """
+        from sensitivity.deploy.verify.latency import measure_latency
+
+        ready = self._ready(calibration, check_recipes(recipe))
+        options: dict[str, Any] = {"calibration": ready or None, "parts": parts, "example": example, **settings}
+        quantized, in_float = (self.deploy(scheme, engine, **options) for scheme in (Scheme.all(recipe), Scheme()))
+        return measure_latency(quantized, in_float, recipe)
+
+    def verify_study(
+        self,
+        study: Study,
+        task: Task,
+        *,
+        engine: str | Build = "openvino",
+        layers: str | Iterable[str] = "*",
+        calibration: CalibrationLike | None = None,
+        parts: Iterable[str] | None = None,
+        gates: Gates | None = None,
+        recipe: Recipe | str | None = None,
+        **settings: Any,
+    ) -> Study:
+        """Measure some layers of a study again, one at a time, on an engine.
+
+        Args:
+            study: What ``analyze`` returned for this model.
+            task: The task it was made with.
+            engine: As in ``deploy``.
+            layers: Names, module paths or patterns of the layers to measure.
+            calibration: Activation ranges or images.
+            parts: As in ``deploy``.
+            gates: How near the drops must be; None for the usual numbers.
+            recipe: Measure the rows of this recipe of the study alone; by default all.
+            settings: The engine's own.
+
+        Returns:
+            The study with those rows ``verified`` whose drop on the engine is the simulated one; all rows measured
+            again have ``deployed_score`` and ``deployed_drop`` among their signals, and the others say why not: rows
+            that cannot be deployed, or that were not simulated on all images, are not run.
+
+        Raises:
+            LayerNotFoundError: If a pattern selects no layer.
+            StudyError: If the study is of another task, of other layers or weights, or has no such recipe.
+            CalibrationError: If activations are to be quantized and no ranges are known.
+            MissingPackageError: If a package is not installed.
+            EngineError: If the engine is unknown.
+        """
+        from sensitivity.deploy.verify.same_model import check_study
+        from sensitivity.deploy.verify.study_rows import verify_measurements
+
+        check_study(study, self.model, self.layers)
+        ready = self._ready(calibration, list(study.recipes.values()))
+        run = partial(self.deploy, engine=engine, calibration=ready or None, parts=parts, **settings)
+        rows = verify_measurements(study, run, self._with_reference(task), self.layers.select(layers), gates, recipe)
+        return replace(study, measurements=rows)
+
+    @cached_property
+    def _plans(self) -> Plans:
+        """Folded and exported once for all schemes."""
+        from sensitivity.deploy.prepare.plans import Plans
+
+        return Plans(self.model, self.layers, self._example_inputs)
 
     def _with_reference(self, task: Task) -> Task:
         """The task, given the undisturbed model's outputs first where it compares with them."""
@@ -418,48 +583,19 @@ class Wrapped(Deployable):
         with untouched(self.model), torch.no_grad():
             return task.with_reference(self.model)
 
-    def _calibrations(self, given: Calibration | None) -> list[Calibration]:
-        return self.calibrations if given is None else [given]
-
     def _ready(
-        self, given: CalibrationLike | None, recipes: Sequence[Recipe], *, progress: bool | None = None
+        self, calibration: CalibrationLike | None, recipes: Sequence[Recipe], *, progress: bool | None = None
     ) -> list[Calibration]:
-        """Calibrations for a sweep: those at hand, those given, or new ones from one pass over the images given."""
-        check_calibration(given)
-        if given is None or isinstance(given, Calibration):
-            return self._calibrations(given)
-        if isinstance(given, Sequence) and given and all(isinstance(one, Calibration) for one in given):
-            return list(given)
+        """Calibrations for recipes: those at hand, those given, or new ones from one pass over the images given."""
+        check_calibration(calibration)
+        if calibration is None:
+            return self.calibrations
+        if isinstance(calibration, Calibration):
+            return [calibration]
+        if isinstance(calibration, Sequence) and {isinstance(item, Calibration) for item in calibration} == {True}:
+            return list(calibration)
         needed = [recipe for recipe in recipes if recipe.needs_calibration]
-        return self.calibrate(given, needed, progress=progress) if needed else []
-
-    def _runs(self, images: Task | Iterable[Any]) -> Iterator[tuple[Callable[[], Any], int]]:
-        """The model on each batch of images, as functions to call."""
-        if isinstance(images, Task):
-            task = self._with_reference(images)
-            for batch in task.batches():
-                yield partial(task.predict, self.model, batch), len(batch.images)
-            return
-        if isinstance(images, (str, Path)):
-            raise CalibrationError(f"images must be tensors or a task, not the path {str(images)!r}. Load them first.")
-        for args, kwargs, count in batches_like(images, self._example_inputs):
-            moved_args, moved_kwargs = on_device_of(self.model, (args, kwargs))
-            yield partial(self.model, *moved_args, **moved_kwargs), count
-
-    def _passes(self, images: Task | Iterable[Any]) -> Iterator[tuple[Callable[[], Any], int, Any]]:
-        """The model's own outputs on each batch, as functions to call; the number of images, and the batch as given."""
-        if isinstance(images, Task):
-            for batch in images.batches():
-                inputs = ready_for_autograd(on_device_of(self.model, batch.inputs))
-                own = partial(self.model, *inputs) if inputs else partial(outputs_inside, self.model, images, batch)
-                yield own, len(batch.images), batch
-            return
-        if isinstance(images, (str, Path)):
-            raise CalibrationError(f"images must be tensors or a task, not the path {str(images)!r}. Load them first.")
-        for item in images:
-            for args, kwargs, count in batches_like([item], self._example_inputs):
-                moved_args, moved_kwargs = ready_for_autograd(on_device_of(self.model, (args, kwargs)))
-                yield partial(self.model, *moved_args, **moved_kwargs), count, item
+        return self.calibrate(calibration, needed, progress=progress) if needed else []
 
     def __repr__(self) -> str:
         return f"Wrapped({self.name}, {len(self.layers)} layers)"

@@ -4,17 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, get_args
 
-from sensitivity.contracts import Executor, Store, Task
-from sensitivity.errors import CalibrationError, ExecutorError, RecipeError, StoreError, StudyError, TaskError
+from sensitivity.contracts import Store, Task
+from sensitivity.errors import CalibrationError, RecipeError, StoreError, StudyError, TaskError
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
-from sensitivity.sweep.passes.in_process import OnError
-from sensitivity.sweep.stopping.race import Confidence, is_whole
+from sensitivity.sweep.stopping.race import Confidence
 
 LARGEST_TOLERANCE = 0.2  # of a metric in percent: 20 points, beyond which a tolerance was meant in points
-_ON_ERROR = get_args(OnError)
 
 
 def check_arguments(
@@ -23,9 +20,6 @@ def check_arguments(
     calibration: object = None,
     store: object = None,
     stop: object = None,
-    executor: object = None,
-    memory_limit: Any = None,
-    on_error: object = "record",
 ) -> None:
     """Refuse what is of the wrong kind or out of range.
 
@@ -33,23 +27,13 @@ def check_arguments(
         TaskError: If the task is none.
         CalibrationError: If the calibration is neither ranges nor images.
         StoreError: If the store is neither a path nor a store.
-        StudyError: If the stop is no ``Confidence``, its tolerance was meant in points, or a setting is out of range.
-        ExecutorError: If the executor cannot take work.
+        StudyError: If the stop is no ``Confidence``, or its tolerance was meant in points.
     """
     known = check_task(task)
     check_calibration(calibration)
     if store is not None and not isinstance(store, (str, Path, Store)):
         raise StoreError(f"store={store!r} is no store. Give the path of a file, which is made where there is none.")
     check_stop(stop, known)
-    if executor is not None and (isinstance(executor, type) or not isinstance(executor, Executor)):
-        raise ExecutorError(
-            f"executor={executor!r} cannot take work. Give one of concurrent.futures, such as "
-            "ProcessPoolExecutor(4), or sv.ray_executor()."
-        )
-    if on_error not in _ON_ERROR:
-        raise StudyError(f"on_error={on_error!r} is not known. Choose one of: {', '.join(_ON_ERROR)}.")
-    if memory_limit is not None and not (is_whole(memory_limit) and memory_limit >= 0):
-        raise StudyError(f"memory_limit={memory_limit!r}: give bytes, as a whole number from 0 on, or None.")
 
 
 def check_task(task: object) -> Task:

@@ -24,6 +24,7 @@ from sensitivity.sweep.passes.forward import CHECKED_VARIANTS, Forward, Run, che
 from sensitivity.sweep.passes.in_process import unchanged_inputs
 from sensitivity.sweep.passes.predictions import bytes_of, same
 from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, GROUPS, GROUPS_OF_A_STOP, deal, scores_without
 from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.stopping.race import Confidence
@@ -88,8 +89,7 @@ def explain(
     disturber: Disturber,
     *,
     stop: Confidence | None = None,
-    intervals: bool = True,
-    memory_limit: int | None = None,
+    settings: Sweep | None = None,
 ) -> Explanation:
     """Run the first batches undisturbed and the first one in some variants, and tell what all of it will take.
 
@@ -99,13 +99,13 @@ def explain(
         variants: What is to be measured.
         disturber: Applies the variants to this model.
         stop: When a drop is known well enough; what is told is then the most that it can take.
-        intervals: Whether drops will have bounds.
-        memory_limit: Bytes that a recorded pass may keep; None for no limit.
+        settings: How the sweep will run; where it runs does not count.
 
     Raises:
         TaskError: If the task has no images.
         CalibrationError: If a recipe quantizes activations and no ranges fit it.
     """
+    settings = settings or Sweep()
     for recipe in {recipe for variant in variants for recipe in variant.recipes.values() if recipe.needs_calibration}:
         disturber.calibration_for(recipe)
     load_s, batches = _timed(lambda: list(itertools.islice(task.batches(), PROBED_BATCHES)))
@@ -116,12 +116,13 @@ def explain(
     with untouched(model), torch.no_grad():
         plain_s, predictions = _undisturbed(model, task, batches)
         run = unchanged_inputs(functools.partial(predict, task, model, batches[0]), batches[0])
-        probe = _Probe(Forward(model, disturber, replay=True, memory_limit=memory_limit), run, variants)
+        forward = Forward(model, disturber, replay=settings.replay, memory_limit=settings.memory_limit)
+        probe = _Probe(forward, run, variants)
         probe.measure()
     first = checked_first(len(variants), int(share) if stop is None else 1) if probe.forward.replayer else 0
     checks_s = _checks(len(variants), first, share, plain_s, probe.variants_s) if first else 0.0
     passes_s = probe.first_s + max(0.0, share - 1) * probe.record_s + share * probe.variants_s + checks_s
-    scoring_s, notes = _scoring_seconds(task, predictions, images, len(variants), stop, intervals=intervals)
+    scoring_s, notes = _scoring_seconds(task, predictions, images, len(variants), stop, intervals=settings.intervals)
     return Explanation(
         variants=len(variants),
         images=len(task),

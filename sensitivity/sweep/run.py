@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import nn
@@ -15,10 +15,11 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.progress import Watcher
 from sensitivity.sweep.passes.forward import NOT_REPLAYED, Forward, ReplayDiffersError
-from sensitivity.sweep.passes.in_process import InProcess, OnError, Passes, Unit
+from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.scoring import Outcome, Scoring
+from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.stopping.judge import Judge, judge_of
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import claim, facts
@@ -30,25 +31,20 @@ LOOK_SELDOM = 20.0  # times what the last look for them took
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
-    """How a sweep runs.
+class Settings(Sweep):
+    """How a sweep runs, and when it stops; ``workers`` is no concern of it, but of who makes the executor.
 
     Attributes:
-        replay: Recompute only what a variant can change; the result is the same to the last bit.
-        on_error: ``record`` turns a variant that fails, or that the metric fails on, into a measurement with its
-            reason; ``raise`` stops the sweep.
         stop: When a drop is known well enough; None runs every variant on every image.
-        memory_limit: Bytes that a recorded pass may keep; None keeps what replay can use.
-        executor: Where passes run; None is this process.
-        intervals: Score without groups of images too, for bounds; a stop has its own.
     """
 
-    replay: bool = True
-    on_error: OnError = "record"
     stop: Confidence | None = None
-    memory_limit: int | None = None
-    executor: Executor | None = None
-    intervals: bool = True
+
+    @classmethod
+    def of(cls, settings: Sweep, *, executor: Executor | None, stop: Confidence | None) -> Settings:
+        """What a caller asked for, with the executor that was made for it."""
+        asked = {each.name: getattr(settings, each.name) for each in fields(settings)}
+        return cls(**asked | {"executor": executor, "workers": None, "stop": stop})
 
 
 def sweep(

@@ -55,6 +55,12 @@ WRONG: list[tuple[dict[str, Any], type[SensitivityError], str]] = [
     ({"on_error": "ignore"}, StudyError, r"on_error='ignore' is not known\. Choose one of: record, raise"),
     ({"memory_limit": -5}, StudyError, "memory_limit=-5: give bytes"),
     ({"memory_limit": True}, StudyError, "memory_limit=True: give bytes"),
+    ({"workers": 0}, StudyError, "workers=0: give a whole number of processes from 1 on"),
+    ({"workers": True}, StudyError, "workers=True: give a whole number"),
+    ({"intervals": "no"}, StudyError, "intervals='no': give True or False"),
+    ({"replay": None}, StudyError, "replay=None: give True or False"),
+    ({"settings": {"replay": False}}, StudyError, r"settings=.* is no sv\.Sweep"),
+    ({"settings": sv.Sweep(), "replay": True}, StudyError, r"settings= and replay= both say how the sweep runs"),
     ({"direction": "both"}, RecipeError, "direction 'both' is not known"),
 ]
 
@@ -105,7 +111,5 @@ def test_what_makes_sense_is_let_through(tmp_path: Path) -> None:
             calibration=iter(images()),
             store=tmp_path / "store.jsonl",
             stop=sv.Confidence(tolerance=0.1),
-            executor=executor,
-            memory_limit=0,
-            on_error="raise",
         )
+        sv.Sweep(executor=executor, memory_limit=0, on_error="raise")

@@ -1,0 +1,50 @@
+"""A model under a scheme, for the time of a ``with`` block."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from torch import nn
+
+from sensitivity.layers.select import resolve
+from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.kept import find_kept
+from sensitivity.perturb.rest import half_rest
+from sensitivity.perturb.restore import untouched
+from sensitivity.quantize.calibration import Calibration
+from sensitivity.records import Scheme
+
+
+@contextlib.contextmanager
+def simulated(
+    model: nn.Module,
+    layers: LayerTable,
+    scheme: Scheme,
+    calibrations: Sequence[Calibration],
+    example_inputs: Any,
+) -> Iterator[None]:
+    """Quantize a model's layers as a scheme says, and emulate its rest in half precision; undone afterwards.
+
+    Args:
+        model: Any module.
+        layers: Its layers.
+        scheme: Which layer gets which recipe.
+        calibrations: Activation ranges; the last one that fits a recipe is used.
+        example_inputs: What the model accepts: a tensor, a tuple or a dict.
+
+    Raises:
+        LayerNotFoundError: If a rule of the scheme selects no layer, or what it keeps in fp32 is not there.
+        CalibrationError: If activations are to be quantized and no ranges are known.
+    """
+    recipes = resolve(scheme, layers, model=layers.model)
+    kept = find_kept(model, layers, scheme, example_inputs)
+    disturber = Disturber(model, calibrations)
+    with (
+        untouched(model),
+        disturber.applied({layers[name]: recipe for name, recipe in recipes.items()}),
+        half_rest(model, layers, recipes, scheme.rest, kept),
+    ):
+        yield

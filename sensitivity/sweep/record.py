@@ -1,0 +1,61 @@
+"""What a sweep found, as the record of a study."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+
+from sensitivity.contracts import Task
+from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.digest import weights_digest
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.records import Recipe, StudyInfo, StudyRecord
+from sensitivity.sweep.plan import Direction
+from sensitivity.sweep.scoring import Outcome
+from sensitivity.sweep.storage.claim import calibration_images
+
+
+def study_record(
+    outcome: Outcome,
+    task: Task,
+    layers: LayerTable,
+    recipes: Sequence[Recipe],
+    disturber: Disturber,
+    *,
+    direction: Direction,
+    started: float,
+) -> StudyRecord:
+    """The record of a sweep.
+
+    Args:
+        outcome: What the sweep found.
+        task: What it scored.
+        layers: All layers of the model, measured or not.
+        recipes: What was done to the layers.
+        disturber: Knows the model and the ranges that were used.
+        direction: Which layers were disturbed at a time.
+        started: What ``time.perf_counter`` said when the analysis began.
+    """
+    return StudyRecord(
+        model=layers.model,
+        task=task.name,
+        metric=task.metric,
+        unit=task.unit,
+        higher_is_better=task.higher_is_better,
+        baseline=outcome.baseline,
+        layers=tuple(layers),
+        measurements=tuple(outcome.measurements),
+        recipes={recipe.name: recipe for recipe in recipes},
+        direction=direction,
+        skipped=layers.skipped,
+        notes=tuple(outcome.notes),
+        info=StudyInfo(
+            seconds=round(time.perf_counter() - started, 3),
+            torch=torch.__version__,
+            weights=weights_digest(disturber.model),
+            calibration_images=calibration_images(recipes, disturber),
+            intervals=outcome.intervals,
+        ),
+    )
