@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.records import Layer, Measurement, QuantSpec, Recipe, Score, SkippedModule
+from sensitivity.records import Layer, Measurement, QuantSpec, Recipe, Score, SkippedModule, Status
 from sensitivity.study import Study
 
 INT8 = Recipe("INT8", weights=QuantSpec(granularity="per-channel"), activations=QuantSpec())
@@ -107,7 +107,7 @@ def with_second_recipe(study: Study) -> Study:
 
 def _measurement(layer: str, drop: float | None, baseline: float) -> Measurement:
     if drop is None:
-        return Measurement(layer, "INT8", None, None, status="failed", reason="NaN in the output")
+        return Measurement(layer, "INT8", None, None, status=Status.FAILED, reason="NaN in the output")
     score = baseline - drop
     metrics = {"miou": score, "miou_small": score - 0.05}
     return Measurement(layer, "INT8", score, drop, images=50, metrics=metrics, signals={"output_sqnr_db": 30.0})

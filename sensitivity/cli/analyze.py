@@ -11,6 +11,7 @@ from sensitivity.cli.models import add_model, add_task, made_images, made_task, 
 from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
 from sensitivity.cli.recipes import HELP, recipe
 from sensitivity.errors import CalibrationError, EngineError, ExportError
+from sensitivity.records.note import NoteKind, of_kind
 
 if TYPE_CHECKING:
     from sensitivity.study import Study
@@ -67,7 +68,7 @@ def run(given: argparse.Namespace) -> Answer:
         calibrate(wrapped, made_images(given.calibration), [one for one in recipes if one.needs_calibration])
     study = wrapped.analyze(task, recipes, layers=given.layers or "*", store=given.store)
     _save(study, given.out)
-    interrupted = [note for note in study.notes if note.startswith("interrupted")]
+    interrupted = of_kind(study.notes, NoteKind.INTERRUPTED)
     complaint, code = "; ".join(interrupted), INTERRUPTED if interrupted else 0
     if given.latency is not None and not interrupted:
         study, complaint = _timed(wrapped, study, given.latency)

@@ -6,14 +6,17 @@
 
 from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
+from sensitivity.records.note import Note, NoteKind
 from sensitivity.records.recipe import Pruning, QuantSpec, Recipe
 from sensitivity.records.scheme import Rule, Scheme
 from sensitivity.records.signals import Signals
-from sensitivity.records.study import Measurement, Score, StudyRecord
+from sensitivity.records.study import Measurement, Score, Status, StudyRecord
 
 __all__ = [
     "Layer",
     "Measurement",
+    "Note",
+    "NoteKind",
     "Pruning",
     "QuantSpec",
     "Recipe",
@@ -22,6 +25,7 @@ __all__ = [
     "Score",
     "Signals",
     "SkippedModule",
+    "Status",
     "StudyInfo",
     "StudyRecord",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
@@ -11,6 +12,7 @@ from sensitivity.errors import RecipeError, StudyError
 from sensitivity.records.files import read_json, write_json
 from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
+from sensitivity.records.note import noted, notes_of
 from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
 
@@ -36,6 +38,26 @@ class Score:
     images: int
 
 
+class Status(StrEnum):
+    """What became of a measurement.
+
+    Attributes:
+        MEASURED: It was scored on all images.
+        DECIDED: It was stopped early, because its drop was known well enough.
+        INTERRUPTED: It was scored on some of the images, or not at all, because the sweep was ended.
+        VERIFIED: An engine computes the same.
+        FAILED: The model or the metric raised an exception, or gave no number.
+        SKIPPED: It never ran.
+    """
+
+    MEASURED = "measured"
+    DECIDED = "decided"
+    INTERRUPTED = "interrupted"
+    VERIFIED = "verified"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
 @dataclass(frozen=True, slots=True)
 class Measurement:
     """One layer disturbed by one recipe, scored.
@@ -48,8 +70,7 @@ class Measurement:
         drop_low: Lower end of the interval of the drop, or None where no interval was computed.
         drop_high: Upper end.
         images: Images scored.
-        status: ``measured``, ``decided`` (stopped early), ``interrupted`` (on some of the images), ``verified`` (the
-            same on an engine), ``failed`` or ``skipped``.
+        status: What became of it; equal to its text, e.g. ``measured``.
         reason: Why it failed, was skipped or stopped; empty for a plain measurement.
         metrics: Every metric of the task.
         signals: Label-free measures, e.g. ``output_sqnr_db``.
@@ -63,11 +84,21 @@ class Measurement:
     drop_low: float | None = None
     drop_high: float | None = None
     images: int = 0
-    status: str = "measured"
+    status: Status = Status.MEASURED
     reason: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     signals: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+
+    @classmethod
+    def from_json(cls, plain: Mapping[str, Any]) -> Self:
+        """The measurement that ``dataclasses.asdict`` described.
+
+        Raises:
+            ValueError: If its status is unknown.
+            TypeError: If a field is missing or unknown.
+        """
+        return cls(**{**plain, "status": Status(plain.get("status", Status.MEASURED))})
 
 
 @dataclass(frozen=True)
@@ -88,7 +119,7 @@ class StudyRecord:
         recipes: The recipes by name.
         direction: ``one-at-a-time`` or ``all-but-one``.
         skipped: Modules with a weight that are in no layer, with the reason.
-        notes: What a reader should know, e.g. rows that a loader dropped.
+        notes: What a reader should know, e.g. rows that a loader dropped. A ``Note`` has a kind that code may ask for.
         info: How it was made: weights, seconds, versions; a mapping is taken as well.
     """
 
@@ -151,7 +182,8 @@ class StudyRecord:
             "layers": [layer.to_json() for layer in self.layers],
             "measurements": [asdict(measurement) for measurement in self.measurements],
             "skipped": [asdict(module) for module in self.skipped],
-            "notes": list(self.notes),
+            "notes": [str(note) for note in self.notes],
+            "note_kinds": [str(noted(note).kind) for note in self.notes],
             "info": self.info.to_json(),
         }
 
@@ -181,9 +213,9 @@ class StudyRecord:
                 baseline=Score(**plain["baseline"]),
                 recipes={recipe.name: recipe for recipe in recipes},
                 layers=tuple(Layer.from_json(layer) for layer in plain["layers"]),
-                measurements=tuple(Measurement(**measurement) for measurement in plain["measurements"]),
+                measurements=tuple(Measurement.from_json(measurement) for measurement in plain["measurements"]),
                 skipped=tuple(SkippedModule(**module) for module in plain["skipped"]),
-                notes=tuple(plain["notes"]),
+                notes=notes_of(plain["notes"], plain.get("note_kinds", ())),
                 info=StudyInfo.of(plain["info"]),
             )
         except RecipeError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from sensitivity.records import Status
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import Rows, rows
 
@@ -48,8 +49,8 @@ def counts(reading: Reading, recipe: str) -> str:
     """How many layers have which status, e.g. ``65 measured, 1 failed, 3 not analysed``."""
     measurements = reading.study.of_recipe(recipe)
     statuses = [m.status for m in measurements]
-    found = sorted(dict.fromkeys(statuses), key=lambda status: status != "measured")
-    parts = [f"{statuses.count(status)} {status}" for status in found or ["measured"]]
+    found = sorted(dict.fromkeys(statuses), key=lambda status: status != Status.MEASURED)
+    parts = [f"{statuses.count(status)} {status}" for status in found or [Status.MEASURED]]
     missing = len(reading.study.layers) - len(measurements)
     return ", ".join([*parts, *([f"{missing} not analysed"] if missing else [])])
 

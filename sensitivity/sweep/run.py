@@ -14,7 +14,8 @@ from sensitivity.contracts import Executor, Store, Task
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.progress import Watcher
-from sensitivity.sweep.passes.forward import NOT_REPLAYED, Forward, ReplayDiffersError
+from sensitivity.records import Note, NoteKind
+from sensitivity.sweep.passes.forward import Forward, ReplayDiffersError
 from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
@@ -93,7 +94,7 @@ def sweep(
         try:
             judge, notes = _attempt(model, task, variants, disturber, settings, results, watch)
         except ReplayDiffersError as error:
-            results.distrust(str(error))
+            results.distrust(error.note)
             judge, notes = _attempt(model, task, variants, disturber, settings, results, watch)
     return Scoring(task, judge, results, on_error=settings.on_error).outcome(variants, notes)
 
@@ -106,7 +107,7 @@ def _attempt(
     settings: Settings,
     results: Results,
     watch: Watcher | None,
-) -> tuple[Judge, list[str]]:
+) -> tuple[Judge, list[Note]]:
     """Run a sweep until it ends or is interrupted; in full if an earlier attempt found that replay is wrong.
 
     Raises:
@@ -116,14 +117,15 @@ def _attempt(
     judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals, on_error=settings.on_error)
     progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
     torch.set_rng_state(results.random_state())
-    replay = settings.replay and not any(note.startswith(NOT_REPLAYED) for note in results.notes)
+    replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
     passes = _passes(model, task, variants, disturber, settings, replay=replay and not results.distrusted)
     try:
         _run(task, judge, passes, results, progress)
     except KeyboardInterrupt:
         if not results.expected():
             raise
-        return judge, [f"interrupted: {len(results.expected())} of {len(task)} images were run"]
+        text = f"interrupted: {len(results.expected())} of {len(task)} images were run"
+        return judge, [Note(NoteKind.INTERRUPTED, text)]
     finally:
         passes.cancel()
     return judge, []

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from sensitivity.contracts import Task
 from sensitivity.errors import SensitivityError, TaskError
-from sensitivity.records import Measurement, Score
+from sensitivity.records import Measurement, Note, NoteKind, Score, Status
 from sensitivity.score import score_of
 from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Variant
@@ -36,7 +36,7 @@ class Outcome:
 
     baseline: Score
     measurements: list[Measurement]
-    notes: list[str]
+    notes: list[Note]
     intervals: str
 
 
@@ -55,13 +55,13 @@ class Scoring:
         self._judge = judge
         self._results = results
         self._on_error = on_error
-        self._notes: list[str] = []
+        self._notes: list[Note] = []
         self._without_bounds: list[str] = []  # why, once for each variant
         self._intervals = isinstance(judge, EveryImage) and judge.intervals  # until somebody interrupts
         self._hurried = False  # somebody did
         self._scores = True  # until it happens again
 
-    def outcome(self, variants: Sequence[Variant], notes: Sequence[str]) -> Outcome:
+    def outcome(self, variants: Sequence[Variant], notes: Sequence[Note]) -> Outcome:
         """Score everything.
 
         Args:
@@ -75,7 +75,8 @@ class Scoring:
         rows = [self._row(variant, baseline) for variant in variants]
         if self._without_bounds:
             count, why = len(self._without_bounds), self._without_bounds[0]
-            self._notes.append(f"no interval for {count} of {len(variants)} measurements: {why}")
+            text = f"no interval for {count} of {len(variants)} measurements: {why}"
+            self._notes.append(Note(NoteKind.NO_INTERVAL, text))
         return Outcome(baseline, rows, [*self._results.notes, *notes, *self._notes], self._judge.meaning)
 
     def _baseline(self) -> Score:
@@ -102,9 +103,9 @@ class Scoring:
     def _row(self, variant: Variant, baseline: Score) -> Measurement:
         failure, images = self._results.failure(variant), self._results.images_of(variant)
         if failure is not None:
-            return self._missing(variant, "failed", failure)
+            return self._missing(variant, Status.FAILED, failure)
         if not images:
-            return self._missing(variant, "skipped", "interrupted before it ran on a whole batch")
+            return self._missing(variant, Status.SKIPPED, "interrupted before it ran on a whole batch")
         try:
             if self._scores:
                 return self._scored(variant, images, baseline)
@@ -114,18 +115,22 @@ class Scoring:
         except Exception as error:
             if self._on_error == "raise":
                 raise
-            return self._missing(variant, "failed", f"{self._task.metric} cannot be computed: {_said(error)}")
-        return self._missing(variant, "interrupted", "before it was scored")
+            return self._missing(variant, Status.FAILED, f"{self._task.metric} cannot be computed: {_said(error)}")
+        return self._missing(variant, Status.INTERRUPTED, "before it was scored")
 
     def _interrupted(self) -> None:
         if not self._hurried:
             self._hurried = True
             if self._intervals:
-                self._notes.append("interrupted while scores were computed: the remaining rows have no interval")
+                self._note_interrupt("no interval")
             self._intervals = False
         else:
             self._scores = False
-            self._notes.append("interrupted while scores were computed: the remaining rows have none")
+            self._note_interrupt("none")
+
+    def _note_interrupt(self, lack: str) -> None:
+        text = f"interrupted while scores were computed: the remaining rows have {lack}"
+        self._notes.append(Note(NoteKind.INTERRUPTED, text))
 
     def _scored(self, variant: Variant, images: Images, baseline: Score) -> Measurement:
         task, expected, changed = self._task, self._results.expected(images), self._results.changed(variant)
@@ -134,7 +139,7 @@ class Scoring:
         after = score_of(task, expected | changed) if changed else before
         if not math.isfinite(after.value):
             wrong = "not a number" if math.isnan(after.value) else f"{after.value}, no finite number"
-            return self._missing(variant, "failed", f"{task.metric} is {wrong}")
+            return self._missing(variant, Status.FAILED, f"{task.metric} is {wrong}")
         sign = 1.0 if task.higher_is_better else -1.0
         estimate = self._estimate(variant)
         drop = sign * (before.value - after.value)
@@ -171,7 +176,7 @@ class Scoring:
             self._without_bounds.append(f"without some of the images {self._task.metric} is not a number")
         return found
 
-    def _missing(self, variant: Variant, status: str, reason: str) -> Measurement:
+    def _missing(self, variant: Variant, status: Status, reason: str) -> Measurement:
         seconds = self._results.seconds[variant.digest]
         return Measurement(
             variant.layer.name, variant.recipe.name, None, None, status=status, reason=reason, seconds=seconds
@@ -182,12 +187,12 @@ def _said(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _status(estimate: Estimate | None, images: int, whole: int) -> tuple[str, str]:
+def _status(estimate: Estimate | None, images: int, whole: int) -> tuple[Status, str]:
     if images >= whole:
-        return "measured", ""
+        return Status.MEASURED, ""
     if estimate is None or estimate.status == "undecided":
-        return "interrupted", f"after {images} of {whole} images"
-    return "decided", f"{_DECIDED[estimate.status]}, after {images} of {whole} images"
+        return Status.INTERRUPTED, f"after {images} of {whole} images"
+    return Status.DECIDED, f"{_DECIDED[estimate.status]}, after {images} of {whole} images"
 
 
 def _bounds(estimate: Estimate | None) -> tuple[float | None, float | None]:

@@ -10,7 +10,7 @@ import torch
 from sensitivity.contracts import Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.errors import EngineBuildError, ExportError, StudyError
-from sensitivity.records import Layer, Measurement, Recipe, Scheme, StudyRecord
+from sensitivity.records import Layer, Measurement, Recipe, Scheme, Status, StudyRecord
 from sensitivity.records.verification import Gates
 from sensitivity.score import evaluate
 
@@ -137,7 +137,7 @@ def _judged(study: StudyRecord, row: Measurement, found: Repeated, gates: Gates)
     signals = {**row.signals, DEPLOYED_SCORE: found.score, DEPLOYED_DROP: drop}
     reason = _difference(study, row, found, drop, gates)
     if reason is None:
-        return replace(row, status="verified", signals=signals)
+        return replace(row, status=Status.VERIFIED, signals=signals)
     return _with_reason(replace(row, signals=signals), reason)
 
 

@@ -9,29 +9,44 @@ import torch
 from torch import nn
 
 from sensitivity.perturb.disturb import Disturber
-from sensitivity.records import Layer, Recipe
+from sensitivity.records import Layer, Note, NoteKind, Recipe
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.replay.replayer import Replayer
 
 CHECKED_VARIANTS = 4  # at least, spread over the model, on the first batch
 CHECKED_SHARE = 0.005  # of all passes, if that is more: every variant from 200 batches on
 
-NOT_REPLAYED = "not replayed, every pass run in full"
-"""Begins the note of a sweep that replays no more."""
-
-DIFFERS = "differs from a full one"
-"""Is in every note about replay that was found to be wrong."""
-
 Run = Callable[[], list[Any]]
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's, a GPU's, or the CPU's as torch tells it."""
+    """Whether memory ran out: Python's, a GPU's, or the CPU's, for which torch has no class but a RuntimeError."""
     return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 class ReplayDiffersError(Exception):
-    """Replay was found to be wrong after its predictions were used; a sweep that meets it starts again without."""
+    """Replay was found to be wrong after its predictions were used; a sweep that meets it starts again without.
+
+    Attributes:
+        note: What the reader of the study should know of it.
+    """
+
+    def __init__(self, note: Note) -> None:
+        super().__init__(note)
+        self.note = note
+
+
+def measured_again(note: Note) -> Note:
+    """A note that doubts replay, said after replayed predictions had been used."""
+    return Note(note.kind, f"{note}. What had been replayed before was measured again")
+
+
+def _in_full(kind: NoteKind, why: str) -> Note:
+    return Note(kind, f"not replayed, every pass run in full: {why}")
+
+
+def _difference(layer: Layer) -> str:
+    return f"a replayed pass of {layer.name} differs from a full one"
 
 
 def checked_first(variants: int, batches: int) -> int:
@@ -66,7 +81,7 @@ class Forward:
     ) -> None:
         self.disturber = disturber
         self.replayer = Replayer(model, memory_limit=memory_limit) if replay else None
-        self.notes: list[str] = []
+        self.notes: list[Note] = []
         self._random_state = _RandomState(model)
         self._late_checks = late_checks
         self._checked: dict[int, Mapping[Layer, Recipe]] = {}  # by identity
@@ -162,11 +177,13 @@ class Forward:
             self._recorded(self.replayer, run, variants)
             different = self._different(run, some)
             if different is None and self.replayer is not None:
-                self.notes.append(
-                    f"replayed by torch functions alone, which saves less: a pass replayed by modules {DIFFERS}"
+                text = (
+                    "replayed by torch functions alone, which saves less: a pass replayed by modules differs from a "
+                    "full one"
                 )
+                self.notes.append(Note(NoteKind.REPLAYED_BY_FUNCTIONS, text))
         if different is not None:
-            self._give_up(f"a replayed pass of {different.name} {DIFFERS}")
+            self._give_up(_difference(different), NoteKind.REPLAY_DIFFERS)
 
     def _fail_in_full(self, run: Run, recipes: Mapping[Layer, Recipe], error: Exception) -> None:
         """Nothing, if a variant that failed when replayed fails in full as well, or memory ran out.
@@ -180,20 +197,19 @@ class Forward:
             self._full(run, recipes)
         except Exception:  # noqa: BLE001 - as it should; the first error is the one that is told
             return
-        raise ReplayDiffersError(
-            f"{NOT_REPLAYED}: a replayed pass of {next(iter(recipes)).name} {DIFFERS}: it fails with "
-            f"{type(error).__name__}: {error}. What had been replayed before was measured again"
-        )
+        why = f"{_difference(next(iter(recipes)))}: it fails with {type(error).__name__}: {error}"
+        raise ReplayDiffersError(measured_again(_in_full(NoteKind.REPLAY_DIFFERS, why)))
 
     def _check_late(self, run: Run, recipes: Mapping[Layer, Recipe], replayed: list[Any]) -> None:
         """Compare with a full pass."""
         self._due = None
         self._checked[id(recipes)] = recipes
         if not all(map(same, replayed, self._full(run, recipes))):
-            raise ReplayDiffersError(
-                f"{NOT_REPLAYED}: a replayed pass of {next(iter(recipes)).name} {DIFFERS}. That was found on a later "
-                "batch, and what had been replayed before was measured again"
+            why = (
+                f"{_difference(next(iter(recipes)))}. That was found on a later batch, and what had been replayed "
+                "before was measured again"
             )
+            raise ReplayDiffersError(_in_full(NoteKind.REPLAY_DIFFERS, why))
 
     def _different(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> Layer | None:
         """A layer of the first variant that replay gets wrong."""
@@ -224,9 +240,9 @@ class Forward:
         self._random_state.restore()
         return run()
 
-    def _give_up(self, why: str) -> None:
+    def _give_up(self, why: str, kind: NoteKind = NoteKind.NOT_REPLAYED) -> None:
         self.replayer = None
-        self.notes.append(f"{NOT_REPLAYED}: {why}")
+        self.notes.append(_in_full(kind, why))
 
 
 class _RandomState:

@@ -12,6 +12,7 @@ from torch import nn
 
 from sensitivity.contracts import Batch, Task
 from sensitivity.layers.inputs import tensors_in
+from sensitivity.records import Note
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import Forward, ReplayDiffersError, Run, out_of_memory
 from sensitivity.sweep.plan import Variant
@@ -38,7 +39,7 @@ class Unit:
     failure: str = ""
     lasting: bool = True
     seconds: float = 0.0
-    notes: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
 
     def of(self, variant: Variant | None) -> Unit:
         """The same, of another variant."""

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from sensitivity.contracts import Store
 from sensitivity.errors import StoreConflictError
+from sensitivity.records.note import Note, NoteKind, noted
 from sensitivity.score import settled
-from sensitivity.sweep.passes.forward import DIFFERS, ReplayDiffersError
+from sensitivity.sweep.passes.forward import ReplayDiffersError, measured_again
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Variant
 
@@ -45,11 +46,11 @@ class Results:
         self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the images so far
 
     @property
-    def notes(self) -> list[str]:
+    def notes(self) -> list[Note]:
         """What a reader of the study should know, as noted by this run or an earlier one."""
-        return [*self._numbered(), *([self.store.read(_DISTRUSTED)] if self.distrusted else [])]
+        return [*self._numbered(), *([self._read_note(_DISTRUSTED)] if self.distrusted else [])]
 
-    def keep_notes(self, notes: Sequence[str]) -> None:
+    def keep_notes(self, notes: Sequence[Note]) -> None:
         """Keep notes that are new; those of an earlier run stay.
 
         Raises:
@@ -58,9 +59,9 @@ class Results:
         known = self._numbered()
         for note in notes:
             if note not in known:
-                if DIFFERS in note and _BEGUN in self.store and not self.distrusted:
-                    raise ReplayDiffersError(f"{note}. What had been replayed before was measured again")
-                self.store.add(f"note {len(known)}", note)
+                if note.kind.doubts_replay and _BEGUN in self.store and not self.distrusted:
+                    raise ReplayDiffersError(measured_again(note))
+                self._add_note(f"note {len(known)}", note)
                 known.append(note)
 
     @property
@@ -68,22 +69,29 @@ class Results:
         """Whether replay was found to be wrong after some of its units were kept: they no longer count."""
         return _DISTRUSTED in self.store
 
-    def distrust(self, note: str) -> None:
+    def distrust(self, note: Note) -> None:
         """Begin anew: no unit of a variant counts that was kept until now.
 
         Args:
             note: What a reader should know.
         """
-        self.store.add(_DISTRUSTED, note)
+        self._add_note(_DISTRUSTED, note)
         self._batches.clear()
         self._batches_of.clear()
         self._failures.clear()
 
-    def _numbered(self) -> list[str]:
-        found: list[str] = []
-        while f"note {len(found)}" in self.store:
-            found.append(self.store.read(f"note {len(found)}"))
-        return found
+    def _numbered(self) -> list[Note]:
+        notes: list[Note] = []
+        while f"note {len(notes)}" in self.store:
+            notes.append(self._read_note(f"note {len(notes)}"))
+        return notes
+
+    def _add_note(self, key: str, note: Note) -> None:
+        self.store.add(key, {"kind": str(note.kind), "text": note.text})
+
+    def _read_note(self, key: str) -> Note:
+        kept = self.store.read(key)
+        return noted(kept) if isinstance(kept, str) else Note(NoteKind(kept["kind"]), kept["text"])
 
     def _unit(self, variant: str, images: Images) -> str:
         """Key of a variant, by its digest, on one batch."""

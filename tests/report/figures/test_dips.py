@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from sensitivity.errors import StudyError
-from sensitivity.records import Score
+from sensitivity.records import Score, Status
 from sensitivity.report.figures import dips as room
 from sensitivity.report.figures.marks import KIND_COLOURS
 from sensitivity.study import Study, read
@@ -144,7 +144,7 @@ def test_whiskers_span_the_interval_around_the_score() -> None:
 
 def test_a_layer_decided_on_few_images_is_drawn_by_its_paired_drop() -> None:
     study = make_study([0.1])
-    decided = replace(study.measurements[0], status="decided", score=0.9, images=5)
+    decided = replace(study.measurements[0], status=Status.DECIDED, score=0.9, images=5)
     assert marker_heights(dips(replace(study, measurements=(decided,))).axes[0]) == pytest.approx([68.5])
 
 

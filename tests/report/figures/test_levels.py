@@ -10,7 +10,7 @@ import pytest
 
 from sensitivity.errors import StudyError
 from sensitivity.quantize.recipes import INT8, Prune
-from sensitivity.records import Recipe
+from sensitivity.records import Recipe, Status
 from sensitivity.report.figures.picture import Picture
 from sensitivity.study import Study
 from tests.made_studies import make_study
@@ -26,7 +26,7 @@ def sparsity_study(layers: int = 12, *, failed: tuple[int, int] | None = None, *
         for column, m in enumerate(base.measurements):
             one = replace(m, recipe=Prune(level).name, drop=m.drop * level)
             if failed == (row, column):
-                one = replace(one, drop=None, score=None, status="failed", reason="NaN")
+                one = replace(one, drop=None, score=None, status=Status.FAILED, reason="NaN")
             measurements.append(one)
     recipes = {Prune(level).name: Prune(level) for level in LEVELS}
     return replace(base, recipes=recipes, measurements=tuple(measurements), **changes)
