@@ -112,3 +112,15 @@ class PrecisionNotHonouredError(EngineError):
 
 class MissingPackageError(SensitivityError, ImportError):
     """An optional package is not installed; the message names the extra that brings it."""
+
+
+def how_to_install(extra: str) -> str:
+    """The sentence that ends a message about a missing package.
+
+    The library is installed from its sources, where pip needs no name: the name ``sensitivity`` on the package index
+    belongs to another project.
+
+    Args:
+        extra: Extra of this library that brings the package.
+    """
+    return f"Install it from the folder with this library's sources: pip install -e '.[{extra}]'."

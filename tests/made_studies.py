@@ -14,7 +14,7 @@ INT8 = Recipe("INT8", weights=QuantSpec(granularity="per-channel"), activations=
 INT4 = Recipe("INT4", weights=QuantSpec(format="int4", granularity="per-channel"))
 
 # role, kind, flags, kernel, groups as a share of the channels
-_PATTERN = (
+_PATTERN: tuple[tuple[Any, ...], ...] = (
     ("expand", "mb", {"no-norm"}, 1),
     ("depthwise", "mb", {"depthwise"}, 3),
     ("exit", "mb", {"exit", "no-activation"}, 1),

@@ -83,7 +83,7 @@ def test_the_figure_draws_every_layer_and_the_gate(tmp_path: Path) -> None:
     figure = BAD.plot(tmp_path / "v.png")
     assert (tmp_path / "v.png").stat().st_size > 1000
     lines = figure.axes[0].lines
-    marks = {line.get_label().partition(" (")[0]: line for line in lines if line.get_gid() == "layer"}
+    marks = {str(line.get_label()).partition(" (")[0]: line for line in lines if line.get_gid() == "layer"}
     assert sorted(marks) == sorted(check.status for check in BAD.layers)
     assert marks["verified"].get_ydata()[0] == 0.01
     assert len({line.get_color() for line in marks.values()}) == 3

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from types import ModuleType
 
-from sensitivity.errors import MissingPackageError
+from sensitivity.errors import MissingPackageError, how_to_install
 
 
 def need(package: str, extra: str) -> ModuleType:
@@ -22,6 +22,5 @@ def need(package: str, extra: str) -> ModuleType:
         return import_module(package)
     except ImportError as error:
         raise MissingPackageError(
-            f"the package {package!r} is needed for this and cannot be imported ({error}). "
-            f"Install it: pip install 'sensitivity[{extra}]'."
+            f"the package {package!r} is needed for this and cannot be imported ({error}). {how_to_install(extra)}"
         ) from error

@@ -210,7 +210,7 @@ def test_an_engine_that_is_not_installed_is_told_before_the_work(
     monkeypatch.setitem(sys.modules, "openvino", None)
     words = ["--recipe", "int8-weights", "--latency", "openvino", "--out", str(tmp_path / "a.json")]
     assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 1
-    assert "pip install 'sensitivity[openvino]'" in capsys.readouterr().err
+    assert "pip install -e '.[openvino]'" in capsys.readouterr().err
 
 
 def test_an_engine_that_times_no_layers_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,7 +19,7 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(
         not torch.cuda.is_available() or importlib.util.find_spec("tensorrt") is None,
-        reason="needs a CUDA device and the package tensorrt (pip install 'sensitivity[tensorrt]')",
+        reason="needs a CUDA device and the package tensorrt (pip install -e '.[tensorrt]')",
     ),
 ]
 

@@ -11,7 +11,7 @@ from typing import Any, Self
 
 import torch
 
-from sensitivity.errors import ExecutorError, MissingPackageError
+from sensitivity.errors import ExecutorError, MissingPackageError, how_to_install
 
 
 def ray_executor(
@@ -37,7 +37,7 @@ def ray_executor(
     try:
         import ray
     except ImportError as error:
-        raise MissingPackageError("ray_executor() needs Ray: pip install 'sensitivity[ray]'.") from error
+        raise MissingPackageError(f"ray_executor() needs the package Ray. {how_to_install('ray')}") from error
     ours = not ray.is_initialized()
     if ours:
         try:

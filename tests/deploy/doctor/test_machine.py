@@ -103,7 +103,7 @@ def test_a_missing_package_is_a_finding_with_what_to_install(
     monkeypatch.setitem(sys.modules, package, None)
     (found,) = [one for one in examine() if one.name == name]
     assert not found.works
-    assert f"pip install 'sensitivity[{extra}]'" in found.note
+    assert f"pip install -e '.[{extra}]'" in found.note
 
 
 def test_no_gpu_is_a_finding_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:

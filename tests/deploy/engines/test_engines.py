@@ -160,13 +160,13 @@ def test_a_missing_package_names_the_extra(
     shared: sv.Wrapped, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, name, None)
-    with pytest.raises(MissingPackageError, match=rf"'{name}'.*pip install 'sensitivity\[{extra}\]'"):
+    with pytest.raises(MissingPackageError, match=rf"'{name}'.*pip install -e '\.\[{extra}\]'"):
         shared.deploy(sv.Scheme(), name)
 
 
 def test_a_missing_exporter_names_the_extra(shared: sv.Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "onnxscript", None)
-    with pytest.raises(MissingPackageError, match=r"'onnxscript'.*pip install 'sensitivity\[onnx\]'"):
+    with pytest.raises(MissingPackageError, match=r"'onnxscript'.*pip install -e '\.\[onnx\]'"):
         shared.deploy(sv.Scheme(), "torch")
 
 

@@ -28,7 +28,7 @@ def tensorrt() -> Any:
     if int(module.__version__.split(".")[0]) < FIRST_MAJOR:
         raise EngineError(
             f"TensorRT {module.__version__} is too old: {FIRST_MAJOR}.0 or newer is needed. "
-            "Run pip install -U 'sensitivity[tensorrt]'."
+            f"Install a newer one: pip install -U 'tensorrt>={FIRST_MAJOR}.0'."
         )
     return module
 

@@ -17,7 +17,7 @@ from sensitivity.errors import EngineBuildError, EngineError, MissingPackageErro
 
 def test_a_missing_package_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
-    with pytest.raises(MissingPackageError, match=r"pip install 'sensitivity\[tensorrt\]'"):
+    with pytest.raises(MissingPackageError, match=r"pip install -e '\.\[tensorrt\]'"):
         TensorRTEngine.build(b"model")
 
 

@@ -1,0 +1,117 @@
+"""The checks as sessions: ``nox -l`` lists them, ``nox -s lint`` runs one. ``.ci/run`` calls the same sessions.
+
+Each session makes an environment of its own. ``nox --no-venv -s lint`` runs it in the environment that is active, in
+which ``pip install -e '.[dev]'`` was run before; ``.ci/run`` does so.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.4.15"
+nox.options.sessions = ["lint", "types", "fast"]
+nox.options.reuse_existing_virtualenvs = True
+
+ROOT = Path(__file__).parent
+QUICK_TESTS = (
+    "test_architecture.py",
+    "test_front_door.py",
+    "test_installing.py",
+    "test_habits.py",
+    "records",
+    "advise",
+)
+"""Seconds each: what is broken everywhere shows here first."""
+
+COVERED_ROOMS = ("records", "advise", "report", "quantize", "tasks", "layers")
+"""Rooms whose own tests measure coverage. The other rooms' tests take minutes and are not traced."""
+COVERAGE_FLOOR = 90
+
+
+def install(session: nox.Session, extra: str) -> None:
+    """Install the project with an extra, unless the session runs in an environment that somebody else made."""
+    if session.venv_backend != "none":
+        session.install("-e", f".[{extra}]")
+
+
+def pytest(session: nox.Session, *arguments: str) -> None:
+    """Run tests with this environment's pytest; what stands behind ``--`` on the command line is handed on."""
+    session.run("python", "-m", "pytest", *arguments, *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Style and formatting, by ruff."""
+    install(session, "test")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Types of the package and of the tests, by mypy."""
+    install(session, "test")
+    session.run("mypy")
+
+
+@nox.session
+def fast(session: nox.Session) -> None:
+    """The tests that take seconds."""
+    install(session, "test")
+    pytest(session, "-q", *(f"tests/{room}" for room in QUICK_TESTS))
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """All tests, as the README's command runs them."""
+    install(session, "test")
+    pytest(session)
+
+
+@nox.session
+def doctests(session: nox.Session) -> None:
+    """The examples in docstrings."""
+    install(session, "test")
+    pytest(session, "-q", "--doctest-modules", "sensitivity")
+
+
+@nox.session
+def coverage(session: nox.Session) -> None:
+    """Coverage of the ground rooms by their own tests, with a floor."""
+    install(session, "test")
+    measured = (f"--cov=sensitivity.{room}" for room in COVERED_ROOMS)
+    floor = ("--cov-report=term:skip-covered", f"--cov-fail-under={COVERAGE_FLOOR}")
+    pytest(session, "-q", *measured, *floor, *(f"tests/{room}" for room in COVERED_ROOMS))
+
+
+@nox.session
+def oldest(session: nox.Session) -> None:
+    """All tests with the oldest dependencies that pyproject.toml allows."""
+    session.install("-e", ".[test]", *oldest_requirements())
+    pytest(session)
+
+
+@nox.session
+def newest(session: nox.Session) -> None:
+    """All tests with the newest dependencies that the package index has."""
+    session.install("--upgrade", "--upgrade-strategy", "eager", "-e", ".[test]")
+    pytest(session)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """The pages of docs/ as a site in build/site, for reading."""
+    if session.venv_backend != "none":
+        session.install("mkdocs>=1.6")  # the extra `docs` without the library, of which the pages need nothing
+    session.run("mkdocs", "build", "--strict", "--site-dir", "build/site")
+
+
+def oldest_requirements() -> list[str]:
+    """Every lower bound of the project's base and test dependencies, pinned."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    requirements = [*project["dependencies"], *project["optional-dependencies"]["test"]]
+    return sorted({re.sub(r">=", "==", requirement) for requirement in requirements if ">=" in requirement})
