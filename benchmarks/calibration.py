@@ -29,8 +29,9 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 import sensitivity.perturb.calibrate as calibration
+from sensitivity.contracts import Observer
 from sensitivity.perturb.restore import untouched
-from sensitivity.quantize.observers import Observer, make_observer
+from sensitivity.quantize.observers import make_observer
 from sensitivity.zoo import efficientvit_sam
 
 SPECS = {

@@ -26,6 +26,9 @@ _HOME = {
     "Layer": "records",
     "Recipe": "records",
     "QuantSpec": "records",
+    "NumberFormat": "records.formats",
+    "register_format": "records.formats",
+    "register_observer": "records.observers",
     "Scheme": "records",
     "Score": "records",
     "INT8": "quantize.recipes",
@@ -63,6 +66,7 @@ __all__ = [
     "Gates",
     "Layer",
     "Lvis",
+    "NumberFormat",
     "PromptedMasks",
     "Prune",
     "QuantSpec",
@@ -81,6 +85,8 @@ __all__ = [
     "pareto",
     "ray_executor",
     "read_thesis",
+    "register_format",
+    "register_observer",
     "verify",
     "wrap",
 ]
@@ -90,6 +96,8 @@ if TYPE_CHECKING:
     from sensitivity.quantize.calibration import Calibration
     from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
     from sensitivity.records import Layer, QuantSpec, Recipe, Scheme, Score
+    from sensitivity.records.formats import NumberFormat, register_format
+    from sensitivity.records.observers import register_observer
     from sensitivity.records.verification import Gates
     from sensitivity.study import Study, pareto, read_thesis
     from sensitivity.sweep.passes.ray_workers import ray_executor

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.records import QuantSpec, Recipe
+from sensitivity.records.observers import Setting, find_observer
 from sensitivity.records.recipe import Placement
 
 SCHEMA_VERSION = 2
@@ -170,15 +171,11 @@ class Calibration:
 
 def serves(spec: QuantSpec, placement: Placement, recipe: Recipe) -> bool:
     """Whether ranges that were observed for a spec in a placement are those that a recipe needs."""
-    wanted = recipe.activations
-    if wanted is None or placement != recipe.placement:
+    needed = recipe.activations
+    if needed is None or placement != recipe.placement:
         return False
-    free = {"format", "symmetric"}  # what the observer does not look at
-    if wanted.observer == "percentile":
-        free = {"format"}
-    elif wanted.observer in {"mse", "entropy"}:
-        free = set()
-    return replace(wanted, **{name: getattr(spec, name) for name in free}) == spec
+    ignored = set(get_args(Setting)) - find_observer(needed.observer).depends_on
+    return replace(needed, **{setting: getattr(spec, setting) for setting in ignored}) == spec
 
 
 def _as_array(bound: tuple[float, ...]) -> NDArray[np.float64]:

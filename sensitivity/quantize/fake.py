@@ -1,6 +1,6 @@
 """Quantize a tensor: to integer codes, back, or there and back in one step.
 
-Every format rounds half to even and saturates. There are two ways in the world to divide by the scale:
+Every format rounds half to even and saturates. There are two ways to divide by the scale:
 
 - ``torch``: x * (1 / scale), the reciprocal rounded to float32, as ``torch.fake_quantize_*`` does;
 - ``onnx``: x / scale, as ONNX QuantizeLinear and TensorRT define it.
@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.errors import CalibrationError, RecipeError
-from sensitivity.quantize.formats import LOG2_TOP_CODE
+from sensitivity.quantize.formats import tensor_type
 from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.records import QuantSpec
 
@@ -64,7 +64,7 @@ def quantize(x: Tensor, params: QuantParams, *, rounding: Rounding = "torch") ->
         rounding: How to divide by the scale, see above.
 
     Returns:
-        Codes, same shape, of type ``params.format.dtype``: one code an element, also below 8 bits.
+        Codes, same shape, of the type that ``params.format.dtype`` names: one code an element, also below 8 bits.
 
     Raises:
         CalibrationError: If ``x`` holds NaN, which has no code.
@@ -80,8 +80,8 @@ def quantize(x: Tensor, params: QuantParams, *, rounding: Rounding = "torch") ->
         steps = steps + params.spread(params.zero_point, x.shape)
     elif params.format.kind == "log":
         _, exponent = torch.frexp(steps.abs())
-        steps = torch.sign(steps) * (exponent + (LOG2_TOP_CODE - 1))
-    return steps.to(params.format.dtype)
+        steps = torch.sign(steps) * (exponent + (params.format.qmax - 1))
+    return steps.to(tensor_type(params.format))
 
 
 def dequantize(codes: Tensor, params: QuantParams) -> Tensor:
@@ -98,7 +98,7 @@ def dequantize(codes: Tensor, params: QuantParams) -> Tensor:
     if params.format.kind == "integer":
         steps = steps - params.spread(params.zero_point, codes.shape)
     elif params.format.kind == "log":
-        steps = torch.ldexp(torch.sign(steps), steps.abs() - LOG2_TOP_CODE)
+        steps = torch.ldexp(torch.sign(steps), steps.abs() - params.format.qmax)
     return steps * params.spread(params.scale, codes.shape)
 
 
@@ -124,7 +124,7 @@ def activation_quantizer(
         RecipeError: If the spec does not fit the range.
     """
     shape = (-1,) if spec.granularity == "per-channel" else ()
-    lowest, highest = (torch.tensor(one, dtype=torch.float64, device=device).reshape(shape) for one in (low, high))
+    lowest, highest = (torch.tensor(end, dtype=torch.float64, device=device).reshape(shape) for end in (low, high))
     return partial(fake_quantize, params=params_from_range(lowest, highest, spec), rounding=rounding)
 
 
@@ -143,8 +143,8 @@ def _to_steps(x: Tensor, params: QuantParams, rounding: Rounding) -> Tensor:
     if params.format.kind == "integer":
         return _round_integer(steps, params, x.shape)
     if params.format.kind == "float":
-        return steps.clamp_(params.qmin, params.qmax).to(params.format.dtype).to(work.dtype)
-    return _round_log2(steps)
+        return steps.clamp_(params.qmin, params.qmax).to(tensor_type(params.format)).to(work.dtype)
+    return _round_log2(steps, params.format.qmax)
 
 
 def _round_integer(steps: Tensor, params: QuantParams, shape: torch.Size) -> Tensor:
@@ -157,13 +157,13 @@ def _round_integer(steps: Tensor, params: QuantParams, shape: torch.Size) -> Ten
     return steps.add_(0.0)  # -0.0 becomes 0.0: integers have one zero
 
 
-def _round_log2(steps: Tensor) -> Tensor:
-    """Nearest power of two on a logarithmic scale, from 1 down to 2**-6; below 2**-6.5 zero.
+def _round_log2(steps: Tensor, top_code: int) -> Tensor:
+    """Nearest power of two on a logarithmic scale, from 1 down to 2 ** (1 - top_code); below half a step of that, zero.
 
     Read off the bits and not computed by a logarithm, so that powers of two are kept exactly on every device: adding
     carries into the exponent where the mantissa is at least that of the square root of 2, then the mantissa is cleared.
     """
     bits = steps.abs().clamp_(max=1.0).float().view(torch.int32)
     powers = bits.add(_CARRY_FROM_SQRT2).bitwise_and_(_EXPONENT_BITS).view(torch.float32)
-    powers = torch.where(powers < 2.0 ** (1 - LOG2_TOP_CODE), 0.0, powers).mul_(torch.sign(steps))
+    powers = torch.where(powers < 2.0 ** (1 - top_code), 0.0, powers).mul_(torch.sign(steps))
     return torch.where(torch.isnan(steps), steps, powers)

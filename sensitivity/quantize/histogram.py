@@ -10,8 +10,9 @@ would not have held it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import count
+from typing import Any
 
 import numpy as np
 import torch
@@ -113,6 +114,34 @@ class AdaptiveHistogram:
                 places = places.abs_() if self.absolute else places.floor_().sub_(self.first)
                 counted = torch.bincount(places.to(torch.int32), minlength=len(self.counts))
                 self.counts += counted.cpu().numpy()
+
+    def merge(self, other: AdaptiveHistogram) -> None:
+        """Take everything that another histogram has counted into account, as if its values had been added here.
+
+        Args:
+            other: One that counts absolute values where this one does; not changed.
+        """
+        if not other.total:
+            return
+        self._make_room(other.low, other.high)
+        bins = np.arange(other.first, other.first + len(other.counts))
+        np.add.at(self.counts, (bins >> (self.exponent - other.exponent)) - self.first, other.counts)
+
+    def state(self) -> dict[str, Any]:
+        """Everything it knows, as numbers and one array."""
+        return {
+            "counts": self.counts.copy(),
+            "first": self.first,
+            "exponent": self.exponent,
+            "low": self.low,
+            "high": self.high,
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know what another histogram knew when its ``state`` was taken, and nothing else."""
+        self.counts = np.array(state["counts"], dtype=np.int64)
+        self.first, self.exponent = int(state["first"]), int(state["exponent"])
+        self.low, self.high = float(state["low"]), float(state["high"])
 
     def _make_room(self, low: float, high: float) -> None:
         """Double the width until everything fits, then lay bins from the lowest value to the highest."""

@@ -8,39 +8,37 @@ definition, and not on the batch size.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from sensitivity.contracts import Observer
 from sensitivity.errors import CalibrationError, RecipeError
-from sensitivity.quantize.formats import find_format
 from sensitivity.quantize.histogram import AdaptiveHistogram
 from sensitivity.quantize.scales import check_range, find_axis
-from sensitivity.quantize.search import entropy_bins, mse_range
+from sensitivity.quantize.search import entropy_bins, mse_range, percentile_range
 from sensitivity.records import QuantSpec
+from sensitivity.records.formats import find_format
+from sensitivity.records.observers import ObserverKind, find_observer, observers_that
+
+Bounds = tuple[Tensor, Tensor]
 
 
-class Observer(ABC):
-    """Watches the tensors at one place of a model.
+class CheckedObserver(ABC):
+    """An ``Observer`` that only lacks what is its own: how a tensor is taken into account, and which range follows.
+
+    Empty tensors are passed over, observers of another kind are not merged, and a range that is missing or not finite
+    is an error.
 
     Args:
         spec: How the tensor will be quantized.
-
-    Raises:
-        RecipeError: If this observer cannot serve the spec.
     """
 
-    name: ClassVar[str]
-    granularities: ClassVar[tuple[str, ...]] = ("per-tensor",)
-
     def __init__(self, spec: QuantSpec) -> None:
-        if spec.granularity not in self.granularities:
-            raise RecipeError(
-                f"observer {self.name!r} cannot watch activations {spec.granularity}, only "
-                f"{' or '.join(self.granularities)}. For activations per channel use the observer 'minmax'."
-            )
         self.spec = spec
 
     @torch.no_grad()
@@ -48,8 +46,8 @@ class Observer(ABC):
         """Take a tensor into account.
 
         Args:
-            x: Floating-point tensor of any shape and device, not changed. One without elements (no detections in an
-                image) is passed over.
+            x: Floating-point tensor of any shape and device, not changed; images along the first axis. One without
+                elements (no detections in an image) is passed over.
 
         Raises:
             CalibrationError: If it holds NaN or infinite values; ``minmax`` and ``ema``, which never wait for the
@@ -58,7 +56,23 @@ class Observer(ABC):
         if x.numel():
             self._take(x.detach())
 
-    def range(self) -> tuple[Tensor, Tensor]:
+    def merge(self, other: Self) -> None:
+        """Take what another observer has seen into account, as if it had been seen here, and last.
+
+        Args:
+            other: An observer of the same class and spec; not changed.
+
+        Raises:
+            CalibrationError: If it is of another class or spec.
+        """
+        if type(other) is not type(self) or other.spec != self.spec:
+            raise CalibrationError(
+                f"an observer for {self.spec} cannot be merged with a {type(other).__name__} for "
+                f"{getattr(other, 'spec', None)}. Merge observers that were made for one spec."
+            )
+        self._merge(other)
+
+    def range(self) -> Bounds:
         """Lower and upper bound of the values to be held: float32, () per tensor or (C,) per channel.
 
         Raises:
@@ -67,49 +81,77 @@ class Observer(ABC):
         bounds = self._find_range()
         if bounds is None:
             raise CalibrationError(
-                f"observer {self.name!r} has seen no values, so it knows no range. Run the model on calibration images "
-                "that reach this layer; a layer that never gets any values cannot have its activations quantized."
+                f"observer {self.spec.observer!r} has seen no values, so it knows no range. Run the model on "
+                "calibration images that reach this layer; a layer that never gets any values cannot have its "
+                "activations quantized."
             )
         check_range(*bounds)
         return bounds
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Everything it knows, as a tree that a store keeps: dicts, lists, numpy arrays, numbers, text and None."""
+
+    @abstractmethod
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know what another observer of this spec knew when its ``state`` was taken, and nothing else."""
 
     @abstractmethod
     def _take(self, x: Tensor) -> None:
         """Take a tensor of at least one element into account."""
 
     @abstractmethod
-    def _find_range(self) -> tuple[Tensor, Tensor] | None:
+    def _merge(self, other: Self) -> None:
+        """Take what another observer of this class has seen into account."""
+
+    @abstractmethod
+    def _find_range(self) -> Bounds | None:
         """The bounds, or None when nothing was observed."""
 
 
-class MinMaxObserver(Observer):
+class MinMaxObserver(CheckedObserver):
     """Smallest and largest value ever seen, per tensor or per channel. The cheapest: one pass over the tensor."""
-
-    name = "minmax"
-    granularities: ClassVar[tuple[str, ...]] = ("per-tensor", "per-channel")
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
-        self._bounds: tuple[Tensor, Tensor] | None = None
+        self._bounds: Bounds | None = None
+
+    def rows_range(self, rows: Tensor, *, narrow: bool) -> Bounds:  # noqa: ARG002 - the contract's
+        """Smallest and largest value of each row; see ``contracts.RangesRows``."""
+        return rows.amin(1), rows.amax(1)
+
+    def state(self) -> dict[str, Any]:
+        """The bounds."""
+        return {"bounds": _as_arrays(self._bounds)}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know these bounds."""
+        self._bounds = _as_bounds(state["bounds"])
 
     def _take(self, x: Tensor) -> None:
-        low, high = (bound.float() for bound in self._extremes(x))
+        self._widen(*(bound.float() for bound in self._extremes(x)))
+
+    def _merge(self, other: Self) -> None:
+        if other._bounds is not None:
+            self._widen(*other._bounds)
+
+    def _widen(self, low: Tensor, high: Tensor) -> None:
         if self._bounds is not None:
             low, high = torch.minimum(self._bounds[0], low), torch.maximum(self._bounds[1], high)
         self._bounds = low, high
 
-    def _extremes(self, x: Tensor) -> tuple[Tensor, Tensor]:
+    def _extremes(self, x: Tensor) -> Bounds:
         if self.spec.granularity == "per-tensor":
             return torch.aminmax(x)
         axis = find_axis(1 if self.spec.axis is None else self.spec.axis, x.dim())
         others = [i for i in range(x.dim()) if i != axis]
         return x.amin(others), x.amax(others)
 
-    def _find_range(self) -> tuple[Tensor, Tensor] | None:
+    def _find_range(self) -> Bounds | None:
         return self._bounds
 
 
-class EmaObserver(MinMaxObserver):
+class EmaObserver(CheckedObserver):
     """Exponential moving average of each image's smallest and largest value.
 
     After the first image: bound = momentum * bound + (1 - momentum) * bound of this image. An image is an element of
@@ -121,24 +163,74 @@ class EmaObserver(MinMaxObserver):
         FQ-ViT), which calibrates image by image with ``ema_sigma=0.01``: 1 - momentum.
     """
 
-    name = "ema"
-    granularities = ("per-tensor",)
     momentum = 0.99
 
+    def __init__(self, spec: QuantSpec) -> None:
+        super().__init__(spec)
+        self._first: Bounds | None = None  # of the first image, which a merged observer counts in full
+        self._bounds: Bounds | None = None
+        self._images = 0
+
+    def rows_range(self, rows: Tensor, *, narrow: bool) -> Bounds:  # noqa: ARG002 - the contract's
+        """Smallest and largest value of each row: the average of one tensor; see ``contracts.RangesRows``."""
+        return rows.amin(1), rows.amax(1)
+
+    def state(self) -> dict[str, Any]:
+        """The average, the bounds of the first image, and the number of images."""
+        return {"first": _as_arrays(self._first), "bounds": _as_arrays(self._bounds), "images": self._images}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know this average."""
+        self._first, self._bounds = _as_bounds(state["first"]), _as_bounds(state["bounds"])
+        self._images = int(state["images"])
+
     def _take(self, x: Tensor) -> None:
-        images = x.reshape(x.shape[0] if x.dim() else 1, -1)
-        for low, high in zip(images.amin(1).float(), images.amax(1).float(), strict=True):
+        lows, highs = image_extremes(x)
+        for low, high in zip(lows, highs, strict=True):
             if self._bounds is None:
-                self._bounds = low, high
+                self._first = self._bounds = low, high
             else:
                 self._bounds = self._average(self._bounds[0], low), self._average(self._bounds[1], high)
+            self._images += 1
+
+    def _merge(self, other: Self) -> None:
+        if self._bounds is None or self._first is None:
+            self._first, self._bounds, self._images = other._first, other._bounds, other._images
+        elif other._bounds is not None and other._first is not None:
+            remaining = self.momentum**other._images  # of what was known before the other's images
+            low, high = (
+                theirs + remaining * (ours - first)
+                for ours, theirs, first in zip(self._bounds, other._bounds, other._first, strict=True)
+            )
+            self._bounds = low, high
+            self._images += other._images
 
     def _average(self, old: Tensor, new: Tensor) -> Tensor:
         return self.momentum * old + (1 - self.momentum) * new
 
+    def _find_range(self) -> Bounds | None:
+        return self._bounds
 
-class _HistogramObserver(Observer):
-    """Counts values in an ``AdaptiveHistogram``, all or every n-th; which range follows is the subclass's business."""
+
+def image_extremes(x: Tensor) -> Bounds:
+    """Smallest and largest value of each image, float32 (N,) each; an image is an element of the first axis."""
+    images = x.reshape(x.shape[0] if x.dim() else 1, -1)
+    return images.amin(1).float(), images.amax(1).float()
+
+
+def _as_arrays(bounds: Bounds | None) -> list[Any] | None:
+    return None if bounds is None else [bound.cpu().numpy().copy() for bound in bounds]
+
+
+def _as_bounds(arrays: Any) -> Bounds | None:
+    if arrays is None:
+        return None
+    low, high = (torch.from_numpy(np.array(bound, dtype=np.float32)) for bound in arrays)
+    return low, high
+
+
+class _HistogramObserver(CheckedObserver):
+    """Counts values in an ``AdaptiveHistogram``, all or every n-th; the subclass chooses the range from the counts."""
 
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
@@ -150,7 +242,18 @@ class _HistogramObserver(Observer):
     def _take(self, x: Tensor) -> None:
         self._histogram.add(x, every=self.spec.sample_every)
 
-    def _find_range(self) -> tuple[Tensor, Tensor] | None:
+    def _merge(self, other: Self) -> None:
+        self._histogram.merge(other._histogram)
+
+    def state(self) -> dict[str, Any]:
+        """The counts."""
+        return self._histogram.state()
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Know these counts."""
+        self._histogram.load_state(state)
+
+    def _find_range(self) -> Bounds | None:
         if not self._histogram.total:
             return None
         low, high = self._choose()
@@ -171,7 +274,9 @@ class PercentileObserver(_HistogramObserver):
     Symmetric: that share of the absolute values. Affine: half of the rest is left out at either end.
     """
 
-    name = "percentile"
+    def rows_range(self, rows: Tensor, *, narrow: bool) -> Bounds:  # noqa: ARG002 - the contract's
+        """The exact percentile of each row; see ``contracts.RangesRows``."""
+        return percentile_range(rows, self.spec.percentile, symmetric=self.spec.symmetric)
 
     def _choose(self) -> tuple[float, float]:
         outside = 1.0 - self.spec.percentile / 100.0
@@ -186,8 +291,11 @@ class MseObserver(_HistogramObserver):
     Within a bin the values are taken as evenly spread, at ``_POINTS`` points.
     """
 
-    name = "mse"
     _POINTS = 8
+
+    def rows_range(self, rows: Tensor, *, narrow: bool) -> Bounds:
+        """The range of each row with the smallest squared error, exactly; see ``contracts.RangesRows``."""
+        return mse_range(rows, rows.amin(1), rows.amax(1), self.spec, narrow=narrow)
 
     def _counts_absolute_values(self) -> bool:
         return False  # the codes are not symmetric: -128 has no counterpart, which is much in two bits
@@ -215,8 +323,6 @@ class EntropyObserver(_HistogramObserver):
     It counts evenly spaced levels, so it is for integer formats.
     """
 
-    name = "entropy"
-
     def __init__(self, spec: QuantSpec) -> None:
         super().__init__(spec)
         self._levels = find_format(spec.format).qmax + 1
@@ -228,16 +334,11 @@ class EntropyObserver(_HistogramObserver):
         return self._within(entropy_bins(self._histogram.counts, self._levels) * self._histogram.width)
 
 
-_OBSERVERS: dict[str, type[Observer]] = {
-    one.name: one for one in (MinMaxObserver, EmaObserver, PercentileObserver, MseObserver, EntropyObserver)
-}
-
-
 def make_observer(spec: QuantSpec) -> Observer:
     """A fresh observer of the kind that the spec names.
 
     Raises:
-        RecipeError: If that observer cannot serve the spec.
+        RecipeError: If that observer cannot serve the spec, or is not where its reference says.
 
     Example:
         >>> observer = make_observer(QuantSpec("int8", observer="minmax"))
@@ -245,4 +346,24 @@ def make_observer(spec: QuantSpec) -> Observer:
         >>> observer.range()
         (tensor(-1.), tensor(3.))
     """
-    return _OBSERVERS[spec.observer](spec)
+    kind = find_observer(spec.observer)
+    if spec.granularity not in kind.granularities:
+        others = observers_that(lambda other: spec.granularity in other.granularities)
+        raise RecipeError(
+            f"observer {kind.name!r} cannot watch activations {spec.granularity}, only "
+            f"{' or '.join(kind.granularities)}. "
+            + (f"For activations {spec.granularity} use {others}." if others else "No observer can.")
+        )
+    return _resolved(kind)(spec)
+
+
+def _resolved(kind: ObserverKind) -> Callable[[QuantSpec], Observer]:
+    """What makes observers of a kind, imported where it is given as a reference."""
+    if not isinstance(kind.source, str):
+        return kind.source
+    module, _, name = kind.source.partition(":")
+    try:
+        source: Callable[[QuantSpec], Observer] = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise RecipeError(f"observer {kind.name!r} is not at {kind.source!r}: {error}. Register it again.") from error
+    return source

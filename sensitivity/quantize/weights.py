@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from sensitivity.contracts import RangesRows
 from sensitivity.errors import RecipeError
 from sensitivity.quantize.fake import fake_quantize, quantize
+from sensitivity.quantize.observers import make_observer
 from sensitivity.quantize.scales import QuantParams, check_range, find_axis, params_from_range
-from sensitivity.quantize.search import mse_range, percentile_range
 from sensitivity.records import QuantSpec
+from sensitivity.records.recipe import weights_refusal
 
 
 def quantize_weight(weight: Tensor, spec: QuantSpec, *, output_axis: int = 0, narrow: bool = True) -> Tensor:
@@ -54,12 +58,15 @@ def weight_params(weight: Tensor, spec: QuantSpec, *, output_axis: int = 0, narr
     Every channel or group is observed by itself and exactly. ``ema`` is ``minmax`` here, the average of one tensor. A
     short last group counts as filled up with zeros.
     """
+    if refusal := weights_refusal(spec):
+        raise RecipeError(refusal)
     if weight.numel() == 0:
         raise RecipeError(f"a weight of shape {tuple(weight.shape)} has no elements to quantize. Leave this layer out.")
     axis = find_axis(output_axis if spec.axis is None else spec.axis, weight.dim())
     rows = _rows(weight.detach(), spec, axis)
     flat = rows.reshape(-1, rows.shape[-1]).float()
-    low, high = _row_range(flat, spec, narrow=narrow)
+    check_range(flat.amin(1), flat.amax(1))
+    low, high = _row_ranges(flat, spec, narrow=narrow)
     shape = rows.shape[:-1]
     return params_from_range(low.reshape(shape), high.reshape(shape), spec, axis=axis, narrow=narrow)
 
@@ -75,21 +82,17 @@ def _rows(weight: Tensor, spec: QuantSpec, axis: int) -> Tensor:
     return F.pad(channels, (0, missing)).reshape(len(channels), -1, spec.group_size)
 
 
-def _row_range(rows: Tensor, spec: QuantSpec, *, narrow: bool) -> tuple[Tensor, Tensor]:
-    if spec.sample_every != 1:
-        raise RecipeError(
-            f"sample_every={spec.sample_every} is for activations: weights are observed in full. Leave it out of the "
-            "recipe's weights."
-        )
-    low, high = rows.amin(1), rows.amax(1)
-    check_range(low, high)
-    if spec.observer == "percentile":
-        return percentile_range(rows, spec.percentile, symmetric=spec.symmetric)
-    if spec.observer == "mse":
-        return mse_range(rows, low, high, spec, narrow=narrow)
-    if spec.observer == "entropy":
-        raise RecipeError(
-            "observer 'entropy' chooses the range of activations; it is not defined for weights. Give weights "
-            "'minmax', 'percentile' or 'mse'."
-        )
-    return low, high
+def _row_ranges(rows: Tensor, spec: QuantSpec, *, narrow: bool) -> tuple[Tensor, Tensor]:
+    """The range of each row by itself, (R,): of all rows at once where the observer can, else row by row."""
+    row_spec = replace(spec, granularity="per-tensor", axis=None, group_size=None)
+    observer = make_observer(row_spec)
+    if isinstance(observer, RangesRows):
+        return observer.rows_range(rows, narrow=narrow)
+    bounds = [_row_range(row, row_spec) for row in rows]
+    return torch.stack([low for low, _ in bounds]), torch.stack([high for _, high in bounds])
+
+
+def _row_range(row: Tensor, row_spec: QuantSpec) -> tuple[Tensor, Tensor]:
+    observer = make_observer(row_spec)
+    observer.observe(row[None])  # observers take the first axis for images: a row is one image
+    return observer.range()

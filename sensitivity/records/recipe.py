@@ -5,32 +5,28 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.records.formats import find_format, is_our_format
+from sensitivity.records.observers import Granularity, find_observer, observers_that
 
-INTEGERS = ("int2", "int3", "int4", "int5", "int6", "int7", "int8", "uint8", "int16")
-FORMATS = (*INTEGERS, "fp8_e4m3", "fp8_e5m2", "log2")
-OBSERVERS = ("minmax", "ema", "percentile", "mse", "entropy")
-COUNTING_OBSERVERS = ("percentile", "mse", "entropy")
-GRANULARITIES = ("per-tensor", "per-channel", "per-group")
-PLACEMENTS = ("deploy", "conv-norm-act")
-
-Granularity = Literal["per-tensor", "per-channel", "per-group"]
 Placement = Literal["deploy", "conv-norm-act"]
+GRANULARITIES: tuple[str, ...] = get_args(Granularity)
+PLACEMENTS: tuple[str, ...] = get_args(Placement)
 
 
-def _check(what: str, given: object, choices: tuple[str, ...]) -> None:
-    if given not in choices:
-        raise RecipeError(f"{what} {given!r} is not known. Choose one of: {', '.join(choices)}.")
+def _check(what: str, value: object, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise RecipeError(f"{what} {value!r} is not known. Choose one of: {', '.join(choices)}.")
 
 
-def _unusual(value: Any, always: tuple[str, ...]) -> str:
-    """A dataclass as the call that makes it, without the settings that are as they usually are."""
+def _as_call(value: Any, always: tuple[str, ...]) -> str:
+    """A dataclass as the call that makes it: the settings named, and those that differ from their defaults."""
     shown = [
-        f"{one.name}={getattr(value, one.name)!r}"
-        for one in fields(value)
-        if one.name in always or getattr(value, one.name) != one.default
+        f"{setting.name}={getattr(value, setting.name)!r}"
+        for setting in fields(value)
+        if setting.name in always or getattr(value, setting.name) != setting.default
     ]
     return f"{type(value).__name__}({', '.join(shown)})"
 
@@ -40,18 +36,18 @@ class QuantSpec:
     """How one tensor is quantized.
 
     Attributes:
-        format: Number format, one of ``FORMATS``.
+        format: Name of a number format: ours, or one that ``register_format`` added.
         granularity: One scale for the whole tensor, for each channel of ``axis``, or for each group of
             ``group_size`` elements along the flattened rest of a channel.
         symmetric: Zero point 0 and a range symmetric about zero; otherwise affine with a zero point.
-        observer: How the range is chosen, one of ``OBSERVERS``.
+        observer: Name of the observer that chooses the range: ours, or one that ``register_observer`` added.
         axis: Channel axis for ``per-channel`` and ``per-group``; None means the output channels of a weight
             (axis 0, or 1 for a transposed convolution) and axis 1 of an activation.
         group_size: Elements in a group, for ``per-group`` only.
         percentile: For the ``percentile`` observer: the share of values kept inside the range, in percent.
-        sample_every: For the observers that count values (``percentile``, ``mse``, ``entropy``) in activations: count
-            about every n-th value of an image; the extremes are still those of all values. 8 makes calibration about
-            as fast as ``minmax``. Weights are always observed in full.
+        sample_every: For activations and the observers that can sample (ours: ``percentile``, ``mse``, ``entropy``):
+            count about every n-th value of an image; the extremes are still those of all values. 8 makes calibration
+            about as fast as ``minmax``. Weights are always observed in full.
 
     Raises:
         RecipeError: If a name is unknown or the settings contradict each other.
@@ -67,10 +63,9 @@ class QuantSpec:
     sample_every: int = 1
 
     def __post_init__(self) -> None:
-        _check("number format", self.format, FORMATS)
+        number_format, observer = find_format(self.format), find_observer(self.observer)
         _check("granularity", self.granularity, GRANULARITIES)
-        _check("observer", self.observer, OBSERVERS)
-        if self.format not in INTEGERS:
+        if number_format.kind != "integer":
             self._check_no_integer()
         if (self.group_size is not None) != (self.granularity == "per-group"):
             raise RecipeError(
@@ -81,14 +76,14 @@ class QuantSpec:
             raise RecipeError(f"group_size must be at least 1, not {self.group_size}.")
         if not 50.0 < self.percentile <= 100.0:
             raise RecipeError(f"percentile must lie in (50, 100], not {self.percentile}.")
-        if self.sample_every < 1 or (self.sample_every > 1 and self.observer not in COUNTING_OBSERVERS):
+        if self.sample_every < 1 or (self.sample_every > 1 and not observer.samples):
             raise RecipeError(
                 f"sample_every={self.sample_every} with observer {self.observer!r}: give a whole number from 1 on, and "
-                f"more than 1 only to {', '.join(COUNTING_OBSERVERS)}; the others look at every value."
+                f"more than 1 only to {observers_that(lambda kind: kind.samples)}; the others look at every value."
             )
 
     def __repr__(self) -> str:
-        return _unusual(self, always=("format", "granularity"))
+        return _as_call(self, always=("format", "granularity"))
 
     def _check_no_integer(self) -> None:
         if not self.symmetric:
@@ -96,11 +91,26 @@ class QuantSpec:
                 f"{self.format} has no zero point, so symmetric=False makes no sense. Use symmetric=True, or an "
                 "integer format."
             )
-        if self.observer == "entropy":
+        if find_observer(self.observer).integers_only:
             raise RecipeError(
-                f"observer 'entropy' is defined for integer formats, not for {self.format!r}. Use 'minmax', "
-                "'percentile' or 'mse'."
+                f"observer {self.observer!r} is defined for integer formats, not for {self.format!r}. Use "
+                f"{observers_that(lambda kind: not kind.integers_only)}."
             )
+
+
+def weights_refusal(spec: QuantSpec) -> str | None:
+    """Why a weight cannot be quantized so, and what to do instead; None if it can."""
+    if not find_observer(spec.observer).weights:
+        return (
+            f"the observer {spec.observer!r} chooses the range of activations and is not defined for weights. Give "
+            f"weights {observers_that(lambda kind: kind.weights)}."
+        )
+    if spec.sample_every != 1:
+        return (
+            f"sample_every={spec.sample_every} is for activations: weights are observed in full. Leave it out of the "
+            "recipe's weights."
+        )
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,19 +173,11 @@ class Recipe:
             raise RecipeError(f"recipe {self.name!r} does nothing. Give weights, activations or pruning.")
 
     def _check_weights(self, spec: QuantSpec) -> None:
-        if spec.observer == "entropy":
-            raise RecipeError(
-                f"recipe {self.name!r} gives weights the observer 'entropy', which chooses the range of activations "
-                "and is not defined for weights. Give weights 'minmax', 'percentile' or 'mse'."
-            )
-        if spec.sample_every != 1:
-            raise RecipeError(
-                f"recipe {self.name!r} gives weights sample_every={spec.sample_every}: weights are observed in full. "
-                "Leave it out of the recipe's weights."
-            )
+        if refusal := weights_refusal(spec):
+            raise RecipeError(f"recipe {self.name!r} cannot be applied to weights: {refusal}")
 
     def __repr__(self) -> str:
-        return _unusual(self, always=("name",))
+        return _as_call(self, always=("name",))
 
     @property
     def needs_calibration(self) -> bool:
@@ -187,16 +189,19 @@ class Recipe:
         """Stored bits of one weight: 32 when left in floating point; pruned weights count as stored."""
         if self.weights is None:
             return 32.0
-        digits = "".join(c for c in self.weights.format.removeprefix("fp8").removeprefix("log2") if c.isdigit())
-        if self.weights.format.startswith("fp8"):
-            return 8.0
-        return float(digits) if self.weights.format != "log2" else 4.0
+        return float(find_format(self.weights.format).bits)
 
     @property
     def digest(self) -> str:
-        """Hash of what the recipe does (its name left out), the same on every machine."""
+        """Hash of what the recipe does (its name left out), the same on every machine.
+
+        A number format that was registered is hashed with all of its codes: under the same name it may be another one.
+        """
         plain = self.to_json()
         del plain["name"]
+        names = {spec.format for spec in (self.weights, self.activations) if spec is not None}
+        if registered := sorted(name for name in names if not is_our_format(name)):
+            plain["formats"] = [asdict(find_format(name)) for name in registered]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     def renamed(self, name: str) -> Recipe:

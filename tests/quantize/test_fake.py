@@ -15,10 +15,12 @@ from torch import Tensor
 
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.quantize.fake import Rounding, activation_quantizer, dequantize, fake_quantize, quantize
+from sensitivity.quantize.formats import tensor_type
 from sensitivity.quantize.scales import MIN_SCALE, QuantParams, params_from_range
 from sensitivity.records import QuantSpec
-from sensitivity.records.recipe import FORMATS
+from sensitivity.records.formats import formats
 
+FORMATS = tuple(number_format.name for number_format in formats())
 INTEGERS = tuple(name for name in FORMATS if "int" in name)
 SPECS = tuple(QuantSpec(name) for name in FORMATS if name != "uint8") + tuple(
     QuantSpec(name, symmetric=False) for name in INTEGERS
@@ -227,7 +229,7 @@ def test_quantizing_twice_changes_nothing(x: Tensor, spec: QuantSpec, narrow: bo
 def test_going_over_codes_gives_the_same_values(x: Tensor, spec: QuantSpec, rounding: Rounding) -> None:
     params = params_of(x, spec)
     codes = quantize(x, params, rounding=rounding)
-    assert codes.dtype == params.format.dtype
+    assert codes.dtype == tensor_type(params.format)
     if params.format.kind != "float":
         assert params.qmin <= int(codes.min())
         assert int(codes.max()) <= params.qmax

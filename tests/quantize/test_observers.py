@@ -17,7 +17,9 @@ from sensitivity.quantize.scales import params_from_range
 from sensitivity.quantize.search import mse_range
 from sensitivity.quantize.weights import quantize_weight
 from sensitivity.records import QuantSpec
-from sensitivity.records.recipe import OBSERVERS
+from sensitivity.records.observers import observers
+
+OBSERVERS = tuple(kind.name for kind in observers())
 
 ORDER_FREE = tuple(name for name in OBSERVERS if name != "ema")
 
@@ -144,7 +146,7 @@ def test_a_sample_of_the_values_gives_nearly_the_same_range_and_does_not_depend_
 
 def test_sampling_is_refused_where_every_value_is_looked_at_anyway() -> None:
     for observer in ("minmax", "ema"):
-        with pytest.raises(RecipeError, match=f"sample_every=8 with observer '{observer}'.*percentile, mse, entropy"):
+        with pytest.raises(RecipeError, match=f"with observer '{observer}'.*'percentile', 'mse' or 'entropy'"):
             QuantSpec(observer=observer, sample_every=8)
     with pytest.raises(RecipeError, match="sample_every=0"):
         QuantSpec(observer="mse", sample_every=0)

@@ -16,7 +16,12 @@ from sensitivity.errors import RecipeError
 from sensitivity.quantize import recipes
 from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
 from sensitivity.records import Pruning, QuantSpec, Recipe
-from sensitivity.records.recipe import FORMATS, INTEGERS, OBSERVERS, PLACEMENTS, Granularity
+from sensitivity.records.formats import find_format, formats
+from sensitivity.records.observers import Granularity, observers
+from sensitivity.records.recipe import PLACEMENTS
+
+FORMATS = tuple(number_format.name for number_format in formats())
+OBSERVERS = tuple(kind.name for kind in observers())
 
 PRESETS = (INT8, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
 
@@ -66,9 +71,12 @@ def test_what_no_format_or_weight_can_have_is_refused_when_it_is_said(name: str)
 
 def test_weights_are_refused_what_only_activations_can_have() -> None:
     entropy, sampled = QuantSpec(observer="entropy"), QuantSpec(observer="mse", sample_every=8)
-    with pytest.raises(RecipeError, match="'mine' gives weights the observer 'entropy'"):
+    with pytest.raises(RecipeError, match="'mine' cannot be applied to weights: the observer 'entropy' chooses"):
         Recipe("mine", weights=entropy)
-    with pytest.raises(RecipeError, match="'mine' gives weights sample_every=8: weights are observed in full"):
+    with pytest.raises(
+        RecipeError,
+        match="'mine' cannot be applied to weights: sample_every=8 is for activations",
+    ):
         Recipe("mine", weights=sampled)
     assert Recipe("mine", activations=entropy).activations == entropy
     assert Recipe("mine", activations=sampled).activations == sampled
@@ -76,7 +84,7 @@ def test_weights_are_refused_what_only_activations_can_have() -> None:
 
 def quant_specs(*, of_weights: bool = False) -> st.SearchStrategy[QuantSpec]:
     def build(granularity: Granularity, group_size: int, symmetric: bool, observer: str, **rest: Any) -> QuantSpec:
-        whole = rest["format"] in INTEGERS
+        whole = find_format(rest["format"]).kind == "integer"
         if observer == "entropy" and (of_weights or not whole):
             observer = "mse"
         return QuantSpec(

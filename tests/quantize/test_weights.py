@@ -13,7 +13,8 @@ from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.quantize.fake import dequantize
 from sensitivity.quantize.weights import quantize_weight, weight_codes, weight_params
 from sensitivity.records import QuantSpec
-from sensitivity.records.recipe import FORMATS, Granularity
+from sensitivity.records.formats import formats
+from sensitivity.records.observers import Granularity
 
 PER_CHANNEL = QuantSpec("int8", "per-channel")
 
@@ -52,7 +53,7 @@ def test_the_lowest_code_is_used_only_when_the_range_is_not_narrow() -> None:
     assert int(weight_codes(wide, best)[0].min()) == -1
 
 
-@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("name", [number_format.name for number_format in formats()])
 @pytest.mark.parametrize("granularity", ["per-tensor", "per-channel", "per-group"])
 def test_codes_scale_and_zero_point_give_the_quantized_weight_back(name: str, granularity: Granularity) -> None:
     weight = example(4, 5, 3, 3)

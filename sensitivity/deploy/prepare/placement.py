@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
 from sensitivity.records import Layer, Recipe
+from sensitivity.records.formats import NumberFormat, find_format, formats
 
 Target = Literal["any", "tensorrt"]
-WEIGHT_FORMATS = ("int2", "int3", "int4", "int5", "int6", "int7", "int8")
-ACTIVATION_FORMATS = ("int8", "uint8")
+ACTIVATION_BITS = 8
 LEAST_CHANNELS = 16
 """TensorRT's int8 kernels read and write channels in groups: with fewer, int8 costs more than it gains."""
 
@@ -24,22 +25,37 @@ def refusal(recipe: Recipe, target: Target = "any") -> str | None:
             "sv.INT8, or Recipe(..., placement='deploy')."
         )
     weights, activations = recipe.weights, recipe.activations
-    if weights is not None and weights.format not in WEIGHT_FORMATS:
-        return f"weights in {weights.format} are not supported. Choose one of {', '.join(WEIGHT_FORMATS)}."
+    if weights is not None and not _is_weight_format(find_format(weights.format)):
+        return f"weights in {weights.format} are not supported. Choose one of {_names(_is_weight_format)}."
     if weights is not None and (not weights.symmetric or weights.granularity == "per-group"):
         return "weights must be symmetric, per channel or per tensor: engines have no other."
     if weights is not None and weights.axis is not None:
         return "weights must be scaled along their output channels (axis=None): engines have no other."
-    if activations is not None and activations.format not in ACTIVATION_FORMATS:
+    if activations is not None and not _is_activation_format(find_format(activations.format)):
         return (
             f"activations in {activations.format} need a Clip between Q and DQ, which no engine fuses. "
-            f"Choose one of {', '.join(ACTIVATION_FORMATS)}."
+            f"Choose one of {_names(_is_activation_format)}."
         )
     if activations is not None and activations.granularity != "per-tensor":
         return "activations must be quantized per tensor: engines have no other."
-    if target == "tensorrt" and activations is not None and (activations.format != "int8" or not activations.symmetric):
+    is_affine = activations is not None and not (activations.symmetric and find_format(activations.format).is_signed)
+    if target == "tensorrt" and is_affine:
         return "TensorRT knows symmetric int8 with zero point 0 only. Use sv.INT8."
     return None
+
+
+def _is_weight_format(number_format: NumberFormat) -> bool:
+    """Weights are written as int8 codes, which every signed integer format of up to 8 bits fits."""
+    return number_format.kind == "integer" and number_format.is_signed and number_format.dtype == "int8"
+
+
+def _is_activation_format(number_format: NumberFormat) -> bool:
+    """QuantizeLinear saturates at the ends of int8 or uint8 and nowhere else."""
+    return number_format.fills_its_type and number_format.bits == ACTIVATION_BITS
+
+
+def _names(can_be_deployed: Callable[[NumberFormat], bool]) -> str:
+    return ", ".join(number_format.name for number_format in formats() if can_be_deployed(number_format))
 
 
 def tensorrt_refuses(layer: Layer) -> str | None:
