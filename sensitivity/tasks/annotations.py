@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import json
-import math
-import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from numbers import Real
 from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import numpy.typing as npt
-from pycocotools import mask as mask_tools
 
 from sensitivity.errors import AnnotationError, TaskError
+from sensitivity.tasks.annotation_checks import (
+    Record,
+    check_annotations,
+    check_categories,
+    check_images,
+    check_links,
+    check_segmentations,
+    records_of,
+)
 from sensitivity.tasks.fingerprint import fingerprint
+from sensitivity.tasks.pixels import leaves_folder
+from sensitivity.tasks.segmentations import Rle, as_rle
 
 _IMAGE_KEYS = ("id", "width", "height")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
 _CATEGORY_KEYS = ("id", "name")
-
-Record = dict[str, Any]
-Rle = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,11 +42,15 @@ class CocoAnnotations:
         annotations: ``id``, ``image_id``, ``category_id``, ``bbox`` (x, y, width, height in pixels), ``area``,
             ``iscrowd`` and mostly ``segmentation``.
         categories: ``id`` and ``name``.
+        origin: Where they are from, for messages.
+        file_ids: How the file calls the annotation 1, 2 and so on, for messages.
     """
 
     images: tuple[Record, ...]
     annotations: tuple[Record, ...]
     categories: tuple[Record, ...]
+    origin: str = field(default="the annotations given", compare=False, repr=False)
+    file_ids: tuple[int, ...] = field(default=(), compare=False, repr=False)
 
     @classmethod
     def load(cls, source: str | Path | Mapping[str, Any], *, with_masks: bool = False) -> Self:
@@ -54,22 +61,28 @@ class CocoAnnotations:
             with_masks: Whether every annotation must have a segmentation.
 
         Raises:
-            AnnotationError: If the file is missing or not JSON, if it lacks a key, if an id occurs twice, if an
-                annotation belongs to no image or category, or if a box is not four finite numbers.
+            AnnotationError: If the file is missing or not JSON, if it lacks a key, if an id is no whole number or
+                occurs twice, if an annotation belongs to no image or category, or if a size, box, area, crowd flag or
+                (with masks) segmentation cannot be scored. The message names the record.
         """
         plain = source if isinstance(source, Mapping) else read_json(source)
         origin = "the annotations given" if isinstance(source, Mapping) else str(source)
         if not isinstance(plain, Mapping):
             raise AnnotationError(f"{origin} holds a {type(plain).__name__}; expected a COCO object with 'images'.")
         keys = (*_ANNOTATION_KEYS, "segmentation") if with_masks else _ANNOTATION_KEYS
-        images = _records(plain, "images", _IMAGE_KEYS, origin)
-        annotations = _records(plain, "annotations", keys, origin)
-        categories = _records(plain, "categories", _CATEGORY_KEYS, origin)
-        _check_links(annotations, images, categories, origin)
-        for annotation in annotations:
-            _check_shape(annotation, with_masks, origin)
-        renumbered = tuple({"iscrowd": 0, **known, "id": number} for number, known in enumerate(annotations, start=1))
-        return cls(tuple(images), renumbered, tuple(categories))
+        images = records_of(plain, "images", _IMAGE_KEYS, origin)
+        check_images(images, origin)
+        categories = records_of(plain, "categories", _CATEGORY_KEYS, origin)
+        check_categories(categories, origin)
+        annotations = records_of(plain, "annotations", keys, origin)
+        check_annotations(annotations, origin)
+        check_links(annotations, images, categories, origin)
+        ids = tuple(annotation["id"] for annotation in annotations)
+        renumbered = tuple({**annotation, "id": number} for number, annotation in enumerate(annotations, start=1))
+        loaded = cls(tuple(images), renumbered, tuple(categories), origin=origin, file_ids=ids)
+        if with_masks:
+            check_segmentations(loaded.annotations, loaded.sizes, ids, origin)
+        return loaded
 
     def first(self, limit: int | None) -> Self:
         """The first so many images with their annotations; all if None.
@@ -94,10 +107,10 @@ class CocoAnnotations:
     @cached_property
     def by_image(self) -> dict[int, list[Record]]:
         """Annotations of each image id, in file order; an image without annotations has an empty list."""
-        found: dict[int, list[Record]] = {image["id"]: [] for image in self.images}
+        by_image: dict[int, list[Record]] = {image["id"]: [] for image in self.images}
         for annotation in self.annotations:
-            found[annotation["image_id"]].append(annotation)
-        return found
+            by_image[annotation["image_id"]].append(annotation)
+        return by_image
 
     @cached_property
     def sizes(self) -> dict[int, tuple[int, int]]:
@@ -106,11 +119,17 @@ class CocoAnnotations:
 
     @cached_property
     def masks(self) -> dict[int, Rle]:
-        """Compressed RLE of each annotation id that has a segmentation; made once, on first use."""
+        """Compressed RLE of each annotation id that has a segmentation; made once, on first use.
+
+        Raises:
+            AnnotationError: If a segmentation cannot be scored.
+        """
+        annotations = [annotation for annotation in self.annotations if annotation.get("segmentation")]
+        ids = [self.file_ids[annotation["id"] - 1] if self.file_ids else annotation["id"] for annotation in annotations]
+        check_segmentations(annotations, self.sizes, ids, self.origin)
         return {
             annotation["id"]: as_rle(annotation["segmentation"], *self.sizes[annotation["image_id"]])
-            for annotation in self.annotations
-            if annotation.get("segmentation")
+            for annotation in annotations
         }
 
     def file_names(self) -> list[tuple[str, ...]]:
@@ -119,130 +138,65 @@ class CocoAnnotations:
         That is ``file_name`` or, as LVIS has it, the last one or two parts of ``coco_url``.
 
         Raises:
-            AnnotationError: If an image has neither.
+            AnnotationError: If an image has neither, or a name leads out of the folder.
         """
         return [_file_names(image) for image in self.images]
 
     def digest(self) -> str:
-        """Hash of images, annotations and categories; formatting and key order of the file do not matter."""
+        """Hash of images, annotations and categories; formatting and key order of the file do not matter.
+
+        Raises:
+            AnnotationError: If a record holds something that JSON does not.
+        """
         parts = (self.images, self.annotations, self.categories)
-        return fingerprint(json.dumps(part, sort_keys=True, default=_plain) for part in parts)
+        try:
+            return fingerprint(json.dumps(part, sort_keys=True, default=_plain) for part in parts)
+        except (TypeError, ValueError, RecursionError) as error:
+            raise AnnotationError(f"{self.origin} cannot be written as JSON: {error}. Give plain records.") from error
 
 
 def read_json(path: str | Path) -> Any:
-    """What a JSON file holds.
+    """What a JSON file (UTF-8, with or without a byte order mark) holds.
 
     Raises:
-        AnnotationError: If the file is missing or not JSON.
+        AnnotationError: If the file is missing, cannot be read, or is not JSON.
     """
+    path = Path(path)
+    if not path.exists():
+        raise AnnotationError(f"no file at {path}. Give the path of a JSON file.")
+    if not path.is_file():
+        raise AnnotationError(f"{path} is no file. Give the path of a JSON file.")
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise AnnotationError(f"no file at {path}. Give the path of a JSON file.") from error
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise AnnotationError(f"{path} cannot be read: {error}. Give a JSON file that can.") from error
+    except ValueError as error:  # broken JSON, broken UTF-8, and numbers of more digits than Python reads
         raise AnnotationError(f"{path} is not JSON: {error}. Give a JSON file.") from error
-
-
-def as_rle(segmentation: Any, height: int, width: int) -> Rle:
-    """A COCO segmentation (polygons, uncompressed or compressed RLE) as compressed RLE.
-
-    Args:
-        segmentation: As in a COCO file.
-        height: Of the image, in pixels.
-        width: Of the image, in pixels.
-
-    Returns:
-        ``{"size": [height, width], "counts": text}``, fit for JSON.
-    """
-    if isinstance(segmentation, list):
-        rle = mask_tools.merge(mask_tools.frPyObjects(segmentation, height, width))
-    elif isinstance(segmentation["counts"], list):
-        rle = mask_tools.frPyObjects(segmentation, height, width)
-    else:
-        rle = segmentation
-    counts = rle["counts"]
-    text = counts.decode("ascii") if isinstance(counts, bytes) else counts
-    return {"size": [int(side) for side in rle["size"]], "counts": text}
-
-
-def encode_mask(mask: npt.NDArray[np.bool_]) -> Rle:
-    """A mask (H, W) of bools as compressed RLE."""
-    return as_rle(mask_tools.encode(np.asfortranarray(mask, dtype=np.uint8)), *mask.shape)
-
-
-def decode_mask(rle: Rle) -> npt.NDArray[np.bool_]:
-    """The mask (H, W) of bools that a compressed RLE holds."""
-    with warnings.catch_warnings():
-        # pycocotools 2.0.11 hands its array to numpy 2 in a way that numpy will stop to take one day; the mask is right
-        warnings.filterwarnings("ignore", "__array__ implementation", DeprecationWarning)
-        mask: npt.NDArray[np.bool_] = mask_tools.decode(rle).astype(bool)
-    return mask
-
-
-def _records(plain: Mapping[str, Any], part: str, keys: Sequence[str], origin: str) -> list[Record]:
-    if not isinstance(plain.get(part), list):
-        raise AnnotationError(f"{origin} has no list {part!r}; its keys are {sorted(plain)}. Expected a COCO file.")
-    records: list[Record] = plain[part]
-    seen: set[Any] = set()
-    for position, record in enumerate(records):
-        missing = [key for key in keys if key not in record]
-        if missing:
-            raise AnnotationError(f"{part}[{position}] of {origin} lacks {missing}; it has {sorted(record)}.")
-        if record["id"] in seen:
-            raise AnnotationError(f"{part} of {origin} has the id {record['id']!r} twice. Number them differently.")
-        seen.add(record["id"])
-    return records
-
-
-def _check_links(
-    annotations: Sequence[Record], images: Sequence[Record], categories: Sequence[Record], origin: str
-) -> None:
-    for key, targets, part in (("image_id", images, "images"), ("category_id", categories, "categories")):
-        known = {target["id"] for target in targets}
-        unknown = [annotation for annotation in annotations if annotation[key] not in known]
-        if unknown:
-            raise AnnotationError(
-                f"{len(unknown)} annotations of {origin} have a {key} that is not among its {part}: "
-                f"annotation {unknown[0]['id']} has {unknown[0][key]!r}. Remove them or complete the file."
-            )
-
-
-def _check_shape(annotation: Record, with_masks: bool, origin: str) -> None:
-    box = annotation["bbox"]
-    if not isinstance(box, Sequence) or len(box) != 4 or not all(_finite(number) for number in box):
-        raise AnnotationError(
-            f"annotation {annotation['id']} of {origin} has the bbox {box!r}; expected x, y, width, height in pixels."
-        )
-    if not _finite(annotation["area"]):
-        raise AnnotationError(
-            f"annotation {annotation['id']} of {origin} has the area {annotation['area']!r}; expected a number."
-        )
-    if with_masks and not _has_mask(annotation["segmentation"]):
-        raise AnnotationError(
-            f"annotation {annotation['id']} of {origin} has an empty segmentation; expected polygons or RLE. "
-            "Remove it, or score boxes instead of masks."
-        )
-
-
-def _finite(number: Any) -> bool:
-    return isinstance(number, Real) and math.isfinite(number)
-
-
-def _has_mask(segmentation: Any) -> bool:
-    if isinstance(segmentation, list):
-        return bool(segmentation) and min(len(polygon) for polygon in segmentation) >= 4
-    return isinstance(segmentation, Mapping) and {"size", "counts"} <= set(segmentation)
+    except RecursionError as error:
+        raise AnnotationError(f"{path} is nested too deeply to be read. Give a COCO file.") from error
 
 
 def _file_names(image: Record) -> tuple[str, ...]:
     url_parts = str(image.get("coco_url", "")).split("/")
-    guesses = [str(image["file_name"])] if "file_name" in image else []
+    guesses = [image["file_name"]] if "file_name" in image else []
     if url_parts[-1]:
         guesses += [url_parts[-1], "/".join(url_parts[-2:])]
     if not guesses:
-        raise AnnotationError(f"image {image['id']!r} has neither file_name nor coco_url; it has {sorted(image)}.")
+        raise AnnotationError(
+            f"image {image['id']!r} has neither file_name nor coco_url; it has {sorted(map(str, image))}."
+        )
+    for guess in guesses:
+        if not isinstance(guess, str) or not guess or leaves_folder(guess):
+            raise AnnotationError(
+                f"image {image['id']!r} has the file name {guess!r}; expected a name or a path inside the folder of "
+                "images. Give a folder that holds all images, and names relative to it."
+            )
     return tuple(guesses)
 
 
 def _plain(value: Any) -> Any:
-    return value.decode("ascii") if isinstance(value, bytes) else value.tolist()
+    if isinstance(value, bytes):
+        return value.decode("ascii")
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    raise TypeError(f"a {type(value).__name__} is no JSON")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -11,26 +10,27 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import PredictionError, TaskError
-from sensitivity.tasks.annotations import CocoAnnotations, as_rle, read_json
+from sensitivity.tasks.annotations import CocoAnnotations, read_json
 from sensitivity.tasks.curves import Counted, Curves, curves_without
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
 from sensitivity.tasks.matching import SIZES
+from sensitivity.tasks.segmentations import as_rle, finite_number, finite_numbers, first_fault, whole_number
 
 _LIMITS = (1, 10, 100)
 _READINGS: dict[str, tuple[str, Callable[[Curves], float]]] = {
-    "AP": ("all", lambda found: found.average_precision()),
-    "AP50": ("all", lambda found: found.average_precision(iou=0.5)),
-    "AP75": ("all", lambda found: found.average_precision(iou=0.75)),
-    "APs": ("small", lambda found: found.average_precision()),
-    "APm": ("medium", lambda found: found.average_precision()),
-    "APl": ("large", lambda found: found.average_precision()),
-    "AR1": ("all", lambda found: found.average_recall(1)),
-    "AR10": ("all", lambda found: found.average_recall(10)),
-    "AR100": ("all", lambda found: found.average_recall(100)),
-    "ARs": ("small", lambda found: found.average_recall(100)),
-    "ARm": ("medium", lambda found: found.average_recall(100)),
-    "ARl": ("large", lambda found: found.average_recall(100)),
+    "AP": ("all", lambda curves: curves.average_precision()),
+    "AP50": ("all", lambda curves: curves.average_precision(iou=0.5)),
+    "AP75": ("all", lambda curves: curves.average_precision(iou=0.75)),
+    "APs": ("small", lambda curves: curves.average_precision()),
+    "APm": ("medium", lambda curves: curves.average_precision()),
+    "APl": ("large", lambda curves: curves.average_precision()),
+    "AR1": ("all", lambda curves: curves.average_recall(1)),
+    "AR10": ("all", lambda curves: curves.average_recall(10)),
+    "AR100": ("all", lambda curves: curves.average_recall(100)),
+    "ARs": ("small", lambda curves: curves.average_recall(100)),
+    "ARm": ("medium", lambda curves: curves.average_recall(100)),
+    "ARl": ("large", lambda curves: curves.average_recall(100)),
 }
 COCO_METRICS = tuple(_READINGS)
 
@@ -141,7 +141,7 @@ def choose_images(annotations: CocoAnnotations, images: Sequence[int] | None) ->
     """
     known = {image["id"]: position for position, image in enumerate(annotations.images)}
     chosen = list(known if images is None else images)
-    unknown = sorted(set(chosen) - set(known))
+    unknown = [image_id for image_id in chosen if whole_number(image_id) not in known]
     if unknown or not chosen:
         wrong = f"has ids that the annotations do not know: {unknown[:5]}" if unknown else "is empty"
         raise TaskError(f"images= {wrong}. Give image ids of the annotation file, or None for all {len(known)}.")
@@ -165,23 +165,33 @@ def check_results(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotat
     """Nothing, if every result can be scored.
 
     Raises:
-        PredictionError: If a result lacks a key, is not finite, or names an unknown image or category.
+        PredictionError: If a result lacks a key, has a number that is not finite or a mask that does not fit its
+            image, or names an unknown image or category. The message has its place in the list.
     """
     shape = "bbox" if iou_type == "bbox" else "segmentation"
-    categories = set(annotations.category_ids)
+    known = {"image_id": set(annotations.by_image), "category_id": set(annotations.category_ids)}
     for position, result in enumerate(results):
+        place = f"detections[{position}]"
+        if not isinstance(result, Mapping):
+            raise PredictionError(f"{place} is a {type(result).__name__}; expected an object with image_id and others.")
         missing = [key for key in ("image_id", "category_id", "score", shape) if key not in result]
         if missing:
-            raise PredictionError(f"detections[{position}] lacks {missing}; it has {sorted(result)}.")
-        if result["image_id"] not in annotations.by_image:
-            raise PredictionError(f"detections[{position}] is on the image {result['image_id']!r}, which is unknown.")
-        if result["category_id"] not in categories:
-            raise PredictionError(f"detections[{position}] has the unknown category id {result['category_id']!r}.")
-        numbers = [result["score"], *(result["bbox"] if shape == "bbox" else ())]
-        if shape == "bbox" and len(numbers) != 5:
-            raise PredictionError(f"detections[{position}] has the bbox {numbers[1:]}; expected x, y, width, height.")
-        if not all(map(math.isfinite, numbers)):
-            raise PredictionError(f"detections[{position}] has a number that is not finite: {numbers}.")
+            raise PredictionError(f"{place} lacks {missing}; it has {sorted(map(str, result))}.")
+        for key, ids in known.items():
+            if whole_number(result[key]) not in ids:
+                raise PredictionError(
+                    f"{place} has the unknown {key} {result[key]!r}; expected a number that the annotations have."
+                )
+        if not finite_number(result["score"]):
+            raise PredictionError(f"{place} has the score {result['score']!r}; expected a finite number.")
+        if shape == "bbox" and not finite_numbers(result["bbox"], 4):
+            raise PredictionError(
+                f"{place} has the bbox {result['bbox']!r}; expected x, y, width, height, all of them finite."
+            )
+    if shape == "segmentation":
+        fault = first_fault((result[shape], annotations.sizes[int(result["image_id"])]) for result in results)
+        if fault is not None:
+            raise PredictionError(f"detections[{fault[0]}] {fault[1]}.")
 
 
 def as_detections(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotations, iou_type: str) -> Detections:

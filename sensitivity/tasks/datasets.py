@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 
 from sensitivity.contracts import Batch
-from sensitivity.errors import ImageError, TaskError
+from sensitivity.errors import ImageError, PredictionError, TaskError
+from sensitivity.tasks.pixels import Pixels, leaves_folder, read_image
 
-Pixels: TypeAlias = npt.NDArray[np.uint8]
 Preprocess: TypeAlias = Callable[[Pixels], torch.Tensor]
 Size: TypeAlias = tuple[int, int]
 
@@ -110,26 +110,8 @@ class Resize:
         """
         inner_height, inner_width = self.inner_size(size)
         across, down = size[1] / inner_width, size[0] / inner_height
-        found: npt.NDArray[np.float64] = np.asarray(boxes, np.float64) * np.array([across, down, across, down])
-        return found
-
-
-def read_image(path: Path) -> Pixels:
-    """An image file as RGB, whatever it holds: grayscale, palette and CMYK are converted.
-
-    The EXIF orientation is NOT applied: COCO, LVIS and VOC annotate the pixels as they are stored.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        ImageError: If the file cannot be decoded; the message names it.
-    """
-    try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, SyntaxError, ValueError) as error:  # Pillow's plugins raise all three for broken files
-        raise ImageError(f"{path} cannot be read as an image: {error}. Replace the file or leave it out.") from error
+        original: npt.NDArray[np.float64] = np.asarray(boxes, np.float64) * np.array([across, down, across, down])
+        return original
 
 
 class ImageFiles:
@@ -140,22 +122,27 @@ class ImageFiles:
         names: For each image, file names relative to ``folder``; the first that exists is taken.
 
     Raises:
-        ImageError: If the folder or an image is missing.
+        ImageError: If the folder or an image is missing, or a name leads out of the folder.
     """
 
     def __init__(self, folder: str | Path, names: Sequence[Sequence[str]]) -> None:
         folder = Path(folder)
         if not folder.is_dir():
             raise ImageError(f"no folder of images at {folder}. Give the folder that holds the image files.")
-        found = [next((folder / name for name in choices if (folder / name).is_file()), None) for choices in names]
-        missing = [choices[0] for choices, path in zip(names, found, strict=True) if path is None]
+        outside = [name for choices in names for name in choices if leaves_folder(name)]
+        if outside:
+            raise ImageError(
+                f"the file name {outside[0]!r} leads out of {folder}. Give the folder that holds all images."
+            )
+        paths = [next((folder / name for name in choices if _is_file(folder / name)), None) for choices in names]
+        missing = [choices[0] for choices, path in zip(names, paths, strict=True) if path is None]
         if missing:
             shown = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise ImageError(
-                f"{len(missing)} of {len(found)} images are not in {folder}: {shown}. "
+                f"{len(missing)} of {len(paths)} images are not in {folder}: {shown}. "
                 "Give the folder that these names are relative to, or an annotation file of the images you have."
             )
-        self.paths = tuple(path for path in found if path is not None)
+        self.paths = tuple(path for path in paths if path is not None)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -193,6 +180,13 @@ class ImageFiles:
     def describe(self) -> list[str]:
         """Name and size in bytes of every file, for a digest."""
         return [f"{path.name} {path.stat().st_size}" for path in self.paths]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or that no file can have
+        return False
 
 
 def choose_positions(images: Sequence[int] | None, count: int) -> tuple[int, ...]:
@@ -258,8 +252,25 @@ def to_device(inputs: tuple[Any, ...], model: Any) -> tuple[Any, ...]:
 
 
 def as_array(values: Any) -> npt.NDArray[Any]:
-    """A tensor of any device, or what numpy can make an array of, as an array."""
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+    """A tensor of any device, or what numpy can make an array of, as an array; bfloat16 as float32.
+
+    Raises:
+        PredictionError: If no array can be made of it, or one of objects.
+    """
+    try:
+        if isinstance(values, torch.Tensor):
+            values = values.detach().cpu()
+            return np.asarray(values.float().numpy() if values.dtype == torch.bfloat16 else values.numpy())
+        array = np.asarray(
+            [as_array(value) for value in values]
+            if isinstance(values, list | tuple) and any(isinstance(value, torch.Tensor) for value in values)
+            else values
+        )
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise PredictionError(f"a {type(values).__name__} is no array: {error}. Return tensors or arrays.") from error
+    if array.dtype == object:
+        raise PredictionError(f"a {type(values).__name__} is no array of numbers. Return tensors or arrays of numbers.")
+    return array
 
 
 def check_batch_size(batch_size: int) -> int:

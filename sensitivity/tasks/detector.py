@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
-from sensitivity.tasks.annotations import CocoAnnotations, as_rle, encode_mask
+from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.datasets import (
     ImageFiles,
     Preprocess,
@@ -24,6 +24,7 @@ from sensitivity.tasks.datasets import (
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.ground_truth import Detections
+from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
 Labels: TypeAlias = str | Sequence[int]
@@ -121,14 +122,18 @@ class DetectionTask(abc.ABC):
             PredictionError: If the adapter's result has a wrong form, a number that is not finite or an unknown label.
         """
         outputs = model(*to_device(batch.inputs, model))
-        found = self._adapter(outputs, list(batch.context))
-        if len(found) != len(batch.images):
+        predictions: Any = self._adapter(outputs, list(batch.context))
+        if not isinstance(predictions, list | tuple):
+            kind = type(predictions).__name__
+            raise PredictionError(f"the adapter returned a {kind}; expected a list with one dict for each image.")
+        if len(predictions) != len(batch.images):
             raise PredictionError(
-                f"the adapter returned {len(found)} predictions for {len(batch.images)} images; return one dict each."
+                f"the adapter returned {len(predictions)} predictions for {len(batch.images)} images; "
+                "return one dict each."
             )
         return [
-            check_prediction(one, size, iou_type=self._iou_type, categories=self._categories)
-            for one, size in zip(found, batch.context, strict=True)
+            self._checked(prediction, size, position)
+            for prediction, size, position in zip(predictions, batch.context, batch.images, strict=True)
         ]
 
     @abc.abstractmethod
@@ -144,6 +149,12 @@ class DetectionTask(abc.ABC):
         settings = [self._preprocess, self._adapter, self._iou_type, self._labels, self.metric]
         parts = [kind, self.annotations.digest(), *self._files.describe(), *map(describe, settings)]
         return fingerprint(parts)
+
+    def _checked(self, prediction: Any, size: Size, position: int) -> Prediction:
+        try:
+            return check_prediction(prediction, size, iou_type=self._iou_type, categories=self._categories)
+        except PredictionError as error:
+            raise PredictionError(f"image {self.annotations.images[position]['id']}: {error}") from error
 
     def _check_annotations(self) -> None:  # noqa: B027 - a hook, not a duty
         """What a subclass demands of the annotation file beyond COCO's format."""
@@ -161,15 +172,19 @@ class DetectionTask(abc.ABC):
         if not predictions:
             raise TaskError("no predictions to score. Give the prediction of at least one image.")
         positions = self._files.positions(list(predictions))
-        found = list(predictions.values())
-        scores = [np.asarray(one["scores"], np.float64).reshape(-1) for one in found]
+        of_images = list(predictions.values())
+        scores = [np.asarray(prediction["scores"], np.float64).reshape(-1) for prediction in of_images]
+        labels = [np.asarray(prediction["labels"], np.int64).reshape(-1) for prediction in of_images]
+        if self._iou_type == "segm":
+            shapes: Any = [mask for prediction in of_images for mask in prediction["masks"]]
+        else:
+            boxes = [np.asarray(prediction["boxes"], np.float64).reshape(-1, 4) for prediction in of_images]
+            shapes = _with_sides(np.concatenate(boxes))
         return Detections(
-            images=np.repeat(positions, [len(one) for one in scores]),
-            categories=np.concatenate([np.asarray(one["labels"], np.int64).reshape(-1) for one in found]),
+            images=np.repeat(positions, [len(of_image) for of_image in scores]),
+            categories=np.concatenate(labels),
             scores=np.concatenate(scores),
-            shapes=[mask for one in found for mask in one["masks"]]
-            if self._iou_type == "segm"
-            else _with_sides(np.concatenate([np.asarray(one["boxes"], np.float64).reshape(-1, 4) for one in found])),
+            shapes=shapes,
         )
 
 
@@ -183,33 +198,40 @@ def check_iou_type(iou_type: str) -> None:
         raise TaskError(f"iou_type={iou_type!r} is unknown. Choose 'bbox' for boxes or 'segm' for masks.")
 
 
-def check_prediction(
-    found: Mapping[str, Any], size: Size, *, iou_type: str, categories: Mapping[int, int]
-) -> Prediction:
+def check_prediction(prediction: Any, size: Size, *, iou_type: str, categories: Mapping[int, int]) -> Prediction:
     """What an adapter says about one image, in the form that is kept and scored.
 
     Args:
-        found: ``scores``, ``labels`` and ``boxes`` or ``masks``, arrays or tensors on any device.
+        prediction: A dict with ``scores``, ``labels`` and ``boxes`` or ``masks``, arrays or tensors of any dtype on
+            any device, with or without gradients.
         size: (height, width) of the original image.
         iou_type: ``bbox`` keeps the boxes, ``segm`` the masks.
         categories: Category id of each label.
 
     Raises:
-        PredictionError: If a key is missing, a shape is wrong, a number is not finite or a label is unknown.
+        PredictionError: If it is no dict, a key is missing, a shape is wrong, a number is not finite or a label is
+            unknown.
     """
     part = "boxes" if iou_type == "bbox" else "masks"
-    missing = [key for key in ("scores", "labels", part) if key not in found]
+    if not isinstance(prediction, Mapping):
+        kind = type(prediction).__name__
+        raise PredictionError(f"a prediction is a {kind}; expected a dict with scores, labels and {part}.")
+    missing = [key for key in ("scores", "labels", part) if key not in prediction]
     if missing:
-        raise PredictionError(f"a prediction lacks {missing}; it has {sorted(found)}. The adapter must return them.")
-    scores = _finite_array(found, "scores", shape=(-1,))
-    labels = as_array(found["labels"]).reshape(-1)
-    unknown = sorted(set(labels.tolist()) - set(categories))
+        has = sorted(map(str, prediction))
+        raise PredictionError(f"a prediction lacks {missing}; it has {has}. The adapter must return them.")
+    scores = _finite_array(prediction, "scores", shape=(-1,))
+    labels = _array(prediction, "labels").reshape(-1)
+    unknown = [label for label in labels.tolist() if label not in categories]
     if unknown:
         raise PredictionError(
             f"predictions have labels {unknown[:5]}, which are no category. Known are {_span(categories)}. "
             "Set labels= to 'index', 'category_id' or the category id of each label."
         )
-    kept = _finite_array(found, "boxes", shape=(-1, 4)) if part == "boxes" else _masks(found["masks"], size)
+    if part == "boxes":
+        kept: Any = _finite_array(prediction, "boxes", shape=(-1, 4))
+    else:
+        kept = _masks(prediction["masks"], size)
     if not len(scores) == len(labels) == len(kept):
         raise PredictionError(
             f"a prediction has {len(scores)} scores, {len(labels)} labels and {len(kept)} {part}; expected as many."
@@ -231,8 +253,18 @@ def _label_table(labels: Labels, category_ids: Sequence[int]) -> dict[int, int]:
     return dict(enumerate(table))
 
 
-def _finite_array(found: Mapping[str, Any], key: str, *, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    values = as_array(found[key]).astype(np.float64)
+def _array(prediction: Mapping[str, Any], key: str) -> npt.NDArray[Any]:
+    try:
+        values = as_array(prediction[key])
+    except PredictionError as error:
+        raise PredictionError(f"{key} of a prediction cannot be used: {error}") from error
+    if values.dtype.kind not in "biuf":
+        raise PredictionError(f"{key} of a prediction are {values.dtype}; expected numbers.")
+    return values
+
+
+def _finite_array(prediction: Mapping[str, Any], key: str, *, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    values = _array(prediction, key).astype(np.float64)
     if values.size == 0:
         return values.reshape(0, *shape[1:])
     if values.ndim != len(shape) or values.shape[1:] != shape[1:]:
@@ -248,21 +280,21 @@ def _finite_array(found: Mapping[str, Any], key: str, *, shape: tuple[int, ...])
 
 def _masks(masks: Any, size: Size) -> list[dict[str, Any]]:
     if isinstance(masks, Sequence) and all(isinstance(mask, Mapping) for mask in masks):
-        rles = [as_rle(mask, *size) for mask in masks]
-    else:
-        pixels = as_array(masks)
-        if pixels.size and (pixels.ndim != 3 or pixels.dtype != bool):
-            raise PredictionError(
-                f"masks of a prediction are {pixels.dtype} {pixels.shape}; expected bool (N, H, W) or a list of RLE."
-            )
-        rles = [encode_mask(mask) for mask in pixels]
-    wrong = [rle["size"] for rle in rles if tuple(rle["size"]) != tuple(size)]
-    if wrong:
+        fault = first_fault((mask, size) for mask in masks)
+        if fault is not None:
+            raise PredictionError(f"mask {fault[0]} of a prediction {fault[1]}. The adapter must return sound RLE.")
+        return [as_rle(mask, *size) for mask in masks]
+    pixels = _array({"masks": masks}, "masks")
+    if pixels.size and (pixels.ndim != 3 or pixels.dtype != bool):
         raise PredictionError(
-            f"masks of a prediction have (height, width) {tuple(wrong[0])}, the image has {tuple(size)}. "
+            f"masks of a prediction are {pixels.dtype} {pixels.shape}; expected bool (N, H, W) or a list of RLE."
+        )
+    if pixels.size and pixels.shape[1:] != tuple(size):
+        raise PredictionError(
+            f"masks of a prediction have (height, width) {pixels.shape[1:]}, the image has {tuple(size)}. "
             "The adapter must bring masks to the original size."
         )
-    return rles
+    return [encode_mask(mask) for mask in pixels] if pixels.size else []
 
 
 def _span(categories: Mapping[int, int]) -> str:

@@ -8,11 +8,13 @@ from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
 
 from sensitivity.errors import AnnotationError
-from sensitivity.tasks.annotations import CocoAnnotations, Record, decode_mask
+from sensitivity.tasks.annotation_checks import Record
+from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.fingerprint import fingerprint
+from sensitivity.tasks.pixels import leaves_folder, opened
+from sensitivity.tasks.segmentations import decode_mask
 
 LabelMap: TypeAlias = npt.NDArray[np.integer[Any]]
 
@@ -44,13 +46,16 @@ class PngLabels:
         names: File names without suffix, e.g. the lines of VOC's ``val.txt``; None for all, in alphabetical order.
 
     Raises:
-        AnnotationError: If the folder is missing or holds no PNG, or a named one is missing.
+        AnnotationError: If the folder is missing or holds no PNG, or a named one is missing or outside of it.
     """
 
     def __init__(self, folder: str | Path, *, names: Sequence[str] | None = None) -> None:
         folder = Path(folder)
         if not folder.is_dir():
             raise AnnotationError(f"no folder of label maps at {folder}. Give the folder that holds the PNG files.")
+        outside = [name for name in names or () if leaves_folder(f"{name}.png")]
+        if outside:
+            raise AnnotationError(f"the label map {outside[0]!r} would be outside {folder}. Give names inside of it.")
         self._paths = sorted(folder.glob("*.png")) if names is None else [folder / f"{name}.png" for name in names]
         missing = [path.name for path in self._paths if not path.is_file()]
         if missing or not self._paths:
@@ -68,11 +73,10 @@ class PngLabels:
             AnnotationError: If the file cannot be decoded or has colours instead of one index a pixel.
         """
         path = self._paths[position]
-        try:
-            with Image.open(path) as image:
-                labels = np.asarray(image)
-        except (OSError, SyntaxError, ValueError) as error:  # Pillow's plugins raise all three for broken files
-            raise AnnotationError(f"{path} cannot be read as a label map: {error}. Replace the file.") from error
+        with opened(path, AnnotationError, "a label map") as image:
+            labels = np.asarray(image)
+        if labels.dtype == bool:  # a PNG of one bit
+            labels = labels.astype(np.uint8)
         if labels.ndim != 2 or not np.issubdtype(labels.dtype, np.integer):
             raise AnnotationError(
                 f"{path} has pixels of {labels.shape[2:] or labels.dtype}; expected one class index a pixel "
@@ -124,8 +128,9 @@ class CocoLabels:
         """The class of every pixel, (H, W) int64."""
         image = self.annotations.images[position]
         labels = np.full((image["height"], image["width"]), self._background, np.int64)
-        painted = [one for one in self.annotations.by_image[image["id"]] if one["category_id"] in self._classes]
-        for instance in sorted(painted, key=lambda one: -one["area"]):
+        instances = self.annotations.by_image[image["id"]]
+        painted = [instance for instance in instances if instance["category_id"] in self._classes]
+        for instance in sorted(painted, key=lambda instance: -instance["area"]):
             if not instance["iscrowd"]:
                 labels[self._mask(instance)] = self._classes[instance["category_id"]]
         for region in painted:

@@ -17,24 +17,26 @@ from sensitivity.tasks.curves import Counted, Curves, curves_without
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
 from sensitivity.tasks.ground_truth import Detections, GroundTruth, Matches
 from sensitivity.tasks.matching import ALL_LANES, SIZES, Bools, Ints, place_in_run
+from sensitivity.tasks.segmentations import whole_number
 
 MAX_DETECTIONS = 300
 
 _FREQUENCIES = ("r", "c", "f")
+_LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 _READINGS: dict[str, tuple[str, Callable[[Curves, Mapping[str, Bools]], float]]] = {
-    "AP": ("all", lambda found, _: found.average_precision()),
-    "AP50": ("all", lambda found, _: found.average_precision(iou=0.5)),
-    "AP75": ("all", lambda found, _: found.average_precision(iou=0.75)),
-    "APs": ("small", lambda found, _: found.average_precision()),
-    "APm": ("medium", lambda found, _: found.average_precision()),
-    "APl": ("large", lambda found, _: found.average_precision()),
-    "APr": ("all", lambda found, among: found.average_precision(among=among["r"])),
-    "APc": ("all", lambda found, among: found.average_precision(among=among["c"])),
-    "APf": ("all", lambda found, among: found.average_precision(among=among["f"])),
-    "AR@300": ("all", lambda found, _: found.average_recall(MAX_DETECTIONS)),
-    "ARs@300": ("small", lambda found, _: found.average_recall(MAX_DETECTIONS)),
-    "ARm@300": ("medium", lambda found, _: found.average_recall(MAX_DETECTIONS)),
-    "ARl@300": ("large", lambda found, _: found.average_recall(MAX_DETECTIONS)),
+    "AP": ("all", lambda curves, _: curves.average_precision()),
+    "AP50": ("all", lambda curves, _: curves.average_precision(iou=0.5)),
+    "AP75": ("all", lambda curves, _: curves.average_precision(iou=0.75)),
+    "APs": ("small", lambda curves, _: curves.average_precision()),
+    "APm": ("medium", lambda curves, _: curves.average_precision()),
+    "APl": ("large", lambda curves, _: curves.average_precision()),
+    "APr": ("all", lambda curves, among: curves.average_precision(among=among["r"])),
+    "APc": ("all", lambda curves, among: curves.average_precision(among=among["c"])),
+    "APf": ("all", lambda curves, among: curves.average_precision(among=among["f"])),
+    "AR@300": ("all", lambda curves, _: curves.average_recall(MAX_DETECTIONS)),
+    "ARs@300": ("small", lambda curves, _: curves.average_recall(MAX_DETECTIONS)),
+    "ARm@300": ("medium", lambda curves, _: curves.average_recall(MAX_DETECTIONS)),
+    "ARl@300": ("large", lambda curves, _: curves.average_recall(MAX_DETECTIONS)),
 }
 LVIS_METRICS = tuple(_READINGS)
 
@@ -133,7 +135,7 @@ class _FederatedTruth:
         frequency = {category["id"]: category["frequency"] for category in annotations.categories}
         frequencies = np.array([frequency[category] for category in annotations.category_ids], str)
         self.among = {one: frequencies == one for one in _FREQUENCIES}
-        self._stride = max(annotations.category_ids, default=0) + 1
+        self._category_ids = np.array(annotations.category_ids, np.intp)
         self._absent = self._listed(annotations, "neg_category_ids")
         self._incomplete = self._listed(annotations, "not_exhaustive_category_ids")
 
@@ -155,11 +157,12 @@ class _FederatedTruth:
         return found.take(best[looked_for[best] & (found.areas()[best] > 0)])
 
     def _keys(self, found: Detections) -> Ints:
-        return found.images * self._stride + found.categories
+        return found.images * len(self._category_ids) + np.searchsorted(self._category_ids, found.categories)
 
     def _listed(self, annotations: CocoAnnotations, key: str) -> Ints:
+        place = {category: number for number, category in enumerate(annotations.category_ids)}
         listed = [
-            position * self._stride + category
+            position * len(place) + place[category]
             for position, image in enumerate(annotations.images)
             for category in image[key]
         ]
@@ -167,12 +170,18 @@ class _FederatedTruth:
 
 
 def _check_federated(annotations: CocoAnnotations) -> None:
+    known = set(annotations.category_ids)
     for image in annotations.images:
-        missing = [key for key in ("neg_category_ids", "not_exhaustive_category_ids") if key not in image]
+        missing = [key for key in _LISTS if key not in image]
         if missing:
             raise AnnotationError(
                 f"image {image['id']} lacks {missing}, so this is no LVIS file. Use CocoDetection for COCO's."
             )
+        for key in _LISTS:
+            if not isinstance(image[key], list | tuple) or not all(whole_number(one) in known for one in image[key]):
+                raise AnnotationError(
+                    f"image {image['id']} has the {key} {image[key]!r:.80}; expected a list of the file's category ids."
+                )
     for category in annotations.categories:
         if category.get("frequency") not in _FREQUENCIES:
             raise AnnotationError(

@@ -14,12 +14,15 @@ from pycocotools import mask as mask_tools
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
-from sensitivity.tasks.annotations import CocoAnnotations, Record, Rle, decode_mask, encode_mask
+from sensitivity.tasks.annotation_checks import Record
+from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.clicks import interior_point
 from sensitivity.tasks.coco import COCO_METRICS, as_detections, check_results, coco_metrics, read_results
-from sensitivity.tasks.datasets import ImageFiles, Pixels, as_array, check_batch_size
+from sensitivity.tasks.datasets import ImageFiles, as_array, check_batch_size
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.ground_truth import GroundTruth
+from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.segmentations import Rle, decode_mask, encode_mask
 
 IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
 

@@ -10,7 +10,8 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 
 from sensitivity.errors import AnnotationError, TaskError
-from sensitivity.tasks.annotations import CocoAnnotations, as_rle, decode_mask, encode_mask
+from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.segmentations import as_rle, decode_mask, encode_mask
 from tests.tasks.made_scenes import Scenes, annotation
 
 

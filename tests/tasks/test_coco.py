@@ -150,10 +150,10 @@ def test_the_area_of_a_mask_is_its_pixels_even_if_the_result_has_a_box(scenes: S
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"image_id": 99}, r"detections\[1\] is on the image 99"),
-        ({"category_id": 4}, r"detections\[1\] has the unknown category id 4"),
-        ({"score": float("nan")}, r"detections\[1\] has a number that is not finite"),
-        ({"bbox": [0, 0, float("inf"), 1]}, r"detections\[1\] has a number that is not finite"),
+        ({"image_id": 99}, r"detections\[1\] has the unknown image_id 99"),
+        ({"category_id": 4}, r"detections\[1\] has the unknown category_id 4"),
+        ({"score": float("nan")}, r"detections\[1\] has the score nan; expected a finite number"),
+        ({"bbox": [0, 0, float("inf"), 1]}, r"detections\[1\] has the bbox .*all of them finite"),
         ({"bbox": [0, 0, 1]}, r"detections\[1\] has the bbox \[0, 0, 1\]; expected x, y, width, height"),
     ],
 )
@@ -379,3 +379,37 @@ def test_the_digest_names_everything_that_scores_depend_on(scenes: Scenes) -> No
 def test_a_task_can_be_sent_to_another_process(scenes: Scenes) -> None:
     task = make(scenes)
     assert pickle.loads(pickle.dumps(task)).digest() == task.digest()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.int32])
+def test_outputs_of_any_dtype_score_alike_and_may_require_gradients(scenes: Scenes, dtype: torch.dtype) -> None:
+    outputs = truth_as_output(scenes)
+    for output in outputs:
+        output["boxes"] = output["boxes"].to(dtype)
+        if dtype.is_floating_point:
+            output["scores"] = output["scores"].to(dtype).requires_grad_()
+    task = make(scenes)
+    assert task.score(predict_all(task, Recall(outputs)))["AP"] == pytest.approx(1.0, abs=1e-12)
+
+
+def test_lists_of_tensors_are_arrays(scenes: Scenes) -> None:
+    outputs = [{key: list(value) for key, value in output.items()} for output in truth_as_output(scenes)]
+    task = make(scenes)
+    assert task.score(predict_all(task, Recall(outputs)))["AP"] == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda outputs: None, "the adapter returned a NoneType; expected a list with one dict for each image"),
+        (lambda outputs: outputs[0], "the adapter returned a dict; expected a list"),
+        (lambda outputs: [outputs[0], None, outputs[2]], "image 11: a prediction is a NoneType; expected a dict"),
+        (lambda outputs: [{**outputs[0], "scores": ["a", "b"]}, *outputs[1:]], "image 10: scores .* expected numbers"),
+        (lambda outputs: [{**outputs[0], "boxes": [[1], [1, 2]]}, *outputs[1:]], "image 10: boxes .* cannot be used"),
+        (lambda outputs: [{**outputs[0], "labels": None}, *outputs[1:]], "image 10: labels .* cannot be used"),
+    ],
+)
+def test_an_answer_of_a_wrong_form_is_refused_with_the_image(scenes: Scenes, answer: Any, message: str) -> None:
+    task = make(scenes, adapter=lambda outputs, sizes: answer(outputs))
+    with pytest.raises(PredictionError, match=message):
+        predict_all(task, Recall(truth_as_output(scenes)))

@@ -164,7 +164,7 @@ def test_unknown_settings_and_ids_are_refused(lvis_scenes: Scenes) -> None:
         make(lvis_scenes, metric="AR100")
     with pytest.raises(TaskError, match="iou_type='keypoints' is unknown"):
         evaluate_lvis(lvis_scenes.annotations, [], "keypoints")
-    with pytest.raises(PredictionError, match=r"detections\[0\] has the unknown category id 4"):
+    with pytest.raises(PredictionError, match=r"detections\[0\] has the unknown category_id 4"):
         evaluate_lvis(lvis_scenes.annotations, [result(10, 4, [0, 0, 1, 1], 1.0)])
     with pytest.raises(TaskError, match=r"do not know: \[99\]"):
         evaluate_lvis(lvis_scenes.annotations, [], images=[99])

@@ -13,9 +13,10 @@ import torch
 from sensitivity.contracts import Task
 from sensitivity.errors import AnnotationError, ImageError, PredictionError, TaskError
 from sensitivity.score import predict
-from sensitivity.tasks.annotations import CocoAnnotations, decode_mask
+from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import COCO_METRICS, evaluate_coco
 from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks, Prompts, SamSegment
+from sensitivity.tasks.segmentations import decode_mask
 from sensitivity.zoo import efficientvit_sam
 from tests.tasks.made_scenes import Scenes, annotation, predict_all, write_scenes
 
@@ -241,7 +242,7 @@ def test_data_that_is_not_sound_is_refused(scenes: Scenes, tmp_path: Path) -> No
         SamSegment(prompts_at_once=0)
     with pytest.raises(AnnotationError, match=r"no file at .*absent\.json"):
         make(scenes, prompts=tmp_path / "absent.json")
-    with pytest.raises(PredictionError, match=r"detections\[0\] is on the image 99"):
+    with pytest.raises(PredictionError, match=r"detections\[0\] has the unknown image_id 99"):
         make(scenes, prompts=[{**detections()[0], "image_id": 99}])
     with pytest.raises(TaskError, match="no image at position 3"):
         make(scenes).batches([3])
