@@ -8,9 +8,9 @@ from pathlib import Path
 import onnx
 import pytest
 
-import sensitivity as sv
 from sensitivity.cli.main import main
 from sensitivity.verification import Verification
+from tests.deploy.nets import SAFE
 
 pytestmark = pytest.mark.slow
 
@@ -20,7 +20,7 @@ MODEL, TASK, IMAGES = f"{HERE}:model", f"{HERE}:task", f"{HERE}:images"
 
 @pytest.fixture
 def scheme(tmp_path: Path) -> str:
-    sv.Scheme.all(sv.INT8).protect("@output").save(tmp_path / "scheme.json")
+    SAFE.protect("@output").save(tmp_path / "scheme.json")
     return str(tmp_path / "scheme.json")
 
 

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+import sensitivity as sv
+
+assert sv.INT8.weights is not None
+SAFE_INT8 = replace(sv.INT8, name="safe int8", weights=replace(sv.INT8.weights, format="int7"))
+"""``sv.INT8`` with weight codes of at most 63: no CPU's sums saturate, as 2 * 255 * 63 < 2**15."""
+
+SAFE = sv.Scheme.all(SAFE_INT8)
 
 
 def conv(read: int, write: int, side: int = 3, stride: int = 1, groups: int = 1, act: nn.Module | None = None):

@@ -18,7 +18,7 @@ from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.verify.verify import verify
 from sensitivity.errors import CalibrationError, EngineError, ExportError, LayerNotFoundError
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam, load
-from tests.deploy.nets import images
+from tests.deploy.nets import SAFE, SAFE_INT8, images
 
 
 def test_the_output_has_the_models_own_structure(shared: sv.Wrapped) -> None:
@@ -36,7 +36,7 @@ def test_the_output_has_the_models_own_structure(shared: sv.Wrapped) -> None:
 
 
 def test_a_batch_of_any_size_gives_what_single_images_give(shared: sv.Wrapped) -> None:
-    deployed, x = shared.deploy(sv.Scheme.all(sv.INT8)), images(3, seed=2)
+    deployed, x = shared.deploy(SAFE), images(3, seed=2)
     singly = [deployed(x[i : i + 1])["scores"][0] for i in range(3)]
     assert torch.equal(deployed(x)["scores"][0], torch.cat(singly))
 
@@ -49,7 +49,7 @@ def test_in_float_the_engine_computes_what_the_model_does(wrapped: sv.Wrapped) -
 
 def test_in_int8_it_is_far_nearer_to_the_simulation_than_the_simulation_to_float(wrapped: sv.Wrapped) -> None:
     x = images(4, seed=2)
-    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8))
+    deployed = wrapped.deploy(SAFE)
     with deployed.plan.simulated() as model:
         simulated = model(x)
     with torch.no_grad():
@@ -58,7 +58,7 @@ def test_in_int8_it_is_far_nearer_to_the_simulation_than_the_simulation_to_float
 
 
 def test_every_layer_of_the_nets_runs_in_int8(wrapped: sv.Wrapped) -> None:
-    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8))
+    deployed = wrapped.deploy(SAFE)
     ran = {node: layer.precision for layer in deployed.engine.layer_info() for node in layer.nodes}
     nodes = [node for names in deployed.parts[0].qdq.nodes.values() for node in names]
     assert len(nodes) == len(wrapped.layers)
@@ -68,14 +68,14 @@ def test_every_layer_of_the_nets_runs_in_int8(wrapped: sv.Wrapped) -> None:
 def test_the_callers_model_is_left_alone(shared: sv.Wrapped) -> None:
     before = {name: value.clone() for name, value in shared.model.state_dict().items()}
     training = shared.model.training
-    shared.deploy(sv.Scheme.all(sv.INT8))(images(1))
+    shared.deploy(SAFE)(images(1))
     assert shared.model.training == training
     assert all(torch.equal(value, before[name]) for name, value in shared.model.state_dict().items())
     assert not [m for m in shared.model.modules() if m._forward_hooks or m._forward_pre_hooks]
 
 
 def test_one_export_serves_all_schemes_until_the_weights_change(shared: sv.Wrapped) -> None:
-    one, two = (shared.deploy(scheme, "torch") for scheme in (sv.Scheme(), sv.Scheme.all(sv.INT8)))
+    one, two = (shared.deploy(scheme, "torch") for scheme in (sv.Scheme(), SAFE))
     assert one.parts[0].part is two.parts[0].part
     model: Any = shared.model
     before = model.score.bias.detach().clone()
@@ -103,10 +103,10 @@ def test_arguments_of_another_form_are_refused(shared: sv.Wrapped) -> None:
 
 def test_what_cannot_be_deployed_says_so(shared: sv.Wrapped) -> None:
     with pytest.raises(LayerNotFoundError, match="nowhere"):
-        shared.deploy(sv.Scheme.only("nowhere", sv.INT8))
+        shared.deploy(sv.Scheme.only("nowhere", SAFE_INT8))
     fresh = sv.wrap(shared.model, images(1))
     with pytest.raises(CalibrationError, match="no calibration is at hand"):
-        fresh.deploy(sv.Scheme.all(sv.INT8))
+        fresh.deploy(SAFE)
 
 
 class Several(nn.Module):
@@ -146,7 +146,7 @@ def several() -> sv.Wrapped:
 
 
 def test_what_cannot_be_exported_is_simulated_only_with_its_reasons(several: sv.Wrapped) -> None:
-    deployed = several.deploy(sv.Scheme.all(sv.INT8))
+    deployed = several.deploy(SAFE)
     failed = [attempt for attempt in deployed.attempts if attempt.part == ""]
     assert {attempt.exporter for attempt in failed} == {"dynamo", "legacy", "none"}
     assert {one.path for one in deployed.parts} == {"backbone", "pick.last"}, "what is around the operator is exported"
@@ -158,7 +158,7 @@ def test_what_cannot_be_exported_is_simulated_only_with_its_reasons(several: sv.
 
 
 def test_only_the_named_part_runs_on_the_engine(several: sv.Wrapped) -> None:
-    deployed = several.deploy(sv.Scheme.all(sv.INT8), parts=["backbone"])
+    deployed = several.deploy(SAFE, parts=["backbone"])
     assert [one.path for one in deployed.parts] == ["backbone"]
     last = several.layers["pick.last"].name
     assert list(deployed.plan.left_out) == [last]
@@ -167,7 +167,7 @@ def test_only_the_named_part_runs_on_the_engine(several: sv.Wrapped) -> None:
 
 
 def test_methods_and_attributes_of_the_model_use_the_engine_too(several: sv.Wrapped) -> None:
-    deployed, x = several.deploy(sv.Scheme.all(sv.INT8), parts=["backbone"]), images(1, seed=3)
+    deployed, x = several.deploy(SAFE, parts=["backbone"]), images(1, seed=3)
     with deployed.plan.simulated() as model:
         want = model.encode(x)  # type: ignore[operator]
     torch.testing.assert_close(deployed.encode(x), want, atol=0.02, rtol=0)
@@ -225,7 +225,7 @@ def test_a_part_runs_on_the_engine_under_all_its_names(parts: list[str]) -> None
     net = Aliased().eval()
     wrapped, x = sv.wrap(net, images(1)), images(2, seed=3)
     wrapped.calibrate([images(4, seed=1)])
-    deployed = wrapped.deploy(sv.Scheme.only("body.0", sv.INT8), parts=parts)
+    deployed = wrapped.deploy(sv.Scheme.only("body.0", SAFE_INT8), parts=parts)
     with deployed.plan.simulated() as model:
         torch.testing.assert_close(deployed(x), model(x), atol=0.02, rtol=0)
     with torch.no_grad():
@@ -265,7 +265,7 @@ def deployed_sam(sam: EfficientViTSam) -> Deployed:
     scenes = [sam.preprocess(draw_scene(CALIBRATION_SEED, index)[0]) for index in range(4)]
     wrapped = sv.wrap(sam, (scenes[0], boxes))
     wrapped.calibrate([(scene, boxes) for scene in scenes])
-    return wrapped.deploy(sv.Scheme.only("image_encoder", sv.INT8), parts=["image_encoder"])
+    return wrapped.deploy(sv.Scheme.only("image_encoder", SAFE_INT8), parts=["image_encoder"])
 
 
 def predictions(task: Task, model: Any) -> dict[int, Any]:

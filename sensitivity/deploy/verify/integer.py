@@ -12,6 +12,8 @@ import contextlib
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -73,12 +75,39 @@ def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator
         yield plan.model
 
 
-def verify_graph(qdq: QdqGraph) -> tuple[ModelProto, tuple[str, ...]]:
-    """A graph that also returns every tensor of codes, and the node that reads each, in that order."""
+def verify_graph(qdq: QdqGraph, *, values: bool = False) -> tuple[ModelProto, tuple[str, ...]]:
+    """A graph that also returns every tensor of codes, and the node that reads each, in that order.
+
+    Args:
+        qdq: The graph that is deployed; not changed.
+        values: Whether it returns the numbers that the codes stand for instead of the codes: ``codes_of`` turns them
+            into codes. That leaves the layers' kernels as they are deployed on a CPU without VNNI, where OpenVINO
+            multiplies codes that are an output by halved weights.
+    """
     readers: dict[str, str] = {}
     for node, codes in qdq.quantizers.items():
         readers.setdefault(codes, node)
-    return expose(qdq.graph, list(readers)), tuple(readers.values())
+    dequantized = {node.input[0]: node.output[0] for node in qdq.graph.graph.node if node.op_type == "DequantizeLinear"}
+    tensors = [dequantized[codes] for codes in readers] if values else list(readers)
+    return expose(qdq.graph, tensors), tuple(readers.values())
+
+
+def codes_of(qdq: QdqGraph, reader: str, values: npt.NDArray[np.float32]) -> npt.NDArray[np.int64]:
+    """The codes that stand for the numbers which a node reads.
+
+    Args:
+        qdq: The graph.
+        reader: Node that reads them.
+        values: What ``verify_graph(qdq, values=True)`` returned for it, of any shape.
+    """
+    import onnx.numpy_helper
+
+    codes = qdq.quantizers[reader]
+    quantizer = next(node for node in qdq.graph.graph.node if codes in node.output)
+    constants = {one.name: one for one in qdq.graph.graph.initializer}
+    scale, zero = (onnx.numpy_helper.to_array(constants[name]) for name in quantizer.input[1:3])
+    steps: npt.NDArray[np.int64] = np.rint(np.asarray(values) / scale).astype(np.int64)
+    return steps + int(zero)
 
 
 class _IntegerLayer:

@@ -20,13 +20,13 @@ from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import EngineBuildError, EngineError, MissingPackageError
 from sensitivity.testing.engines import EngineSuite, GraphCase
-from tests.deploy.nets import images
+from tests.deploy.nets import SAFE, SAFE_INT8, images
 
 
 @pytest.fixture(scope="module")
 def graph_case(shared: sv.Wrapped) -> GraphCase:
     x = images(1, seed=5)
-    with shared.quantized(sv.Scheme.all(sv.INT8)) as model, torch.no_grad():
+    with shared.quantized(SAFE) as model, torch.no_grad():
         out: Any = model(x)
     outputs = (*out["scores"], out["up"][0])
     nodes = {"fine.0", "coarse.0", "tower#0", "tower#1", "score#0", "score#1", "up"}
@@ -35,7 +35,7 @@ def graph_case(shared: sv.Wrapped) -> GraphCase:
 
 @pytest.fixture(scope="module", params=["openvino", "onnxruntime", "torch"])
 def engine(shared: sv.Wrapped, request: pytest.FixtureRequest) -> Engine:
-    return shared.deploy(sv.Scheme.all(sv.INT8), request.param).engine
+    return shared.deploy(SAFE, request.param).engine
 
 
 class TestEngines(EngineSuite):
@@ -44,7 +44,7 @@ class TestEngines(EngineSuite):
 
 @pytest.fixture(scope="module")
 def deployed(shared: sv.Wrapped) -> Deployed:
-    return shared.deploy(sv.Scheme.all(sv.INT8))
+    return shared.deploy(SAFE)
 
 
 def test_openvino_says_what_ran_in_int8_and_how_long_it_took(deployed: Deployed) -> None:
@@ -97,7 +97,7 @@ class Scaled(nn.Module):
 def test_openvino_names_a_layer_whose_output_is_multiplied_by_a_constant(how: str) -> None:
     wrapped = sv.wrap(Scaled(how).eval(), images(1))
     wrapped.calibrate([images(4, seed=1)])
-    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8))
+    deployed = wrapped.deploy(SAFE)
     layers = {node: layer.precision for layer in deployed.engine.layer_info() for node in layer.nodes}
     assert (layers.get("first"), layers.get("second")) == ("int8", "int8")
 
@@ -116,13 +116,13 @@ class Same(nn.Module):
 def test_two_calls_that_openvino_runs_as_one_are_both_named() -> None:
     wrapped = sv.wrap(Same().eval(), images(1))
     wrapped.calibrate([images(4, seed=1)])
-    engine = wrapped.deploy(sv.Scheme.all(sv.INT8)).engine
+    engine = wrapped.deploy(SAFE).engine
     layers = {node: layer.precision for layer in engine.layer_info() for node in layer.nodes}
     assert (layers["conv#0"], layers["conv#1"]) == ("int8", "int8")
 
 
 @pytest.mark.parametrize(
-    ("recipe", "precision", "least_db"), [(sv.INT8_WEIGHTS, "fp32", 100.0), (sv.INT8, "int8", 40.0)], ids=str
+    ("recipe", "precision", "least_db"), [(sv.INT8_WEIGHTS, "fp32", 100.0), (SAFE_INT8, "int8", 40.0)], ids=str
 )
 def test_openvino_quantizes_activations_of_linear_layers_only_where_asked(
     recipe: sv.Recipe, precision: str, least_db: float
@@ -142,7 +142,7 @@ def test_openvino_quantizes_activations_of_linear_layers_only_where_asked(
 
 def test_onnxruntime_and_the_simulation_do_not_claim_int8(shared: sv.Wrapped) -> None:
     for name in ("onnxruntime", "torch"):
-        engine = shared.deploy(sv.Scheme.all(sv.INT8), name).engine
+        engine = shared.deploy(SAFE, name).engine
         layers = {node: layer.precision for layer in engine.layer_info() for node in layer.nodes}
         assert layers["fine.0"] == "fp32"
 

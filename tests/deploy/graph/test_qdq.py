@@ -17,7 +17,7 @@ from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
 from sensitivity.quantize.weights import weight_codes
 from sensitivity.records import QuantSpec, Recipe
-from tests.deploy.nets import images
+from tests.deploy.nets import SAFE, images
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +129,7 @@ def test_a_layer_that_pads_by_itself_is_quantized_in_front_of_its_padding_as_it_
     )
     wrapped = sv.wrap(net.eval(), images(1))
     wrapped.calibrate([images(4, seed=1)])
-    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8))
+    deployed = wrapped.deploy(SAFE)
     graph = graph_of(deployed).graph
     pads = [node for node in graph.node if node.op_type == "Pad"]
     assert [node.input[0] for node in pads] == ["0.input.quantized", "2.input.quantized"]

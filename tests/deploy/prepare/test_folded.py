@@ -14,7 +14,7 @@ from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
 from sensitivity.perturb.digest import weights_digest
-from tests.deploy.nets import build, images
+from tests.deploy.nets import SAFE, build, images
 
 
 def test_every_norm_of_the_nets_is_folded_and_the_output_kept(wrapped: sv.Wrapped) -> None:
@@ -117,7 +117,7 @@ def test_a_weight_that_is_computed_from_others_is_baked_and_runs_in_int8(compute
         want = net(images(2))
     wrapped = sv.wrap(net, images(1))
     wrapped.calibrate([images(4, seed=1)])
-    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8))
+    deployed = wrapped.deploy(SAFE)
     assert (deployed.plan.left_out, deployed.attempts) == ({}, ())
     layers = {node: layer.precision for layer in deployed.engine.layer_info() for node in layer.nodes}
     assert (layers["0"], layers["2"]) == ("int8", "int8")

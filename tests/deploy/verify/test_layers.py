@@ -19,9 +19,9 @@ from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.errors import PrecisionNotHonouredError
 from sensitivity.records.verification import Cause
-from tests.deploy.nets import Attention
+from tests.deploy.nets import SAFE, Attention
 
-INT8 = sv.Scheme.all(sv.INT8)
+INT8 = SAFE
 X = torch.randn(2, 16, 16, 16, generator=torch.Generator().manual_seed(0))
 
 

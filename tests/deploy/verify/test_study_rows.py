@@ -12,7 +12,7 @@ import torch
 import sensitivity as sv
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.errors import StudyError
-from tests.deploy.nets import SharedHead, build, images
+from tests.deploy.nets import SAFE_INT8, SharedHead, build, images
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def task() -> sv.FeatureFidelity:
 
 @pytest.fixture(scope="module")
 def study(net: sv.Wrapped, task: sv.FeatureFidelity) -> sv.Study:
-    return net.analyze(task, sv.INT8, progress=False)
+    return net.analyze(task, SAFE_INT8, progress=False)
 
 
 def test_a_study_of_other_weights_is_refused(task: sv.FeatureFidelity) -> None:
@@ -60,13 +60,13 @@ def test_rows_that_the_engine_repeats_become_verified(
 
 def test_a_study_of_all_but_one_is_repeated_that_way(net: sv.Wrapped, task: sv.FeatureFidelity) -> None:
     swept = ["fine.0", "tower", "score"]
-    study = net.analyze(task, sv.INT8, layers=swept, direction="all-but-one", progress=False)
+    study = net.analyze(task, SAFE_INT8, layers=swept, direction="all-but-one", progress=False)
     found = net.verify_study(study, task, layers="score")
     row = next(one for one in found.measurements if one.layer == net.layers["score"].name)
     assert row.drop is not None
     assert row.signals["deployed_drop"] == pytest.approx(row.drop, abs=0.5)
     assert row.status == "verified"
-    others = sv.Scheme.only(["fine.0", "tower"], sv.INT8)  # the rest of the model was never disturbed
+    others = sv.Scheme.only(["fine.0", "tower"], SAFE_INT8)  # the rest of the model was never disturbed
     assert net.evaluate(task, others).value == pytest.approx(row.score, abs=1e-3)
 
 
@@ -121,7 +121,7 @@ def test_a_few_decibels_are_no_agreement(net: sv.Wrapped, study: sv.Study, task:
 def mixed(net: sv.Wrapped, task: sv.FeatureFidelity) -> sv.Study:
     """A study with a recipe that no engine here can be given."""
     net.calibrate([images(8, seed=1)], sv.FP8)
-    return net.analyze(task, [sv.FP8, sv.INT8], layers=["fine.0", "tower"], progress=False)
+    return net.analyze(task, [sv.FP8, SAFE_INT8], layers=["fine.0", "tower"], progress=False)
 
 
 def test_a_row_that_cannot_be_deployed_says_why_and_the_others_go_on(
@@ -129,7 +129,7 @@ def test_a_row_that_cannot_be_deployed_says_why_and_the_others_go_on(
 ) -> None:
     found = net.verify_study(mixed, task)
     rows = {(row.layer, row.recipe): row for row in found.measurements}
-    assert {recipe: row.status for (_, recipe), row in rows.items()} == {"fp8": "measured", "int8": "verified"}
+    assert {recipe: row.status for (_, recipe), row in rows.items()} == {"fp8": "measured", SAFE_INT8.name: "verified"}
     reason = rows[net.layers["tower"].name, "fp8"].reason
     assert reason.startswith("not on the engine: recipe 'fp8'")
     again = net.verify_study(found, task, recipe="fp8")
@@ -137,10 +137,10 @@ def test_a_row_that_cannot_be_deployed_says_why_and_the_others_go_on(
 
 
 def test_rows_of_one_recipe_can_be_chosen(net: sv.Wrapped, mixed: sv.Study, task: sv.FeatureFidelity) -> None:
-    found = net.verify_study(mixed, task, layers="tower", recipe=sv.INT8)
+    found = net.verify_study(mixed, task, layers="tower", recipe=SAFE_INT8)
     touched = {row.recipe for row, old in zip(found.measurements, mixed.measurements, strict=True) if row != old}
-    assert touched == {"int8"}
-    with pytest.raises(StudyError, match=r"no recipe 'int3'\. It has fp8, int8"):
+    assert touched == {SAFE_INT8.name}
+    with pytest.raises(StudyError, match=r"no recipe 'int3'\. It has fp8, safe int8"):
         net.verify_study(mixed, task, recipe="int3")
 
 

@@ -16,10 +16,11 @@ import sensitivity as sv
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.errors import EngineError, PrecisionNotHonouredError, TaskError
-from tests.deploy.nets import SharedHead, build, images
+from tests.deploy.nets import SAFE, SharedHead, build, images
+from tests.deploy.this_cpu import saturates
 from tests.models import CASES
 
-INT8 = sv.Scheme.all(sv.INT8)
+INT8 = SAFE
 
 
 def fidelity(seed: int = 11) -> sv.FeatureFidelity:
@@ -41,6 +42,18 @@ def test_every_layer_of_the_nets_is_verified(verification: sv.Verification) -> N
         assert check.code_share <= 2e-4
 
 
+def test_weights_in_8_bits_are_verified_or_found_to_saturate(wrapped: sv.Wrapped) -> None:
+    found = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8)), samples=4)
+    assert found.passed != saturates()
+    statuses = [check.status for check in found.layers]
+    if saturates():
+        assert statuses.count("disagrees") > len(statuses) / 2
+        assert max(check.code_steps for check in found.layers) > 10
+        assert found.outputs_pass is False
+    else:
+        assert set(statuses) == {"verified"}
+
+
 def test_outputs_are_nearer_to_the_simulation_than_that_is_to_float(verification: sv.Verification) -> None:
     assert verification.outputs_pass
     assert verification.output_sqnr_db is not None
@@ -54,7 +67,7 @@ def test_the_metric_is_told_three_times_with_the_spread_of_roundings(verificatio
     assert verification.metric_fp32 == 150.0  # what equal outputs are given
     assert set(verification.metric_variants) == {"channels last", "reciprocal scale"}
     assert verification.metric_difference is not None
-    assert abs(verification.metric_difference) < 0.5
+    assert abs(verification.metric_difference) < 1.0
     assert verification.metric_tolerance == 1.0  # dB, and no share of the drop from an exact copy's 150 dB
     assert verification.metric_pass
     assert verification.metric_spread is not None
@@ -137,6 +150,10 @@ def test_other_gates_pass_other_engines(shared: sv.Wrapped) -> None:
     assert {check.status for check in found.layers} == {"verified"}
 
 
+OUTPUTS = 3
+"""How many outputs the net with the shared head has."""
+
+
 class WrongInside(OpenVinoEngine):
     """Right for a layer by itself; in the whole graph one tensor of codes is off."""
 
@@ -144,9 +161,9 @@ class WrongInside(OpenVinoEngine):
 
     def run(self, *inputs: Any) -> tuple[Any, ...]:
         outputs = super().run(*inputs)
-        codes = [out for out in outputs if out.dtype == np.int8]
-        if len(codes) > 1:
-            codes[1] += 7  # what is behind the first layer
+        behind_first = outputs[OUTPUTS + 1 : OUTPUTS + 2]  # there only in graphs for looking inside
+        for codes in behind_first:
+            codes += 7 if codes.dtype == np.int8 else codes.std()
         return outputs
 
 
@@ -160,7 +177,10 @@ def test_a_layer_that_runs_otherwise_inside_the_graph_is_found(shared: sv.Wrappe
 
 @pytest.mark.skipif(not openvino.__version__.startswith("2026.4"), reason="a defect of OpenVINO 2026.4")
 def test_a_defect_of_openvino_is_found_where_it_is() -> None:
-    """A convolution behind a concatenation gets its input codes right and computes something else with them."""
+    """A convolution behind a concatenation gets its input codes right and computes something else with them.
+
+    On a CPU that saturates only the outputs show it: a graph that returns its codes runs other kernels there.
+    """
     case = CASES["transposed"]
     wrapped = sv.wrap(case.build(), case.inputs)
     wrapped.calibrate([case.inputs])
@@ -169,7 +189,7 @@ def test_a_defect_of_openvino_is_found_where_it_is() -> None:
         "encode.conv": "verified",
         "down.conv": "verified",
         "up": "verified",
-        "fuse": "disagrees",
+        "fuse": "verified" if saturates() else "disagrees",
         "up_head": "verified",
     }
     assert found.outputs_pass is False
@@ -177,12 +197,14 @@ def test_a_defect_of_openvino_is_found_where_it_is() -> None:
 
 
 class Off(OpenVinoEngine):
-    """Shifts every float output by its own scale."""
+    """Multiplies the model's own outputs."""
 
     name = "off"
 
     def run(self, *inputs: Any) -> tuple[Any, ...]:
-        return tuple(out * 1.5 if out.dtype == np.float32 else out for out in super().run(*inputs))
+        outputs = super().run(*inputs)
+        own = [out * 1.5 if out.dtype == np.float32 else out for out in outputs[:OUTPUTS]]
+        return (*own, *outputs[OUTPUTS:])
 
 
 def test_wrong_outputs_are_found_though_every_layer_agrees(shared: sv.Wrapped) -> None:
