@@ -42,6 +42,7 @@ _HOME = {
     "Confidence": "sweep.stopping.race",
     "Sweep": "sweep.settings",
     "ray_executor": "sweep.passes.ray_workers",
+    "register_engine": "deploy.engines.registry",
     "CocoDetection": "tasks.coco",
     "Lvis": "tasks.lvis",
     "PromptedMasks": "tasks.prompted",
@@ -85,6 +86,7 @@ __all__ = [
     "pareto",
     "ray_executor",
     "read_thesis",
+    "register_engine",
     "register_format",
     "register_observer",
     "verify",
@@ -92,6 +94,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sensitivity.deploy.engines.registry import register_engine
     from sensitivity.errors import SensitivityError
     from sensitivity.quantize.calibration import Calibration
     from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -176,9 +177,36 @@ class EngineLayer:
     time_s: float | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineCapabilities:
+    """What an engine can run; the defaults hold for every engine that reads Q/DQ as ONNX defines it.
+
+    Attributes:
+        weight_formats: Names of number formats of weights; None for every one whose codes int8 holds.
+        weight_granularities: How many weights share a scale: ``per-tensor``, ``per-channel``.
+        activation_formats: The same of activations; None for every one that fills int8 or uint8.
+        affine_activations: Whether activations may have a zero point other than 0.
+        rests: Precisions in which it can compute what is not quantized. An engine with others than ``fp32`` is built
+            with the keyword ``rest=`` where a scheme asks for one of them.
+        keeps_fp32: Whether it computes marked modules in fp32 where the rest is in half precision.
+        times_layers: Whether ``layer_info`` tells the time of every operation once the engine has run.
+        saturates: Whether large sums of 8-bit products are cut off on this machine, as on an x86 CPU without VNNI;
+            None where only a trial can tell: ``sensitivity.deploy.doctor.saturation.capabilities_here``.
+    """
+
+    weight_formats: tuple[str, ...] | None = None
+    weight_granularities: tuple[str, ...] = ("per-tensor", "per-channel")
+    activation_formats: tuple[str, ...] | None = None
+    affine_activations: bool = True
+    rests: tuple[str, ...] = ("fp32",)
+    keeps_fp32: bool = False
+    times_layers: bool = False
+    saturates: bool | None = None
+
+
 @runtime_checkable
-class Engine(Protocol):
-    """What runs a deployed graph.
+class RunsGraph(Protocol):
+    """The least that an engine has; what else ``Engine`` asks for gets its default where it is missing.
 
     Attributes:
         name: Short text: ``openvino``, ``onnxruntime``, ``torch``, ``tensorrt``.
@@ -201,6 +229,44 @@ class Engine(Protocol):
 
     def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
         """Median time of one run in seconds, after a warm-up."""
+
+
+@runtime_checkable
+class Engine(RunsGraph, Protocol):
+    """What runs a deployed graph; a class that inherits from this one has the defaults.
+
+    Attributes:
+        version: Version of the package that runs the graph; None where there is none to tell.
+        computes_in_float: Whether the engine is a reference that computes int8 layers in float between quantizers, and
+            declares it; ``verify`` then compares the codes and does not ask for int8.
+        is_simulation: Whether it ignores the graph and runs the simulation itself.
+        capabilities: What it can run.
+    """
+
+    version: str | None = None
+    computes_in_float: bool = False
+    is_simulation: bool = False
+    capabilities: EngineCapabilities = EngineCapabilities()
+
+
+@runtime_checkable
+class SavesItself(Protocol):
+    """What an ``Engine`` may have besides: it is built slowly, and can be kept in a file."""
+
+    def save(self, path: str | Path) -> None:
+        """Write the built engine.
+
+        Raises:
+            EngineError: If the file cannot be written.
+        """
+
+
+@runtime_checkable
+class ProfilesLayers(Protocol):
+    """What an ``Engine`` may have besides: a profiler of its own."""
+
+    def profile(self, *inputs: Any, repeats: int = 20) -> Mapping[str, float]:
+        """Mean seconds of each operation by its name in ``layer_info``, which has them too from then on."""
 
 
 @runtime_checkable

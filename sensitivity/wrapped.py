@@ -392,22 +392,31 @@ class Wrapped:
         return screen(self.model, self.name, self.layers.select(layers), recipe, disturber, passes, loss)
 
     def plan(
-        self, scheme: Scheme, *, calibration: CalibrationLike | None = None, target: Target = "any", example: Any = None
+        self,
+        scheme: Scheme,
+        *,
+        calibration: CalibrationLike | None = None,
+        target: str | Target = "any",
+        example: Any = None,
     ) -> Plan:
         """What deploying a scheme means: a folded copy of the model, every scale, and what is left out with its reason.
 
         Args:
             scheme: Which layer gets which recipe.
             calibration: Activation ranges or images.
-            target: ``tensorrt`` leaves out what TensorRT does not run well in int8.
+            target: Name of an engine: what it does not run well in int8 is left out; ``any`` leaves nothing out.
             example: Inputs that fix the sizes of the exported graph; by default the example inputs.
 
         Raises:
             ExportError: If a recipe cannot be expressed as Q/DQ, or the model cannot be copied.
             LayerNotFoundError: If a rule of the scheme selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known.
+            EngineError: If no engine is called ``target``.
         """
-        return self._plans.plan(scheme, self._ready(calibration, scheme.recipes), target=target, example=example)
+        from sensitivity.deploy.engines.registry import target_of
+
+        made_for = target_of(target)
+        return self._plans.plan(scheme, self._ready(calibration, scheme.recipes), target=made_for, example=example)
 
     def deploy(
         self,
@@ -443,10 +452,10 @@ class Wrapped:
             EngineError: If the engine is unknown.
         """
         from sensitivity.deploy.deployed import deploy
-        from sensitivity.deploy.engines.registry import check_engine, target_of
+        from sensitivity.deploy.engines.registry import kind_of
 
-        check_engine(engine)
-        planned = self.plan(scheme, calibration=calibration, target=target_of(engine), example=example)
+        target = kind_of(engine).target
+        planned = self.plan(scheme, calibration=calibration, target=target, example=example)
         return deploy(planned, engine, parts=parts, **settings)
 
     def verify(

@@ -38,7 +38,7 @@ INNER_FLOORS = {
         *("plan", "replay", "passes", "settings", "storage", "stopping", "signals", "scoring", "record", "arguments"),
         *("explain", "run"),
     ),
-    "deploy": ("packages", "prepare", "graph", "engines", "deployed", "verify", "doctor"),
+    "deploy": ("packages", "prepare", "graph", "engines", "doctor", "deployed", "verify"),
 }
 NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification"}
 

@@ -10,15 +10,13 @@ from sensitivity.cli.deploy import calibrate
 from sensitivity.cli.models import add_model, add_task, made_images, made_task, made_wrapped
 from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
 from sensitivity.cli.recipes import HELP, recipe
+from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError, EngineError, ExportError
 from sensitivity.records.note import NoteKind, of_kind
 
 if TYPE_CHECKING:
     from sensitivity.study import Study
     from sensitivity.wrapped import Wrapped
-
-TIMED_ENGINES = ("openvino", "tensorrt")
-"""Engines that tell the time of single layers."""
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -43,9 +41,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument(
         "--latency",
-        choices=TIMED_ENGINES,
+        choices=engine_names(timed=True),
         metavar="ENGINE",
-        help=f"then time every layer on {' or '.join(TIMED_ENGINES)}, for protect --latency; not done by default",
+        help=f"then time every layer on {' or '.join(engine_names(timed=True))}, for protect --latency; not done by "
+        "default",
     )
     parser.add_argument("--json", action="store_true", help="print JSON: the study")
     parser.set_defaults(run=run)
@@ -80,13 +79,9 @@ def run(given: argparse.Namespace) -> Answer:
 
 def _check_engine(engine: str) -> None:
     """Tell before the sweep, not after it, that an engine is not there."""
-    from sensitivity.deploy.packages import need
+    from sensitivity.deploy.engines.registry import kind_of
 
-    need(engine, engine)
-    if engine == "tensorrt":
-        from sensitivity.deploy.engines.trt.device import CudaDevice
-
-        CudaDevice()
+    kind_of(engine).check_runs_here()
 
 
 def _timed(wrapped: Wrapped, study: Study, engine: str) -> tuple[Study, str]:

@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.models import add_calibration, add_model, made_images, made_wrapped
 from sensitivity.cli.output import Answer, check_place, writing
+from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError
 from sensitivity.records import Recipe, Scheme
 
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
     from sensitivity.wrapped import Wrapped
-
-NAMES = ("openvino", "onnxruntime", "tensorrt", "torch")
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,7 +35,7 @@ def add_scheme(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, SCHEME.json, --engine, --parts and --calibration."""
     add_model(parser)
     parser.add_argument("scheme", type=Path, metavar="SCHEME.json", help="what protect wrote")
-    parser.add_argument("--engine", choices=NAMES, default="openvino", help="default: %(default)s")
+    parser.add_argument("--engine", choices=engine_names(), default="openvino", help="default: %(default)s")
     parser.add_argument(
         "--parts",
         nargs="+",

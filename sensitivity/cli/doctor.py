@@ -9,7 +9,8 @@ from dataclasses import asdict
 
 from sensitivity import __version__
 from sensitivity.cli.output import FAILED, Answer
-from sensitivity.deploy.doctor.machine import ENGINES, Finding, examine
+from sensitivity.deploy.doctor.machine import Finding, examine
+from sensitivity.deploy.engines.registry import engine_names
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,15 +20,15 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="say which engines work on this machine, and why not",
         description="Try every engine on this machine, and say what is missing. With names: fail unless these work.",
     )
-    parser.add_argument("engines", nargs="*", type=engine, metavar="ENGINE", help=", ".join(ENGINES))
+    parser.add_argument("engines", nargs="*", type=engine, metavar="ENGINE", help=", ".join(engine_names()))
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=run)
 
 
 def engine(text: str) -> str:
     """The name of an engine; for argparse."""
-    if text not in ENGINES:
-        raise argparse.ArgumentTypeError(f"no engine is called {text!r}; choose of {', '.join(ENGINES)}")
+    if text not in engine_names():
+        raise argparse.ArgumentTypeError(f"no engine is called {text!r}; choose of {', '.join(engine_names())}")
     return text
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.contracts import Engine
-from sensitivity.deploy.engines.registry import Build, build_engine, check_engine, check_rest
+from sensitivity.deploy.engines.registry import Build, EngineKind, build_engine, check_rest, kind_of
 from sensitivity.deploy.graph.export import Attempt, Part, export
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.deploy.prepare.omission import OmissionKind
@@ -137,6 +137,7 @@ class Deployed:
         parts: The exported submodules with their engines.
         attempts: What could not be exported, with the reasons.
         build: Makes an engine of the same kind of another graph of a part; also for another plan, if that is given.
+        kind: Entry of the engine in the registry.
         name: Name of the engine.
     """
 
@@ -146,9 +147,11 @@ class Deployed:
         parts: Iterable[DeployedPart],
         attempts: Iterable[Attempt],
         build: Callable[..., Engine],
+        kind: EngineKind,
     ) -> None:
         self.plan = plan
         self.build = build
+        self.kind = kind
         self.parts = tuple(parts)
         self.attempts = tuple(attempts)
         self.name = self.parts[0].engine.name
@@ -157,7 +160,7 @@ class Deployed:
     def in_fp32(self) -> Deployed:
         """The same with the rest in fp32 for all that is simulated or built from now on; the engines are those here."""
         plan = self.plan.in_fp32()
-        return Deployed(plan, self.parts, self.attempts, partial(self.build, as_planned=plan))
+        return Deployed(plan, self.parts, self.attempts, partial(self.build, as_planned=plan), self.kind)
 
     @property
     def scheme(self) -> Scheme:
@@ -224,11 +227,11 @@ def deploy(
         EngineBuildError: If an engine cannot be built, or cannot keep in fp32 what the scheme asks for.
         EngineError: If the engine is unknown, or has no such settings.
     """
-    check_engine(engine)
-    check_rest(engine, plan.scheme)
-    if engine == "torch" and settings:
+    kind = kind_of(engine)
+    check_rest(kind, plan.scheme)
+    if kind.is_simulation and settings:
         raise EngineError(
-            f"'torch', the simulation, has no settings; it was given {', '.join(settings)}. Leave it out."
+            f"{kind.name!r}, the simulation, has no settings; it was given {', '.join(settings)}. Leave it out."
         )
     exported = export(plan, parts)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
@@ -236,11 +239,10 @@ def deploy(
     plan = replace(plan, parts=tuple(part.path for part in exported.parts))
 
     def build(graph: ModelProto, part: Part, as_planned: Plan = plan) -> Engine:
-        """An engine of the same kind of another graph of the part."""
-        return build_engine(engine, graph, as_planned, part, **settings)
+        return build_engine(kind, graph, as_planned, part, **settings)
 
     built = [DeployedPart(part, qdq, build(qdq.graph, part)) for part, qdq in zip(exported.parts, graphs, strict=True)]
-    return Deployed(plan, built, exported.attempts, build)
+    return Deployed(plan, built, exported.attempts, build, kind)
 
 
 def _not_exported(plan: Plan, graphs: list[QdqGraph], attempts: Iterable[Attempt]) -> dict[str, str]:

@@ -20,8 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.contracts import Engine, EngineLayer
+from sensitivity.contracts import Engine, EngineCapabilities, EngineLayer
 from sensitivity.errors import EngineError
+from sensitivity.records.formats import formats as known_formats
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +50,31 @@ class EngineSuite:
         assert isinstance(engine, Engine)
         assert engine.name
         assert engine.name == engine.name.strip().lower()
+
+    def test_it_says_what_it_is_and_what_it_can_run(self, engine: Engine) -> None:
+        """Version, traits and capabilities are of the types and words of the contract."""
+        assert engine.version is None or (isinstance(engine.version, str) and engine.version)
+        assert isinstance(engine.computes_in_float, bool)
+        assert isinstance(engine.is_simulation, bool)
+        able = engine.capabilities
+        assert isinstance(able, EngineCapabilities)
+        for formats in (able.weight_formats, able.activation_formats):
+            assert formats is None or set(formats) <= {number_format.name for number_format in known_formats()}
+        assert set(able.weight_granularities) <= {"per-tensor", "per-channel"}
+        assert "fp32" in able.rests
+        assert able.saturates in (True, False, None)
+
+    def test_an_engine_that_computes_in_float_does_not_claim_int8(self, engine: Engine, graph_case: GraphCase) -> None:
+        """What is declared a float reference says so of every layer, too."""
+        engine.run(*graph_case.inputs)
+        computed = {layer.precision for layer in engine.layer_info() if graph_case.nodes & set(layer.nodes)}
+        assert not engine.computes_in_float or "int8" not in computed
+
+    def test_an_engine_that_times_layers_tells_all_their_times(self, engine: Engine, graph_case: GraphCase) -> None:
+        """Where ``capabilities.times_layers``, no node that was asked for is without a time once it has run."""
+        engine.run(*graph_case.inputs)
+        layers = [layer for layer in engine.layer_info() if graph_case.nodes & set(layer.nodes)]
+        assert not engine.capabilities.times_layers or all(layer.time_s is not None for layer in layers)
 
     def test_outputs_are_right_and_in_order(self, engine: Engine, graph_case: GraphCase) -> None:
         """Every output equals what was found by other means."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from sensitivity.deploy.doctor.one_convolution import try_engine, try_export, try_simulation
+from sensitivity.deploy.doctor.one_convolution import try_export, try_simulation
+from sensitivity.deploy.doctor.saturation import trial_of
+from sensitivity.deploy.engines.registry import EngineKind, engine_kinds
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineError, SensitivityError
-
-ENGINES = ("torch", "openvino", "onnxruntime", "tensorrt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,86 +24,65 @@ class Finding:
         works: Whether it does.
         version: Version of its package; None where it is not installed.
         note: What it can do here, or why it does not work and what to do.
+        saturates: Whether large sums of 8-bit products are cut off in this engine here; None where nothing was tried.
     """
 
     name: str
     works: bool
     version: str | None
     note: str
+    saturates: bool | None = None
 
 
 def examine() -> list[Finding]:
     """Try everything; nothing is raised."""
-    trials = {
-        "torch": _torch,
-        "cuda": _cuda,
-        "export": _export,
-        "openvino": _openvino,
-        "onnxruntime": _onnxruntime,
-        "tensorrt": _tensorrt,
-    }
-    return [_tried(name, trial) for name, trial in trials.items()]
+    simulations = [_tried(kind.name, kind.package, _simulation) for kind in engine_kinds() if kind.is_simulation]
+    engines = [
+        _tried(kind.name, kind.package, partial(_engine, kind)) for kind in engine_kinds() if not kind.is_simulation
+    ]
+    return [*simulations, _tried("cuda", None, _cuda), _tried("export", "onnx", _export), *engines]
 
 
-def _tried(name: str, trial: Callable[[], str]) -> Finding:
-    package = {"cuda": "torch", "export": "onnx"}.get(name, name)
+def _tried(name: str, package: str | None, trial: Callable[[], tuple[str, bool | None]]) -> Finding:
     try:
-        note, works = trial(), True
+        (note, saturates), works = trial(), True
     except (SensitivityError, ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
         # as broken packages raise
-        note, works = " ".join(str(error).split()), False
+        note, saturates, works = " ".join(str(error).split()), None, False
+    return Finding(name, works, None if package is None else _version(package), note, saturates)
+
+
+def _version(package: str) -> str | None:
     try:
-        found = version(package)
+        return version(package)
     except PackageNotFoundError:
-        found = None
-    return Finding(name, works, None if name == "cuda" else found, note)
+        return None
 
 
-def _torch() -> str:
+def _simulation() -> tuple[str, bool | None]:
     torch = import_module("torch")
     try_simulation(torch)
-    return f"the simulation, exact on one convolution; {torch.get_num_threads()} threads; as an engine it needs export"
+    threads = torch.get_num_threads()
+    return f"the simulation, exact on one convolution; {threads} threads; as an engine it needs export", False
 
 
-def _cuda() -> str:
+def _cuda() -> tuple[str, bool | None]:
     from sensitivity.deploy.engines.trt.device import CudaDevice, no_cuda
 
     refusal = no_cuda()
     if refusal is not None:
         raise EngineError(refusal)
-    return CudaDevice().name
+    return CudaDevice().name, None
 
 
-def _export() -> str:
+def _export() -> tuple[str, bool | None]:
     need("onnx", "onnx")
     need("onnxscript", "onnx")
     try_export(import_module("torch"))
-    return "torch to ONNX (checked on one convolution), which every engine needs"
+    return "torch to ONNX (checked on one convolution), which every engine needs", None
 
 
-def _openvino() -> str:
-    openvino = need("openvino", "openvino")
-    core = openvino.Core()
-    if "CPU" not in core.available_devices:
-        raise EngineError(f"OpenVINO finds no CPU device; it has: {', '.join(core.available_devices) or 'none'}.")
-    from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
-
-    found = try_engine(OpenVinoEngine, "openvino")
-    return f"{found}; on {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
-
-
-def _onnxruntime() -> str:
-    runtime = need("onnxruntime", "onnx")
-    from sensitivity.deploy.engines.ort_engine import OrtEngine
-
-    found = try_engine(OrtEngine, "onnx")
-    return f"{found}: the float reference; providers: {', '.join(runtime.get_available_providers())}"
-
-
-def _tensorrt() -> str:
-    need("tensorrt", "tensorrt")
-    from sensitivity.deploy.engines.trt.device import CudaDevice
-    from sensitivity.deploy.engines.trt.engine import TensorRTEngine
-
-    device = CudaDevice()
-    return f"{try_engine(TensorRTEngine.build, 'tensorrt')}; on {device.name}"
+def _engine(kind: EngineKind) -> tuple[str, bool | None]:
+    device = kind.check_runs_here()
+    trial = trial_of(kind)
+    return f"{trial}; {device}" if device else str(trial), trial.saturates

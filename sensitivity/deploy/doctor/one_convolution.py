@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.contracts import Engine
+from sensitivity.contracts import RunsGraph
 from sensitivity.deploy.engines.inputs import Array
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineError, ExportError
@@ -105,7 +105,7 @@ class Trial:
         return "runs int8 as int8, sums exact (checked on one convolution)"
 
 
-def try_engine(build: Callable[[bytes], Engine], extra: str) -> Trial:
+def try_engine(build: Callable[[bytes], RunsGraph], extra: str) -> Trial:
     """Run the convolution and compare it with numpy.
 
     Args:
@@ -126,7 +126,7 @@ def try_engine(build: Callable[[bytes], Engine], extra: str) -> Trial:
     return _run(build, WHOLE, extra)
 
 
-def _run(build: Callable[[bytes], Engine], largest_weight: int, extra: str) -> Trial:
+def _run(build: Callable[[bytes], RunsGraph], largest_weight: int, extra: str) -> Trial:
     x, weights, expected = codes(largest_weight)
     engine = build(graph(weights, extra))
     (output,) = engine.run((x * STEP).astype(np.float32))

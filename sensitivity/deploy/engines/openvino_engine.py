@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 from typing import Any
 
-from sensitivity.contracts import EngineLayer
+from sensitivity.contracts import Engine, EngineLayer
+from sensitivity.deploy.engines.capabilities import OPENVINO
 from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
 from sensitivity.deploy.engines.openvino_names import GraphNames
 from sensitivity.deploy.packages import need
@@ -20,7 +21,7 @@ _MULTIPLY = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul
 _MARKS = ("/WithoutBiases", "/DequantizationMultiply")
 
 
-class OpenVinoEngine:
+class OpenVinoEngine(Engine):
     """A graph compiled by OpenVINO for the CPU.
 
     ``INFERENCE_PRECISION_HINT`` is pinned to what was simulated: left alone, OpenVINO computes what is not quantized in
@@ -40,9 +41,11 @@ class OpenVinoEngine:
     """
 
     name = "openvino"
+    capabilities = OPENVINO
 
     def __init__(self, model: bytes, *, threads: int | None = None, rest: Rest = "fp32") -> None:
         self._openvino = need("openvino", "openvino")
+        self.version = str(self._openvino.__version__)
         self._threads = threads
         self._hint = next(word for word, ours in PRECISIONS.items() if ours == rest)
         try:
@@ -64,11 +67,6 @@ class OpenVinoEngine:
         self._names = [one.name if one.name in used else None for one in ports]  # it drops what nothing reads
         self._request = self._compiled.create_infer_request()
         self._last: list[Array] | None = None
-
-    @property
-    def version(self) -> str:
-        """OpenVINO's own version."""
-        return str(self._openvino.__version__)
 
     def run(self, *inputs: Any) -> tuple[Array, ...]:
         """All outputs of the graph, in its order.
@@ -146,6 +144,19 @@ class OpenVinoEngine:
             raise EngineError(f"OpenVINO failed while running: {_telling(error)}") from error
         count = len(self._compiled.outputs)
         return tuple(request.get_output_tensor(number).data.copy() for number in range(count))
+
+
+def describe_device() -> str:
+    """The CPU that OpenVINO runs on here.
+
+    Raises:
+        MissingPackageError: If openvino is not installed.
+        EngineError: If OpenVINO finds no CPU device.
+    """
+    core = need("openvino", "openvino").Core()
+    if "CPU" not in core.available_devices:
+        raise EngineError(f"OpenVINO finds no CPU device; it has: {', '.join(core.available_devices) or 'none'}.")
+    return f"on {core.get_property('CPU', 'FULL_DEVICE_NAME')}"
 
 
 def _output_makers(graph: Any) -> dict[str, str]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.contracts import EngineLayer
+from sensitivity.contracts import Engine, EngineLayer
+from sensitivity.deploy.engines.capabilities import ONNXRUNTIME
 from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
@@ -23,7 +24,7 @@ _TYPES = {
 }
 
 
-class OrtEngine:
+class OrtEngine(Engine):
     """A graph run node by node by ONNX Runtime: a portable reference, not a fast engine.
 
     With optimizations on, ONNX Runtime quantizes float biases to int32 without being asked and moves Q/DQ about, so
@@ -42,10 +43,12 @@ class OrtEngine:
     """
 
     name = "onnxruntime"
+    capabilities = ONNXRUNTIME
     computes_in_float = True
 
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
         runtime, onnx = need("onnxruntime", "onnx"), need("onnx", "onnx")
+        self.version = str(runtime.__version__)
         options = runtime.SessionOptions()
         options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.log_severity_level = 3
@@ -93,3 +96,13 @@ class OrtEngine:
             return tuple(self._session.run(None, dict(zip(self._names, arrays, strict=True))))
         except Exception as error:  # its errors have no common base but Exception
             raise EngineError(f"ONNX Runtime failed while running: {error}") from error
+
+
+def describe_device() -> str:
+    """What ONNX Runtime is here for, and what it could run on.
+
+    Raises:
+        MissingPackageError: If onnxruntime is not installed.
+    """
+    providers = need("onnxruntime", "onnx").get_available_providers()
+    return f"the float reference; providers: {', '.join(providers)}"

@@ -1,16 +1,24 @@
-"""Engines by name."""
+"""Engines by name: what builds each, what it can run, and which extra brings it.
+
+This is the only place that lists the engines of this library. An engine from outside joins them with
+``register_engine``; plans, the command line, the doctor and ``verify`` then treat it like the others.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import import_module
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from sensitivity.contracts import Engine
-from sensitivity.deploy.prepare.placement import Target
+from sensitivity.contracts import Engine, EngineCapabilities, RunsGraph
+from sensitivity.deploy.engines.capabilities import ONNXRUNTIME, OPENVINO, SIMULATION, TENSORRT
+from sensitivity.deploy.engines.defaults import with_defaults
+from sensitivity.deploy.packages import need
+from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, tensorrt_refuses
 from sensitivity.errors import EngineBuildError, EngineError, ExportError
-from sensitivity.records import Scheme
+from sensitivity.records import Layer, Scheme
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -18,66 +26,224 @@ if TYPE_CHECKING:
     from sensitivity.deploy.graph.export import Part
     from sensitivity.deploy.prepare.plan import Plan
 
-EngineName = Literal["openvino", "onnxruntime", "tensorrt", "torch"]
-
-_HOMES = {
-    "openvino": ("sensitivity.deploy.engines.openvino_engine", "OpenVinoEngine"),
-    "onnxruntime": ("sensitivity.deploy.engines.ort_engine", "OrtEngine"),
-    "tensorrt": ("sensitivity.deploy.engines.trt.engine", "TensorRTEngine.build"),
-}
-ENGINES = (*_HOMES, "torch")
-
-Build = Callable[..., Engine]
+Build = Callable[..., RunsGraph]
 """Makes an engine of an ONNX file's bytes, with settings of its own as keywords."""
 
 
-def check_engine(engine: str | Build) -> None:
-    """Nothing, if this is an engine.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineKind:
+    """One entry of the registry.
+
+    Attributes:
+        name: What ``deploy`` calls it by.
+        title: What messages call it.
+        build: Makes an engine of an ONNX file's bytes; the simulation is made of a plan and a part instead.
+        capabilities: What it can run.
+        package: Package that runs the graph; None where there is none to look for.
+        extra: Extra of this library that brings it; None where none does.
+        refuses_layer: Why it should not run a layer in int8, or None if it should; None asks nothing.
+        load: Makes an engine of a file that its ``save`` wrote and the ONNX file's bytes; None where it has no files.
+        describe_device: What it runs on here, for people; raises an error of this library where it cannot run.
+        is_simulation: Whether it is the simulation, which ignores the graph.
+    """
+
+    name: str
+    title: str
+    build: Callable[..., RunsGraph]
+    capabilities: EngineCapabilities = field(default_factory=EngineCapabilities)
+    package: str | None = None
+    extra: str | None = None
+    refuses_layer: Callable[[Layer], str | None] | None = None
+    load: Callable[..., RunsGraph] | None = None
+    describe_device: Callable[[], str] | None = None
+    is_simulation: bool = False
+
+    @property
+    def target(self) -> Target:
+        """What a plan for it respects."""
+        return Target(self.title, self.capabilities, self.refuses_layer)
+
+    def check_runs_here(self) -> str:
+        """What it runs on here, for people; empty where it does not tell.
+
+        Raises:
+            MissingPackageError: If its package is not installed.
+            EngineError: If it finds no device.
+        """
+        if self.package is not None and self.extra is not None:
+            need(self.package, self.extra)
+        return "" if self.describe_device is None else self.describe_device()
+
+
+@dataclass(frozen=True, slots=True)
+class _Lazy:
+    """A callable of another module, which is imported when it is first called."""
+
+    module: str
+    path: str
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return attrgetter(self.path)(import_module(f"sensitivity.deploy.engines.{self.module}"))(*args, **kwargs)
+
+
+_OURS = (
+    EngineKind(
+        name="openvino",
+        title="OpenVINO",
+        build=_Lazy("openvino_engine", "OpenVinoEngine"),
+        capabilities=OPENVINO,
+        package="openvino",
+        extra="openvino",
+        describe_device=_Lazy("openvino_engine", "describe_device"),
+    ),
+    EngineKind(
+        name="onnxruntime",
+        title="ONNX Runtime",
+        build=_Lazy("ort_engine", "OrtEngine"),
+        capabilities=ONNXRUNTIME,
+        package="onnxruntime",
+        extra="onnx",
+        describe_device=_Lazy("ort_engine", "describe_device"),
+    ),
+    EngineKind(
+        name="tensorrt",
+        title="TensorRT",
+        build=_Lazy("trt.engine", "TensorRTEngine.build"),
+        capabilities=TENSORRT,
+        package="tensorrt",
+        extra="tensorrt",
+        refuses_layer=tensorrt_refuses,
+        load=_Lazy("trt.engine", "TensorRTEngine.load"),
+        describe_device=_Lazy("trt.device", "describe_device"),
+    ),
+    EngineKind(
+        name="torch",
+        title="the simulation",
+        build=_Lazy("torch_engine", "TorchEngine"),
+        capabilities=SIMULATION,
+        package="torch",
+        is_simulation=True,
+    ),
+)
+_KINDS: dict[str, EngineKind] = {kind.name: kind for kind in _OURS}
+
+
+def register_engine(
+    name: str,
+    build: Build,
+    *,
+    capabilities: EngineCapabilities | None = None,
+    package: str | None = None,
+    refuses_layer: Callable[[Layer], str | None] | None = None,
+    load: Callable[..., RunsGraph] | None = None,
+) -> None:
+    """Make an engine of your own known by a name, for as long as this process runs.
+
+    ``wrapped.deploy(scheme, name)`` then builds it, the doctor tries it, and plans respect what it can run.
+
+    Args:
+        name: Lower case, and not taken.
+        build: Makes the engine of an ONNX file's bytes: a class or function, with settings as keywords. What it returns
+            passes ``sensitivity.testing.engines.EngineSuite``.
+        capabilities: What it can run; None takes those of the class, if it inherits from ``contracts.Engine``, or else
+            what every engine that reads Q/DQ can run.
+        package: Package that it needs, whose version the doctor tells.
+        refuses_layer: Called with a layer: why the engine should not run it in int8, or None if it should.
+        load: Makes an engine of a path that its ``save`` wrote and the ONNX file's bytes.
 
     Raises:
-        EngineError: If it is not.
+        EngineError: If the name is taken, or is not lower case.
     """
-    if isinstance(engine, str) and engine not in ENGINES:
+    if name != name.strip().lower() or not name or name == ANY_ENGINE.name:
+        raise EngineError(f"an engine cannot be called {name!r}: give a name in lower case, e.g. 'mine'.")
+    if name in _KINDS:
+        raise EngineError(f"an engine called {name!r} is registered already. Choose another name.")
+    _KINDS[name] = EngineKind(
+        name=name,
+        title=name,
+        build=build,
+        capabilities=capabilities or _declared(build),
+        package=package,
+        refuses_layer=refuses_layer,
+        load=load,
+    )
+
+
+def engine_kinds() -> tuple[EngineKind, ...]:
+    """Every registered engine, those of this library first."""
+    return tuple(_KINDS.values())
+
+
+def engine_names(*, timed: bool = False) -> tuple[str, ...]:
+    """Names of all registered engines.
+
+    Args:
+        timed: Only those that tell the time of single layers.
+    """
+    return tuple(kind.name for kind in engine_kinds() if kind.capabilities.times_layers or not timed)
+
+
+def kind_of(engine: str | Build) -> EngineKind:
+    """The entry of an engine; one made up for a function that is not registered.
+
+    Raises:
+        EngineError: If no engine has this name.
+    """
+    if not isinstance(engine, str) and not callable(engine):
         raise EngineError(
-            f"no engine is called {engine!r}. Choose one of {', '.join(ENGINES)}, or give a function that makes an "
+            f"engine={engine!r:.80} is neither the name of an engine nor a function that makes one of an ONNX file's "
+            f"bytes. Choose one of {', '.join(_KINDS)}."
+        )
+    if not isinstance(engine, str):
+        return EngineKind(name=_name_of(engine), title=_name_of(engine), build=engine, capabilities=_declared(engine))
+    if engine not in _KINDS:
+        raise EngineError(
+            f"no engine is called {engine!r}. Choose one of {', '.join(_KINDS)}, or give a function that makes an "
             "engine of an ONNX file's bytes."
         )
+    return _KINDS[engine]
 
 
-def check_rest(engine: str | Build, scheme: Scheme) -> None:
+def target_of(target: str | Target) -> Target:
+    """What a plan for an engine respects; ``any`` for no particular one.
+
+    Raises:
+        EngineError: If no engine has this name.
+    """
+    if isinstance(target, Target):
+        return target
+    return ANY_ENGINE if target == ANY_ENGINE.name else kind_of(target).target
+
+
+def check_rest(kind: EngineKind, scheme: Scheme) -> None:
     """Nothing, if an engine can compute what is not quantized in the precision that a scheme asks for.
 
     Raises:
         ExportError: If that needs a graph in half precision, which is not written.
         EngineBuildError: If the engine does not keep modules in fp32.
     """
-    if scheme.rest == "fp32" or engine == "torch":
+    if scheme.rest == "fp32":
         return
-    if engine != "openvino":
-        name = engine if isinstance(engine, str) else getattr(engine, "__name__", "an engine of your own")
+    if scheme.rest not in kind.capabilities.rests:
+        able = " or ".join(repr(other.name) for other in engine_kinds() if scheme.rest in other.capabilities.rests)
         raise ExportError(
-            f"rest={scheme.rest!r} cannot be exported for {name}: it runs a graph in the types that are written there, "
-            "and a graph in half precision is not written yet. Deploy to 'openvino' (rest='bf16') or 'torch' (the "
-            "simulation), or use scheme.with_rest('fp32')."
+            f"rest={scheme.rest!r} cannot be exported for {kind.name}: it runs a graph in the types that are written "
+            f"there, and a graph in half precision is not written yet. Deploy to {able}, or use "
+            "scheme.with_rest('fp32')."
         )
-    if scheme.keep_fp32:
+    if scheme.keep_fp32 and not kind.capabilities.keeps_fp32:
         raise EngineBuildError(
-            f"OpenVINO cannot be held to keep_fp32={scheme.keep_fp32}: it drops the mark of an operation when it "
-            "rewrites it, and its execution graph does not show all that were marked. Leave keep_fp32 out (bf16 has "
-            "the range of fp32 and does not overflow), or deploy to 'torch', the simulation."
+            f"{kind.title} cannot be held to keep_fp32={scheme.keep_fp32}: it drops the mark of an operation when it "
+            "rewrites it, and does not tell all that were marked. Leave keep_fp32 out (bf16 has the range of fp32 and "
+            "does not overflow), or deploy to 'torch', the simulation."
         )
 
 
-def target_of(engine: str | Build) -> Target:
-    """Whose placement rules a plan for this engine follows."""
-    return "tensorrt" if engine == "tensorrt" else "any"
-
-
-def build_engine(engine: str | Build, graph: ModelProto, plan: Plan, part: Part, **settings: Any) -> Engine:
+def build_engine(kind: EngineKind, graph: ModelProto, plan: Plan, part: Part, **settings: Any) -> Engine:
     """Build an engine.
 
     Args:
-        engine: A name, or a function of an ONNX file's bytes.
+        kind: Which.
         graph: The graph to run.
         plan: What is quantized; the simulation runs it instead of the graph.
         part: What the graph was made of.
@@ -86,19 +252,24 @@ def build_engine(engine: str | Build, graph: ModelProto, plan: Plan, part: Part,
     Raises:
         MissingPackageError: If the engine's package is not installed.
         EngineBuildError: If it cannot build the graph, or not with the plan's rest of the network.
-        EngineError: If it is unknown.
         ExportError: If it needs a graph in half precision.
     """
-    check_engine(engine)
-    check_rest(engine, plan.scheme)
-    if engine == "torch":
-        from sensitivity.deploy.engines.torch_engine import TorchEngine
-
-        return TorchEngine(plan, part)
-    if engine == "openvino":
+    check_rest(kind, plan.scheme)
+    if kind.is_simulation:
+        return with_defaults(kind.build(plan, part))
+    if plan.scheme.rest != "fp32":
         settings["rest"] = plan.scheme.rest
-    if isinstance(engine, str):
-        home, name = _HOMES[engine]
-        engine = attrgetter(name)(import_module(home))
-    assert not isinstance(engine, str)
-    return engine(graph.SerializeToString(), **settings)
+    return with_defaults(kind.build(graph.SerializeToString(), **settings))
+
+
+def _declared(build: Build) -> EngineCapabilities:
+    """What a class says that it can run; the default for a function, which says nothing before it is called."""
+    if isinstance(build, type) and Engine in build.__mro__:
+        declared: EngineCapabilities = build.capabilities  # type: ignore[attr-defined]
+        return declared
+    return EngineCapabilities()
+
+
+def _name_of(build: Build) -> str:
+    named = build if hasattr(build, "__name__") else type(build)
+    return str(named.__name__)

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensitivity.contracts import EngineLayer
+from sensitivity.contracts import Engine, EngineLayer
+from sensitivity.deploy.engines.capabilities import SIMULATION
 from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
 from sensitivity.deploy.graph.export import Part
 from sensitivity.deploy.graph.nodes import node_name
@@ -15,7 +16,7 @@ from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import tensors_of_nest
 
 
-class TorchEngine:
+class TorchEngine(Engine):
     """Runs the folded copy with its layers fake-quantized in PyTorch.
 
     Args:
@@ -24,6 +25,10 @@ class TorchEngine:
     """
 
     name = "torch"
+    version = torch.__version__
+    computes_in_float = True
+    is_simulation = True
+    capabilities = SIMULATION
 
     def __init__(self, plan: Plan, part: Part) -> None:
         self._plan = plan

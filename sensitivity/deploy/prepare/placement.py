@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 
+from sensitivity.contracts import EngineCapabilities
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.formats import NumberFormat, find_format, formats
 
-Target = Literal["any", "tensorrt"]
 ACTIVATION_BITS = 8
 LEAST_CHANNELS = 16
 """TensorRT's int8 kernels read and write channels in groups: with fewer, int8 costs more than it gains."""
@@ -17,30 +17,65 @@ CHANNEL_MULTIPLE = 8
 LEAST_GROUPED_SIDE = 3
 
 
-def refusal(recipe: Recipe, target: Target = "any") -> str | None:
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What a plan is made for.
+
+    Attributes:
+        name: Name of an engine, or ``any``.
+        capabilities: What it can run.
+        refuses_layer: Why the engine should not run a layer in int8, or None if it should; None asks nothing.
+    """
+
+    name: str = "any"
+    capabilities: EngineCapabilities = field(default_factory=EngineCapabilities)
+    refuses_layer: Callable[[Layer], str | None] | None = None
+
+
+ANY_ENGINE = Target()
+
+
+def refusal(recipe: Recipe, target: Target = ANY_ENGINE) -> str | None:
     """Why a recipe cannot be expressed as Q/DQ for a target, and what to do instead; None if it can."""
     if recipe.placement != "deploy":
         return (
             f"placement {recipe.placement!r} puts quantizers where no engine has them. Use placement 'deploy': "
             "sv.INT8, or Recipe(..., placement='deploy')."
         )
-    weights, activations = recipe.weights, recipe.activations
-    if weights is not None and not _is_weight_format(find_format(weights.format)):
-        return f"weights in {weights.format} are not supported. Choose one of {_names(_is_weight_format)}."
-    if weights is not None and (not weights.symmetric or weights.granularity == "per-group"):
+    return _refuses_weights(recipe, target) or _refuses_activations(recipe, target)
+
+
+def _refuses_weights(recipe: Recipe, target: Target) -> str | None:
+    weights, able = recipe.weights, target.capabilities
+    if weights is None:
+        return None
+    runs = able.weight_formats
+    if not _is_weight_format(find_format(weights.format)) or weights.format not in (runs or [weights.format]):
+        return f"weights in {weights.format} are not supported. Choose one of {_names(_is_weight_format, runs)}."
+    if not weights.symmetric or weights.granularity not in able.weight_granularities:
         return "weights must be symmetric, per channel or per tensor: engines have no other."
-    if weights is not None and weights.axis is not None:
+    if weights.axis is not None:
         return "weights must be scaled along their output channels (axis=None): engines have no other."
-    if activations is not None and not _is_activation_format(find_format(activations.format)):
+    return None
+
+
+def _refuses_activations(recipe: Recipe, target: Target) -> str | None:
+    activations, able = recipe.activations, target.capabilities
+    if activations is None:
+        return None
+    runs, number_format = able.activation_formats, find_format(activations.format)
+    if not _is_activation_format(number_format):
         return (
             f"activations in {activations.format} need a Clip between Q and DQ, which no engine fuses. "
-            f"Choose one of {_names(_is_activation_format)}."
+            f"Choose one of {_names(_is_activation_format, runs)}."
         )
-    if activations is not None and activations.granularity != "per-tensor":
+    if activations.granularity != "per-tensor":
         return "activations must be quantized per tensor: engines have no other."
-    is_affine = activations is not None and not (activations.symmetric and find_format(activations.format).is_signed)
-    if target == "tensorrt" and is_affine:
-        return "TensorRT knows symmetric int8 with zero point 0 only. Use sv.INT8."
+    is_affine = not (activations.symmetric and number_format.is_signed)
+    if activations.format not in (runs or [activations.format]) or (is_affine and not able.affine_activations):
+        symmetric, zero_point = ("", "") if able.affine_activations else ("symmetric ", " with zero point 0")
+        names = _names(_is_activation_format, runs)
+        return f"{target.name} knows {symmetric}{names}{zero_point} only for activations. Use sv.INT8."
     return None
 
 
@@ -54,8 +89,9 @@ def _is_activation_format(number_format: NumberFormat) -> bool:
     return number_format.fills_its_type and number_format.bits == ACTIVATION_BITS
 
 
-def _names(can_be_deployed: Callable[[NumberFormat], bool]) -> str:
-    return ", ".join(number_format.name for number_format in formats() if can_be_deployed(number_format))
+def _names(can_be_deployed: Callable[[NumberFormat], bool], runs: Sequence[str] | None) -> str:
+    names = [number_format.name for number_format in formats() if can_be_deployed(number_format)]
+    return ", ".join(name for name in names if runs is None or name in runs)
 
 
 def tensorrt_refuses(layer: Layer) -> str | None:

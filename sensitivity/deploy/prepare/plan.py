@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.omission import Omission, OmissionKind
-from sensitivity.deploy.prepare.placement import Target, refusal, tensorrt_refuses
+from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, refusal
 from sensitivity.deploy.prepare.signature import signature_of
 from sensitivity.errors import CalibrationError, ExportError
 from sensitivity.layers.inputs import arguments_of, on_device_of, tensors_in
@@ -89,7 +89,7 @@ class Plan:
         recipes: What each layer gets, by name; layers that stay in high precision are absent.
         omissions: Layers that the scheme quantizes and this plan does not, with kind and reason.
         ranges: Activation ranges for each recipe that needs some, by the recipe's digest.
-        target: Whose placement rules were applied.
+        target: What it was made for.
         parts: Paths of the submodules that an engine runs; None where that is not decided yet, and all is simulated.
     """
 
@@ -98,7 +98,7 @@ class Plan:
     recipes: Mapping[str, Recipe]
     omissions: Mapping[str, Omission]
     ranges: Mapping[str, Calibration]
-    target: Target = "any"
+    target: Target = ANY_ENGINE
     parts: tuple[str, ...] | None = None
     _weights: dict[str, Codes] = field(default_factory=dict, repr=False)
 
@@ -283,7 +283,7 @@ def make_plan(
     scheme: Scheme,
     calibrations: Sequence[Calibration] = (),
     *,
-    target: Target = "any",
+    target: Target = ANY_ENGINE,
 ) -> Plan:
     """Decide once what simulation, export and engine will compute.
 
@@ -292,7 +292,7 @@ def make_plan(
         basis: Its folded copy.
         scheme: Which layer gets which recipe.
         calibrations: Activation ranges; the last one that fits a recipe is used.
-        target: ``tensorrt`` leaves out what TensorRT does not run well in int8, each with its reason.
+        target: What the plan is for; layers that it does not run well in int8 are left out, each with its reason.
 
     Raises:
         ExportError: If a recipe cannot be expressed as Q/DQ.
@@ -306,8 +306,9 @@ def make_plan(
     disturber = Disturber(model, calibrations)  # knows which ranges belong to which weights
     ranges = {one.digest: disturber.calibration_for(one) for one in recipes.values() if one.needs_calibration}
     plan = Plan(basis, scheme, recipes, {}, ranges, target)
-    if target == "tensorrt":
-        plan = plan.without({layer.name: why for layer in plan.quantized if (why := tensorrt_refuses(layer))})
+    refuses = target.refuses_layer
+    if refuses is not None:
+        plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
     plan = plan.without({layer.name: _COMPUTED for layer in plan.quantized if _computes_weight(plan.model, layer)})
     _check_ranges(plan)
     assert plan.kept is not None  # found now, while nothing is hooked, or refused now

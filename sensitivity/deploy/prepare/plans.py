@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from sensitivity.deploy.prepare.placement import Target
+from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target
 from sensitivity.deploy.prepare.plan import Basis, Plan, make_basis, make_plan
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.digest import weights_digest
@@ -31,14 +31,14 @@ class Plans:
         self._basis: Basis | None = None
 
     def plan(
-        self, scheme: Scheme, calibrations: Sequence[Calibration], *, target: Target = "any", example: Any = None
+        self, scheme: Scheme, calibrations: Sequence[Calibration], *, target: Target = ANY_ENGINE, example: Any = None
     ) -> Plan:
         """What deploying a scheme means.
 
         Args:
             scheme: Which layer gets which recipe.
             calibrations: Activation ranges; the last one that fits a recipe is used.
-            target: Whose placement rules are applied.
+            target: What the plan is for.
             example: Inputs that fix the sizes of the exported graph; its folded copy is not kept. None takes the
                 example inputs.
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from sensitivity.contracts import Engine
 from sensitivity.deploy.deployed import Deployed
-from sensitivity.deploy.engines.torch_engine import TorchEngine
+from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.deploy.graph.qdq import insert_qdq
 from sensitivity.errors import EngineError
 from sensitivity.records import Recipe
@@ -51,7 +51,7 @@ def compare_with_float(deployed: Deployed) -> tuple[float, float | None]:
 
 def is_simulation(deployed: Deployed) -> bool:
     """Whether the engines are the simulation itself, which ignores the graph that it is given."""
-    return all(isinstance(engine, TorchEngine) for engine in deployed.engines)
+    return all(engine.is_simulation for engine in deployed.engines)
 
 
 def _run_s(deployed: Deployed, engines: Sequence[Engine]) -> float:
@@ -113,7 +113,8 @@ def _layers_s(deployed: Deployed) -> dict[str, float]:
             layers = {of_node[node] for node in operation.nodes if node in of_node}
             if layers and operation.time_s is None:
                 raise EngineError(
-                    f"{deployed.name} does not tell how long a layer takes. Measure on 'openvino' or 'tensorrt'."
+                    f"{deployed.name} does not tell how long a layer takes. Measure on "
+                    f"{' or '.join(map(repr, engine_names(timed=True)))}."
                 )
             for layer in layers:
                 found[layer] += (operation.time_s or 0.0) / len(layers)

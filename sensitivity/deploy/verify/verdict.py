@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.doctor.saturation import LARGEST_SAFE_WEIGHT, saturates_here
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.verify.latency import is_simulation
 from sensitivity.deploy.verify.layer_alone import NOTHING_COMPARED, Agreement, Counts
@@ -100,7 +101,7 @@ def _by_precision(check: LayerCheck, deployed: Deployed, not_told: list[str]) ->
 
 def _is_declared(check: LayerCheck, deployed: Deployed) -> bool:
     """Whether the engine is a reference that is known to compute in float between quantizers, and did so."""
-    reference = all(getattr(engine, "computes_in_float", False) for engine in deployed.engines)
+    reference = all(engine.computes_in_float for engine in deployed.engines)
     return reference and (check.planned, check.executed) == ("int8", "fp32")
 
 
@@ -136,6 +137,33 @@ def _differs(counts: Counts, thresholds: Gates) -> bool:
 def _codes(counts: Counts) -> str:
     compared, different, steps = counts
     return f"{different / compared:.1e} of {compared} codes differ, by up to {steps}"
+
+
+def explained(checks: Sequence[LayerCheck], deployed: Deployed) -> tuple[LayerCheck, ...]:
+    """The checks, with saturation named as the cause where it explains codes that differ.
+
+    It does where the engine's sums of 8-bit products saturate on this machine, which is tried on one convolution, and
+    the layer has weights that can make them: of more than 7 bits.
+    """
+    by_codes = [check for check in checks if check.cause in (Cause.CODES, Cause.INSIDE_GRAPH)]
+    if not any(_can_saturate(check, deployed) for check in by_codes) or not saturates_here(deployed.kind):
+        return tuple(checks)
+    return tuple(_saturated(check) if _can_saturate(check, deployed) else check for check in checks)
+
+
+def _can_saturate(check: LayerCheck, deployed: Deployed) -> bool:
+    if check.cause not in (Cause.CODES, Cause.INSIDE_GRAPH):
+        return False
+    codes = deployed.plan.weight_codes(deployed.plan.layers[check.layer])
+    return codes is not None and int(codes.codes.abs().max()) > LARGEST_SAFE_WEIGHT
+
+
+def _saturated(check: LayerCheck) -> LayerCheck:
+    reason = (
+        f"{check.reason}: on this machine the engine's large sums of 8-bit products saturate. Quantize its weights in "
+        "7 bits, QuantSpec('int7', 'per-channel'), or protect it"
+    )
+    return replace(check, reason=reason, cause=Cause.SATURATION)
 
 
 def raise_if_other(checks: tuple[LayerCheck, ...], engine: str) -> None:

@@ -16,7 +16,7 @@ from sensitivity.deploy.verify.latency import compare_with_float, is_simulation
 from sensitivity.deploy.verify.layer_alone import local_agreement
 from sensitivity.deploy.verify.layer_inside import inside_graph
 from sensitivity.deploy.verify.outputs import compare_outputs, worst
-from sensitivity.deploy.verify.verdict import Evidence, check_layer, raise_if_other
+from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, raise_if_other
 from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.records import Scheme
@@ -74,7 +74,7 @@ def verify(
     gates = gates or _usual_gates(plan.scheme)
     calls = _calls(deployed, task, samples)
     evidence = _evidence(deployed, calls)
-    checks = tuple(check_layer(layer, deployed, evidence, gates) for layer in plan.layers)
+    checks = explained([check_layer(layer, deployed, evidence, gates) for layer in plan.layers], deployed)
     if strict:
         raise_if_other(checks, deployed.name)
     outputs = compare_outputs(deployed, calls)
@@ -222,7 +222,7 @@ def _in_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def _info(deployed: Deployed) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
-        "engine_version": getattr(deployed.parts[0].engine, "version", None),
+        "engine_version": deployed.parts[0].engine.version,
         "parts": [one.path for one in deployed.parts],
         "exporters": [one.part.exporter for one in deployed.parts],
         "not_exported": [str(attempt) for attempt in deployed.attempts],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import sensitivity as sv
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.errors import EngineError, PrecisionNotHonouredError, TaskError
+from sensitivity.records.verification import Cause
 from tests.deploy.nets import SAFE, SharedHead, build, images
 from tests.deploy.this_cpu import saturates
 from tests.models import CASES
@@ -142,6 +144,39 @@ def test_wrong_codes_are_found_behind_a_right_precision(shared: sv.Wrapped) -> N
     assert found.layers[0].code_steps in (2, 3)
     assert found.layers[0].code_share == pytest.approx(0.01, rel=0.05)
     assert "codes differ, by up to" in found.layers[0].reason
+
+
+class Saturating(Liar):
+    """The same, and known to saturate."""
+
+    capabilities = replace(Liar.capabilities, saturates=True)
+
+
+class Exact(Liar):
+    """The same, and known not to saturate."""
+
+    capabilities = replace(Liar.capabilities, saturates=False)
+
+
+def test_saturation_is_named_as_the_cause_where_the_engine_has_it_and_the_weights_are_wide(shared: sv.Wrapped) -> None:
+    int7 = replace(sv.INT8, name="int7", weights=sv.QuantSpec("int7", "per-channel"))
+    causes = {
+        (engine, recipe.name): {check.cause for check in shared.verify(shared.deploy(scheme, engine)).layers}
+        for engine in (Saturating, Exact)
+        for recipe in (sv.INT8, int7)
+        for scheme in [sv.Scheme.only("tower", recipe)]
+    }
+    assert causes == {
+        (Saturating, "int8"): {None, Cause.SATURATION},
+        (Saturating, "int7"): {None, Cause.CODES},
+        (Exact, "int8"): {None, Cause.CODES},
+        (Exact, "int7"): {None, Cause.CODES},
+    }
+
+
+def test_the_reason_of_saturation_says_what_to_do(shared: sv.Wrapped) -> None:
+    found = shared.verify(shared.deploy(sv.Scheme.all(sv.INT8), Saturating))
+    assert "sums of 8-bit products saturate. Quantize its weights in 7 bits" in found.layers[0].reason
 
 
 def test_other_gates_pass_other_engines(shared: sv.Wrapped) -> None:
@@ -300,7 +335,7 @@ wrapped = sv.wrap(build(NETS["resnet18"]), images(1))
 wrapped.calibrate([images(8, seed=1)])
 found = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8)))
 worst = max(found.layers, key=lambda check: check.code_share or 0.0)
-print("passed" if found.passed else "failed", worst.status, worst.code_steps, worst.code_share, sep=",")
+print("passed" if found.passed else "failed", worst.status, worst.cause, worst.code_steps, worst.code_share, sep=",")
 """
 
 
@@ -314,7 +349,7 @@ def test_a_cpu_path_that_saturates_trips_the_gate(repository: Path) -> None:
         [sys.executable, "-W", "ignore", "-c", FAULT], capture_output=True, text=True, cwd=repository, env=environment
     )
     assert done.returncode == 0, done.stderr[-2000:]
-    verdict, status, steps, share = done.stdout.strip().split(",")
-    assert (verdict, status) == ("failed", "disagrees"), done.stdout
+    verdict, status, cause, steps, share = done.stdout.strip().split(",")
+    assert (verdict, status, cause) == ("failed", "disagrees", "saturation"), done.stdout
     assert int(steps) > 1
     assert float(share) > 2e-4

@@ -121,6 +121,15 @@ def read_host(address: int, shape: tuple[int, ...], dtype: torch.dtype, stream: 
     return torch.frombuffer(bytearray(raw), dtype=dtype).reshape(shape) if raw else torch.empty(shape, dtype=dtype)
 
 
+def describe_device() -> str:
+    """The GPU that TensorRT runs on here.
+
+    Raises:
+        EngineError: If torch sees no CUDA device.
+    """
+    return f"on {CudaDevice().name}"
+
+
 def no_cuda() -> str | None:
     """Why torch cannot use a CUDA device here; None if it can."""
     if torch.version.cuda is None:

@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensitivity.contracts import EngineLayer
+from sensitivity.contracts import Engine, EngineLayer
+from sensitivity.deploy.engines.capabilities import TENSORRT
 from sensitivity.deploy.engines.trt.build import BuildSettings, build_engine, started
 from sensitivity.deploy.engines.trt.device import CudaDevice, Device
 from sensitivity.deploy.engines.trt.file import BuiltEngine, EngineIdentity, read_engine, write_engine
@@ -48,7 +49,7 @@ class _Port:
         return f"{self.name!r} {self.shape} {str(self.dtype).removeprefix('torch.')}{bounds}"
 
 
-class TensorRTEngine:
+class TensorRTEngine(Engine):
     """A built TensorRT engine, ready to run; ``build`` or ``load`` make one.
 
     Attributes:
@@ -58,9 +59,11 @@ class TensorRTEngine:
     """
 
     name = "tensorrt"
+    capabilities = TENSORRT
 
     def __init__(self, built: BuiltEngine, identity: EngineIdentity, device: Device) -> None:
         self.identity = identity
+        self.version = identity.tensorrt
         self.unread: dict[str, str] = {}
         self._built = built
         self._device = device
@@ -74,11 +77,6 @@ class TensorRTEngine:
         self._context = self._new_context()
         self._times_s: dict[str, float] = {}
         self._last: tuple[Any, ...] | None = None
-
-    @property
-    def version(self) -> str:
-        """TensorRT's own version."""
-        return self.identity.tensorrt
 
     @classmethod
     def build(
