@@ -24,8 +24,8 @@ def check_deployed(deployed: object, model: nn.Module, name: str) -> None:
     """
     if not isinstance(deployed, Deployed):
         raise EngineError(
-            f"verify() takes what wrapped.deploy(scheme, engine) returned, not deployed={deployed!r:.80} of type "
-            f"{type(deployed).__name__}."
+            f"verify() takes what wrapped.deploy(scheme, engine) returned, not {type(deployed).__name__}: "
+            f"deployed={deployed!r:.80}."
         )
     if deployed.plan.basis.digest != weights_digest(model):
         raise EngineError(
