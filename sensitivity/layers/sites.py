@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from math import prod
-from typing import Any
 
 from torch import nn
 
 from sensitivity.layers.flow import Flow, Found
-from sensitivity.layers.operators import VIEWS
-from sensitivity.layers.tape import Call, Op, Ref, Tape
+from sensitivity.layers.operators import PADS, VIEWS
+from sensitivity.layers.products import CONVOLUTIONS, PARTS, origin_of
+from sensitivity.layers.tape import Call, Op, Tape
+from sensitivity.layers.weighted import Weighted, find_weighted
 from sensitivity.records import SkippedModule
-
-LINEAR_OPS = frozenset({"addmm", "mm", "linear", "bmm", "baddbmm", "matmul"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +46,16 @@ class SiteCall:
 
 @dataclass
 class Site:
-    """One layer as found: a module, its weight, its geometry and all its calls."""
+    """One layer as found: a module, its weight, its geometry and all its calls.
+
+    Attributes:
+        parameter: Path of the parameter that the weight is made of.
+        output_axis: Axis of the parameter that counts output channels; None where what is multiplied is not the
+            parameter itself.
+        runs_in: Path of the module in whose calls the operator runs, where its input is not simply what the layer's own
+            module is called with; else None.
+        called: Whether its module is called with what it multiplies, or something that is reshaped to it.
+    """
 
     module: str
     weight: str
@@ -58,6 +66,10 @@ class Site:
     in_channels: int
     out_channels: int
     computed_weight: bool
+    parameter: str
+    output_axis: int | None
+    runs_in: str | None = None
+    called: bool = True
     calls: list[SiteCall] = field(default_factory=list)
 
     @property
@@ -95,157 +107,132 @@ def _only(paths: set[str | None]) -> str | None:
     return next(iter(paths)) if len(paths) == 1 else None
 
 
-@dataclass(frozen=True, slots=True)
-class _Weighted:
-    """An operator that multiplies by a weight."""
-
-    op: int
-    source: int
-    weight: int
-
-
 def find_sites(tape: Tape) -> tuple[list[Site], list[SkippedModule], Flow]:
     """All layers in execution order, and the modules with a weight that are none, each with its reason."""
-    weighted = [w for number in range(len(tape.ops)) if (w := _weighted(tape, number))]
-    flow = Flow(tape, frozenset(w.op for w in weighted))
-    sites: dict[tuple[str, str], Site] = {}
-    reasons: dict[str, str] = {}
-    for candidate in weighted:
-        owner = _owner(tape, candidate)
-        if owner is None:
-            continue
-        module, weight, call = owner
-        if call is None:
-            reasons[module] = "its parent uses its weight without calling it, so a hook on it never runs"
-        elif flow.root(candidate.source) not in {flow.root(v) for v in call.inputs}:
-            reasons[module] = "what it multiplies is computed inside itself, out of the reach of a hook"
-        else:
-            site = sites.setdefault((module, weight), _new_site(tape, candidate, module, weight))
-            site.calls.append(_site_call(tape, flow, site, candidate, call))
-    taken = {module for module, _ in sites}
-    return list(sites.values()), _skipped(tape, taken, reasons), flow
+    weighted = find_weighted(tape)
+    flow = Flow(tape, frozenset(one.op for one in weighted))
+    members: dict[tuple[str, str], list[Weighted]] = {}
+    for one in weighted:
+        members.setdefault((one.module, one.attribute), []).append(one)
+    sites = [_site(tape, flow, group) for group in members.values()]
+    taken = {site.module for site in sites}
+    return sites, _skipped(tape, taken), flow
 
 
-def _weighted(tape: Tape, number: int) -> _Weighted | None:
-    """The operator as a multiplication of something dynamic by something static, if it is one."""
-    op = tape.ops[number]
-    if op.name in {"convolution", "_convolution"}:
-        operands = op.args[0], op.args[1]
-    elif op.name in LINEAR_OPS:
-        operands = op.args[1:3] if op.name in {"addmm", "baddbmm"} else op.args[0:2]
-    else:
-        return None
-    left, right = (ref.value for ref in operands)
-    dynamic = tape.values[left].dynamic, tape.values[right].dynamic
-    if dynamic == (True, False):
-        return _Weighted(number, left, right)
-    if dynamic == (False, True) and op.name in LINEAR_OPS:
-        return _Weighted(number, right, left)
-    return None
+def _site(tape: Tape, flow: Flow, group: list[Weighted]) -> Site:
+    """The layer that a group of operators with one weight is."""
+    site = _new_site(tape, group[0])
+    site.calls = [_site_call(tape, flow, site, one) for one in group]
+    origins = [origin_of(tape, one.weight, one.axis) for one in group]
+    axes = {origin.axis for origin in origins}
+    itself = all(tape.values[origin.value].parameter is not None for origin in origins)
+    operators = {one.op for one in group}
+    if itself and not all(_reads_only(tape, origin.value, operators, VIEWS | PARTS) for origin in origins):
+        itself = _called_plainly(tape, group)
+    site.computed_weight = not all(tape.values[origin.value].parameter is not None for origin in origins)
+    site.output_axis = axes.pop() if itself and len(axes) == 1 else None
+    site.called = all(_reads_an_argument(flow, one) for one in group)
+    if site.output_axis is None or not all(_reads_its_argument_alone(tape, one, operators) for one in group):
+        site.runs_in = _home(tape, group)
+    return site
 
 
-def _owner(tape: Tape, candidate: _Weighted) -> tuple[str, str, Call | None] | None:
-    """Path of the module that owns the weight, the attribute that holds it, and the call it runs in.
-
-    None where the weight does not come from a parameter (a fixed blur filter, a table of positions).
-    """
-    leaves = _parameters_behind(tape, candidate.weight)
-    if not leaves:
-        return None
-    for number in reversed(tape.ops[candidate.op].scope):
-        call = tape.calls[number]
-        attribute = _attribute(tape.modules[call.module], call.module, leaves, tape)
-        if attribute:
-            return call.module, attribute, call
-    module, _, attribute = leaves[0].rpartition(".")
-    return module.split(".parametrizations.")[0], attribute, None
+def _called_plainly(tape: Tape, group: list[Weighted]) -> bool:
+    """Whether a weight that others read as well (it is tied) can be exchanged in its own module alone."""
+    return all(one.call is not None and one.parameter.startswith(one.module) for one in group) and isinstance(
+        tape.modules[group[0].module], (nn.Linear, nn.modules.conv._ConvNd)
+    )
 
 
-def _attribute(module: nn.Module, path: str, leaves: list[str], tape: Tape) -> str | None:
-    """The attribute of a module that one of these parameters is, tied parameters included."""
-    for leaf in leaves:
-        parent, _, _ = leaf.rpartition(".")
-        parameter = _parameter_at(tape, leaf)
-        for name, own in module._parameters.items():
-            if own is parameter:
-                return "weight" if name == "weight_v" or name == "weight_g" else name
-        if parent.startswith(f"{path}.parametrizations." if path else "parametrizations."):
-            return parent.rpartition("parametrizations.")[2]
-    return None
+def _reads_an_argument(flow: Flow, one: Weighted) -> bool:
+    """Whether what is multiplied is an argument of the module's call, reshaped or padded."""
+    if one.call is None or not flow.tape.values[one.source].dynamic:
+        return False
+    return flow.root(one.source) in {flow.root(value) for value in one.call.inputs}
 
 
-def _parameter_at(tape: Tape, path: str) -> nn.Parameter | None:
-    parent, _, name = path.rpartition(".")
-    return tape.modules[parent]._parameters[name]
+def _reads_its_argument_alone(tape: Tape, one: Weighted, operators: set[int]) -> bool:
+    """Whether the module is called with one tensor, and does nothing with it but multiply it by the weight."""
+    call = one.call
+    if call is None or len(call.inputs) != 1 or not call.top_level or call.inputs[0] in call.outputs:
+        return False
+    return _reads_only(tape, call.inputs[0], operators, VIEWS | PADS, call) and _is_made_of(tape, one, call.inputs[0])
 
 
-def _parameters_behind(tape: Tape, value: int) -> list[str]:
-    """Paths of the parameters that a static value is made of, matrices before scales."""
-    found: dict[str, int] = {}
-    waiting, seen = [value], {value}
+def _is_made_of(tape: Tape, one: Weighted, argument: int) -> bool:
+    value = one.source
+    while value != argument:
+        op = tape.producer(value)
+        if op is None or op.name not in VIEWS | PADS:
+            return False
+        value = op.inputs[0]
+    return True
+
+
+def _reads_only(tape: Tape, value: int, operators: set[int], through: frozenset[str], call: Call | None = None) -> bool:
+    """Whether all that reads a value, in one call or anywhere, are some operators, behind views."""
+    waiting = [value]
     while waiting:
-        current = waiting.pop()
-        path = tape.values[current].parameter
-        if path is not None:
-            found[path] = prod(tape.values[current].shape)
-        producer = tape.producer(current)
-        for previous in producer.inputs if producer else ():
-            if previous not in seen:
-                seen.add(previous)
-                waiting.append(previous)
-    return sorted(found, key=lambda path: -found[path])
+        for reader in tape.consumers.get(waiting.pop(), []):
+            if reader in operators or (call is not None and not call.first <= reader < call.last):
+                continue
+            if tape.ops[reader].name not in through:
+                return False
+            waiting += tape.ops[reader].outputs
+    return True
 
 
-def _new_site(tape: Tape, candidate: _Weighted, module: str, weight: str) -> Site:
-    op = tape.ops[candidate.op]
-    shape = tape.values[candidate.weight].shape
-    computed = tape.values[_through_views(tape, candidate.weight)].parameter is None
-    if op.name in {"convolution", "_convolution"}:
-        return _conv_site(op, shape, module, weight, computed)
-    source = tape.values[candidate.source].shape
-    into = source[-1] if op.args and _is_left(op, candidate.source) else source[-2]
-    out = tape.values[op.outputs[0]].shape[-1 if _is_left(op, candidate.source) else -2]
-    return Site(module, weight, "Linear", (), (), 1, into, out, computed)
+def _home(tape: Tape, group: list[Weighted]) -> str:
+    """Path of the innermost module in whose calls all these operators run; the owner of the weight where it is one."""
+    paths = []
+    for one in group:
+        scope = [tape.calls[number].module for number in tape.ops[one.op].scope]
+        paths.append(scope[: scope.index(one.module) + 1] if one.call is not None else scope)
+    common = ""
+    for steps in zip(*paths, strict=False):
+        if len(set(steps)) > 1:
+            break
+        common = steps[0]
+    return common
 
 
-def _conv_site(op: Op, shape: tuple[int, ...], module: str, weight: str, computed: bool) -> Site:
+def _new_site(tape: Tape, one: Weighted) -> Site:
+    op = tape.ops[one.op]
+    shape = tape.values[one.weight].shape
+    if op.name in CONVOLUTIONS:
+        return _conv_site(op, shape, one)
+    into, out = shape[-1], shape[-1 if one.side == 1 else -2] if len(shape) > 1 else 1
+    if one.side == 1 and len(shape) > 1:
+        into = shape[-2]
+    if op.name == "linear":
+        into, out = shape[-1], shape[0] if len(shape) > 1 else 1
+    return Site(one.module, one.attribute, "Linear", (), (), 1, into, out, False, one.parameter, 0)
+
+
+def _conv_site(op: Op, shape: tuple[int, ...], one: Weighted) -> Site:
     stride, transposed, groups = tuple(op.args[3]), bool(op.args[6]), int(op.args[8])
     dimensions = len(shape) - 2
     into, out = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
     stride = stride * dimensions if len(stride) == 1 else stride
     kind = f"Conv{'Transpose' if transposed else ''}{dimensions}d"
-    return Site(module, weight, kind, shape[2:], stride, groups, into, out, computed)
+    module, attribute = one.module, one.attribute
+    return Site(module, attribute, kind, shape[2:], stride, groups, into, out, False, one.parameter, 0)
 
 
-def _is_left(op: Op, value: int) -> bool:
-    operands: tuple[Any, ...] = op.args[1:3] if op.name in {"addmm", "baddbmm"} else op.args[0:2]
-    first = operands[0]
-    return isinstance(first, Ref) and first.value == value
-
-
-def _through_views(tape: Tape, value: int) -> int:
-    """The static value that a static value is a view of."""
-    producer = tape.producer(value)
-    while producer is not None and producer.name in VIEWS and len(producer.inputs) == 1:
-        value = producer.inputs[0]
-        producer = tape.producer(value)
-    return value
-
-
-def _site_call(tape: Tape, flow: Flow, site: Site, candidate: _Weighted, call: Call) -> SiteCall:
-    op = tape.ops[candidate.op]
+def _site_call(tape: Tape, flow: Flow, site: Site, one: Weighted) -> SiteCall:
+    op = tape.ops[one.op]
     output = op.outputs[0]
     elements = prod(tape.values[output].shape)
     if site.conv_type.startswith("ConvTranspose"):
-        elements_in = prod(tape.values[candidate.source].shape)
+        elements_in = prod(tape.values[one.source].shape)
         macs = elements_in * site.out_channels // site.groups * prod(site.kernel_size)
     else:
         macs = elements * site.in_channels // site.groups * prod(site.kernel_size)
-    written = _with_bias(tape, flow, output, call)
+    written = output if one.call is None else _with_bias(tape, flow, output, one.call)
     norm, activation, end, direct = _what_follows(flow, written)
     return SiteCall(
-        op=candidate.op,
-        source=candidate.source,
+        op=one.op,
+        source=one.source,
         written=written,
         end=end,
         macs=macs,
@@ -286,17 +273,17 @@ def _what_follows(flow: Flow, value: int) -> tuple[Found | None, Found | None, i
         end = found.output
 
 
-def _skipped(tape: Tape, taken: set[str], reasons: dict[str, str]) -> list[SkippedModule]:
+def _skipped(tape: Tape, taken: set[str]) -> list[SkippedModule]:
     """Modules that look like layers but are none, with the reason."""
     called = {call.module for call in tape.calls}
     skipped = []
     for path, module in tape.modules.items():
-        if path in taken or not (path in reasons or _looks_like_a_layer(module)):
+        if path in taken or not _looks_like_a_layer(module):
             continue
         default = "runs, but its weight enters no convolution or linear operator"
         if path not in called:
             default = "never called with the example inputs"
-        skipped.append(SkippedModule(path, reasons.get(path, default)))
+        skipped.append(SkippedModule(path, default))
     return skipped
 
 

@@ -85,6 +85,7 @@ class Call:
         module: Its path; empty for the model itself.
         inputs: Values of the tensors among its arguments.
         outputs: Values of the tensors among its results.
+        top_level: Whether one of its arguments is a tensor itself, not a nest that holds tensors.
         first: Number of the first operator inside.
         last: Number after the last operator inside.
     """
@@ -94,6 +95,7 @@ class Call:
     outputs: tuple[int, ...] = ()
     first: int = 0
     last: int = 0
+    top_level: bool = False
 
 
 @dataclass
@@ -243,6 +245,7 @@ def _module_calls(recorder: _Recorder, paths: Mapping[int, str]) -> Iterator[Non
         if path is None:
             return original(module, *args, **kwargs)
         entry = Call(path, tuple(recorder.number(t) for t in tensors_in((args, kwargs))), first=len(tape.ops))
+        entry.top_level = any(isinstance(value, Tensor) for value in (*args, *kwargs.values()))
         tape.calls.append(entry)
         recorder.stack.append(len(tape.calls) - 1)
         try:

@@ -11,12 +11,14 @@ from torch import Tensor, nn
 
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.perturb.hooks import After, Arguments, Before, Counting, holders_of
+from sensitivity.perturb.operators import AtOperator, Unnested
 from sensitivity.records import Layer, Recipe
 
 Change = Callable[[str, int, Tensor], Tensor | None]
 """What happens to a tensor: place, call number and tensor in; a new tensor or None (leave it) out."""
 
-ATTENTION_OPERANDS = 3  # query, key and value of a module with one joint input projection
+ChangeWeight = Callable[[Tensor, int], Tensor]
+"""What happens to a weight that is computed in each pass: the weight and its axis of output channels in."""
 
 
 @dataclass
@@ -27,7 +29,15 @@ class Hooks:
     after: list[tuple[nn.Module, After]] = field(default_factory=list)
 
 
-def activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, change: Change, *, strict: bool = False) -> Hooks:
+def activation_hooks(
+    model: nn.Module,
+    layer: Layer,
+    recipe: Recipe,
+    change: Change,
+    *,
+    strict: bool = False,
+    change_weight: ChangeWeight | None = None,
+) -> Hooks:
     """Hooks that hand every tensor a recipe's placement quantizes to ``change``.
 
     ``deploy``: the layer's input. ``conv-norm-act``: also the output of the layer, of its norm and of its activation.
@@ -43,16 +53,24 @@ def activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, change: Cha
         change: What happens to them.
         strict: Refuse passes of a part of the model in which the layer runs less often than it was traced: which of its
             calls they are cannot be known.
+        change_weight: What happens to the weight, where it is not a parameter that could be exchanged.
 
     Raises:
         RecipeError: If the placement needs a tensor behind a function, which no hook can see.
     """
     module = model.get_submodule(layer.module)
-    calls = _Calls(model, layer, recipe, change, strict=strict)
     hooks = Hooks()
-    hooks.before.append((module, calls))
+    calls: _Calls
+    if layer.runs_in is None:
+        calls = _Calls(model, layer, recipe, change, strict=strict)
+        hooks.before.append((module, calls))
+    else:
+        calls = _Products(model, layer, recipe, change, strict=strict, change_weight=change_weight)
+        hooks.before.append((model.get_submodule(layer.runs_in), calls))
+    hooks.before += [(encoder, Unnested(encoder)) for encoder in _encoders_around(model, layer)]
     if recipe.placement == "conv-norm-act":
-        hooks.after.append((module, calls.on_output))
+        if layer.runs_in is None:
+            hooks.after.append((module, calls.on_output))
         for place, path, what in _behind(layer):
             if path is not None:
                 hooks.after.append((model.get_submodule(path), calls.on_output_behind(place)))
@@ -62,6 +80,13 @@ def activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, change: Cha
                     "Use a recipe with placement 'deploy', or write it as a module."
                 )
     return hooks
+
+
+def _encoders_around(model: nn.Module, layer: Layer) -> list[nn.TransformerEncoder]:
+    """The encoders of torch that hold a layer."""
+    steps = layer.module.split(".")
+    around = [model.get_submodule(".".join(steps[:number])) for number in range(len(steps))]
+    return [module for module in around if isinstance(module, nn.TransformerEncoder)]
 
 
 def _behind(layer: Layer) -> list[tuple[str, str | None, str | None]]:
@@ -81,13 +106,13 @@ class _Calls(Counting):
 
     def __init__(self, model: nn.Module, layer: Layer, recipe: Recipe, change: Change, *, strict: bool) -> None:
         counts = layer.calls > 1 or recipe.placement == "conv-norm-act"
-        super().__init__(holders_of(model, model.get_submodule(layer.module)) if counts else ())
+        runs_in = layer.module if layer.runs_in is None else layer.runs_in
+        super().__init__(holders_of(model, model.get_submodule(runs_in)) if counts else ())
         self.first: int | None = None
         self._model = model
         self._layer = layer
         self._change = change
         self._strict = strict
-        self._operands = ATTENTION_OPERANDS if layer.weight == "in_proj_weight" else 1
         self._started = 0
         self._due: set[str] = set()  # norm and activation that have yet to run behind the last call
 
@@ -112,14 +137,13 @@ class _Calls(Counting):
 
     def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Arguments:
         """Hand the input over; the same tensor given twice is changed once."""
-        self._started += 1
-        self._due = {"norm", "activation"}
+        self._start()
         changed: dict[int, Tensor] = {}
 
         def replace(value: Any) -> Any:
             """The tensor changed, where it is one."""
             usable = isinstance(value, Tensor) and value.is_floating_point()
-            if not usable or (len(changed) >= self._operands and id(value) not in changed):
+            if not usable or (changed and id(value) not in changed):
                 return value
             if id(value) not in changed:
                 result = self._change("input", self._call, value)
@@ -127,6 +151,10 @@ class _Calls(Counting):
             return changed[id(value)]
 
         return tuple(replace(value) for value in args), {key: replace(value) for key, value in kwargs.items()}
+
+    def _start(self) -> None:
+        self._started += 1
+        self._due = {"norm", "activation"}
 
     def on_output(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         """Hand the layer's output over."""
@@ -149,6 +177,41 @@ class _Calls(Counting):
         return self._started - 1 if self._layer.calls > 1 else 0
 
 
+class _Products(_Calls, AtOperator):
+    """What happens to the tensors of one layer where its operator multiplies them, product by product."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        layer: Layer,
+        recipe: Recipe,
+        change: Change,
+        *,
+        strict: bool,
+        change_weight: ChangeWeight | None,
+    ) -> None:
+        super().__init__(model, layer, recipe, change, strict=strict)
+        owner, _, name = layer.parameter.rpartition(".")
+        self.parameter = model.get_submodule(owner), name
+        self._change_weight = change_weight
+        self._behind = recipe.placement == "conv-norm-act"
+
+    def operand(self, tensor: Tensor) -> Tensor:
+        """Hand the input over."""
+        self._start()
+        changed = self._change("input", self._call, tensor)
+        return tensor if changed is None else changed
+
+    def weight(self, tensor: Tensor, axis: int) -> Tensor:
+        """Hand the weight over, where it is computed."""
+        return tensor if self._change_weight is None else self._change_weight(tensor, axis)
+
+    def product(self, tensor: Tensor) -> Tensor:
+        """Hand the output over."""
+        changed = self._change("output", self._call, tensor) if self._behind else None
+        return tensor if changed is None else changed
+
+
 def one_call(hooks: Hooks, call: int | None) -> None:
     """Say that the next passes run one call of a layer by itself, and which; None for whole passes again."""
     for _, function in hooks.before:
@@ -169,6 +232,11 @@ def quantizer(quantizers: Quantizers, layer: str = "a layer") -> Change:
         return None if function is None else function(tensor)
 
     return change
+
+
+def unchanged(_: str, __: int, ___: Tensor) -> Tensor | None:
+    """A change that leaves every tensor as it is."""
+    return None
 
 
 def quantizer_of(

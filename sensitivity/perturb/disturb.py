@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from sensitivity.errors import CalibrationError
-from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks, one_call, quantizer
+from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks, one_call, quantizer, unchanged
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
-from sensitivity.perturb.weights import disturbed_weight, exchanged
+from sensitivity.perturb.operators import AtOperator
+from sensitivity.perturb.weights import changed_in_passing, disturbed_weight, exchanged
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.fake import activation_quantizer
 from sensitivity.records import Layer, QuantSpec, Recipe
@@ -72,7 +73,10 @@ class Disturber:
         """Every module that computes something else inside ``applied``: those with a new weight or a hook."""
         prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
         weighted = {one.module for one in prepared if one.weight is not None}
-        return weighted | {module for one in prepared for module, _ in [*one.hooks.before, *one.hooks.after]}
+        holders = {
+            hook.parameter[0] for one in prepared for _, hook in one.hooks.before if isinstance(hook, AtOperator)
+        }
+        return weighted | holders | {module for one in prepared for module, _ in [*one.hooks.before, *one.hooks.after]}
 
     def calibration_for(self, recipe: Recipe) -> Calibration:
         """The ranges that a recipe is applied with.
@@ -118,14 +122,19 @@ class Disturber:
         if recipe.activations is None:
             return {}
         calibration = self.calibration_for(recipe)
-        weight = self.model.get_submodule(layer.module)._parameters[layer.weight]
+        owner, _, name = (layer.parameter or f"{layer.module}.{layer.weight}").rpartition(".")
+        weight = self.model.get_submodule(owner)._parameters[name]
         return _quantizers(layer, recipe.activations, calibration, weight)
 
     def _hooks(self, layer: Layer, recipe: Recipe) -> Hooks:
+        change_weight = changed_in_passing(self.model, layer, recipe)
         if recipe.activations is None:
-            return Hooks()
+            if change_weight is None:
+                return Hooks()
+            return activation_hooks(self.model, layer, recipe, unchanged, change_weight=change_weight)
         found: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
-        hooks = activation_hooks(self.model, layer, recipe, quantizer(found, layer.name), strict=True)
+        change = quantizer(found, layer.name)
+        hooks = activation_hooks(self.model, layer, recipe, change, strict=True, change_weight=change_weight)
         found |= self.quantizers(layer, recipe)  # second: what no hook can reach has no range either
         return hooks
 

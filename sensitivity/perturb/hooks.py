@@ -9,8 +9,10 @@ from typing import Any
 from torch import nn
 from torch.utils.hooks import RemovableHandle
 
+from sensitivity.perturb.operators import AtOperator, Inside, Unnested, stand_ins
+
 Arguments = tuple[tuple[Any, ...], dict[str, Any]]
-Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None]
+Before = Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Arguments | None] | AtOperator | Unnested
 After = Callable[[nn.Module, tuple[Any, ...], Any], Any]
 
 
@@ -48,26 +50,51 @@ def hooked(
 
     Args:
         before: Modules with what runs on their arguments; it may return new arguments. One that is ``Counting`` is told
-            of every pass.
+            of every pass. One that is ``AtOperator`` acts on the operators that run in the module's calls instead.
         after: Modules with what runs on their output; it may return a new output.
     """
     before = list(before)
     passes = _Passes([function for _, function in before if isinstance(function, Counting)])
+    insides = _insides([(module, hook) for module, hook in before if isinstance(hook, AtOperator)])
+    encoders = list({module: hook for module, hook in before if isinstance(hook, Unnested)}.values())
     handles: list[RemovableHandle] = []
-    try:
-        for holder in passes.holders:
-            handles.append(holder.register_forward_pre_hook(passes.enter))
-        for module, function in before:
-            handles.append(module.register_forward_pre_hook(function, with_kwargs=True))
-        for module, change in after:
-            handles.append(module.register_forward_hook(change))
-        for holder in passes.holders:
-            handles.append(holder.register_forward_hook(passes.end))
-            handles.append(holder.register_forward_hook(passes.leave, always_call=True))
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
+    with stand_ins([hook for _, hook in before if isinstance(hook, AtOperator)]):
+        try:
+            for holder in passes.holders:
+                handles.append(holder.register_forward_pre_hook(passes.enter))
+            for module, function in before:
+                if not isinstance(function, (AtOperator, Unnested)):
+                    handles.append(module.register_forward_pre_hook(function, with_kwargs=True))
+            for module, inside in insides.items():  # first of all: hooks of torch.nn.utils compute weights
+                handles.append(module.register_forward_pre_hook(inside.enter, prepend=True))
+                handles.append(module.register_forward_hook(inside.leave, always_call=True))
+            for unnested in encoders:
+                encoder = unnested.encoder
+                handles.append(encoder.register_forward_pre_hook(unnested.enter, prepend=True, with_kwargs=True))
+                handles.append(encoder.register_forward_hook(unnested.leave, always_call=True))
+            for module, change in after:
+                handles.append(module.register_forward_hook(change))
+            for unnested in encoders:
+                handles.append(unnested.encoder.layers[-1].register_forward_hook(unnested.fill))
+            for holder in passes.holders:
+                handles.append(holder.register_forward_hook(passes.end))
+                handles.append(holder.register_forward_hook(passes.leave, always_call=True))
+            yield
+        finally:
+            for inside in insides.values():
+                inside.close()
+            for unnested in encoders:
+                unnested.leave()
+            for handle in handles:
+                handle.remove()
+
+
+def _insides(hooks: Iterable[tuple[nn.Module, AtOperator]]) -> dict[nn.Module, Inside]:
+    """What enters and leaves the modules in whose calls operators are acted on."""
+    layers: dict[nn.Module, list[AtOperator]] = {}
+    for module, hook in hooks:
+        layers.setdefault(module, []).append(hook)
+    return {module: Inside(module, inner) for module, inner in layers.items()}
 
 
 class _Passes:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
+import torch
 from torch import Tensor, nn
 
-from sensitivity.errors import RecipeError
 from sensitivity.quantize.fold import fold_scale_shift, quantize_folded_weight
 from sensitivity.quantize.prune import prune_weight
 from sensitivity.quantize.weights import quantize_weight
 from sensitivity.records import Layer, Recipe
 
+_MOST_PARTS = 8
+"""Computed weights of one layer that are kept: the parts of a joint projection, the calls of a shared head."""
+
 
 def output_axis(layer: Layer) -> int:
     """The axis of a layer's weight that counts output channels."""
-    return 1 if layer.conv_type.startswith("ConvTranspose") else 0
+    return 1 if layer.conv_type.startswith("ConvTranspose") else layer.output_axis or 0
+
+
+def is_computed(layer: Layer) -> bool:
+    """Whether a layer's weight is computed in each pass, so that it is quantized where it is multiplied."""
+    return layer.output_axis is None
 
 
 def disturbed_weight(model: nn.Module, layer: Layer, recipe: Recipe) -> Tensor | None:
@@ -26,22 +34,39 @@ def disturbed_weight(model: nn.Module, layer: Layer, recipe: Recipe) -> Tensor |
     and the fold is divided out again, so that the untouched norm behind it gives what the folded layer would.
 
     Returns:
-        A new tensor like the weight, or None where the recipe leaves weights alone.
-
-    Raises:
-        RecipeError: If the module computes its weight from other parameters, so that there is nothing to exchange.
+        A new tensor like the weight, or None where the recipe leaves weights alone, or the weight is computed in each
+        pass (see ``changed_in_passing``).
     """
-    if recipe.weights is None and recipe.pruning is None:
+    if (recipe.weights is None and recipe.pruning is None) or is_computed(layer):
         return None
-    module = model.get_submodule(layer.module)
-    parameter = module._parameters.get(layer.weight)
-    if parameter is None or "computed-weight" in layer.flags:
-        raise RecipeError(
-            f"{layer.name} ({layer.module}) computes its weight from other parameters in each forward pass. "
-            "Remove the parametrization (torch.nn.utils.parametrize.remove_parametrizations) before wrapping."
-        )
-    weight = parameter.detach()
-    axis = output_axis(layer)
+    parameter = model.get_submodule(layer.module)._parameters[layer.weight]
+    assert parameter is not None
+    return _disturbed(model, layer, recipe, parameter.detach(), output_axis(layer))
+
+
+def changed_in_passing(model: nn.Module, layer: Layer, recipe: Recipe) -> Callable[[Tensor, int], Tensor] | None:
+    """What a recipe makes of a weight that is computed in each pass, given the weight and its axis of output channels.
+
+    What was made of a weight is kept for as long as that weight is computed again. None where the recipe leaves weights
+    alone, or the weight is a parameter.
+    """
+    if (recipe.weights is None and recipe.pruning is None) or not is_computed(layer):
+        return None
+    kept: list[tuple[Tensor, Tensor]] = []
+
+    def change(weight: Tensor, axis: int) -> Tensor:
+        for before, after in kept:
+            if before.shape == weight.shape and torch.equal(before, weight):
+                return after
+        changed = _disturbed(model, layer, recipe, weight.detach(), axis)
+        kept.append((weight.detach().clone(), changed))
+        del kept[:-_MOST_PARTS]
+        return changed
+
+    return change
+
+
+def _disturbed(model: nn.Module, layer: Layer, recipe: Recipe, weight: Tensor, axis: int) -> Tensor:
     if recipe.pruning is not None:
         weight = prune_weight(weight, recipe.pruning, output_axis=axis, groups=layer.groups)
     if recipe.weights is None:

@@ -36,6 +36,13 @@ class Layer:
         weight: Attribute of the module that holds the weight.
         norm_module: Path of the module that normalises the output, or None (no norm, or one that is no module).
         activation_module: Path of the module that is the activation, or None (none, or a function).
+        parameter: Path of the parameter that the weight is made of, the largest where there are several; empty in a
+            study of an older version, where it is the weight itself.
+        output_axis: Axis of the parameter that counts output channels; None where what is multiplied is computed from
+            the parameter, which then is quantized as it is multiplied.
+        runs_in: Path of the module in whose calls the layer's operator runs, where the operator alone tells what the
+            layer's input is: attention, recurrent cells, modules that use the weight of another one. None where the
+            input is what the layer's own module is called with.
 
     A layer found in a model has every number. In a study read from a table that does not tell, ``macs`` and
     ``activation_elements`` are None and the channels 0.
@@ -63,6 +70,9 @@ class Layer:
     weight: str = "weight"
     norm_module: str | None = None
     activation_module: str | None = None
+    parameter: str = ""
+    output_axis: int | None = 0
+    runs_in: str | None = None
 
     @property
     def stage(self) -> str:

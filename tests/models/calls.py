@@ -208,7 +208,7 @@ CASES = (
         PastTheHooks,
         image(8),
         (layer("block.conv", "BatchNorm2d", "ReLU", "stem"), layer("head", None, None, "output")),
-        skipped={"lone": "call"},
+        either=frozenset({"lone"}),
     ),
     Case("checkpointed", Checkpointed, image(8), THREE_CONVS),
     Case("own_modes", OwnModes, image(8), THREE_CONVS),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sensitivity as sv
-from sensitivity.errors import CalibrationError, LayerNotFoundError, NotRestoredError, RecipeError
+from sensitivity.errors import CalibrationError, LayerNotFoundError, NotRestoredError
 from tests.models import CASES
 
 RECIPES = {"int8": sv.INT8, "int4-weights": sv.INT4_WEIGHTS, "prune": sv.Prune(0.5), "fp8": sv.FP8}
@@ -224,13 +224,6 @@ def test_a_calibration_for_another_observer_is_not_taken_silently(net: Net, imag
         pytest.raises(CalibrationError, match="only a calibration for another recipe"),
         wrapped.quantized(sv.Scheme.all(percentile)),
     ):
-        pass
-
-
-def test_a_computed_weight_is_refused_with_the_way_out() -> None:
-    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(4, 4)))
-    wrapped = sv.wrap(model, torch.randn(1, 4))
-    with pytest.raises(RecipeError, match="remove_parametrizations"), wrapped.quantized(sv.Scheme.all(sv.INT4_WEIGHTS)):
         pass
 
 

@@ -14,6 +14,7 @@ from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import After, Before, Counting, holders_of, hooked
+from sensitivity.perturb.operators import Unnested
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.weights import disturbed_weight
 from sensitivity.records import Layer, Recipe
@@ -68,6 +69,8 @@ def measure_signals(
     failed: dict[str, str] = {}
     able = able_to_be_disturbed(layers, recipe, disturber, failed)
     local = {layer.name: _Local(layer, recipe, disturber) for layer in able}
+    # a layer that is a step inside a module has no output that could be seen
+    alone = [local[layer.name] for layer in able if layer.runs_in is None]
     channels = {layer.name: Channels(layer, recipe, calibration) for layer in able}
     outputs: dict[str, Fidelity] = {layer.name: Fidelity() for layer in able}
     images = 0
@@ -75,7 +78,7 @@ def measure_signals(
         forward = Forward(model, disturber, replay=True)
         for run, count in passes:
             images += count
-            _look_locally(model, run, list(local.values()), list(channels.values()))
+            _look_locally(model, run, alone, list(channels.values()))
             failed |= {name: one.failure for name, one in local.items() if one.failure and name not in failed}
             running = [layer for layer in able if layer.name not in failed]
             compare_outputs(forward, run, running, recipe, outputs, failed)
@@ -203,6 +206,7 @@ def _look_locally(
         run()
     # in a pass of its own: a layer's second call must not be seen by those who count its calls
     before: list[tuple[nn.Module, Before]] = [(one.module, one) for one in local]
+    before += [(module, hook) for module, hook in hooks.before if isinstance(hook, Unnested)]
     after: list[tuple[nn.Module, After]] = [(one.module, one.after) for one in local]
     with hooked(before=before, after=after):
         run()
