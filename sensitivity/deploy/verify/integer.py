@@ -31,9 +31,6 @@ from sensitivity.records import Layer
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-JOINT_PROJECTION = "in_proj_weight"
-"""The weight of ``nn.MultiheadAttention`` that projects query, key and value: a step inside the module."""
-
 _EXACT_FLOAT32 = 2**24
 """Every integer up to this size is a float32 number, and so is every sum on the way to it."""
 
@@ -42,7 +39,7 @@ _EXACT_FLOAT32 = 2**24
 def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
     """The folded copy with its int8 layers computed in integers.
 
-    Layers that are quantized only in part, and projections that are a step inside a larger module (the joint one of
+    Layers that are quantized only in part, and those that are a step inside a larger module (the projections of
     ``nn.MultiheadAttention``), are simulated as in ``Plan.simulated``.
 
     Args:
@@ -61,7 +58,7 @@ def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator
             "plan.in_fp32(), or use plan.simulated()."
         )
     int8 = [layer for layer in plan.quantized if plan.expected_precision(layer) == "int8"]
-    whole = [layer for layer in int8 if layer.weight != JOINT_PROJECTION]
+    whole = [layer for layer in int8 if layer.runs_in is None]
     names = {layer.name for layer in whole}
     rest = plan.only([layer.name for layer in plan.quantized if layer.name not in names])
     runners = [_IntegerLayer(plan, layer, seen) for layer in whole]

@@ -20,7 +20,6 @@ from sensitivity.deploy.graph.nodes import node_name
 from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.deploy.verify.integer import JOINT_PROJECTION
 from sensitivity.errors import EngineError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.quantize.fake import dequantize, quantize
@@ -207,11 +206,14 @@ def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Tr
 
 
 def _untriable(plan: Plan, layer: Layer, call: int, found: Seen | None) -> str:
+    kind = type(plan.model.get_submodule(layer.module)).__name__
+    several = f"{layer.weight} of a {kind} is one of several steps: what it alone computes is not to be seen"
+    if layer.runs_in is not None:
+        return several
     if found is None:
         return f"{node_name(layer, call)} did not run on the samples compared"
-    if found.output is None or layer.weight == JOINT_PROJECTION:
-        kind = type(plan.model.get_submodule(layer.module)).__name__
-        return f"{layer.weight} of a {kind} is one of several steps: what it alone computes is not to be seen"
+    if found.output is None:
+        return several
     if not found.output.numel():
         return f"{node_name(layer, call)} had nothing to compute on the samples compared"
     return ""

@@ -19,7 +19,7 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer_o
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import spare_buffers, untouched
-from sensitivity.perturb.weights import disturbed_weight, exchanged
+from sensitivity.perturb.weights import disturbed_weight, exchanged, is_computed
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.signals import FIRST_ORDER, OUTPUT_MSE, SECOND_ORDER, Signals
 from sensitivity.sweep.passes.forward import Forward
@@ -102,7 +102,9 @@ def screen(
     if recipe.needs_calibration:
         disturber.calibration_for(recipe)
     failed: dict[str, str] = {}
-    able = able_to_be_disturbed(layers, recipe, disturber, failed)
+    able = [
+        one for one in able_to_be_disturbed(layers, recipe, disturber, failed) if not _is_hidden(one, recipe, failed)
+    ]
     estimates = {layer.name: _Estimate() for layer in able}
     outputs = {layer.name: Fidelity() for layer in able}
     images = 0
@@ -123,6 +125,18 @@ def screen(
         layer.name: _signals(estimates[layer.name], outputs[layer.name]) for layer in able if layer.name not in failed
     }
     return Signals(name, recipe, found, images, failed)
+
+
+def _is_hidden(layer: Layer, recipe: Recipe, failed: dict[str, str]) -> bool:
+    """Whether what a recipe changes of a layer exists below autograd only; such a layer is noted in ``failed``."""
+    changes_input = layer.runs_in is not None and recipe.activations is not None
+    hidden = changes_input or is_computed(layer)
+    if hidden:
+        failed[layer.name] = (
+            "what it multiplies is met at its operator, below autograd, where no gradient can be asked of it: use "
+            "wrapped.signals, which needs none"
+        )
+    return hidden
 
 
 def ready_for_autograd(inputs: Any) -> Any:
