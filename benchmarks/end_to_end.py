@@ -155,7 +155,7 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--model", choices=FILES, default="fastestdet")
     parser.add_argument("--every", type=int, default=7)
-    parser.add_argument("--tolerance", type=float, default=0.02, help="of the stop, as a fraction of AP")
+    parser.add_argument("--tolerance", type=float, default=2.0, help="of the stop, in points of AP")
     parser.add_argument("--minimum-images", type=int, default=16, help="of the stop")
     parser.add_argument("--views", type=int, default=0, help="of each image; 0 takes the val split as it is")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)

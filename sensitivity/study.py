@@ -14,7 +14,9 @@ from sensitivity.advise.flags import flags, stored_tolerance
 from sensitivity.advise.protect import costs, protect
 from sensitivity.advise.rank import agreement, worst_first
 from sensitivity.advise.size import saved_bytes
-from sensitivity.records import Scheme, Signals, StudyRecord
+from sensitivity.errors import StudyError
+from sensitivity.records import Scheme, Score, Signals, StudyRecord
+from sensitivity.records.arguments import checked
 from sensitivity.records.latency import Latency, with_latency
 from sensitivity.records.signals import with_signals
 from sensitivity.report.reading import Reading
@@ -38,6 +40,7 @@ class Study(StudyRecord):
         """The same measurements as a study."""
         return cls(**{field.name: getattr(record, field.name) for field in fields(StudyRecord)})
 
+    @checked(StudyError)
     def with_signals(self, *signals: Signals) -> Self:
         """The same study with what ``wrapped.signals`` or ``wrapped.screen`` found, shown by ``table`` and ``flags``.
 
@@ -52,6 +55,7 @@ class Study(StudyRecord):
             study = with_signals(study, one)
         return study
 
+    @checked(StudyError)
     def with_latency(self, latency: Latency) -> Self:
         """The same study with what ``wrapped.latency`` measured, for ``protect(latency_s=...)`` and ``pareto``.
 
@@ -60,6 +64,7 @@ class Study(StudyRecord):
         """
         return with_latency(self, latency)
 
+    @checked(StudyError)
     def table(self, recipe: str | None = None) -> DataFrame:
         """One row for each layer in execution order, in percent and points; see ``report.table.frame``.
 
@@ -70,6 +75,7 @@ class Study(StudyRecord):
 
         return frame(read(self), recipe)
 
+    @checked(StudyError)
     def compare(self, other: StudyRecord, *, recipe: str | None = None, other_recipe: str | None = None) -> DataFrame:
         """Drops and ranks side by side, with their rank correlation in ``attrs``; see ``report.table.compare``.
 
@@ -80,6 +86,7 @@ class Study(StudyRecord):
 
         return compare(self, other, recipe=recipe, other_recipe=other_recipe)
 
+    @checked(StudyError)
     def plot(self, path: str | Path | None = None, *, recipe: str | None = None, label: int = 5) -> Figure:
         """Every layer's score as a dip below the baseline; see ``report.figures.dips.dips``.
 
@@ -98,6 +105,7 @@ class Study(StudyRecord):
             picture.write(path)
         return picture
 
+    @checked(StudyError)
     def plot_levels(self, path: str | Path | None = None, *, recipes: Sequence[str] | None = None) -> Figure:
         """Every layer's drop under every recipe as a map, e.g. of a sparsity sweep; see ``report.figures.levels``.
 
@@ -115,6 +123,7 @@ class Study(StudyRecord):
             picture.write(path)
         return picture
 
+    @checked(StudyError)
     def flags(self, tolerance: float | None = None, *, recipe: str | None = None) -> dict[str, frozenset[str]]:
         """Every layer's structural flags, with ``dip`` or ``noise`` where measured; see ``advise.flags.flags``.
 
@@ -127,6 +136,7 @@ class Study(StudyRecord):
         """
         return flags(self, tolerance=tolerance, recipe=recipe)
 
+    @checked(StudyError)
     def protect(
         self,
         *,
@@ -152,6 +162,7 @@ class Study(StudyRecord):
         """
         return protect(self, top=top, max_drop=max_drop, size_bytes=size_bytes, latency_s=latency_s, recipe=recipe)
 
+    @checked(StudyError)
     def to_html(self, path: str | Path, *, recipe: str | None = None) -> None:
         """Write one self-contained page: the picture, the worst layers, all layers, notes.
 
@@ -162,14 +173,17 @@ class Study(StudyRecord):
 
         Path(path).write_text(page(read(self), recipe), encoding="utf-8")
 
+    @checked(StudyError)
     def to_markdown(self, *, recipe: str | None = None) -> str:
         """The layers as a table in GitHub's markdown."""
         return markdown(read(self), recipe)
 
+    @checked(StudyError)
     def to_latex(self, *, recipe: str | None = None) -> str:
         """The layers as a LaTeX ``longtable`` with ``booktabs`` rules."""
         return latex(read(self), recipe)
 
+    @checked(StudyError)
     def to_rst(self, *, recipe: str | None = None) -> str:
         """The layers as a reStructuredText ``list-table``."""
         return rst(read(self), recipe)
@@ -199,6 +213,7 @@ def read(study: StudyRecord) -> Reading:
     )
 
 
+@checked(StudyError)
 def read_thesis(path: str | Path) -> Study:
     """One of the thesis's layer tables as a study; see ``report.thesis.read_thesis``.
 
@@ -211,11 +226,12 @@ def read_thesis(path: str | Path) -> Study:
     return Study.of(read_thesis_record(path))
 
 
+@checked(StudyError)
 def pareto(
     study: StudyRecord,
     *,
     against: Literal["size", "latency"] = "size",
-    measured: Iterable[tuple[str, float, float]] = (),
+    measured: Iterable[tuple[str, float, float | Score]] = (),
     path: str | Path | None = None,
 ) -> Figure:
     """Accuracy against size or latency: what is predicted, and what was measured; see ``report.figures.pareto``.
@@ -226,7 +242,8 @@ def pareto(
     Args:
         study: What was measured, one layer at a time.
         against: ``size``, or ``latency`` where ``Study.with_latency`` added times.
-        measured: Label, bytes (or seconds) and score (a fraction where the unit is ``%``) of each measured scheme.
+        measured: Label, bytes (or seconds) and score of each measured scheme; the score as ``wrapped.evaluate``
+            returned it, or as a number in percent where the unit is ``%``.
         path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
 
     Raises:

@@ -9,6 +9,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
+from sensitivity.errors import StudyError
+from sensitivity.records.arguments import checked
 from sensitivity.records.verification import VerificationRecord
 from sensitivity.report import agreement
 
@@ -29,6 +31,7 @@ class Verification(VerificationRecord):
         """One row for each layer in execution order; what was not measured is NaN or None."""
         return agreement.frame(self)
 
+    @checked(StudyError)
     def plot(self, path: str | Path | None = None) -> Figure:
         """Share of differing codes by layer; see ``report.figures.agreement``.
 

@@ -8,13 +8,13 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack, overload
+from typing import TYPE_CHECKING, Annotated, Any, Unpack, overload
 
 import torch
 from torch import nn
 
 from sensitivity.contracts import NeedsReference, Store, Task
-from sensitivity.errors import ModelError
+from sensitivity.errors import ModelError, StudyError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
 from sensitivity.layers.find import find_layers
@@ -31,11 +31,12 @@ from sensitivity.progress import told, watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score, Signals
+from sensitivity.records.arguments import CHECKED_WHERE_USED, checked
 from sensitivity.records.latency import Latency
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates
 from sensitivity.score import evaluate
 from sensitivity.study import Study
-from sensitivity.sweep.arguments import check_arguments, check_calibration, check_recipes
+from sensitivity.sweep.arguments import check_arguments, check_calibration, check_recipes, stored_stop
 from sensitivity.sweep.explain import Explanation, explain
 from sensitivity.sweep.plan import Direction, plan
 from sensitivity.sweep.record import study_record
@@ -48,7 +49,10 @@ from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.journal import opened
 from sensitivity.verification import Verification
 
-CalibrationLike = Calibration | Sequence[Calibration] | Task | Iterable[Any]
+Images = Annotated[Task | Iterable[Any], CHECKED_WHERE_USED]
+"""A task, or preprocessed images."""
+
+CalibrationLike = Annotated[Calibration | Sequence[Calibration] | Task | Iterable[Any], CHECKED_WHERE_USED]
 """Ranges, or images to measure them on."""
 
 if TYPE_CHECKING:
@@ -59,6 +63,7 @@ if TYPE_CHECKING:
     from sensitivity.deploy.prepare.plans import Plans
 
 
+@checked(StudyError)
 def wrap(
     model: nn.Module, example_inputs: Any, *, name: str | None = None, naming: NamingScheme | None = None
 ) -> Wrapped:
@@ -81,6 +86,7 @@ def wrap(
     return Wrapped(model, find_layers(model, example_inputs, name=name, naming=naming), example_inputs)
 
 
+@checked(StudyError)
 def verify(wrapped: Wrapped, deployed: Deployed, task: Task | None = None, **settings: Any) -> Verification:
     """``wrapped.verify(deployed, task)`` as a function; see there."""
     return wrapped.verify(deployed, task, **settings)
@@ -98,6 +104,7 @@ class Wrapped:
         calibrations: Those made by ``calibrate``, the latest last.
     """
 
+    @checked(StudyError)
     def __init__(self, model: nn.Module, layers: LayerTable, example_inputs: Any) -> None:
         self.model = model
         self.layers = layers
@@ -109,6 +116,7 @@ class Wrapped:
         """Name of the model."""
         return self.layers.model
 
+    @checked(StudyError)
     def activations(self, samples: int = 1) -> ActivationTable:
         """The tensors behind the model's activation functions with their sizes, the largest marked.
 
@@ -134,6 +142,7 @@ class Wrapped:
         basis = make_basis(self.model, self.layers, self._example_inputs)
         return Wrapped(basis.model, basis.layers, self._example_inputs)
 
+    @checked(StudyError)
     def size_bytes(
         self, scheme: Scheme | None = None, *, element_bytes: int | None = None, biases_too: bool = False
     ) -> int:
@@ -150,17 +159,16 @@ class Wrapped:
         return scheme_bytes(self.layers, recipes, element_bytes=element_bytes, biases_too=biases_too)
 
     @overload
-    def calibrate(
-        self, images: Task | Iterable[Any], recipe: Recipe = INT8, *, progress: bool | None = None
-    ) -> Calibration: ...
+    def calibrate(self, images: Images, recipe: Recipe = INT8, *, progress: bool | None = None) -> Calibration: ...
 
     @overload
     def calibrate(
-        self, images: Task | Iterable[Any], recipe: Sequence[Recipe], *, progress: bool | None = None
+        self, images: Images, recipe: Sequence[Recipe], *, progress: bool | None = None
     ) -> list[Calibration]: ...
 
+    @checked(StudyError)
     def calibrate(
-        self, images: Task | Iterable[Any], recipe: Recipe | Sequence[Recipe] = INT8, *, progress: bool | None = None
+        self, images: Images, recipe: Recipe | Sequence[Recipe] = INT8, *, progress: bool | None = None
     ) -> Calibration | list[Calibration]:
         """Measure the activation ranges that recipes need, all layers and placements in one streaming pass.
 
@@ -190,6 +198,7 @@ class Wrapped:
         self.calibrations += calibrations
         return calibrations[0] if isinstance(recipe, Recipe) else calibrations
 
+    @checked(StudyError)
     @contextlib.contextmanager
     def quantized(self, scheme: Scheme, *, calibration: CalibrationLike | None = None) -> Iterator[nn.Module]:
         """The simulated model for the time of a ``with`` block: the caller's own object, put back afterwards.
@@ -209,6 +218,7 @@ class Wrapped:
         with simulated(self.model, self.layers, scheme, ready, self._example_inputs):
             yield self.model
 
+    @checked(StudyError)
     def evaluate(
         self, task: Task, scheme: Scheme | None = None, *, calibration: CalibrationLike | None = None
     ) -> Score:
@@ -223,6 +233,7 @@ class Wrapped:
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
             return evaluate(model, task)
 
+    @checked(StudyError)
     def analyze(
         self,
         task: Task,
@@ -230,7 +241,7 @@ class Wrapped:
         *,
         calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
-        direction: Direction = "one-at-a-time",
+        direction: Annotated[Direction, CHECKED_WHERE_USED] = "one-at-a-time",
         store: Store | str | Path | None = None,
         stop: Confidence | None = None,
         settings: Sweep | None = None,
@@ -280,13 +291,14 @@ class Wrapped:
         disturber = Disturber(self.model, self._ready(calibration, recipes, progress=progress))
         variants = plan(self.layers.select(layers), recipes, direction=direction)
         with how.workplace() as executor, opened(store) as kept:
-            passes = Settings.of(how, executor=executor, stop=stop)
+            passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
             with watching(len(variants) * len(task), progress) as watch:
                 outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
         return Study.of(
             study_record(outcome, task, self.layers, recipes, disturber, direction=direction, started=started)
         )
 
+    @checked(StudyError)
     def explain(
         self,
         task: Task,
@@ -294,7 +306,7 @@ class Wrapped:
         *,
         calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
-        direction: Direction = "one-at-a-time",
+        direction: Annotated[Direction, CHECKED_WHERE_USED] = "one-at-a-time",
         stop: Confidence | None = None,
         settings: Sweep | None = None,
         **keywords: Unpack[SweepKeywords],
@@ -323,11 +335,12 @@ class Wrapped:
         task = self._with_reference(task)
         disturber = Disturber(self.model, self._ready(calibration, recipes))
         variants = plan(self.layers.select(layers), recipes, direction=direction)
-        return explain(self.model, task, variants, disturber, stop=stop, settings=how)
+        return explain(self.model, task, variants, disturber, stop=stored_stop(stop, task), settings=how)
 
+    @checked(StudyError)
     def signals(
         self,
-        images: Task | Iterable[Any],
+        images: Images,
         recipe: Recipe = INT8,
         *,
         calibration: CalibrationLike | None = None,
@@ -356,9 +369,10 @@ class Wrapped:
         passes = ((run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs))
         return measure_signals(self.model, self.name, self.layers.select(layers), recipe, disturber, passes)
 
+    @checked(StudyError)
     def screen(
         self,
-        images: Task | Iterable[Any],
+        images: Images,
         recipe: Recipe = INT8,
         *,
         loss: Loss | None = None,
@@ -391,6 +405,7 @@ class Wrapped:
         passes = output_passes(self.model, images, self._example_inputs)
         return screen(self.model, self.name, self.layers.select(layers), recipe, disturber, passes, loss)
 
+    @checked(StudyError)
     def plan(
         self,
         scheme: Scheme,
@@ -418,6 +433,7 @@ class Wrapped:
         made_for = target_of(target)
         return self._plans.plan(scheme, self._ready(calibration, scheme.recipes), target=made_for, example=example)
 
+    @checked(StudyError)
     def deploy(
         self,
         scheme: Scheme,
@@ -458,6 +474,7 @@ class Wrapped:
         planned = self.plan(scheme, calibration=calibration, target=target, example=example)
         return deploy(planned, engine, parts=parts, **settings)
 
+    @checked(StudyError)
     def verify(
         self,
         deployed: Deployed,
@@ -497,6 +514,7 @@ class Wrapped:
             count = None if watch is None else lambda done, what: watch(done, total, what)
             return Verification.of(compare(deployed, task, fp32=self.model, watch=count))
 
+    @checked(StudyError)
     def latency(
         self,
         recipe: Recipe = INT8,
@@ -531,6 +549,7 @@ class Wrapped:
         quantized, in_float = (self.deploy(scheme, engine, **options) for scheme in (Scheme.all(recipe), Scheme()))
         return measure_latency(quantized, in_float, recipe)
 
+    @checked(StudyError)
     def verify_study(
         self,
         study: Study,

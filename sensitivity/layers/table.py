@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, overload
 
+from sensitivity.errors import LayerNotFoundError
 from sensitivity.layers.select import select
 from sensitivity.records import Layer, SkippedModule
+from sensitivity.records.arguments import checked
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -33,6 +35,7 @@ class LayerTable(Sequence[Layer]):
     @overload
     def __getitem__(self, key: slice) -> LayerTable: ...
 
+    @checked(LayerNotFoundError)
     def __getitem__(self, key: int | str | slice) -> Layer | LayerTable:
         """A layer by position, name or module path; a table by slice.
 
@@ -66,6 +69,7 @@ class LayerTable(Sequence[Layer]):
         """Names in execution order."""
         return [layer.name for layer in self._layers]
 
+    @checked(LayerNotFoundError)
     def select(self, pattern: str | Iterable[str]) -> LayerTable:
         """The layers that a pattern selects, or any of several; see ``sensitivity.layers.select.select``.
 

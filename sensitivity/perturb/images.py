@@ -31,17 +31,21 @@ def runs_on(
         for batch in images.batches():
             yield partial(images.predict, model, batch), len(batch.images)
         return
-    for args, kwargs, count in batches_like(not_a_path(images), example_inputs):
+    for args, kwargs, count in batches_like(check_images(images), example_inputs):
         args, kwargs = on_device_of(model, (args, kwargs))
         yield partial(model, *args, **kwargs), count
 
 
-def not_a_path(images: Iterable[Any]) -> Iterable[Any]:
-    """The images; a path of some is refused.
+def check_images(images: Iterable[Any]) -> Iterable[Any]:
+    """The images; what cannot be gone through, and a path, are refused.
 
     Raises:
-        CalibrationError: If it is a path.
+        CalibrationError: If it is one of these.
     """
     if isinstance(images, (str, Path)):
         raise CalibrationError(f"images must be tensors or a task, not the path {str(images)!r}. Load them first.")
+    if not isinstance(images, Iterable) or isinstance(images, type) or getattr(images, "ndim", 1) == 0:
+        raise CalibrationError(
+            f"images={images!r:.80}: give a task, or preprocessed images as tensors, tuples or dicts in a list."
+        )
     return images

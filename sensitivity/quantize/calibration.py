@@ -23,6 +23,7 @@ from safetensors.numpy import save
 
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.records import QuantSpec, Recipe
+from sensitivity.records.arguments import checked
 from sensitivity.records.observers import Setting, find_observer
 from sensitivity.records.recipe import Placement
 
@@ -81,10 +82,12 @@ class Calibration:
     images: int
     model: str
 
+    @checked(CalibrationError)
     def fits(self, recipe: Recipe) -> bool:
         """Whether these ranges serve a recipe: same tensors, same observer, and what that looks at."""
         return serves(self.spec, self.placement, recipe)
 
+    @checked(CalibrationError)
     def range_of(self, point: Point) -> Range:
         """The range of a point.
 
@@ -110,6 +113,7 @@ class Calibration:
                 digest.update(_as_array(bound).tobytes())
         return digest.hexdigest()[:32]
 
+    @checked(CalibrationError)
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, in one step; every number comes back to the last bit.
 
@@ -126,6 +130,7 @@ class Calibration:
         os.replace(draft, path)
 
     @classmethod
+    @checked(CalibrationError)
     def load(cls, path: str | Path) -> Calibration:
         """Read what ``save`` wrote.
 

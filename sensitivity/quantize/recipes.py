@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from sensitivity.errors import RecipeError
+from sensitivity.records.arguments import checked
 from sensitivity.records.recipe import Pruning, QuantSpec, Recipe
 
 _INT8_WEIGHT = QuantSpec("int8", "per-channel")
@@ -35,6 +36,7 @@ Its program divides the largest absolute value by 127.5, this library by 127: st
 """
 
 
+@checked(RecipeError)
 def Prune(level_or_pattern: float | str) -> Recipe:  # noqa: N802 - stands beside INT8 where a recipe is expected
     """A recipe that removes weights.
 

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.formats import find_format, is_our_format
 from sensitivity.records.observers import Granularity, find_observer, observers_that
 
@@ -63,6 +64,7 @@ class QuantSpec:
     sample_every: int = 1
 
     def __post_init__(self) -> None:
+        check_fields(self, RecipeError)
         number_format, observer = find_format(self.format), find_observer(self.observer)
         _check("granularity", self.granularity, GRANULARITIES)
         if number_format.kind != "integer":
@@ -131,6 +133,7 @@ class Pruning:
     m: int | None = None
 
     def __post_init__(self) -> None:
+        check_fields(self, RecipeError)
         pattern = self.n is not None and self.m is not None
         if (self.level is None) != pattern or (self.n is None) != (self.m is None):
             raise RecipeError(f"pruning takes either a level or an n:m pattern; given {self}.")
@@ -166,6 +169,7 @@ class Recipe:
     placement: Placement = "deploy"
 
     def __post_init__(self) -> None:
+        check_fields(self, RecipeError)
         _check("placement", self.placement, PLACEMENTS)
         if self.weights is not None:
             self._check_weights(self.weights)
@@ -204,6 +208,7 @@ class Recipe:
             plain["formats"] = [asdict(find_format(name)) for name in registered]
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
+    @checked(RecipeError)
     def renamed(self, name: str) -> Recipe:
         """The same recipe under another name."""
         return replace(self, name=name)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.records.arguments import checked
 from sensitivity.records.files import read_json, write_json
 from sensitivity.records.recipe import Recipe
 
@@ -93,11 +94,13 @@ class Scheme:
         return f"{rule.pattern:{wide}}  protected  {self.reasons.get(rule.pattern, '')}".rstrip()
 
     @classmethod
+    @checked(RecipeError)
     def all(cls, recipe: Recipe) -> Scheme:
         """Every layer gets the recipe."""
         return cls((Rule(EVERYTHING, recipe),))
 
     @classmethod
+    @checked(RecipeError)
     def only(cls, names: str | Iterable[str], recipe: Recipe) -> Scheme:
         """The named layers get the recipe; the rest stays in high precision.
 
@@ -107,14 +110,17 @@ class Scheme:
         """
         return cls(tuple(Rule(name, recipe) for name in _as_list(names)))
 
+    @checked(RecipeError)
     def protect(self, pattern: str | Iterable[str]) -> Scheme:
         """The same scheme, with the selected layers kept in high precision."""
         return self._with(Rule(one, None) for one in _as_list(pattern))
 
+    @checked(RecipeError)
     def quantize(self, pattern: str | Iterable[str], recipe: Recipe) -> Scheme:
         """The same scheme, with the selected layers given the recipe."""
         return self._with(Rule(one, recipe) for one in _as_list(pattern))
 
+    @checked(RecipeError)
     def with_rest(self, rest: Rest, *, keep_fp32: str | Iterable[str] = ()) -> Scheme:
         """The same scheme, with everything that is not quantized computed in this precision.
 
@@ -181,11 +187,13 @@ class Scheme:
             kept,
         )
 
+    @checked(RecipeError)
     def save(self, path: str | Path) -> None:
         """Write the scheme as JSON, in one step."""
         write_json(path, self.to_json())
 
     @classmethod
+    @checked(RecipeError)
     def load(cls, path: str | Path) -> Scheme:
         """Read a scheme that ``save`` wrote.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sensitivity.errors import RecipeError, StudyError
+from sensitivity.records.arguments import checked
 from sensitivity.records.files import read_json, write_json
 from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
@@ -145,6 +146,7 @@ class StudyRecord:
         """What stored numbers are multiplied by for people: 100 where the unit is ``%``, else 1."""
         return 100.0 if self.unit == "%" else 1.0
 
+    @checked(StudyError)
     def of_recipe(self, recipe: str | None = None) -> tuple[Measurement, ...]:
         """The measurements of one recipe, in execution order.
 
@@ -223,11 +225,13 @@ class StudyRecord:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StudyError(f"not a complete study: {error!r}. Give a file written by Study.save.") from error
 
+    @checked(StudyError)
     def save(self, path: str | Path) -> None:
         """Write the study as JSON, in one step: a reader never sees half a file."""
         write_json(path, self.to_json())
 
     @classmethod
+    @checked(StudyError)
     def load(cls, path: str | Path) -> Self:
         """Read a study that ``save`` wrote.
 

@@ -9,7 +9,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 
-from sensitivity.errors import StudyError
+from sensitivity.errors import EngineError, StudyError
+from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.files import read_json, write_json
 from sensitivity.records.plain import from_plain, to_plain
 
@@ -103,6 +104,9 @@ class Gates:
     metric_db: float = 1.0
     single_layer_db: float = 0.1
     float_sqnr_db: float = 80.0
+
+    def __post_init__(self) -> None:
+        check_fields(self, EngineError)
 
     def metric_tolerance(self, unit: str, drop: float, *, single_layer: bool = False) -> float:
         """Largest difference of a metric that is allowed, in the metric's own numbers (fractions where it is ``%``).
@@ -348,11 +352,13 @@ class VerificationRecord:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StudyError(f"not a complete verification: {error!r}. Verification.save writes one.") from error
 
+    @checked(StudyError)
     def save(self, path: str | Path) -> None:
         """Write the record as JSON, in one step: a reader never sees half a file."""
         write_json(path, self.to_json())
 
     @classmethod
+    @checked(StudyError)
     def load(cls, path: str | Path) -> Self:
         """Read what ``save`` wrote.
 

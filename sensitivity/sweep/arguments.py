@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from sensitivity.contracts import Store, Task
@@ -11,7 +12,7 @@ from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
 from sensitivity.sweep.stopping.race import Confidence
 
-LARGEST_TOLERANCE = 0.2  # of a metric in percent: 20 points, beyond which a tolerance was meant in points
+LARGEST_TOLERANCE = 20.0  # points of a metric in percent, from which on a tolerance says nothing
 
 
 def check_arguments(
@@ -27,7 +28,7 @@ def check_arguments(
         TaskError: If the task is none.
         CalibrationError: If the calibration is neither ranges nor images.
         StoreError: If the store is neither a path nor a store.
-        StudyError: If the stop is no ``Confidence``, or its tolerance was meant in points.
+        StudyError: If the stop is no ``Confidence``, or allows drops that no one would.
     """
     known = check_task(task)
     check_calibration(calibration)
@@ -84,19 +85,26 @@ def check_recipes(given: object) -> list[Recipe]:
 
 
 def check_stop(stop: object, task: Task) -> None:
-    """Refuse what says not when to stop, or was meant in points.
+    """Refuse what says not when to stop, or allows drops that no one would.
 
     Raises:
-        StudyError: If it is no ``Confidence``, or allows drops that no one would.
+        StudyError: If it is no ``Confidence``, or of a metric in percent and with a tolerance of many points.
     """
     if stop is None:
         return
     if not isinstance(stop, Confidence):
         raise StudyError(
-            f"stop={stop!r} says not when to stop. Give sv.Confidence(tolerance=0.005, level=0.95), or None."
+            f"stop={stop!r} says not when to stop. Give sv.Confidence(tolerance=0.5, level=0.95), or None."
         )
     if task.unit == "%" and stop.tolerance >= LARGEST_TOLERANCE:
         raise StudyError(
-            f"Confidence(tolerance={stop.tolerance:g}) allows a drop of {100 * stop.tolerance:g} points of "
-            f"{task.metric}: tolerance is a fraction: 0.005 is half a point."
+            f"stop=Confidence(tolerance={stop.tolerance:g}) allows a drop of {stop.tolerance:g} points of "
+            f"{task.metric}. Give a tolerance below {LARGEST_TOLERANCE:g}; 0.5 is half a point."
         )
+
+
+def stored_stop(stop: Confidence | None, task: Task) -> Confidence | None:
+    """When to stop, with its tolerance as drops are stored: a fraction where people see percent and give points."""
+    if stop is None or task.unit != "%":
+        return stop
+    return replace(stop, tolerance=stop.tolerance / 100.0)

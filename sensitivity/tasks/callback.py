@@ -8,6 +8,7 @@ from typing import Any
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import choose_positions
 from sensitivity.tasks.fingerprint import describe, fingerprint
 
@@ -83,6 +84,7 @@ class CallbackTask:
         return fingerprint(["callback", describe(self._function), self._key, self.metric])
 
 
+@checked(TaskError)
 def callback_task(
     function: Callable[[Any], float | Mapping[str, float]],
     *,

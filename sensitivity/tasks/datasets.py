@@ -14,6 +14,7 @@ from PIL import Image
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import ImageError, PredictionError, TaskError
+from sensitivity.records.arguments import check_fields
 from sensitivity.tasks.pixels import Pixels, leaves_folder, read_image
 
 Preprocess: TypeAlias = Callable[[Pixels], torch.Tensor]
@@ -64,6 +65,7 @@ class Resize:
     interpolation: str = "bilinear"
 
     def __post_init__(self) -> None:
+        check_fields(self, TaskError)
         if self.height < 1 or self.width < 1:
             raise TaskError(f"Resize(height={self.height}, width={self.width}): both must be 1 or more.")
         if self.divisor == 0 or 0 in np.atleast_1d(self.std):

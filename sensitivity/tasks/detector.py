@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.datasets import (
     ImageFiles,
@@ -66,6 +67,7 @@ class DetectionTask(abc.ABC):
     unit = "%"
     higher_is_better = True
 
+    @checked(TaskError)
     def __init__(
         self,
         images: str | Path,

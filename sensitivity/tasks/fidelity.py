@@ -11,6 +11,7 @@ import torch
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, to_device
 from sensitivity.tasks.fingerprint import fingerprint
 
@@ -47,6 +48,7 @@ class FeatureFidelity:
     unit = "dB"
     higher_is_better = True
 
+    @checked(TaskError)
     def __init__(
         self, inputs: torch.Tensor | Sequence[torch.Tensor], *, batch_size: int = 8, name: str = "output fidelity"
     ) -> None:

@@ -14,6 +14,7 @@ from pycocotools import mask as mask_tools
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.clicks import interior_point
@@ -149,6 +150,7 @@ class PromptedMasks:
     unit = "%"
     higher_is_better = True
 
+    @checked(TaskError)
     def __init__(
         self,
         images: str | Path,

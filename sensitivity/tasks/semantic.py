@@ -15,6 +15,7 @@ from PIL import Image
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import AnnotationError, PredictionError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import (
     ImageFiles,
     Preprocess,
@@ -104,6 +105,7 @@ class SemanticSegmentation:
     unit = "%"
     higher_is_better = True
 
+    @checked(TaskError)
     def __init__(
         self,
         images: str | Path,

@@ -21,7 +21,7 @@ from sensitivity.errors import (
     StudyError,
     TaskError,
 )
-from sensitivity.sweep.arguments import check_arguments
+from sensitivity.sweep.arguments import check_arguments, stored_stop
 from tests.sweep.mean_task import MeanTask
 
 
@@ -37,13 +37,13 @@ def wrapped() -> sv.Wrapped:
 
 WRONG: list[tuple[dict[str, Any], type[SensitivityError], str]] = [
     ({"layers": []}, LayerNotFoundError, r"no pattern was given.*'\*' selects all"),
-    ({"stop": 0.95}, StudyError, r"stop=0\.95 says not when to stop\. Give sv\.Confidence"),
+    ({"stop": 0.95}, StudyError, r"stop=0\.95: give when to stop, such as sv\.Confidence"),
     ({"executor": 4}, ExecutorError, r"executor=4 cannot take work\. Give one of concurrent\.futures"),
     ({"executor": ThreadPoolExecutor}, ExecutorError, "cannot take work"),
-    ({"recipe": "int8"}, RecipeError, r"recipe='int8' is no recipe\. Give one such as sv\.INT8"),
+    ({"recipe": "int8"}, RecipeError, r"recipe='int8': give a recipe such as sv\.INT8 or several in a list\."),
     ({"recipe": []}, RecipeError, "none was given"),
-    ({"recipe": [sv.INT8_WEIGHTS, "int4"]}, RecipeError, "recipe='int4' is no recipe"),
-    ({"recipe": None}, RecipeError, "recipe=None is no recipe"),
+    ({"recipe": [sv.INT8_WEIGHTS, "int4"]}, RecipeError, "recipe holds 'int4': give a recipe"),
+    ({"recipe": None}, RecipeError, "recipe=None: give a recipe"),
     (
         {"calibration": Path("ranges.safetensors")},
         CalibrationError,
@@ -51,7 +51,7 @@ WRONG: list[tuple[dict[str, Any], type[SensitivityError], str]] = [
     ),
     ({"calibration": 8}, CalibrationError, "calibration=8: give a Calibration"),
     ({"calibration": [1, 2], "recipe": sv.INT8}, CalibrationError, "must be tensors as the model takes them"),
-    ({"store": 3}, StoreError, "store=3 is no store"),
+    ({"store": 3}, StoreError, "store=3: give a store, text, a path or None"),
     ({"on_error": "ignore"}, StudyError, r"on_error='ignore' is not known\. Choose one of: record, raise"),
     ({"memory_limit": -5}, StudyError, "memory_limit=-5: give bytes"),
     ({"memory_limit": True}, StudyError, "memory_limit=True: give bytes"),
@@ -59,7 +59,7 @@ WRONG: list[tuple[dict[str, Any], type[SensitivityError], str]] = [
     ({"workers": True}, StudyError, "workers=True: give a whole number"),
     ({"intervals": "no"}, StudyError, "intervals='no': give True or False"),
     ({"replay": None}, StudyError, "replay=None: give True or False"),
-    ({"settings": {"replay": False}}, StudyError, r"settings=.* is no sv\.Sweep"),
+    ({"settings": {"replay": False}}, StudyError, r"settings=.*: give a sv\.Sweep or None"),
     ({"settings": sv.Sweep(), "replay": True}, StudyError, r"settings= and replay= both say how the sweep runs"),
     ({"direction": "both"}, RecipeError, "direction 'both' is not known"),
 ]
@@ -74,7 +74,7 @@ def test_an_argument_of_the_wrong_kind_is_one_clear_error(
 
 
 def test_a_task_that_is_none_is_refused(wrapped: sv.Wrapped) -> None:
-    with pytest.raises(TaskError, match=r"task=.* is no task\. Give one of sv's, sv\.callback_task"):
+    with pytest.raises(TaskError, match=r"task=.*: give a task: one of sv's, sv\.callback_task"):
         wrapped.analyze(lambda model: 1.0, sv.INT8_WEIGHTS)
 
 
@@ -87,21 +87,26 @@ def test_explain_signals_and_screens_refuse_the_same(wrapped: sv.Wrapped) -> Non
     for look in (wrapped.signals, wrapped.screen):
         with pytest.raises(LayerNotFoundError, match="no pattern was given"):
             look(images(), sv.INT8_WEIGHTS, layers=[])
-        with pytest.raises(RecipeError, match="recipe='int8' is no recipe"):
+        with pytest.raises(RecipeError, match="recipe='int8': give a recipe such as"):
             look(images(), "int8")
         with pytest.raises(CalibrationError, match="is a path"):
             look(images(), sv.INT8, calibration=Path("ranges.safetensors"))
 
 
-def test_a_tolerance_that_was_meant_in_points_is_refused_where_the_metric_is_in_percent() -> None:
+def test_a_tolerance_that_no_one_would_allow_is_refused_where_the_metric_is_in_percent() -> None:
     task = MeanTask(8)
     assert task.unit == "%"
-    with pytest.raises(
-        StudyError, match=r"allows a drop of 50 points of .*: tolerance is a fraction: 0\.005 is half a point"
-    ):
-        check_arguments(task, stop=sv.Confidence(tolerance=0.5))
-    check_arguments(task, stop=sv.Confidence(tolerance=0.05))
-    check_arguments(sv.FeatureFidelity(images()), stop=sv.Confidence(tolerance=3.0))  # of dB
+    with pytest.raises(StudyError, match=r"tolerance=50\) allows a drop of 50 points of .*0\.5 is half a point"):
+        check_arguments(task, stop=sv.Confidence(tolerance=50))
+    check_arguments(task, stop=sv.Confidence(tolerance=5))
+    check_arguments(sv.FeatureFidelity(images()), stop=sv.Confidence(tolerance=30.0))  # of dB
+
+
+def test_a_tolerance_is_in_points_where_the_metric_is_in_percent_and_in_its_own_unit_elsewhere() -> None:
+    stop = sv.Confidence(tolerance=0.5)
+    assert stored_stop(stop, MeanTask(8)) == sv.Confidence(tolerance=0.005)
+    assert stored_stop(stop, sv.FeatureFidelity(images())) == stop
+    assert stored_stop(None, MeanTask(8)) is None
 
 
 def test_what_makes_sense_is_let_through(tmp_path: Path) -> None:

@@ -174,7 +174,7 @@ def test_scores_that_intervals_need_are_counted(counted_work: None) -> None:
 
 @pytest.mark.parametrize("kind", [MeanTask, InstanceTask])
 def test_with_a_stop_the_most_that_it_can_take_is_told(kind: type[MeanTask], counted_work: None) -> None:
-    wrapped, stop = sv.wrap(Chain().eval(), MeanTask(1).inputs), sv.Confidence(tolerance=1e-9, minimum_images=16)
+    wrapped, stop = sv.wrap(Chain().eval(), MeanTask(1).inputs), sv.Confidence(tolerance=1e-7, minimum_images=16)
     task = kind(400)
     told = wrapped.explain(task, sv.INT4_WEIGHTS, stop=stop)
     took = work_of(lambda: wrapped.analyze(task, sv.INT4_WEIGHTS, stop=stop, progress=False))

@@ -101,9 +101,10 @@ def test_outputs_that_cannot_be_compared_are_refused(model: Any, message: str) -
 
 
 def test_inputs_and_positions_are_checked() -> None:
-    for wrong in ([], [1.0, 2.0]):
-        with pytest.raises(TaskError, match="inputs= holds no tensors"):
-            FeatureFidelity(wrong)  # type: ignore[arg-type]
+    with pytest.raises(TaskError, match="inputs= holds no tensors"):
+        FeatureFidelity([])
+    with pytest.raises(TaskError, match=r"inputs holds 1\.0: give a Tensor or several in a list"):
+        FeatureFidelity([1.0, 2.0])  # type: ignore[list-item]
     with pytest.raises(TaskError, match="batch_size=0"):
         FeatureFidelity(IMAGES, batch_size=0)
     with pytest.raises(TaskError, match="no image at position 5"):

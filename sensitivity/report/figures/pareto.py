@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 from sensitivity.errors import StudyError
-from sensitivity.records import StudyRecord
+from sensitivity.records import Score, StudyRecord
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.picture import Picture
 
@@ -42,7 +42,7 @@ def pareto(
     curves: Mapping[str, Sequence[tuple[float, float]]],
     against: Literal["size", "latency"] = "size",
     *,
-    measured: Iterable[tuple[str, float, float]] = (),
+    measured: Iterable[tuple[str, float, float | Score]] = (),
 ) -> Picture:
     """Accuracy against bytes of the layers' parameters, or against seconds of one run.
 
@@ -55,8 +55,8 @@ def pareto(
         curves: Recipe to cost and predicted drop, as stored, with none, one, two ... layers protected. A cost is in
             bytes, or in seconds against latency.
         against: ``size`` or ``latency``.
-        measured: Label, cost and score (a fraction where the study's unit is ``%``, as ``Score.value``) of each scheme
-            that was measured.
+        measured: Label, cost and score of each scheme that was measured; the score as ``wrapped.evaluate`` returned it,
+            or as a number in the unit people see (percent where the study's unit is ``%``).
 
     Returns:
         A matplotlib ``Figure``.
@@ -91,10 +91,11 @@ def front(points: Iterable[Point], higher_is_better: bool) -> list[Point]:
     return kept
 
 
-def _point(study: StudyRecord, scale: float, label: str, cost: float, score: float) -> Point:
-    if not (isfinite(cost) and isfinite(score)):
-        raise StudyError(f"measured scheme {label!r} costs {cost} and scores {score}: give finite numbers.")
-    return Point(label, cost * scale, score * study.scale)
+def _point(study: StudyRecord, scale: float, label: str, cost: float, score: float | Score) -> Point:
+    shown = score.value * study.scale if isinstance(score, Score) else score
+    if not (isfinite(cost) and isfinite(shown)):
+        raise StudyError(f"measured scheme {label!r} costs {cost} and scores {shown}: give finite numbers.")
+    return Point(label, cost * scale, shown)
 
 
 def _draw_curves(

@@ -12,8 +12,10 @@ from typing import Any, Self
 import torch
 
 from sensitivity.errors import ExecutorError, MissingPackageError, how_to_install
+from sensitivity.records.arguments import checked
 
 
+@checked(ExecutorError)
 def ray_executor(
     address: str | None = None, *, num_cpus: float = 1, num_gpus: float = 0, max_retries: int = 5, **options: Any
 ) -> RayExecutor:

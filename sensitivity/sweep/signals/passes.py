@@ -10,7 +10,7 @@ from torch import nn
 
 from sensitivity.contracts import Task
 from sensitivity.layers.inputs import batches_like, on_device_of
-from sensitivity.perturb.images import not_a_path
+from sensitivity.perturb.images import check_images
 from sensitivity.sweep.signals.estimated import ready_for_autograd
 from sensitivity.sweep.signals.outputs import outputs_inside
 
@@ -34,7 +34,7 @@ def output_passes(
             own = partial(model, *inputs) if inputs else partial(outputs_inside, model, images, batch)
             yield own, len(batch.images), batch
         return
-    for item in not_a_path(images):
+    for item in check_images(images):
         for args, kwargs, count in batches_like([item], example_inputs):
             args, kwargs = ready_for_autograd(on_device_of(model, (args, kwargs)))
             yield partial(model, *args, **kwargs), count, item

@@ -37,8 +37,8 @@ class Confidence:
     """When a layer's drop is known well enough, and how sure that must be.
 
     Attributes:
-        tolerance: The drop that matters and the precision that suffices, in the unit of the stored metric: 0.005 is
-            half a point of a metric shown in percent.
+        tolerance: The drop that matters and the precision that suffices, in the unit people see: for ``analyze``, 0.5
+            is half a point of a metric in percent. A ``Race`` by itself takes it in the unit of its losses.
         level: Chance that the intervals of **all** layers contain the drops at once, from 0.5 on.
         relative: Also measure drops beyond the tolerance, to this share of themselves: 0.2 is 20 %. None stops as soon
             as a drop is known to be beyond the tolerance.
@@ -65,7 +65,7 @@ class Confidence:
             f"level={1 - level:g}",
         )
         tolerates = is_number(self.tolerance) and 0 < self.tolerance < math.inf
-        self._demand(tolerates, "tolerance", "a positive number, e.g. 0.005 for half a point")
+        self._demand(tolerates, "tolerance", "a positive number, e.g. 0.5 for half a point")
         shares = relative is None or (is_number(relative) and 0 < relative < 1)
         self._demand(shares, "relative", "None or between 0 and 1, e.g. 0.2")
         self._demand(

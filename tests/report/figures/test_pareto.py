@@ -57,7 +57,8 @@ def test_a_predicted_share_below_zero_is_out_of_the_picture() -> None:
 def test_measured_schemes_are_drawn_labelled_and_joined_by_their_front() -> None:
     study = random_study(20)
     size = protect(study, top=20).size_bytes
-    measured = [("all", size / 4, 0.4), ("mixed", size / 2, 0.7), ("bad", size / 1.9, 0.5), ("none", size, 0.785)]
+    mixed = Score(0.7, {}, "mIoU", "%", 5)
+    measured = [("all", size / 4, 40.0), ("mixed", size / 2, mixed), ("bad", size / 1.9, 50.0), ("none", size, 78.5)]
     figure = pareto(study, measured=measured)
     figure.canvas.draw()
     (points,) = found(figure, "measured")
@@ -85,8 +86,10 @@ def test_a_path_saves_the_figure(tmp_path: Path) -> None:
 
 def test_what_cannot_be_drawn_is_an_error() -> None:
     study = make_study([0.1])
-    with pytest.raises(StudyError, match="'broken' costs 100 and scores nan: give finite numbers"):
+    with pytest.raises(StudyError, match=r"measured holds \('broken', 100, nan\)"):
         pareto(study, measured=[("broken", 100, math.nan)])
+    with pytest.raises(StudyError, match="'broken' costs 100 and scores inf: give finite numbers"):
+        pareto(study, measured=[("broken", 100, math.inf)])
     with pytest.raises(StudyError, match="direction='one-at-a-time'"):
         pareto(replace(study, direction="all-but-one"))
     with pytest.raises(StudyError, match="metric must be finite"):
@@ -97,7 +100,7 @@ def test_latency_is_drawn_in_milliseconds_from_the_times_of_the_study() -> None:
     study = make_study([0.1, 0.2])
     times = {layer.name: (0.001, 0.003) for layer in study.layers}
     study = study.with_latency(Latency(study.model, study.recipes["INT8"], "openvino", 0.010, 0.020, times))
-    figure = pareto(study, against="latency", measured=[("four ms saved", 0.016, 0.7)])
+    figure = pareto(study, against="latency", measured=[("four ms saved", 0.016, 70.0)])
     assert list(found(figure, "curve")[0].get_data()[0]) == pytest.approx([10.0, 12.0, 14.0])
     assert list(found(figure, "measured")[0].get_data()[0]) == pytest.approx([16.0])
     assert figure.axes[0].get_xlabel() == "time of one run (ms)"

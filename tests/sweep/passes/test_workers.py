@@ -77,7 +77,7 @@ def test_many_processes_give_the_study_of_one(wrapped: sv.Wrapped, processes: Ex
 @pytest.mark.slow
 def test_many_processes_stop_where_one_would(wrapped: sv.Wrapped, processes: Executor) -> None:
     wrapped.calibrate(MeanTask(8))
-    stop = sv.Confidence(tolerance=1e-4, minimum_images=32)
+    stop = sv.Confidence(tolerance=1e-2, minimum_images=32)
     expected = known(analyze(wrapped, MeanTask(200), stop=stop))
     assert known(analyze(wrapped, MeanTask(200), stop=stop, executor=processes)) == expected
 

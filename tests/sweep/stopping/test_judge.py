@@ -28,7 +28,7 @@ def analyze(wrapped: sv.Wrapped, task: MeanTask, **settings: object) -> sv.Study
 @pytest.mark.parametrize("task", [MeanTask(600), InstanceTask(600)], ids=["samples", "race"])
 def test_layers_stop_early_and_their_intervals_hold_the_drop_of_all_images(wrapped: sv.Wrapped, task: MeanTask) -> None:
     full = analyze(wrapped, task)
-    stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=TOLERANCE, minimum_images=32))
+    stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=100 * TOLERANCE, minimum_images=32))
     assert {one.status for one in stopped.measurements} == {"decided"}
     for truth, found in zip(full.measurements, stopped.measurements, strict=True):
         assert 32 <= found.images < 600
@@ -44,7 +44,7 @@ def test_a_layer_that_is_never_decided_ends_with_the_result_of_a_full_sweep(
     wrapped: sv.Wrapped, task: MeanTask
 ) -> None:
     full = analyze(wrapped, task)
-    stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=1e-9, relative=1e-6, minimum_images=16))
+    stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=1e-7, relative=1e-6, minimum_images=16))
     assert {one.status for one in stopped.measurements} == {"measured"}
     for truth, found in zip(full.measurements, stopped.measurements, strict=True):
         assert found.drop == pytest.approx(truth.drop, abs=1e-8), "other batches, other last bits"
@@ -56,7 +56,7 @@ def test_a_wider_tolerance_costs_fewer_images(wrapped: sv.Wrapped, kind: type[Me
     images = []
     for tolerance in (1e-5, 1e-4, 1e-2):
         task = kind(400)
-        study = analyze(wrapped, task, stop=sv.Confidence(tolerance=tolerance, relative=0.1, minimum_images=16))
+        study = analyze(wrapped, task, stop=sv.Confidence(tolerance=100 * tolerance, relative=0.1, minimum_images=16))
         images.append(sum(one.images for one in study.measurements))
     assert images[0] > images[2]
     assert all(more >= less for more, less in pairwise(images))
@@ -65,7 +65,7 @@ def test_a_wider_tolerance_costs_fewer_images(wrapped: sv.Wrapped, kind: type[Me
 @pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
 def test_the_order_of_the_images_is_that_of_the_seed(wrapped: sv.Wrapped, kind: type[MeanTask]) -> None:
     def drops(seed: int) -> list[float | None]:
-        stop = sv.Confidence(tolerance=0.05, minimum_images=16, seed=seed)
+        stop = sv.Confidence(tolerance=5, minimum_images=16, seed=seed)
         return [one.drop for one in analyze(wrapped, kind(200), stop=stop).measurements]
 
     assert drops(0) == drops(0)
@@ -74,7 +74,7 @@ def test_the_order_of_the_images_is_that_of_the_seed(wrapped: sv.Wrapped, kind: 
 
 @pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
 def test_a_resumed_race_ends_as_an_uninterrupted_one(wrapped: sv.Wrapped, kind: type[MeanTask], tmp_path: Path) -> None:
-    stop = sv.Confidence(tolerance=TOLERANCE, minimum_images=32)
+    stop = sv.Confidence(tolerance=100 * TOLERANCE, minimum_images=32)
     expected = analyze(wrapped, kind(300), stop=stop)
     store = tmp_path / "race.jsonl"
     interrupted = kind(300)
