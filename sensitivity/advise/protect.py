@@ -227,6 +227,7 @@ class _Advice:
             reasons=reasons,
             predicted_drop=self._together([m for m in self.ranked if m.layer not in reasons]),
             size_bytes=self.bytes_with(protected),
+            unit=self.study.unit,
         )
 
     def _together(self, left: Sequence[Measurement]) -> float:

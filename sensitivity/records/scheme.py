@@ -45,6 +45,7 @@ class Scheme:
         size_bytes: Bytes of all layers' parameters under this scheme, or None where nobody counted.
         rest: What everything that is not quantized is computed in; see ``with_rest``.
         keep_fp32: What of it stays in fp32 all the same.
+        unit: Unit of ``predicted_drop`` for people: ``%`` means that it is a fraction, and is printed in points.
 
     Raises:
         RecipeError: If ``rest`` or ``keep_fp32`` make no sense.
@@ -62,6 +63,7 @@ class Scheme:
     size_bytes: int | None = None
     rest: Rest = "fp32"
     keep_fp32: tuple[str, ...] = ()
+    unit: str = ""
 
     def __post_init__(self) -> None:
         if self.rest not in get_args(Rest):
@@ -81,12 +83,17 @@ class Scheme:
         facts = [
             f"{len(self.rules) or 'no'} rule{'s' if len(self.rules) != 1 else ''}",
             *([f"{self.size_bytes} bytes"] if self.size_bytes is not None else []),
-            *([f"predicted_drop={self.predicted_drop:.4g}"] if self.predicted_drop is not None else []),
+            *([f"predicted drop {self._shown_drop}"] if self.predicted_drop is not None else []),
             *([f"the rest in {self.rest}"] if self.rest != "fp32" else []),
             *([f"{', '.join(self.keep_fp32)} in fp32"] if self.keep_fp32 else []),
         ]
         wide = max((len(rule.pattern) for rule in self.rules), default=0)
         return "\n".join([f"Scheme: {', '.join(facts)}", *(f"  {self._line(rule, wide)}" for rule in self.rules)])
+
+    @property
+    def _shown_drop(self) -> str:
+        drop = self.predicted_drop or 0.0
+        return f"{100.0 * drop:.4g} points" if self.unit == "%" else f"{drop:.4g} {self.unit}".rstrip()
 
     def _line(self, rule: Rule, wide: int) -> str:
         if rule.recipe is not None:
@@ -159,6 +166,7 @@ class Scheme:
             "size_bytes": self.size_bytes,
             "rest": self.rest,
             "keep_fp32": list(self.keep_fp32),
+            "unit": self.unit,
         }
 
     @classmethod
@@ -185,6 +193,7 @@ class Scheme:
             plain.get("size_bytes"),
             plain.get("rest", "fp32"),
             kept,
+            plain.get("unit", ""),
         )
 
     @checked(RecipeError)

@@ -22,13 +22,17 @@ def test_a_scheme_with_a_rest_survives_json(tmp_path: Path) -> None:
 
 def test_a_scheme_prints_as_a_table_of_its_rules() -> None:
     advised = sv.Scheme.all(sv.INT8).protect(["stage3:4:2", "@stem"])
-    advised = replace(advised, reasons={"stage3:4:2": "drop 21.6 points"}, size_bytes=7, predicted_drop=0.0123456)
+    advised = replace(
+        advised, reasons={"stage3:4:2": "drop 21.6 points"}, size_bytes=7, predicted_drop=0.0123456, unit="%"
+    )
     assert repr(advised).splitlines() == [
-        "Scheme: 3 rules, 7 bytes, predicted_drop=0.01235",
+        "Scheme: 3 rules, 7 bytes, predicted drop 1.235 points",
         "  *           int8",
         "  stage3:4:2  protected  drop 21.6 points",
         "  @stem       protected",
     ]
+    assert repr(replace(advised, unit="dB")).startswith("Scheme: 3 rules, 7 bytes, predicted drop 0.01235 dB\n")
+    assert sv.Scheme.from_json(advised.to_json()) == advised
     assert repr(HALF) == "Scheme: 1 rule, the rest in fp16, norms, blocks.*.norm in fp32\n  *  int8"
     assert repr(sv.Scheme()) == "Scheme: no rules"
 
