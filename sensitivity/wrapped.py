@@ -442,6 +442,7 @@ class Wrapped:
         calibration: CalibrationLike | None = None,
         parts: Iterable[str] | None = None,
         example: Any = None,
+        load: str | Path | None = None,
         **settings: Any,
     ) -> Deployed:
         """Export a scheme and run it on an engine.
@@ -454,6 +455,7 @@ class Wrapped:
             parts: Paths of the submodules to export, e.g. a backbone; None exports the whole model, and where that
                 fails as much of it as can be.
             example: Inputs that fix the sizes of the exported graph; by default the example inputs.
+            load: Folder that ``deployed.save`` wrote; its engines are read and not built (``tensorrt``).
             settings: The engine's own.
 
         Returns:
@@ -472,7 +474,7 @@ class Wrapped:
 
         target = kind_of(engine).target
         planned = self.plan(scheme, calibration=calibration, target=target, example=example)
-        return deploy(planned, engine, parts=parts, **settings)
+        return deploy(planned, engine, parts=parts, load=load, **settings)
 
     @checked(StudyError)
     def verify(

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import copy
 import inspect
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sensitivity.contracts import Engine
-from sensitivity.deploy.engines.registry import Build, EngineKind, build_engine, check_rest, kind_of
+from sensitivity.contracts import Engine, ProfilesLayers, SavesItself
+from sensitivity.deploy.engines.registry import (
+    Build,
+    EngineKind,
+    build_engine,
+    check_rest,
+    engine_kinds,
+    engine_names,
+    kind_of,
+    load_engine,
+)
 from sensitivity.deploy.graph.export import Attempt, Part, export
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.deploy.prepare.omission import OmissionKind
@@ -183,6 +194,67 @@ class Deployed:
             raise EngineError(f"this model runs on {len(self.parts)} engines, one for each part: see .engines.")
         return self.parts[0].engine
 
+    def save(self, folder: str | Path) -> tuple[Path, ...]:
+        """Write the built engines, one file for each part; ``wrapped.deploy(..., load=folder)`` builds nothing then.
+
+        Args:
+            folder: Where; made if it is missing.
+
+        Returns:
+            The files.
+
+        Raises:
+            EngineError: If this engine has no files, or one cannot be written.
+        """
+        paths = []
+        for part in self.parts:
+            if self.kind.load is None or not isinstance(part.engine, SavesItself):
+                raise EngineError(
+                    f"{self.name} keeps no engines in files: deploy again, it is built from the scheme. "
+                    f"{_with_files()} can be saved."
+                )
+            path = engine_file(folder, part.path)
+            try:
+                path.parent.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise EngineError(f"the folder {folder} cannot be made: {error}. Name another one.") from error
+            part.engine.save(path)
+            paths.append(path)
+        return tuple(paths)
+
+    def profile(self, *, repeats: int = 20) -> dict[str, float]:
+        """Seconds that each layer takes on the engine, by layer name, on the inputs it was exported with.
+
+        An operation that runs several layers counts for each of them in equal shares. An engine that waits between
+        layers while it profiles takes longer in all than one run does.
+
+        Args:
+            repeats: Runs that are averaged, where the engine has a profiler of its own.
+
+        Raises:
+            EngineError: If the engine does not tell the time of single layers, or ``repeats`` is not positive.
+        """
+        if repeats < 1:
+            raise EngineError(f"repeats={repeats}: it must be 1 or more.")
+        seconds: dict[str, float] = defaultdict(float)
+        for part in self.parts:
+            arrays = [tensor.cpu().numpy() for tensor in part.part.example]
+            if isinstance(part.engine, ProfilesLayers):
+                part.engine.profile(*arrays, repeats=repeats)
+            else:
+                part.engine.run(*arrays)
+            layer_of = {node: layer for layer, nodes in part.qdq.nodes.items() for node in nodes}
+            for operation in part.engine.layer_info():
+                layers = {layer_of[node] for node in operation.nodes if node in layer_of}
+                if layers and operation.time_s is None:
+                    raise EngineError(
+                        f"{self.name} does not tell how long a layer takes. Measure on "
+                        f"{' or '.join(map(repr, engine_names(timed=True)))}."
+                    )
+                for layer in layers:
+                    seconds[layer] += (operation.time_s or 0.0) / len(layers)
+        return dict(seconds)
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """What the model returns for these arguments.
 
@@ -208,10 +280,24 @@ class Deployed:
         return "\n".join(lines)
 
 
+def engine_file(folder: str | Path, part: str) -> Path:
+    """Where the engine of a part is kept in a folder."""
+    return Path(folder, f"{part or 'model'}.engine")
+
+
+def _with_files() -> str:
+    return " or ".join(repr(kind.name) for kind in engine_kinds() if kind.load is not None)
+
+
 def deploy(
-    plan: Plan, engine: str | Build = "openvino", *, parts: Iterable[str] | None = None, **settings: Any
+    plan: Plan,
+    engine: str | Build = "openvino",
+    *,
+    parts: Iterable[str] | None = None,
+    load: str | Path | None = None,
+    **settings: Any,
 ) -> Deployed:
-    """Export a plan, write Q/DQ and build engines.
+    """Export a plan, write Q/DQ and build engines, or load them.
 
     Args:
         plan: What is deployed.
@@ -219,13 +305,15 @@ def deploy(
             file's bytes.
         parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
             can be, submodule by submodule.
+        load: Folder that ``Deployed.save`` wrote: the engines are read from there and not built.
         settings: The engine's own.
 
     Raises:
         ExportError: If nothing can be exported, or not with the rest in the precision that the scheme asks for.
         MissingPackageError: If a package is not installed.
         EngineBuildError: If an engine cannot be built, or cannot keep in fp32 what the scheme asks for.
-        EngineError: If the engine is unknown, or has no such settings.
+        EngineError: If the engine is unknown, has no such settings, or cannot be loaded: its file is missing, damaged,
+            or belongs to another model, scheme, version or GPU.
     """
     kind = kind_of(engine)
     check_rest(kind, plan.scheme)
@@ -241,7 +329,12 @@ def deploy(
     def build(graph: ModelProto, part: Part, as_planned: Plan = plan) -> Engine:
         return build_engine(kind, graph, as_planned, part, **settings)
 
-    built = [DeployedPart(part, qdq, build(qdq.graph, part)) for part, qdq in zip(exported.parts, graphs, strict=True)]
+    def ready(graph: ModelProto, part: Part) -> Engine:
+        if load is None:
+            return build(graph, part)
+        return load_engine(kind, engine_file(load, part.path), graph, **settings)
+
+    built = [DeployedPart(part, qdq, ready(qdq.graph, part)) for part, qdq in zip(exported.parts, graphs, strict=True)]
     return Deployed(plan, built, exported.attempts, build, kind)
 
 

@@ -232,6 +232,23 @@ def test_a_part_runs_on_the_engine_under_all_its_names(parts: list[str]) -> None
         assert float((deployed(x) - net(x)).abs().max()) > 1e-4, "it runs in float"
 
 
+def test_every_layer_has_a_time_on_an_engine_that_tells_it(several: sv.Wrapped) -> None:
+    seconds = several.deploy(sv.Scheme.all(sv.INT8), parts=["backbone"]).profile()
+    assert set(seconds) == {several.layers[path].name for path in ("backbone.0", "backbone.2")}
+    assert all(0.0 < time < 1.0 for time in seconds.values())
+    with pytest.raises(EngineError, match=r"torch does not tell how long a layer takes. Measure on 'openvino'"):
+        several.deploy(sv.Scheme(), "torch", parts=["backbone"]).profile()
+    with pytest.raises(EngineError, match="repeats=0: it must be 1 or more"):
+        several.deploy(sv.Scheme(), "torch", parts=["backbone"]).profile(repeats=0)
+
+
+def test_an_engine_that_has_no_files_says_so(several: sv.Wrapped, tmp_path: Path) -> None:
+    with pytest.raises(EngineError, match=r"torch keeps no engines in files: .* 'tensorrt' can be saved"):
+        several.deploy(sv.Scheme(), "torch", parts=["backbone"]).save(tmp_path)
+    with pytest.raises(EngineError, match=r"openvino keeps no engines in files: leave load= out. 'tensorrt'"):
+        several.deploy(sv.Scheme(), parts=["backbone"], load=tmp_path)
+
+
 def test_the_simulation_has_no_settings(several: sv.Wrapped) -> None:
     with pytest.raises(EngineError, match="'torch', the simulation, has no settings; it was given nonsense"):
         several.deploy(sv.Scheme(), "torch", nonsense=1)

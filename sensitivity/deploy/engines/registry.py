@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import import_module
 from operator import attrgetter
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.contracts import Engine, EngineCapabilities, RunsGraph
@@ -42,7 +43,8 @@ class EngineKind:
         package: Package that runs the graph; None where there is none to look for.
         extra: Extra of this library that brings it; None where none does.
         refuses_layer: Why it should not run a layer in int8, or None if it should; None asks nothing.
-        load: Makes an engine of a file that its ``save`` wrote and the ONNX file's bytes; None where it has no files.
+        load: Makes an engine of a file that its ``save`` wrote and the ONNX file's bytes, with the settings that it was
+            built with as keywords; None where it has no files.
         describe_device: What it runs on here, for people; raises an error of this library where it cannot run.
         is_simulation: Whether it is the simulation, which ignores the graph.
     """
@@ -113,7 +115,7 @@ _OURS = (
         package="tensorrt",
         extra="tensorrt",
         refuses_layer=tensorrt_refuses,
-        load=_Lazy("trt.engine", "TensorRTEngine.load"),
+        load=_Lazy("trt.engine", "load_built"),
         describe_device=_Lazy("trt.device", "describe_device"),
     ),
     EngineKind(
@@ -149,7 +151,8 @@ def register_engine(
             what every engine that reads Q/DQ can run.
         package: Package that it needs, whose version the doctor tells.
         refuses_layer: Called with a layer: why the engine should not run it in int8, or None if it should.
-        load: Makes an engine of a path that its ``save`` wrote and the ONNX file's bytes.
+        load: Makes an engine of a path that its ``save`` wrote and the ONNX file's bytes, with the settings that it was
+            built with as keywords.
 
     Raises:
         EngineError: If the name is taken, or is not lower case.
@@ -260,6 +263,25 @@ def build_engine(kind: EngineKind, graph: ModelProto, plan: Plan, part: Part, **
     if plan.scheme.rest != "fp32":
         settings["rest"] = plan.scheme.rest
     return with_defaults(kind.build(graph.SerializeToString(), **settings))
+
+
+def load_engine(kind: EngineKind, path: Path, graph: ModelProto, **settings: Any) -> Engine:
+    """An engine from a file that its ``save`` wrote.
+
+    Args:
+        kind: Which.
+        path: The file.
+        graph: The graph that it must have been built from.
+        settings: Those that it was built with; where it runs is read from them.
+
+    Raises:
+        MissingPackageError: If the engine's package is not installed.
+        EngineError: If this engine has no files, or the file is missing, damaged, or of something else.
+    """
+    if kind.load is None:
+        able = " or ".join(repr(other.name) for other in engine_kinds() if other.load is not None)
+        raise EngineError(f"{kind.name} keeps no engines in files: leave load= out. {able} can be loaded.")
+    return with_defaults(kind.load(path, graph.SerializeToString(), **settings))
 
 
 def _declared(build: Build) -> EngineCapabilities:

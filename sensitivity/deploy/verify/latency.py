@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 
 from sensitivity.contracts import Engine
 from sensitivity.deploy.deployed import Deployed
-from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.deploy.graph.qdq import insert_qdq
 from sensitivity.errors import EngineError
 from sensitivity.records import Recipe
@@ -81,7 +80,7 @@ def measure_latency(quantized: Deployed, in_float: Deployed, recipe: Recipe, *, 
     for _ in range(rounds):
         for deployed, total, times in zip((quantized, in_float), whole, parts, strict=True):
             total.append(_whole_s(deployed))
-            for layer, seconds in _layers_s(deployed).items():
+            for layer, seconds in deployed.profile().items():
                 times[layer].append(seconds)
     measured = [{layer: statistics.median(several) for layer, several in times.items()} for times in parts]
     table = quantized.plan.layers
@@ -99,23 +98,5 @@ def _whole_s(deployed: Deployed) -> float:
     seconds = 0.0
     for one in deployed.parts:
         arrays = [tensor.cpu().numpy() for tensor in one.part.example]
-        one.engine.run(*arrays)  # what layer_info() profiles
         seconds += one.engine.latency_s(*arrays)
     return seconds
-
-
-def _layers_s(deployed: Deployed) -> dict[str, float]:
-    """Seconds by layer; an operation that runs several layers counts for each of them in equal shares."""
-    found: dict[str, float] = defaultdict(float)
-    for one in deployed.parts:
-        of_node = {node: layer for layer, nodes in one.qdq.nodes.items() for node in nodes}
-        for operation in one.engine.layer_info():
-            layers = {of_node[node] for node in operation.nodes if node in of_node}
-            if layers and operation.time_s is None:
-                raise EngineError(
-                    f"{deployed.name} does not tell how long a layer takes. Measure on "
-                    f"{' or '.join(map(repr, engine_names(timed=True)))}."
-                )
-            for layer in layers:
-                found[layer] += (operation.time_s or 0.0) / len(layers)
-    return found

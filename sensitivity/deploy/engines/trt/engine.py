@@ -302,6 +302,23 @@ class TensorRTEngine(Engine):
         return f"TensorRTEngine(TensorRT {made.tensorrt}, {made.device}, model {made.model[:12]})"
 
 
+def load_built(path: str | Path, onnx: bytes, *, device: Device | None = None, **built_with: Any) -> TensorRTEngine:
+    """``TensorRTEngine.load`` for one who knows how the engine was built: all but the device is in the file.
+
+    Args:
+        path: The engine's file.
+        onnx: The model that it must have been built from.
+        device: Where it runs; by default torch's current CUDA device.
+        built_with: Settings of ``TensorRTEngine.build``; not looked at.
+
+    Raises:
+        MissingPackageError: If tensorrt is not installed.
+        EngineError: As ``TensorRTEngine.load``.
+    """
+    del built_with
+    return TensorRTEngine.load(path, onnx, device=device)
+
+
 def _here(onnx: bytes | str | Path, device: Device | None) -> tuple[EngineIdentity, Device, bytes]:
     """The identity of an engine for this model at this place; the package is asked for before the GPU."""
     version = tensorrt().__version__

@@ -11,6 +11,7 @@ import json
 import os
 import sys
 import traceback
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -296,6 +297,37 @@ def from_a_model(folder: Path) -> Any:
         "quantized": sorted(deployed.plan.recipes),
         "bytes": part.qdq.graph.SerializeToString().hex(),
     }
+
+
+@scenario("input x 0 1x16x4x4", "output y 0 1x16x4x4", *LAYERS)
+def saved_loaded_and_profiled_through_the_public_verbs(folder: Path) -> Any:
+    torch.manual_seed(0)
+    net = nn.Sequential(OrderedDict(conv1=nn.Conv2d(16, 16, 3, padding=1))).eval()
+    image = torch.randn(1, 16, 4, 4)
+    wrapped = sv.wrap(net, image)
+    wrapped.calibrate([image])
+    scheme = sv.Scheme.all(sv.INT8)
+    built = wrapped.deploy(scheme, "tensorrt", device=HostDevice())
+    files = built.save(folder / "engines")
+    builds = _builds(folder)
+    loaded = wrapped.deploy(scheme, "tensorrt", load=folder / "engines", device=HostDevice())
+    try:
+        wrapped.deploy(sv.Scheme(), "tensorrt", load=folder / "engines", device=HostDevice())
+        refusal = ""
+    except SensitivityError as error:
+        refusal = str(error)
+    return {
+        "files": [str(path.relative_to(folder)) for path in files],
+        "built_again": _builds(folder) - builds,
+        "equal": torch.equal(built(image), loaded(image)),
+        "profile": loaded.profile(repeats=4),
+        "layer": wrapped.layers.names,
+        "refusal": refusal,
+    }
+
+
+def _builds(folder: Path) -> int:
+    return (folder / "log").read_text(encoding="utf-8").count("builder buildSerializedNetwork")
 
 
 @scenario(*FIXED)

@@ -164,6 +164,15 @@ def test_layers_have_times_once_profiled_and_a_context_of_their_own(scenario: Sc
     assert len(named(found["calls"], "engine createExecutionContext")) == 2
 
 
+def test_an_engine_is_saved_loaded_and_profiled_through_the_public_verbs(scenario: Scenario) -> None:
+    found = scenario("saved_loaded_and_profiled_through_the_public_verbs")["returned"]
+    assert found["files"] == ["engines/model.engine"]
+    assert found["built_again"] == 0
+    assert found["equal"]
+    assert found["profile"] == pytest.approx({found["layer"][0]: 0.0005})
+    assert "it was built from another model" in found["refusal"]
+
+
 def test_after_a_run_layers_are_profiled_once_without_being_asked(scenario: Scenario, kit: kits.Kit) -> None:
     found = scenario("layers_after_a_run")
     layers, version = found["returned"]
