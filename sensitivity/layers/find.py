@@ -102,6 +102,7 @@ def _layer(order: int, name: str, site: Site, structure: Structure, model: nn.Mo
         parameter=site.parameter,
         output_axis=site.output_axis,
         runs_in=site.runs_in,
+        norm_folds=site.folds,
     )
 
 

@@ -98,6 +98,12 @@ def origin_of(tape: Tape, value: int, axis: int) -> Origin:
         value = op.inputs[0]
 
 
+def axis_before(tape: Tape, op: Op, value: int, axis: int) -> int | None:
+    """The axis, in what an operator reads, that is an axis of the value it writes; None where there is no such one."""
+    step = _axis_before(op, tape.values[op.inputs[0]].shape, tape.values[value].shape, axis)
+    return None if step is None else step.axis
+
+
 @dataclass(frozen=True, slots=True)
 class _Step:
     axis: int | None

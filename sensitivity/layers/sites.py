@@ -8,11 +8,13 @@ from math import prod
 from torch import nn
 
 from sensitivity.layers.flow import Flow, Found
-from sensitivity.layers.operators import PADS, VIEWS
-from sensitivity.layers.products import CONVOLUTIONS, PARTS, origin_of
+from sensitivity.layers.operators import FUSED_NORMS, PADS, VIEWS
+from sensitivity.layers.products import CONVOLUTIONS, PARTS, axis_before, origin_of
 from sensitivity.layers.tape import Call, Op, Tape
 from sensitivity.layers.weighted import Weighted, find_weighted
 from sensitivity.records import SkippedModule
+
+_PLAIN = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,7 @@ class SiteCall:
         norm_module: Its path, where it is a module that reads the convolution directly.
         activation: Name of the activation that follows, or None.
         activation_module: Its path, where it is a module.
+        folds: Whether that norm module, if it is a batch norm, counts the channels that the layer writes.
     """
 
     op: int
@@ -42,6 +45,7 @@ class SiteCall:
     norm_module: str | None
     activation: str | None
     activation_module: str | None
+    folds: bool = True
 
 
 @dataclass
@@ -81,6 +85,11 @@ class Site:
     def norm_module(self) -> str | None:
         """Path of the one norm module that follows every call; None where calls differ."""
         return _only({call.norm_module for call in self.calls})
+
+    @property
+    def folds(self) -> bool:
+        """Whether a batch norm that follows every call can be folded into the weight."""
+        return all(call.folds for call in self.calls)
 
     @property
     def activation(self) -> str | None:
@@ -140,7 +149,7 @@ def _site(tape: Tape, flow: Flow, group: list[Weighted]) -> Site:
 def _called_plainly(tape: Tape, group: list[Weighted]) -> bool:
     """Whether a weight that others read as well (it is tied) can be exchanged in its own module alone."""
     return all(one.call is not None and one.parameter.startswith(one.module) for one in group) and isinstance(
-        tape.modules[group[0].module], (nn.Linear, nn.modules.conv._ConvNd)
+        tape.modules[group[0].module], _PLAIN
     )
 
 
@@ -241,7 +250,26 @@ def _site_call(tape: Tape, flow: Flow, site: Site, one: Weighted) -> SiteCall:
         norm_module=norm.module if norm and direct else None,
         activation=activation.name if activation else None,
         activation_module=activation.module if activation else None,
+        folds=norm is None or _counts_channels(tape, site, written, norm.output),
     )
+
+
+def _counts_channels(tape: Tape, site: Site, written: int, normalized: int) -> bool:
+    """Whether a norm's second axis, which a batch norm counts by, is the axis of the channels that a layer writes."""
+    op = tape.producer(normalized)
+    if op is None or op.name not in FUSED_NORMS:
+        return True
+    linear = site.conv_type == "Linear"
+    value, axis = op.inputs[0], 1
+    while value != written:
+        origin = tape.producer(value)
+        if origin is None or not origin.inputs:
+            return False
+        earlier = axis_before(tape, origin, value, axis)
+        if earlier is None:
+            return False
+        value, axis = origin.inputs[0], earlier
+    return axis == (len(tape.values[written].shape) - 1 if linear else 1)
 
 
 def _with_bias(tape: Tape, flow: Flow, value: int, call: Call) -> int:
@@ -280,14 +308,36 @@ def _skipped(tape: Tape, taken: set[str]) -> list[SkippedModule]:
     for path, module in tape.modules.items():
         if path in taken or not _looks_like_a_layer(module):
             continue
-        default = "runs, but its weight enters no convolution or linear operator"
+        reason = "runs, but its weight enters no convolution or linear operator"
         if path not in called:
-            default = "never called with the example inputs"
-        skipped.append(SkippedModule(path, default))
+            reason = "never called with the example inputs"
+        elif isinstance(module, _PLAIN) and "weight" in module._buffers:
+            reason = "its weight is a buffer: make it a parameter (requires_grad=False keeps it frozen)"
+        skipped.append(SkippedModule(path, reason))
+    return [*skipped, *_unregistered(tape)]
+
+
+def _unregistered(tape: Tape) -> list[SkippedModule]:
+    """Layers in plain lists, tuples and dicts, which no path of the model leads to."""
+    known = {id(module) for module in tape.modules.values()}
+    reason = "is held by a plain list or dict, so that the model does not know it: use nn.ModuleList or nn.ModuleDict"
+    skipped = []
+    for path, module in tape.modules.items():
+        for attribute, held in vars(module).items():
+            if attribute.startswith("_") or not isinstance(held, (list, tuple, dict)):
+                continue
+            items = held.items() if isinstance(held, dict) else enumerate(held)
+            inner = [(key, item) for key, item in items if isinstance(item, nn.Module) and id(item) not in known]
+            for key, item in inner:
+                for below, part in item.named_modules():
+                    if isinstance(part, _PLAIN):
+                        steps = (path, attribute, str(key), below)
+                        skipped.append(SkippedModule(".".join(step for step in steps if step), reason))
     return skipped
 
 
 def _looks_like_a_layer(module: nn.Module) -> bool:
     no_layers = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm)
     matrices = [name for name, own in module._parameters.items() if own is not None and own.dim() >= 2]
-    return any("weight" in name for name in matrices) and not isinstance(module, no_layers)
+    frozen = isinstance(module, _PLAIN) and "weight" in module._buffers
+    return frozen or (any("weight" in name for name in matrices) and not isinstance(module, no_layers))

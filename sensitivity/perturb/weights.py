@@ -79,7 +79,7 @@ def _disturbed(model: nn.Module, layer: Layer, recipe: Recipe, weight: Tensor, a
 
 def _fold(model: nn.Module, layer: Layer) -> Tensor | None:
     """The scale (C,) that the norm behind a layer multiplies its channels with, if it is fixed."""
-    if layer.norm_module is None:
+    if layer.norm_module is None or not layer.norm_folds:
         return None
     folded = fold_scale_shift(model.get_submodule(layer.norm_module))
     return None if folded is None else folded[0]

@@ -6,6 +6,8 @@ over. Scale and shift are kept in float64, and a folded weight is rounded once, 
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -20,10 +22,10 @@ def fold_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
 
     Known are, in evaluation mode, ``BatchNorm1d``, ``2d``, ``3d``, ``SyncBatchNorm``, subclasses of them, and an
     ``InstanceNorm`` that tracks running statistics; and modules that hold ``weight``, ``bias``, ``running_mean`` and
-    ``running_var`` of one length, no other tensor, and ``eps`` (FrozenBatchNorm2d of torchvision and detectron2). An
-    activation inside the module (timm's BatchNormAct2d) is not part of the answer. Everything else gets None:
-    GroupNorm, LayerNorm, a norm without running statistics or in training mode, a frozen norm that does not tell its
-    epsilon.
+    ``running_var`` of one length and no other tensor (FrozenBatchNorm2d). One of these that does not tell its ``eps``
+    (transformers) is asked what it makes of a variance of zero. An activation inside the module (timm's BatchNormAct2d)
+    is not part of the answer. Everything else gets None: GroupNorm, LayerNorm, a norm without running statistics or in
+    training mode.
 
     Args:
         norm: Any module; not changed.
@@ -33,7 +35,28 @@ def fold_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
     """
     if not _is_known_batch_norm(norm) or getattr(norm, "running_mean", None) is None:
         return None
-    return scale_shift(norm.weight, norm.bias, norm.running_mean, norm.running_var, norm.eps)  # type: ignore[arg-type]
+    eps = norm.eps if hasattr(norm, "eps") else _find_epsilon(norm)
+    if eps is None:
+        return None
+    return scale_shift(norm.weight, norm.bias, norm.running_mean, norm.running_var, eps)  # type: ignore[arg-type]
+
+
+@torch.no_grad()
+def _find_epsilon(norm: nn.Module) -> float | None:
+    """The epsilon that a frozen norm adds inside its forward; None if it is no norm of this form."""
+    try:
+        twin = copy.deepcopy(norm)
+        held = {name: getattr(twin, name) for name in ("weight", "bias", "running_mean", "running_var")}
+        ones = torch.ones(1, len(held["weight"]), 1, 1).to(held["weight"])
+        for name, tensor in held.items():
+            tensor.fill_(1.0 if name == "weight" else 0.0)
+        epsilon = float(f"{float(twin(ones).double().flatten()[0]) ** -2:.4g}")
+        x = torch.linspace(-2, 2, ones.numel()).to(ones).reshape(ones.shape)
+        expected = scale_shift(norm.weight, norm.bias, norm.running_mean, norm.running_var, epsilon)  # type: ignore[arg-type]
+        scale, shift = (one.reshape(ones.shape) for one in expected)
+        return epsilon if torch.allclose(norm(x).double(), x.double() * scale + shift, rtol=1e-4, atol=1e-5) else None
+    except (RuntimeError, TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return None
 
 
 def scale_shift(
@@ -118,7 +141,7 @@ def _is_known_batch_norm(norm: nn.Module) -> bool:
     own = dict(norm.named_parameters(recurse=False)) | dict(norm.named_buffers(recurse=False))
     own.pop("num_batches_tracked", None)
     one_length = len({tuple(tensor.shape) for tensor in own.values()}) == 1
-    return own.keys() == {"weight", "bias", "running_mean", "running_var"} and one_length and hasattr(norm, "eps")
+    return own.keys() == {"weight", "bias", "running_mean", "running_var"} and one_length
 
 
 def _along_outputs(values: Tensor, weight: Tensor, output_axis: int, groups: int) -> Tensor:

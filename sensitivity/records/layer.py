@@ -43,6 +43,8 @@ class Layer:
         runs_in: Path of the module in whose calls the layer's operator runs, where the operator alone tells what the
             layer's input is: attention, recurrent cells, modules that use the weight of another one. None where the
             input is what the layer's own module is called with.
+        norm_folds: Whether the norm module counts the channels that the layer writes, so that a batch norm can be
+            folded into the weight; False where it counts tokens, or stands behind another arrangement of the channels.
 
     A layer found in a model has every number. In a study read from a table that does not tell, ``macs`` and
     ``activation_elements`` are None and the channels 0.
@@ -73,6 +75,7 @@ class Layer:
     parameter: str = ""
     output_axis: int | None = 0
     runs_in: str | None = None
+    norm_folds: bool = True
 
     @property
     def stage(self) -> str:

@@ -40,6 +40,19 @@ class FrozenBatchNorm(nn.Module):
             self.eps = eps
 
 
+class SilentFrozenBatchNorm(FrozenBatchNorm):
+    """As transformers writes it: the epsilon is a number in the forward."""
+
+    def __init__(self, channels: int, inside: float) -> None:
+        super().__init__(channels, eps=None)
+        self._inside = (inside,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = (1, -1, 1, 1)
+        scale = self.weight.reshape(shape) * (self.running_var.reshape(shape) + self._inside[0]).rsqrt()
+        return x * scale + (self.bias.reshape(shape) - self.running_mean.reshape(shape) * scale)
+
+
 class BatchNormAct(nn.BatchNorm2d):
     """As timm writes it: the activation is inside the norm."""
 
@@ -186,6 +199,27 @@ def test_scale_and_shift_are_those_of_the_formula() -> None:
 )
 def test_what_depends_on_its_input_or_is_not_known_is_not_folded(norm: nn.Module) -> None:
     assert fold_scale_shift(norm) is None
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 1e-3, 0.0375])
+def test_a_frozen_norm_that_does_not_tell_its_epsilon_is_asked_for_it(epsilon: float) -> None:
+    norm, x = SilentFrozenBatchNorm(4, epsilon), torch.randn(2, 4, 3, 3)
+    before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
+    folded = fold_scale_shift(norm)
+    assert folded is not None
+    scale, shift = (one.reshape(1, 4, 1, 1) for one in folded)
+    mean, variance, gamma, beta = (before[name].double() for name in ("running_mean", "running_var", "weight", "bias"))
+    expected = F.batch_norm(x.double(), mean, variance, gamma, beta, eps=epsilon)
+    assert torch.allclose(x.double() * scale + shift, expected, rtol=1e-9, atol=1e-9)
+    assert all(torch.equal(buffer, before[name]) for name, buffer in norm.named_buffers())
+
+
+def test_a_frozen_norm_that_computes_something_else_is_not_folded() -> None:
+    class Other(SilentFrozenBatchNorm):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).abs()
+
+    assert fold_scale_shift(Other(4, 1e-5)) is None
 
 
 def test_the_norm_of_another_layer_is_refused() -> None:

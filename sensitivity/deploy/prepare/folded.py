@@ -183,6 +183,8 @@ def _foldable(model: nn.Module, layers: LayerTable, runs: Counter[str]) -> tuple
             kept[layer.name] = f"its {layer.norm} is no module of its own, or another one at each call"
         elif fold_scale_shift(model.get_submodule(layer.norm_module)) is None:
             kept[layer.name] = f"its {layer.norm} depends on its input"
+        elif not layer.norm_folds:
+            kept[layer.name] = f"its {layer.norm} counts another axis than the channels that the layer writes"
         elif runs[layer.norm_module] > calls[layer.norm_module]:
             kept[layer.name] = (
                 f"its {layer.norm} is also used elsewhere: it runs {runs[layer.norm_module]} times, "
