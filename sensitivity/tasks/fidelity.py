@@ -58,6 +58,7 @@ class FeatureFidelity:
         self._batch_size = check_batch_size(batch_size)
         self.name = name
         self._reference: list[Floats] | None = None
+        self._reference_model: tuple[str | bytes, ...] = ()
 
     def with_reference(self, model: Callable[..., Any]) -> Self:
         """The same task with the outputs of this model as the reference; the model is run in its present state.
@@ -69,6 +70,7 @@ class FeatureFidelity:
             PredictionError: If it returns no floating-point tensor, or numbers that are not finite.
         """
         task = type(self)(self._inputs, batch_size=self._batch_size, name=self.name)
+        task._reference_model = tuple(_parts_of(model))
         with torch.no_grad():
             task._reference = [output for batch in self.batches() for output in self._outputs(model, batch)]
         return task
@@ -135,11 +137,13 @@ class FeatureFidelity:
         return {"sqnr_db": _decibels(sum(signal), sum(noise)), "mean_sqnr_db": float(np.mean(each))}
 
     def digest(self) -> str:
-        """Hash of the inputs and the reference."""
+        """Hash of the inputs and of the weights and buffers of the reference's model.
+
+        No number that the model computed is in it: those differ in the last bit between machines and batch sizes.
+        """
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
         inputs = [part for one in self._inputs for part in _described(as_array(one.double()))]
-        reference = [part for one in self._reference or [] for part in _described(one)]
-        return fingerprint([kind, *inputs, "reference", *reference])
+        return fingerprint([kind, *inputs, "reference", *self._reference_model])
 
     def _batch(self, positions: tuple[int, ...]) -> Batch:
         return Batch(inputs=(torch.stack([self._inputs[position] for position in positions]),), images=positions)
@@ -162,6 +166,18 @@ class FeatureFidelity:
 
 def _described(array: Floats) -> tuple[str, bytes]:
     return str(array.shape), array.tobytes()
+
+
+def _parts_of(model: Callable[..., Any]) -> Iterator[str | bytes]:
+    """What tells a model from others of its class: type, and names and numbers of its parameters and buffers."""
+    owner = model if hasattr(model, "__qualname__") else type(model)
+    yield f"{owner.__module__}.{owner.__qualname__}"
+    if isinstance(model, torch.nn.Module):
+        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
+        for name, tensor in sorted(tensors, key=lambda named: named[0]):
+            dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
+            yield f"{name} {tuple(dense.shape)} {dense.dtype}"
+            yield dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
 
 
 def _tensors(outputs: Any) -> Iterator[torch.Tensor]:

@@ -18,9 +18,10 @@ from sensitivity.deploy.prepare.measures import sqnr_of_all_db
 from sensitivity.deploy.verify.integer import integer_exact
 from sensitivity.errors import EngineBuildError, ExportError, PrecisionNotHonouredError
 from tests.deploy.nets import images
+from tests.deploy.this_cpu import computes_in_bf16
 
 ABLE = openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-needs_bf16 = pytest.mark.skipif("BF16" not in ABLE, reason="this CPU does not compute in bf16")
+needs_bf16 = pytest.mark.skipif(not computes_in_bf16(), reason="this CPU does not compute in bf16")
 needs_no_fp16 = pytest.mark.skipif("FP16" in ABLE, reason="this CPU computes in fp16")
 
 FLOAT = sv.Scheme()

@@ -120,3 +120,23 @@ def test_the_digest_depends_on_inputs_and_reference_alone() -> None:
     assert len({base.digest(), *(other.digest() for other in others)}) == 4
     sent = pickle.loads(pickle.dumps(base.with_reference(TwoHeads())))
     assert sent.digest() == base.with_reference(TwoHeads()).digest()
+
+
+def test_the_digest_of_a_reference_is_of_its_weights_and_of_no_number_that_it_computed() -> None:
+    class AnotherMachine(TwoHeads):
+        """Gives other last bits for the same weights."""
+
+        def forward(self, x: torch.Tensor) -> dict[str, Any]:
+            outputs = super().forward(x)
+            return outputs | {"heads": [head * (1 + 2**-22) for head in outputs["heads"]]}
+
+    AnotherMachine.__qualname__ = TwoHeads.__qualname__
+    here, there, trained = TwoHeads(), AnotherMachine(), TwoHeads()
+    with torch.no_grad():
+        trained.conv.weight[0, 0, 0, 0] += 2**-20
+        assert not torch.equal(here(IMAGES)["heads"][0], there(IMAGES)["heads"][0])
+    task = FeatureFidelity(IMAGES)
+    digest = task.with_reference(here).digest()
+    assert task.with_reference(there).digest() == digest
+    assert FeatureFidelity(IMAGES, batch_size=1).with_reference(here).digest() == digest
+    assert task.with_reference(trained).digest() != digest

@@ -12,39 +12,52 @@ from torch import Tensor, nn
 import sensitivity as sv
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.prepare.measures import sqnr_db
-from sensitivity.deploy.verify.integer import integer_exact, verify_graph
+from sensitivity.deploy.verify.integer import codes_of, integer_exact, verify_graph
 from sensitivity.errors import CalibrationError
 from sensitivity.records import QuantSpec, Recipe
-from tests.deploy.nets import Attention, SharedHead, build, images
+from tests.deploy.nets import SAFE, Attention, SharedHead, build, images
+from tests.deploy.this_cpu import saturates
 
 INT8 = sv.Scheme.all(sv.INT8)
 
 
-def codes_of_both(wrapped: sv.Wrapped, seeds: range) -> dict[str, tuple[list[Tensor], list[Tensor]]]:
-    """Codes of every quantized input, simulated in integers and computed by OpenVINO."""
-    deployed = wrapped.deploy(INT8)
-    graph, readers = verify_graph(deployed.parts[0].qdq)
+def differences(wrapped: sv.Wrapped, scheme: sv.Scheme, *, values: bool = False) -> Tensor:
+    """By how many steps every code of every quantized input that OpenVINO computes differs from the simulated one.
+
+    Args:
+        wrapped: The net.
+        scheme: How it is quantized.
+        values: Whether the graph returns what the codes stand for instead of them.
+    """
+    deployed = wrapped.deploy(scheme)
+    qdq = deployed.parts[0].qdq
+    graph, readers = verify_graph(qdq, values=values)
     engine = OpenVinoEngine(graph.SerializeToString())
-    found: dict[str, tuple[list[Tensor], list[Tensor]]] = {name: ([], []) for name in readers}
-    for seed in seeds:
+    steps: list[Tensor] = []
+    for seed in range(20, 24):
         x, seen = images(1, seed=seed), dict[str, Tensor]()
         with integer_exact(deployed.plan, seen) as model:
             model(x)
-        computed = engine.run(x.numpy())[-len(readers) :]
-        for name, codes in zip(readers, computed, strict=True):
-            found[name][0].append(seen[name])
-            found[name][1].append(torch.from_numpy(codes))
-    return found
+        for name, output in zip(readers, engine.run(x.numpy())[-len(readers) :], strict=True):
+            codes = torch.from_numpy(codes_of(qdq, name, output) if values else output)
+            steps.append((codes.long() - seen[name].long()).abs().flatten())
+    return torch.cat(steps)
 
 
-def test_every_code_equals_openvinos_bit_for_bit(wrapped: sv.Wrapped) -> None:
-    found = codes_of_both(wrapped, range(20, 24))
-    assert sum(codes.numel() for ours, _ in found.values() for codes in ours) > 100_000
-    wrong = {
-        name: sum(int((a != b).sum()) for a, b in zip(ours, theirs, strict=True))
-        for name, (ours, theirs) in found.items()
-    }
-    assert wrong == dict.fromkeys(wrong, 0)
+def test_every_code_equals_openvinos_bit_for_bit_where_no_sum_saturates(wrapped: sv.Wrapped) -> None:
+    steps = differences(wrapped, INT8)
+    assert len(steps) > 100_000
+    if saturates():
+        assert float((steps > 0).float().mean()) > 0.1
+    else:
+        assert int(steps.max()) == 0
+
+
+def test_codes_of_weights_in_7_bits_are_openvinos_but_for_rounding_on_every_cpu(wrapped: sv.Wrapped) -> None:
+    """Requantized in another float form, a code in 10,000 flips by a step; through 20 layers flips multiply."""
+    steps = differences(wrapped, SAFE, values=True)
+    assert float((steps > 0).float().mean()) < 0.03
+    assert int(steps.max()) <= 5
 
 
 def test_codes_use_their_range(wrapped: sv.Wrapped) -> None:
