@@ -32,6 +32,8 @@ def layer(read: int, write: int, side: int | tuple[int, int] = 3, groups: int = 
         (layer(8, 16), None),
         (layer(16, 4), None),
         (layer(12, 20), "too few channels"),  # no multiple of 8
+        (layer(15, 20), "too few channels"),  # one channel short of 16 on its narrow side
+        (layer(8, 15), "too few channels"),  # one channel short of 16 on its wide side
         (layer(8, 16, (1, 3)), "too few channels"),  # kernel not square
         (layer(64, 64, 3, 64), None),  # depthwise 3x3
         (layer(64, 64, 1, 4), None),  # 16 channels in a group

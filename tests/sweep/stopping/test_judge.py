@@ -8,7 +8,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
+from scipy import stats
 
 import sensitivity as sv
 from tests.sweep.mean_task import Chain, InstanceTask, MeanTask
@@ -37,6 +40,28 @@ def test_layers_stop_early_and_their_intervals_hold_the_drop_of_all_images(wrapp
         assert settled or found.drop_high - found.drop_low <= 2 * TOLERANCE
         assert f"{found.images} of" in found.reason
         assert found.score == pytest.approx(stopped.baseline.value - found.drop)
+
+
+def test_every_look_of_every_layer_has_its_share_of_the_error(wrapped: sv.Wrapped) -> None:
+    """The interval by hand: 40 groups left out, Student's t, and (1 - level) / (layers * looks) to be wrong."""
+    task, tolerance = MeanTask(200), 1e-2
+    looks = [32, 48, 72, 108, 162, 200]  # the images grow by half
+    stop = sv.Confidence(tolerance=tolerance, minimum_images=32, seed=5)
+    measured = analyze(wrapped, task, stop=stop, replay=False).measurements
+    assert {row.images for row in measured} <= set(looks[:-1])
+    order = np.random.default_rng(5).permutation(200)
+    with torch.no_grad():
+        before = wrapped.model(task.inputs).double().numpy()
+    for layer, row in zip(wrapped.layers, measured, strict=True):
+        with wrapped.quantized(sv.Scheme.only(layer.name, sv.INT4_WEIGHTS)) as model, torch.no_grad():
+            losses = (before - model(task.inputs).double().numpy())[order[: row.images]]
+        groups = np.arange(row.images) % min(40, row.images)
+        without = np.array([losses[groups != group].mean() for group in np.unique(groups)])
+        spread = (len(without) - 1) / len(without) * np.square(without - without.mean()).sum()
+        error = math.sqrt((spread + (5 * tolerance / row.images) ** 2) * (1 - row.images / 200))
+        wrong = 0.05 / (len(measured) * len(looks))
+        half = error * stats.t.ppf(1 - wrong / 2, len(without) - 1)
+        assert (row.drop_high - row.drop_low) / 2 == pytest.approx(half, rel=0.02)
 
 
 @pytest.mark.parametrize("task", [MeanTask(60), InstanceTask(60)], ids=["samples", "race"])

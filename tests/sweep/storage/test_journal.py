@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import random
+import stat
 import subprocess
 import sys
 from collections import Counter
@@ -342,6 +343,41 @@ def test_a_store_in_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> Non
 
 
 # disks
+
+
+class Listening:
+    """A file that notes what is written to it."""
+
+    def __init__(self, file: Any, events: list[str]) -> None:
+        self._file, self._events = file, events
+
+    def write(self, data: bytes) -> int:
+        self._events.append("write")
+        return int(self._file.write(data))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
+def test_a_record_is_on_the_disk_before_add_returns_and_a_new_store_has_its_name_in_the_folder(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+    fsync = os.fsync
+
+    def listening(descriptor: int) -> None:
+        events.append("sync folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "sync file")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", listening)
+    with Journal(path) as journal:
+        assert events[:2] == ["sync file", "sync folder"]
+        events.clear()
+        journal._file = Listening(journal._file, events)  # type: ignore[assignment]
+        for key in ("first", "second"):
+            journal.add(key, 1)
+            events.append("returned")
+        assert events == ["write", "sync file", "returned"] * 2
 
 
 class FullDisk:
