@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 MULTIPLIERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _PASSES_ON = frozenset({"Transpose", "Identity"})  # between an initializer and its node
 CALL_MARK = "#"
+_LEADING_AXES = 2  # samples and channels, which no convolution slides along
+_PAD_AXES = 3  # position of the input of Pad that chooses axes
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,3 +169,55 @@ def consumers(graph: ModelProto) -> Mapping[str, list[NodeProto]]:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     return readers
+
+
+def absorb_zero_padding(graph: ModelProto, conv: NodeProto) -> None:
+    """Let a convolution pad with zeros itself what a node in front of it pads.
+
+    A module that pads its own input is exported as two nodes. Its input is what the first one reads, so a quantizer has
+    to stand there; a convolution with pads of its own leaves nothing between the quantizer and the product.
+
+    Args:
+        graph: The node that pads stays in it, for ``sweep_up`` to remove where nothing else reads it.
+        conv: Changed in place; left alone where no zeros are padded in front of it, or along other axes than it slides.
+    """
+    import onnx.helper
+
+    pad = next((node for node in graph.graph.node if conv.input[0] in node.output), None)
+    if conv.op_type != "Conv" or pad is None or pad.op_type != "Pad":
+        return
+    attributes = {attribute.name: onnx.helper.get_attribute_value(attribute) for attribute in conv.attribute}
+    amounts = _zeros_padded(graph, pad)
+    if amounts is None or attributes.get("auto_pad", b"NOTSET") != b"NOTSET":
+        return
+    rank = len(amounts) // 2
+    outside = [*amounts[:_LEADING_AXES], *amounts[rank : rank + _LEADING_AXES]]
+    spatial = [*amounts[_LEADING_AXES:rank], *amounts[rank + _LEADING_AXES :]]
+    if any(outside) or min(spatial) < 0:
+        return
+    own = attributes.get("pads", [0] * len(spatial))
+    others = [attribute for attribute in conv.attribute if attribute.name != "pads"]
+    del conv.attribute[:]
+    total = [before + added for before, added in zip(own, spatial, strict=True)]
+    conv.attribute.extend([*others, onnx.helper.make_attribute("pads", total)])
+    conv.input[0] = pad.input[0]
+
+
+def _zeros_padded(graph: ModelProto, pad: NodeProto) -> list[int] | None:
+    """How many zeros a Pad adds, at all starts and then at all ends; None where it pads otherwise, or with others."""
+    import onnx.helper
+    import onnx.numpy_helper
+
+    modes = [onnx.helper.get_attribute_value(one) for one in pad.attribute if one.name == "mode"]
+    has_axes = len(pad.input) > _PAD_AXES and pad.input[_PAD_AXES]
+    if modes not in ([], [b"constant"]) or has_axes:
+        return None
+    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.graph.initializer}
+    for node in graph.graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)
+    names = [name for name in pad.input[1:_PAD_AXES] if name]
+    if any(name not in constants for name in names):
+        return None
+    amounts, *value = [constants[name] for name in names]
+    return None if any(float(number) != 0.0 for number in value) else [int(amount) for amount in amounts]

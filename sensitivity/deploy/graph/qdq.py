@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
+from torch.nn.modules.conv import _ConvNd
 
-from sensitivity.deploy.graph.nodes import LayerNode, find_nodes, sweep_up
+from sensitivity.deploy.graph.nodes import LayerNode, absorb_zero_padding, find_nodes, sweep_up
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
 from sensitivity.quantize.scales import QuantParams
@@ -56,6 +58,9 @@ def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
     graph = onnx.ModelProto()
     graph.CopyFrom(fp32)
     found, missing = find_nodes(graph, plan)
+    for node in found:
+        if _pads_with_zeros(plan.model.get_submodule(node.layer.module)):
+            absorb_zero_padding(graph, node.node)
     writer = _Writer(graph)
     for one in found:
         if one.layer.name in plan.recipes:
@@ -74,6 +79,13 @@ def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
         names.setdefault(one.layer.name, []).append(one.node.name)
     wrong = {name: reason for name, reason in missing.items() if name in plan.recipes}
     return QdqGraph(graph, {name: tuple(calls) for name, calls in names.items()}, writer.quantizers, wrong)
+
+
+def _pads_with_zeros(module: nn.Module) -> bool:
+    """Whether a convolution is exported with a node in front that pads with zeros: "same" with sides that differ."""
+    if not isinstance(module, _ConvNd) or module.padding != "same" or module.padding_mode != "zeros":
+        return False
+    return any(step * (side - 1) % 2 for step, side in zip(module.dilation, module.kernel_size, strict=True))
 
 
 @dataclass

@@ -142,6 +142,29 @@ def test_a_layer_that_pads_in_its_own_way_is_no_crash(mode: str) -> None:
     assert check.status == "verified" or "by itself" in check.reason
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("conv", [nn.Conv1d, nn.Conv2d, nn.Conv3d], ids=lambda kind: kind.__name__)
+def test_even_kernels_that_keep_the_size_are_compared_as_a_whole(conv: Any, engine: str) -> None:
+    """They pad more behind than in front, in a node of their own: the input of the layer is what that node reads."""
+    dimensions = {nn.Conv1d: 1, nn.Conv2d: 2, nn.Conv3d: 3}[conv]
+    x = torch.randn(2, 4, *[8] * dimensions, generator=torch.Generator().manual_seed(0))
+    wrapped = ready(
+        lambda: nn.Sequential(conv(4, 8, 4, padding="same"), nn.ReLU(), conv(8, 4, 2, padding="same", dilation=3)), x
+    )
+    for scheme in (INT8, sv.Scheme.all(sv.INT8_WEIGHTS)):
+        found = wrapped.verify(wrapped.deploy(scheme, engine))
+        assert found.passed, found
+        assert {check.status for check in found.layers} <= {"verified", "agrees in float"}
+
+
+def test_padding_by_a_module_of_its_own_stays_in_front_of_the_quantizer() -> None:
+    wrapped = ready(lambda: nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(16, 8, 2)))
+    deployed = wrapped.deploy(INT8, "onnxruntime")
+    kinds = [node.op_type for node in deployed.parts[0].qdq.graph.graph.node]
+    assert kinds.index("Pad") < kinds.index("QuantizeLinear")
+    assert wrapped.verify(deployed).passed
+
+
 def test_a_layer_that_placement_rules_leave_out_passes_in_float_with_the_reason() -> None:
     wrapped = ready(
         lambda: nn.Sequential(
