@@ -143,10 +143,20 @@ def _baked(duplicate: nn.Module, layers: LayerTable) -> tuple[nn.Module, LayerTa
         for name, weight in weights.items():
             module._parameters[name] = nn.Parameter(weight, requires_grad=False)
         baked.add(path)
-    plain = [
-        replace(layer, flags=layer.flags - {"computed-weight"}) if layer.module in baked else layer for layer in layers
-    ]
+    plain = [_with_plain_weight(duplicate, layer) if layer.module in baked else layer for layer in layers]
     return duplicate, LayerTable(plain, model=layers.model, skipped=layers.skipped)
+
+
+def _with_plain_weight(duplicate: nn.Module, layer: Layer) -> Layer:
+    """The layer once its weight is a parameter of its own."""
+    plain = isinstance(duplicate.get_submodule(layer.module), (_ConvNd, nn.Linear))
+    return replace(
+        layer,
+        flags=layer.flags - {"computed-weight"},
+        parameter=f"{layer.module}.{layer.weight}" if layer.module else layer.weight,
+        output_axis=1 if layer.conv_type.startswith("ConvTranspose") else 0,
+        runs_in=None if plain else layer.runs_in,
+    )
 
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:

@@ -25,7 +25,7 @@ from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.kept import Kept, around, find_kept
 from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.weights import exchanged, output_axis
+from sensitivity.perturb.weights import exchanged, is_computed, output_axis
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.fake import Rounding, dequantize, fake_quantize, quantize
 from sensitivity.quantize.prune import prune_weight
@@ -33,7 +33,10 @@ from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.quantize.weights import weight_params
 from sensitivity.records import Layer, Recipe, Scheme
 
-_COMPUTED = "its weight is computed from other parameters in each pass: there is nothing to quantize once"
+_COMPUTED = (
+    "what it multiplies by is computed in each pass, or read by others as well: there is no parameter that the graph "
+    "could hold in int8 instead"
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -316,8 +319,7 @@ def make_plan(
 
 
 def _computes_weight(model: nn.Module, layer: Layer) -> bool:
-    missing = model.get_submodule(layer.module)._parameters.get(layer.weight) is None
-    return missing or "computed-weight" in layer.flags
+    return is_computed(layer) or model.get_submodule(layer.module)._parameters.get(layer.weight) is None
 
 
 def one_sample(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:

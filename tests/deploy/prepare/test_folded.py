@@ -170,3 +170,33 @@ def test_a_model_that_cannot_be_copied_is_refused() -> None:
     net.stream = (i for i in range(3))  # type: ignore[assignment]
     with pytest.raises(ExportError, match="Uncopyable cannot be copied"):
         wrapped.deploy(sv.Scheme())
+
+
+def test_a_parametrized_weight_is_deployed_with_its_input_and_output_axis() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Linear(6, 4)), nn.ReLU(), nn.Linear(4, 3)).eval()
+    x = torch.randn(8, 6)
+    wrapped = sv.wrap(model, x[:1])
+    wrapped.calibrate(x)
+    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8), "onnxruntime")
+    assert dict(deployed.plan.left_out) == {}
+    assert wrapped.verify(deployed).passed
+
+
+def test_a_weight_that_a_look_up_reads_as_well_stays_in_float_with_the_reason() -> None:
+    class Tied(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.own = nn.Linear(4, 4)
+            self.table = nn.Embedding(9, 4)
+
+        def forward(self, words: torch.Tensor) -> torch.Tensor:
+            return nn.functional.linear(self.own(self.table(words)), self.table.weight)
+
+    words = torch.tensor([[1, 4, 8]])
+    wrapped = sv.wrap(Tied().eval(), words)
+    wrapped.calibrate([words])
+    plan = wrapped.deploy(sv.Scheme.all(sv.INT8), "onnxruntime").plan
+    left_out = {plan.layers[name].module: reason for name, reason in plan.left_out.items()}
+    assert left_out.keys() == {"table"}
+    assert "read by others" in str(left_out["table"])
