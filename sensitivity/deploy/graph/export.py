@@ -184,7 +184,6 @@ def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note the arguments of the call."""
         copied = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
         calls.append((tuple(copied[0]), dict(copied[1])))
 

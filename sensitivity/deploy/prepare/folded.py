@@ -63,7 +63,6 @@ def folded_copy(model: nn.Module, layers: LayerTable, args: tuple[Any, ...], kwa
     folds, kept = _foldable(duplicate, plain, runs)
 
     def judge(chosen: list[Layer]) -> str | None:
-        """What is wrong with a copy in which these are folded."""
         copied, _ = _baked(_copy(model), layers)
         _fold(copied, chosen)
         return _difference(copied, expected, args, kwargs)

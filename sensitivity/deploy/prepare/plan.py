@@ -335,7 +335,6 @@ def one_sample(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple
     samples = first.shape[0]
 
     def cut(leaf: Any) -> Any:
-        """The first sample of a tensor that counts samples."""
         counts = isinstance(leaf, Tensor) and leaf.dim() > 0 and leaf.shape[0] == samples
         return leaf[:1] if counts else leaf
 

@@ -126,10 +126,7 @@ def _calls(deployed: Deployed, task: Task | None, samples: int) -> dict[str, lis
     model = deployed.plan.model
 
     def keeper(one: DeployedPart) -> Any:
-        """A hook for one part."""
-
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            """Note the arguments, sample by sample."""
             if len(found[one.path]) < samples:
                 found[one.path] += itertools.islice(_singly(one, args, kwargs), samples - len(found[one.path]))
 
@@ -176,7 +173,6 @@ def _metrics(
     plan, variants, done = deployed.plan, {}, 0
 
     def score(model: Callable[..., Any], what: str) -> float:
-        """The metric, with progress told."""
         nonlocal done
         found = evaluate(model, task, None if watch is None else lambda images: watch(done + images, what))
         done += found.images
@@ -211,7 +207,6 @@ def _in_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     """Inputs in another memory format: the same arithmetic in another order, so other last bits."""
 
     def change(leaf: Any) -> Any:
-        """One leaf in the other memory format."""
         image_like = isinstance(leaf, Tensor) and leaf.dim() == 4
         return leaf.contiguous(memory_format=torch.channels_last) if image_like else leaf
 
