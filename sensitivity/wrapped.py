@@ -24,7 +24,7 @@ from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.calibrate import calibrate
 from sensitivity.perturb.disturb import Disturber
-from sensitivity.perturb.images import runs_on
+from sensitivity.perturb.images import check_images, runs_on
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.simulate import simulated
 from sensitivity.progress import told, watching
@@ -189,8 +189,8 @@ class Wrapped:
             RecipeError: If a recipe quantizes no activations, or none of the layers can be observed.
         """
         recipes = check_recipes(recipe)
+        images = self._with_reference(images) if isinstance(images, Task) else check_images(images)
         total = len(images) if isinstance(images, Sized) else None
-        images = self._with_reference(images) if isinstance(images, Task) else images
         with watching(total, progress) as watch:
             runs = runs_on(self.model, images, self._example_inputs)
             counted = told(runs, watch, total, in_images=isinstance(images, Task))

@@ -171,6 +171,8 @@ def _kinds(owner: Hashable) -> dict[str, Any]:
 def _accepts(kind: Any, value: object) -> bool:
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
+        if Path in inner and isinstance(value, str) and not value:
+            return False  # it would be the current folder
         return any(_accepts(each, value) for each in inner)
     if origin is Literal:
         return isinstance(value, str | int) and any(value == each and isinstance(value, type(each)) for each in inner)
@@ -211,7 +213,9 @@ def _accepts_generic(origin: Any, inner: Sequence[Any], value: object) -> bool:
         return _is_instance(origin, value)
     if isinstance(value, (str, bytes, type)) or not _CONTAINERS[origin](value):
         return False
-    if not isinstance(value, (list, tuple, set, frozenset)):
+    if hasattr(value, "ndim"):
+        return not inner or inner[0] in (Any, int, float) or _has_items(inner[0], value)
+    if not isinstance(value, (list, tuple, set, frozenset, dict)):
         return True  # its items are not looked at: that might use it up
     if origin is tuple and inner and inner[-1] is not Ellipsis:
         return len(value) == len(inner) and all(map(_accepts, inner, value))
@@ -224,6 +228,11 @@ def _is_sequence(value: object) -> bool:
 
 def _is_iterable(value: object) -> bool:
     return isinstance(value, Iterable) and getattr(value, "ndim", 1) != 0
+
+
+def _has_items(kind: Any, value: Any) -> bool:
+    """Whether the first item of an array or tensor, if it has one, is of a kind: the others are like it."""
+    return value.ndim > 0 and all(_accepts(kind, item) for item in value[:1])
 
 
 _CONTAINERS: dict[Any, Callable[[object], bool]] = {

@@ -218,6 +218,7 @@ class Recipe:
         return asdict(self)
 
     @classmethod
+    @checked(RecipeError)
     def from_json(cls, plain: dict[str, Any]) -> Recipe:
         """The recipe that ``to_json`` described.
 

@@ -170,6 +170,7 @@ class Scheme:
         }
 
     @classmethod
+    @checked(RecipeError)
     def from_json(cls, plain: Mapping[str, Any]) -> Scheme:
         """The scheme that ``to_json`` described.
 

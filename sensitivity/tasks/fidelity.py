@@ -52,6 +52,8 @@ class FeatureFidelity:
     def __init__(
         self, inputs: torch.Tensor | Sequence[torch.Tensor], *, batch_size: int = 8, name: str = "output fidelity"
     ) -> None:
+        if isinstance(inputs, torch.Tensor) and not inputs.dim():
+            raise TaskError(f"inputs={inputs!r} holds no images. Give a tensor (N, ...), or one tensor an image.")
         self._inputs = list(inputs)
         if not self._inputs or not all(isinstance(one, torch.Tensor) for one in self._inputs):
             raise TaskError("inputs= holds no tensors. Give a tensor (N, ...) or a sequence of tensors, one an image.")

@@ -50,6 +50,8 @@ def levels(reading: Reading, *, recipes: Sequence[str] | None = None) -> Picture
     """
     study = reading.study
     names = tuple(study.recipes) if recipes is None else tuple(recipes)
+    if not names:
+        raise StudyError(f"recipes={recipes!r}: name one or more of {', '.join(study.recipes)}, or give None for all.")
     analysed = {m.layer for name in names for m in study.of_recipe(name)}
     layers = [layer for layer in study.layers if layer.name in analysed]
     drops = _drops(reading, layers, names)
