@@ -218,13 +218,14 @@ class Recipe:
         return asdict(self)
 
     @classmethod
-    @checked(RecipeError)
     def from_json(cls, plain: dict[str, Any]) -> Recipe:
         """The recipe that ``to_json`` described.
 
         Raises:
             RecipeError: If a key is unknown or a value makes no sense.
         """
+        if not isinstance(plain, dict):
+            raise TypeError(f"plain={plain!r:.120} is not a recipe: give a dict as Recipe.to_json returns.")
         try:
             parts: dict[str, Any] = dict(plain)
             for key, make in (("weights", QuantSpec), ("activations", QuantSpec), ("pruning", Pruning)):

@@ -170,13 +170,14 @@ class Scheme:
         }
 
     @classmethod
-    @checked(RecipeError)
     def from_json(cls, plain: Mapping[str, Any]) -> Scheme:
         """The scheme that ``to_json`` described.
 
         Raises:
             RecipeError: If this is no scheme.
         """
+        if not isinstance(plain, Mapping):
+            raise RecipeError(f"not a scheme: expected rules of pattern and recipe, got {plain!r:.120}.")
         try:
             rules = tuple(
                 Rule(r["pattern"], Recipe.from_json(r["recipe"]) if r["recipe"] else None) for r in plain["rules"]

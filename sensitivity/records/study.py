@@ -190,7 +190,6 @@ class StudyRecord:
         }
 
     @classmethod
-    @checked(StudyError)
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """The study that ``to_json`` described.
 

@@ -334,7 +334,6 @@ class VerificationRecord:
         return {"schema": SCHEMA_VERSION} | plain
 
     @classmethod
-    @checked(StudyError)
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """The record that ``to_json`` described.
 
