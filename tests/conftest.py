@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+NO_SHARED_DATA = "no ../shared/data beside this checkout: real images and weights are needed for this test"
+
 
 @pytest.fixture(scope="session")
 def repository() -> Path:
@@ -23,7 +25,7 @@ def shared_data(repository: Path) -> Path:
     """The real images, weights and tables beside the checkout; a test that needs them says so when it skips."""
     data = repository.parent / "shared" / "data"
     if not data.is_dir():
-        pytest.skip("no ../shared/data beside this checkout: real images and weights are needed for this test")
+        pytest.skip(NO_SHARED_DATA)
     return data
 
 
@@ -33,6 +35,17 @@ def _gradients_stay_as_they_are() -> Iterator[None]:
     yield
     torch = sys.modules.get("torch")
     assert torch is None or torch.is_grad_enabled(), "gradients are off after this test"
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Say on one line, below the list of what was skipped, how many tests wanted data that is not there."""
+    yield
+    reasons = [report.longrepr for report in terminalreporter.getreports("skipped")]
+    count = sum(isinstance(reason, tuple) and NO_SHARED_DATA in reason[2] for reason in reasons)
+    if count:
+        were = "test was" if count == 1 else "tests were"
+        terminalreporter.write_line(f"{count} {were} skipped because ../shared/data is not beside this checkout")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
