@@ -46,7 +46,7 @@ def test_every_look_of_every_layer_has_its_share_of_the_error(wrapped: sv.Wrappe
     """The interval by hand: 40 groups left out, Student's t, and (1 - level) / (layers * looks) to be wrong."""
     task, tolerance = MeanTask(200), 1e-2
     looks = [32, 48, 72, 108, 162, 200]  # the images grow by half
-    stop = sv.Confidence(tolerance=tolerance, minimum_images=32, seed=5)
+    stop = sv.Confidence(tolerance=100 * tolerance, minimum_images=32, seed=5)  # in points
     measured = analyze(wrapped, task, stop=stop, replay=False).measurements
     assert {row.images for row in measured} <= set(looks[:-1])
     order = np.random.default_rng(5).permutation(200)
