@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
-
-from sensitivity.errors import CalibrationError
 
 
 def arguments_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -41,36 +39,6 @@ def tensors_in(tree: Any) -> Iterator[Tensor]:
             yield from tensors_in(getattr(tree, field.name))
     elif hasattr(tree, "__dict__") and not callable(tree):
         yield from tensors_in(vars(tree))
-
-
-def batches_like(images: Iterable[Any], example_inputs: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], int]]:
-    """Calibration images as arguments of the model.
-
-    Args:
-        images: Batches as the model takes them, single images without the batch axis, or what a ``DataLoader`` with
-            labels gives (the first of each pair is used where the model takes one tensor).
-        example_inputs: What the model takes.
-
-    Yields:
-        Positional arguments, keyword arguments and the number of images in them.
-
-    Raises:
-        CalibrationError: If an item is no tensor, tuple or dict of tensors.
-    """
-    single = isinstance(example_inputs, Tensor)
-    for item in images:
-        if single and isinstance(item, (tuple, list)) and item:
-            item = item[0]
-        if single and isinstance(item, Tensor) and item.dim() == example_inputs.dim() - 1:
-            item = item.unsqueeze(0)
-        args, kwargs = arguments_of(tuple(item) if isinstance(item, list) and not single else item)
-        first = next(tensors_in((args, kwargs)), None)
-        if first is None:
-            raise CalibrationError(
-                f"calibration images must be tensors as the model takes them, not {type(item).__name__}. "
-                "Pass batches of preprocessed images, or a task."
-            )
-        yield args, kwargs, first.shape[0] if first.dim() else 1
 
 
 def on_device_of(model: nn.Module, inputs: Any) -> Any:

@@ -37,7 +37,8 @@ def calibrate(
         runs: One item a batch: a function that runs the model on it, and the number of its images.
 
     Returns:
-        The ranges for each recipe, the same as from a pass of its own. Memory does not depend on the number of images.
+        The ranges for each recipe, the same as from a pass of its own; a layer that no image reached has none. Memory
+        does not depend on the number of images.
 
     Raises:
         CalibrationError: If there are no images, a tensor holds NaN or infinity, or no layer ran.
@@ -56,9 +57,12 @@ def calibrate(
             images += count
     if not images:
         raise CalibrationError("no image was given to calibrate with. Pass at least one batch; some hundred are usual.")
-    weights, found = weights_digest(model), [(watch, watch.ranges()) for watch in watches]
+    weights = weights_digest(model)
+    measured = [(watch, watch.ranges()) for watch in watches]
     return [
-        Calibration(next(ranges for watch, ranges in found if watch.serves(recipe)), spec, placement, images, weights)
+        Calibration(
+            next(ranges for watch, ranges in measured if watch.serves(recipe)), spec, placement, images, weights
+        )
         for recipe, spec, placement in ((one, one.activations, one.placement) for one in recipes)
         if spec is not None
     ]
@@ -105,7 +109,8 @@ class _Watch:
         """What looks at the tensors of a layer."""
 
         def observe(place: str, call: int, tensor: Tensor) -> None:
-            """Hand a tensor to its observer."""
+            if not tensor.numel():
+                return  # nothing was found in these images: a point that never has values gets no range
             point = Point(layer, place, call)
             if point not in self.observers:
                 self.observers[point] = make_observer(self.spec)
@@ -118,10 +123,10 @@ class _Watch:
         return observe
 
     def ranges(self) -> dict[Point, Range]:
-        """What was found.
+        """The range of every point that had values on some image.
 
         Raises:
-            CalibrationError: If nothing was, or it is not finite.
+            CalibrationError: If none had, or a value is not finite.
         """
         if not self.observers:
             raise CalibrationError("none of the model's layers ran on the images given: there is nothing to calibrate.")

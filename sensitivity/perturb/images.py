@@ -11,7 +11,8 @@ from torch import nn
 
 from sensitivity.contracts import Task
 from sensitivity.errors import CalibrationError
-from sensitivity.layers.inputs import batches_like, on_device_of
+from sensitivity.layers.batches import batches_like, explaining
+from sensitivity.layers.inputs import on_device_of
 
 
 def runs_on(
@@ -25,7 +26,7 @@ def runs_on(
         example_inputs: What the model accepts.
 
     Raises:
-        CalibrationError: If these are no images.
+        CalibrationError: If these are no images, or, when one of the functions is called, none that the model takes.
     """
     if isinstance(images, Task):
         for batch in images.batches():
@@ -33,7 +34,7 @@ def runs_on(
         return
     for args, kwargs, count in batches_like(check_images(images), example_inputs):
         args, kwargs = on_device_of(model, (args, kwargs))
-        yield partial(model, *args, **kwargs), count
+        yield explaining(partial(model, *args, **kwargs), (args, kwargs), example_inputs), count
 
 
 def check_images(images: Iterable[Any]) -> Iterable[Any]:

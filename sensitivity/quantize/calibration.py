@@ -92,24 +92,31 @@ class Calibration:
         """The range of a point.
 
         Raises:
-            CalibrationError: If it was not observed: nothing ran there, or another placement was calibrated.
+            CalibrationError: If it was not observed: no image reached it, or another placement was calibrated.
         """
-        found = self.ranges.get(point)
-        if found is None:
-            observed = sorted({p.place for p in self.ranges if p.layer == point.layer})
-            have = f"places {', '.join(observed)}" if observed else "nothing"
-            raise CalibrationError(
-                f"no range for {point}: this calibration saw {have} of {point.layer}. "
-                "Calibrate with the same recipe, on images that reach this layer."
+        known = self.ranges.get(point)
+        if known is None:
+            raise CalibrationError(f"no range for {point}: {self._why_missing(point)}")
+        return known
+
+    def _why_missing(self, point: Point) -> str:
+        observed = [str(other) for other in sorted(self.ranges) if other.layer == point.layer]
+        if not observed:
+            return (
+                f"none of the {self.images} calibration images gave {point.layer} any values. Calibrate on images that "
+                f"reach it, or leave it in float: scheme.protect({point.layer!r})."
             )
-        return found
+        return (
+            f"the calibration images gave values to {', '.join(observed)} only. Calibrate with the same recipe, on "
+            "images that reach this place too."
+        )
 
     @cached_property
     def digest(self) -> str:
         """Hash of all of it: weights, spec, placement, number of images, and every range to the last bit."""
         digest = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
-        for _, found in self._ordered():
-            for bound in (found.low, found.high):
+        for _, measured in self._ordered():
+            for bound in (measured.low, measured.high):
                 digest.update(_as_array(bound).tobytes())
         return digest.hexdigest()[:32]
 
@@ -121,8 +128,8 @@ class Calibration:
             path: Where to; ``.safetensors`` is the usual ending.
         """
         tensors = {}
-        for point, found in self._ordered():
-            tensors[f"{point}/low"], tensors[f"{point}/high"] = _as_array(found.low), _as_array(found.high)
+        for point, measured in self._ordered():
+            tensors[f"{point}/low"], tensors[f"{point}/high"] = _as_array(measured.low), _as_array(measured.high)
         metadata = json.dumps(self._facts() | {"digest": self.digest})
         path = Path(path)
         draft = path.with_name(path.name + ".part")
@@ -148,16 +155,16 @@ class Calibration:
                 point = Point(layer, place, call)
                 low, high = (tuple(tensors[f"{point}/{end}"].tolist()) for end in ("low", "high"))
                 ranges[point] = Range(low, high, elements)
-            found = cls(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
+            loaded = cls(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
             expected = plain["digest"]
         except (KeyError, TypeError, ValueError, RecipeError) as error:
             raise CalibrationError(f"{path} holds no whole calibration: {error!r}. Calibrate again.") from error
-        if found.digest != expected:
+        if loaded.digest != expected:
             raise CalibrationError(
-                f"{path} is damaged: its content has the digest {found.digest}, not {expected} as when it was "
+                f"{path} is damaged: its content has the digest {loaded.digest}, not {expected} as when it was "
                 "written. Calibrate again, or copy the file anew."
             )
-        return found
+        return loaded
 
     def _ordered(self) -> Iterable[tuple[Point, Range]]:
         return sorted(self.ranges.items())
@@ -170,7 +177,7 @@ class Calibration:
             "model": self.model,
             "spec": asdict(self.spec),
             "placement": self.placement,
-            "points": [[p.layer, p.place, p.call, found.elements] for p, found in self._ordered()],
+            "points": [[p.layer, p.place, p.call, measured.elements] for p, measured in self._ordered()],
         }
 
 

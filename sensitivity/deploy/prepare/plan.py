@@ -313,7 +313,7 @@ def make_plan(
     if refuses is not None:
         plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
     plan = plan.without({layer.name: _COMPUTED for layer in plan.quantized if _computes_weight(plan.model, layer)})
-    _check_ranges(plan)
+    plan = plan.without(_unreached(plan))
     assert plan.kept is not None  # found now, while nothing is hooked, or refused now
     return plan
 
@@ -342,14 +342,16 @@ def one_sample(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple
     return tuple(cut_args), dict(cut_kwargs)
 
 
-def _check_ranges(plan: Plan) -> None:
-    """Raise now, not while exporting, where a range is missing."""
+def _unreached(plan: Plan) -> dict[str, str]:
+    """Layers that have no range at one of their calls, with the reason: no calibration image reached them there."""
+    reasons: dict[str, str] = {}
     for layer in plan.quantized:
         for call in range(layer.calls):
             try:
                 plan.input_params(layer, call)
             except CalibrationError as error:
-                raise CalibrationError(f"{layer.name} cannot be deployed: {error}") from error
+                reasons.setdefault(layer.name, str(error))
+    return reasons
 
 
 def _fake(params: QuantParams, rounding: Rounding) -> Any:

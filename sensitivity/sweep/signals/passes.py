@@ -9,7 +9,8 @@ from typing import Any
 from torch import nn
 
 from sensitivity.contracts import Task
-from sensitivity.layers.inputs import batches_like, on_device_of
+from sensitivity.layers.batches import batches_like
+from sensitivity.layers.inputs import on_device_of
 from sensitivity.perturb.images import check_images
 from sensitivity.sweep.signals.estimated import ready_for_autograd
 from sensitivity.sweep.signals.outputs import outputs_inside
