@@ -27,19 +27,28 @@ def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
     return [settled(prediction) for prediction in scored]
 
 
-def evaluate(model: Callable[..., Any], task: Task, watch: Callable[[int], None] | None = None) -> Score:
+def evaluate(
+    model: Callable[..., Any],
+    task: Task,
+    watch: Callable[[int], None] | None = None,
+    *,
+    before_batch: Callable[[], None] | None = None,
+) -> Score:
     """Score a model as it is; the caller sets its mode and turns gradients off.
 
     Args:
         model: What is scored.
         task: Data and metric.
         watch: Called with the number of images predicted so far after every batch, if given.
+        before_batch: Called before every batch, if given, e.g. to let each start from the same state of the model.
 
     Raises:
         TaskError: If the task has no images or cannot score the predictions.
     """
     predictions: dict[int, Any] = {}
     for batch in task.batches():
+        if before_batch is not None:
+            before_batch()
         predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
         if watch is not None:
             watch(len(predictions))

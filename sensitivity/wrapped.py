@@ -27,6 +27,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.images import check_images, runs_on
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.simulate import simulated
+from sensitivity.perturb.state import ModelState
 from sensitivity.progress import told, watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
@@ -231,7 +232,7 @@ class Wrapped:
         """
         task = self._with_reference(task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
-            return evaluate(model, task)
+            return evaluate(model, task, before_batch=ModelState(model).next_batch)
 
     @checked(StudyError)
     def analyze(
@@ -611,7 +612,13 @@ class Wrapped:
         if not isinstance(task, NeedsReference) or not task.needs_reference:
             return task
         with untouched(self.model), torch.no_grad():
-            return task.with_reference(self.model)
+            state = ModelState(self.model)
+
+            def run(*args: Any, **kwargs: Any) -> Any:
+                state.next_batch()
+                return self.model(*args, **kwargs)
+
+            return task.with_reference(run)
 
     def _ready(
         self, calibration: CalibrationLike | None, recipes: Sequence[Recipe], *, progress: bool | None = None

@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from sensitivity.errors import ModelError
@@ -38,6 +39,7 @@ def find_layers(
         TracingError: If the model fails with these inputs.
         ModelError: If it has no convolution or linear layer at all.
     """
+    _check_eager(model)
     tape = trace(model, example_inputs)
     sites, skipped, flow = find_sites(tape)
     if not sites:
@@ -67,6 +69,28 @@ def _names(sites: list[Site], naming: NamingScheme | None) -> list[str]:
         names[number] = f"{place}:{taken[place]}"
         taken[place] += 1
     return [names[number] for number in range(len(sites))]
+
+
+def _check_eager(model: nn.Module) -> None:
+    """Nothing, if Python runs every module of the model.
+
+    Raises:
+        ModelError: If one is compiled: hooks on its layers would be skipped, or not be seen at all.
+    """
+    for path, module in model.named_modules():
+        place = f"its module {path!r}" if path else "it"
+        if hasattr(module, "_orig_mod") and type(module).__name__ == "OptimizedModule":
+            advice = "Wrap the module that was given to torch.compile (the attribute _orig_mod of the result)"
+        elif getattr(module, "_compiled_call_impl", None) is not None:
+            advice = "Wrap it before calling its method compile(), or wrap a copy that is not compiled"
+        elif module is model and isinstance(module, torch.jit.ScriptModule):
+            advice = "Wrap the module that was given to torch.jit, before it was scripted or traced"
+        else:
+            continue
+        raise ModelError(
+            f"{type(model).__name__} cannot be wrapped: {place} is compiled, and compiled code does not run the hooks "
+            f"that quantize a layer. {advice}."
+        )
 
 
 def _model_name(model: nn.Module) -> str:

@@ -20,8 +20,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sensitivity.errors import TracingError
+from sensitivity.errors import NotRestoredError, TracingError
 from sensitivity.layers.inputs import arguments_of, tensors_in
+from sensitivity.layers.leaks import Execution, Made, Step, replace_leaks
+from sensitivity.layers.modes import TorchModes
 
 # make a tensor like another one: its shape is read, its values are not
 FACTORIES = frozenset(
@@ -137,7 +139,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = tape
         self.parameters = parameters  # id of the parameter object -> its path
-        self.numbers = WeakIdKeyDictionary()  # live tensor -> number of its current value
+        self.execution = Execution()
+        self.numbers = self.execution.numbers  # live tensor -> number of its current value
         self.aliases: dict[int, WeakIdKeyDictionary] = {}  # storage -> live tensors on it
         self.stack: list[int] = []
 
@@ -146,7 +149,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self.numbers.get(tensor)  # type: ignore[no-untyped-call]
         if known is not None:
             return int(known)
-        return self.add(tensor, Value(None, tuple(tensor.shape), self.parameters.get(id(tensor))))
+        number = self.add(tensor, Value(None, tuple(tensor.shape), self.parameters.get(id(tensor))))
+        self.execution.leaves[number] = tensor
+        return number
 
     def add(self, tensor: Tensor, value: Value) -> int:
         """Give a tensor a new value."""
@@ -181,10 +186,14 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         here = len(self.tape.ops)
         dynamic = _base_name(func) not in FACTORIES and any(self.tape.values[v].dynamic for v in inputs)
         others = self._others_on(written, targets)
+        before = tuple(self.number(tensor) for tensor in written)
         numbers = tuple(self.add(t, Value(here, tuple(t.shape), dynamic=dynamic)) for t in targets)
         name = _base_name(func)
         name = name.removesuffix("_") if written else name
         self._append(Op(name, tuple(seen_args), seen_kwargs, inputs, numbers, tuple(self.stack)))
+        made = tree_map(lambda leaf: Made(leaf.value) if isinstance(leaf, Ref) else leaf, (seen_args, seen_kwargs))
+        made_args, made_kwargs = made
+        self.execution.steps.append(Step(func, made_args, made_kwargs, before, numbers))
         for other in others:
             self._rewrite(other, numbers[0])
         return result
@@ -201,6 +210,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         here = len(self.tape.ops)
         new = self.add(tensor, Value(here, tuple(tensor.shape), dynamic=True))
         self._append(Op("written_through_view", (Ref(old), Ref(cause)), {}, (old, cause), (new,), tuple(self.stack)))
+        self.execution.steps.append(Step(None, (Made(old), Made(cause)), {}, (), (new,)))
 
     def _append(self, op: Op) -> None:
         for value in dict.fromkeys(op.inputs):
@@ -281,17 +291,29 @@ def trace(model: nn.Module, example_inputs: Any) -> Tape:
     """
     try:
         return _trace_fake(model, example_inputs)
+    except NotRestoredError:
+        raise
     except Exception:  # noqa: BLE001 - whatever a fake tensor cannot do is tried again with a real one, which may raise
         return _trace_real(model, example_inputs)
 
 
 def _trace_fake(model: nn.Module, example_inputs: Any) -> Tape:
     mode: Any = FakeTensorMode(allow_non_fake_inputs=True)
-    twin = _copy(model, mode.from_tensor, mode.from_tensor)
-    fake = lambda leaf: mode.from_tensor(leaf) if isinstance(leaf, Tensor) else leaf  # noqa: E731
+    real: dict[int, Tensor] = {}
+
+    def fake(leaf: Any) -> Any:
+        if not isinstance(leaf, Tensor):
+            return leaf
+        made: Tensor = mode.from_tensor(leaf)
+        real[id(made)] = leaf
+        return made
+
+    twin = _copy(model, fake, fake)
     inputs = tree_map(fake, example_inputs)
     with mode:
-        return _run(twin, inputs)
+        tape, execution = _run(twin, inputs)
+    replace_leaks(mode, execution, twin, real)
+    return tape
 
 
 def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
@@ -304,7 +326,7 @@ def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
         ) from error
     try:
         inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example_inputs)
-        tape = _run(twin, inputs)
+        tape, _ = _run(twin, inputs)
     except Exception as error:
         raise TracingError(
             f"{type(model).__name__} failed with the example inputs ({describe(example_inputs)}): "
@@ -324,14 +346,15 @@ def _copy(model: nn.Module, parameter: Callable[[Tensor], Tensor], buffer: Calla
     return copy.deepcopy(model, memo).eval()
 
 
-def _run(twin: nn.Module, example_inputs: Any) -> Tape:
+def _run(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
     tape = Tape(modules=dict(twin.named_modules()))
     paths = {id(module): path for path, module in twin.named_modules()}
     recorder = _Recorder(tape, {id(p): path for path, p in twin.named_parameters()})
     args, kwargs = arguments_of(example_inputs)
     for tensor in tensors_in((args, kwargs)):
-        recorder.add(tensor, Value(None, tuple(tensor.shape), is_input=True, dynamic=True))
-    fast_path = torch.backends.mha.get_fastpath_enabled()
+        number = recorder.add(tensor, Value(None, tuple(tensor.shape), is_input=True, dynamic=True))
+        recorder.execution.leaves[number] = tensor
+    modes = TorchModes()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides the projections of attention
     try:
         quiet = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad()
@@ -339,8 +362,8 @@ def _run(twin: nn.Module, example_inputs: Any) -> Tape:
             result = twin(*args, **kwargs)
             tape.outputs = tuple(recorder.number(t) for t in tensors_in(result))
     finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
-    return tape
+        modes.set()
+    return tape, recorder.execution
 
 
 def describe(inputs: Any) -> str:

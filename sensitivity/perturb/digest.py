@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -21,6 +21,15 @@ def weights_digest(model: nn.Module) -> str:
         if tensor.is_meta:
             continue
         dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-        flat = dense.cpu().contiguous().flatten()
-        digest.update(flat.view(torch.uint8).numpy().data)  # no copy
+        digest.update(raw_bytes(dense).numpy().data)  # no copy
     return digest.hexdigest()[:32]
+
+
+def raw_bytes(tensor: Tensor) -> Tensor:
+    """The content of a dense tensor as a flat uint8 tensor on the CPU; shares memory with it where it can."""
+    flat = tensor.detach().cpu().contiguous().flatten()
+    if flat.numel() and flat.stride(-1) != 1:  # a view of one element counts as contiguous whatever its stride
+        flat = flat.clone(memory_format=torch.contiguous_format)
+    if flat.dtype is torch.bool:
+        flat = flat.view(torch.uint8)
+    return flat.view(torch.uint8)

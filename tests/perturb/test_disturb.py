@@ -260,16 +260,28 @@ def test_a_buffer_that_the_model_counts_up_is_put_back() -> None:
     assert trace_of(model) == before
 
 
-def test_a_model_that_overwrites_its_own_weights_is_reported() -> None:
-    class Overwriting(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.conv = nn.Conv2d(1, 1, 1)
+class Overwriting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 1, 1)
 
-        def forward(self, x: Tensor) -> Tensor:
-            self.conv.bias.mul_(2)
-            return self.conv(x)
+    def forward(self, x: Tensor) -> Tensor:
+        self.conv.bias.mul_(2)
+        return self.conv(x)
 
+
+def test_weights_that_a_model_overwrites_are_put_back() -> None:
+    model = Overwriting()
+    wrapped = sv.wrap(model, torch.ones(1, 1, 2, 2))
+    before = trace_of(model)
+    with wrapped.quantized(sv.Scheme()):
+        model(torch.ones(1, 1, 2, 2))
+        assert trace_of(model) != before
+    assert trace_of(model) == before
+
+
+def test_overwritten_weights_too_large_to_be_copied_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensitivity.perturb.state.COPIED_WEIGHT_BYTES", 0)
     model = Overwriting()
     wrapped = sv.wrap(model, torch.ones(1, 1, 2, 2))
     with (
@@ -277,6 +289,8 @@ def test_a_model_that_overwrites_its_own_weights_is_reported() -> None:
         wrapped.quantized(sv.Scheme()),
     ):
         model(torch.ones(1, 1, 2, 2))
+    with pytest.raises(NotRestoredError, match=r"change[sd] its own parameters.*conv\.bias"):
+        wrapped.analyze(sv.FeatureFidelity(torch.ones(2, 1, 2, 2)), sv.INT8_WEIGHTS)
 
 
 @pytest.mark.parametrize(

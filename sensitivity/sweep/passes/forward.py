@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.state import ModelState
 from sensitivity.records import Layer, Note, NoteKind, Recipe
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.replay.replayer import Replayer
@@ -82,7 +84,10 @@ class Forward:
         self.disturber = disturber
         self.replayer = Replayer(model, memory_limit=memory_limit) if replay else None
         self.notes: list[Note] = []
+        self._model = model
         self._random_state = _RandomState(model)
+        self._state = ModelState(model)
+        self._learnt = False
         self._late_checks = late_checks
         self._checked: dict[int, Mapping[Layer, Recipe]] = {}  # by identity
         self._due: Mapping[Layer, Recipe] | None = None  # to be checked on this batch
@@ -99,8 +104,11 @@ class Forward:
             batches: How many there will be: the more, the more variants are checked on the first.
         """
         if self.replayer is None:
-            return self._from_the_same_state(run)
+            predictions = self._from_the_same_state(run)
+            self._learn_state()
+            return predictions
         predictions = self._recorded(self.replayer, run, variants)
+        self._learn_state()
         if self.replayer is not None and not self._checked:
             self._check(run, variants, batches)
         elif self._late_checks:
@@ -238,7 +246,25 @@ class Forward:
 
     def _from_the_same_state(self, run: Run) -> list[Any]:
         self._random_state.restore()
-        return run()
+        self._state.reset()
+        predictions = run()
+        if not self._learnt:
+            self._learn_state()
+        return predictions
+
+    def _learn_state(self) -> None:
+        """Find what an undisturbed pass has changed in the model, so that no other pass sees it.
+
+        Raises:
+            NotRestoredError: If they changed weights that cannot be put back.
+        """
+        lost = self._state.learn(weights_too=not self._learnt)
+        self._learnt = True
+        if lost:
+            raise NotRestoredError(
+                f"{type(self._model).__name__} changes its own parameters in place while it runs: "
+                f"{', '.join(lost[:3])}. Every variant would see other weights. Make forward() leave parameters alone."
+            )
 
     def _give_up(self, why: str, kind: NoteKind = NoteKind.NOT_REPLAYED) -> None:
         self.replayer = None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from sensitivity.layers.inputs import tensors_in
+from sensitivity.perturb.digest import raw_bytes
 
 UNKNOWN = -1
 _UNCHANGING = (str, bytes, int, float, complex, frozenset, range, slice, Enum, np.generic, nn.Module)
@@ -154,8 +155,7 @@ def state_of(module: nn.Module) -> list[Any]:
 
 def contents(tensors: list[Tensor]) -> list[int]:
     """A checksum of each tensor: what numpy or ``.data`` write is counted by no version."""
-    flat = [tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8) for tensor in tensors]
-    return [zlib.crc32(one.numpy().data) for one in flat]
+    return [zlib.crc32(raw_bytes(tensor).numpy().data) for tensor in tensors]
 
 
 def witness(tensor: Tensor) -> Tensor:

@@ -1,0 +1,183 @@
+"""What a forward pass may change in a model, remembered and put back: buffers, parameters, flags, modes of torch."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.layers.modes import TorchModes
+from sensitivity.perturb.digest import raw_bytes
+
+COPIED_WEIGHT_BYTES = 32 << 20
+"""Up to this size parameters are copied and can be put back; of larger ones a checksum tells whether they changed."""
+
+
+@dataclass(slots=True)
+class _Remembered:
+    """A tensor of the model: where it is bound, its content or a checksum of it, and how often it had been written.
+
+    Attributes:
+        owner: Dict that binds it: parameters, buffers or plain attributes of a module.
+        name: Its key there.
+        path: Its path in the model.
+        tensor: The object.
+        version: Its version counter when it last had the remembered content; -1 where it has none.
+        content: A copy; None where only the checksum is kept.
+        checksum: CRC of the bytes, where there is no copy.
+    """
+
+    owner: dict[str, Any]
+    name: str
+    path: str
+    tensor: Tensor
+    version: int
+    content: Tensor | None
+    checksum: int | None
+
+    def written(self) -> bool:
+        """Whether torch has counted a write since."""
+        return version_of(self.tensor) != self.version
+
+    def changed(self) -> bool:
+        """Whether the content is another, also where nothing has counted the write (``.data``, ``.numpy()``)."""
+        if self.tensor.is_meta:
+            return False
+        if self.content is not None:
+            return not _same_bytes(self.tensor, self.content)
+        return self.checksum is not None and _checksum(self.tensor) != self.checksum
+
+    def rebound(self) -> bool:
+        """Whether a buffer or an attribute is another object now; what exchanges weights rebinds parameters."""
+        bound = self.owner.get(self.name)
+        return bound is not self.tensor and not isinstance(bound, nn.Parameter)
+
+    def put_back(self) -> bool:
+        """Write the remembered content; False where there is no copy of it."""
+        if self.content is None:
+            return False
+        with torch.inference_mode(self.tensor.is_inference()), torch.no_grad():
+            self.tensor.detach().copy_(self.content)
+        self.version = version_of(self.tensor)
+        return True
+
+
+class ModelState:
+    """The state of a model at one moment: every pass can start from it, and in the end it is there again.
+
+    Attributes that are no tensors are not looked at.
+
+    Args:
+        model: The model, as it should be again.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        size = sum(p.numel() * p.element_size() for p in model.parameters() if not p.is_meta)
+        self._model = model
+        self._tensors = [*_remembered(model, copied=size <= COPIED_WEIGHT_BYTES)]
+        self._flags = [(module, module.training) for module in model.modules()]
+        self._modes = TorchModes()
+        self._modes_of_passes: TorchModes | None = None  # those of the first one: this may be made with gradients on
+        self._volatile: list[_Remembered] = []
+
+    def reset(self) -> None:
+        """Let a pass start as the first one did: contents and bindings that passes change, training flags, modes."""
+        if self._modes_of_passes is None:
+            self._modes_of_passes = TorchModes()
+        self._modes_of_passes.set()
+        for module, training in self._flags:
+            module.training = training
+        for known in self._volatile:
+            if known.rebound():
+                known.owner[known.name] = known.tensor
+            known.put_back()
+        for known in self._tensors:
+            if known.written():
+                known.put_back()
+
+    def learn(self, *, weights_too: bool = True) -> list[str]:
+        """Find what a pass has changed, put it back, and let ``reset`` put it back from now on.
+
+        Args:
+            weights_too: Also compare the checksums of weights that are too large to be copied.
+
+        Returns:
+            Paths of what has changed and cannot be put back.
+        """
+        lost = []
+        known = {id(volatile) for volatile in self._volatile}
+        for remembered in self._tensors:
+            if remembered.content is None and not weights_too:
+                continue
+            if not (remembered.rebound() or remembered.changed()):
+                continue
+            if remembered.content is None:
+                lost.append(remembered.path)
+            elif id(remembered) not in known:
+                self._volatile.append(remembered)
+        self.reset()
+        return lost
+
+    def next_batch(self) -> None:
+        """Let another batch start as the first one did, whatever the one before it has changed."""
+        self.learn(weights_too=False)
+
+    def restore(self) -> list[str]:
+        """Put everything back: objects, contents, flags and modes.
+
+        Returns:
+            Paths of what has changed and cannot be put back.
+        """
+        lost = []
+        self._modes.set()
+        for module, training in self._flags:
+            module.training = training
+        for remembered in self._tensors:
+            remembered.owner[remembered.name] = remembered.tensor
+            if remembered.changed() and not remembered.put_back():
+                lost.append(remembered.path)
+        return lost
+
+
+def version_of(tensor: Tensor) -> int:
+    """How often torch has counted a write to a tensor; -1 for those made in inference mode, which count none."""
+    return -1 if tensor.is_inference() else tensor._version
+
+
+def _remembered(model: nn.Module, *, copied: bool) -> Iterator[_Remembered]:
+    """Every parameter, buffer and tensor attribute of a model; parameters with a copy or with a checksum."""
+    for prefix, module in model.named_modules():
+        dot = f"{prefix}." if prefix else ""
+        for owner, with_copy in ((module._parameters, copied), (module._buffers, True), (vars(module), True)):
+            for name, tensor in list(owner.items()):
+                if isinstance(tensor, Tensor) and not _recomputed(module, name):
+                    yield _remember(owner, name, dot + name, tensor, with_copy=with_copy)
+
+
+def _remember(owner: dict[str, Any], name: str, path: str, tensor: Tensor, *, with_copy: bool) -> _Remembered:
+    with_copy = with_copy and not tensor.is_meta
+    content = tensor.detach().clone() if with_copy else None
+    checksum = None if with_copy or tensor.is_meta else _checksum(tensor)
+    return _Remembered(owner, name, path, tensor, version_of(tensor), content, checksum)
+
+
+def _recomputed(module: nn.Module, name: str) -> bool:
+    """Whether a plain attribute is made of a parameter by a hook in every pass (old weight norm, pruning)."""
+    made_of = (f"{name}_g", f"{name}_v", f"{name}_orig")
+    return name in vars(module) and any(part in module._parameters for part in made_of)
+
+
+def _same_bytes(left: Tensor, right: Tensor) -> bool:
+    if left.layout is not torch.strided or left.shape != right.shape or left.dtype != right.dtype:
+        return left.layout is not torch.strided
+    if torch.equal(left.detach(), right):  # the fast way; NaN differs from itself here
+        return True
+    return _checksum(left) == _checksum(right)
+
+
+def _checksum(tensor: Tensor) -> int | None:
+    return zlib.crc32(raw_bytes(tensor).numpy().data) if tensor.layout is torch.strided else None
