@@ -17,6 +17,7 @@ from sensitivity.advise.size import saved_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Score, Signals, StudyRecord
 from sensitivity.records.arguments import checked
+from sensitivity.records.files import write_text
 from sensitivity.records.latency import Latency, with_latency
 from sensitivity.records.signals import with_signals
 from sensitivity.report.reading import Reading
@@ -171,7 +172,7 @@ class Study(StudyRecord):
         """
         from sensitivity.report.html import page
 
-        Path(path).write_text(page(read(self), recipe), encoding="utf-8")
+        write_text(path, page(read(self), recipe))
 
     @checked(StudyError)
     def to_markdown(self, *, recipe: str | None = None) -> str:

@@ -12,6 +12,7 @@ from sensitivity.cli.output import Answer, check_place, writing
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError
 from sensitivity.records import Recipe, Scheme
+from sensitivity.records.files import write_bytes
 
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
@@ -106,6 +107,6 @@ def _written(deployed: Deployed, out: Path) -> list[str]:
     for part in deployed.parts:
         path = out if len(deployed.parts) == 1 else out.with_stem(f"{out.stem}-{part.path}")
         with writing(path):
-            path.write_bytes(part.qdq.graph.SerializeToString())
+            write_bytes(path, part.qdq.graph.SerializeToString())
         paths.append(str(path))
     return paths

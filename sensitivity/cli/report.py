@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
+from sensitivity.records.files import write_text
 from sensitivity.study import Study
 
 PICTURES = (".png", ".svg", ".pdf")
@@ -57,4 +58,4 @@ def _write(study: Study, target: Path, recipe: str | None) -> None:
     elif target.suffix in PICTURES:
         study.plot(target, recipe=recipe)
     else:
-        target.write_text(TEXTS[target.suffix](study, recipe=recipe), encoding="utf-8")
+        write_text(target, TEXTS[target.suffix](study, recipe=recipe))

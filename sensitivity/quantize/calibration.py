@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
@@ -24,6 +23,7 @@ from safetensors.numpy import save
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.records import QuantSpec, Recipe
 from sensitivity.records.arguments import checked
+from sensitivity.records.files import write_bytes
 from sensitivity.records.observers import Setting, find_observer
 from sensitivity.records.recipe import Placement
 
@@ -131,10 +131,7 @@ class Calibration:
         for point, measured in self._ordered():
             tensors[f"{point}/low"], tensors[f"{point}/high"] = _as_array(measured.low), _as_array(measured.high)
         metadata = json.dumps(self._facts() | {"digest": self.digest})
-        path = Path(path)
-        draft = path.with_name(path.name + ".part")
-        draft.write_bytes(save(tensors, {_METADATA_KEY: metadata}))
-        os.replace(draft, path)
+        write_bytes(path, save(tensors, {_METADATA_KEY: metadata}))
 
     @classmethod
     @checked(CalibrationError)

@@ -2,12 +2,16 @@
 
 No pickle: opening a store that came from elsewhere runs nobody's code. What JSON has is written as it is; the rest is
 an object with one key that begins with ``$`` and says what it holds.
+
+What is read back is checked before it is used: types are plain numbers, text or times; the bytes of an array are those
+that its type and shape need, and no more than that is decompressed; nests and arrays have a largest size.
 """
 
 from __future__ import annotations
 
 import base64
 import math
+import re
 import struct
 import zlib
 from collections.abc import Callable
@@ -15,8 +19,17 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.errors import PredictionError
+from sensitivity.errors import PredictionError, StoreFormatError
 
+MAX_DEPTH = 64
+"""Nests in nests; predictions have two or three."""
+MAX_ARRAY_BYTES = 2**30
+"""Bytes of one array. A prediction that is larger could not be kept in memory for all images anyway."""
+MAX_DIMENSIONS = 32
+
+_PLAIN = re.compile(r"[<>|=][biufcSU]\d{1,9}|[<>=][mM]8(\[\d{0,9}(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?")
+_MOST_GAIN = 1040  # zlib makes data at most 1032 times smaller
+_LAST_CHARACTER = 0x10FFFF
 _FAST = 1  # of zlib's levels: predictions are mostly noise, a higher one costs time and gains little
 
 
@@ -28,17 +41,23 @@ def encode(tree: Any) -> Any:
             C order, with the same type, shape and bits.
 
     Raises:
-        PredictionError: If the tree holds anything else.
+        PredictionError: If the tree holds anything else, or is larger or deeper than ``decode`` takes.
     """
+    return _encode(tree, 0)
+
+
+def _encode(tree: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise PredictionError(f"a store cannot keep a prediction of more than {MAX_DEPTH} nests in nests.")
     kind = type(tree)
     if tree is None or kind in (bool, int, str) or (kind is float and math.isfinite(tree)):
         return tree
     if kind is list:
-        return [encode(item) for item in tree]
+        return [_encode(item, depth + 1) for item in tree]
     if kind is dict:
-        return _encode_dict(tree)
+        return _encode_dict(tree, depth)
     if kind is tuple:
-        return {"$tuple": [encode(item) for item in tree]}
+        return {"$tuple": [_encode(item, depth + 1) for item in tree]}
     if kind is float:
         return {"$float": struct.pack(">d", tree).hex()}
     if kind is bytes:
@@ -52,22 +71,37 @@ def encode(tree: Any) -> Any:
 
 
 def decode(plain: Any) -> Any:
-    """The tree that ``encode`` was given; its arrays may be written to."""
+    """The tree that ``encode`` was given; its arrays may be written to.
+
+    Raises:
+        StoreFormatError: If ``encode`` cannot have written this.
+    """
+    try:
+        return _decode(plain, 0)
+    except (KeyError, TypeError, ValueError, OverflowError, MemoryError, zlib.error, struct.error) as error:
+        raise StoreFormatError(f"it holds a value that no store writes: {error!r:.200}") from error
+
+
+def _decode(plain: Any, depth: int) -> Any:
+    if depth > MAX_DEPTH:
+        raise ValueError(f"more than {MAX_DEPTH} nests in nests")
     if isinstance(plain, list):
-        return [decode(item) for item in plain]
+        return [_decode(item, depth + 1) for item in plain]
     if not isinstance(plain, dict):
         return plain
     if len(plain) == 1:
         (name, value), *_ = plain.items()
         if name in _DECODERS:
-            return _DECODERS[name](value)
-    return {key: decode(value) for key, value in plain.items()}
+            return _DECODERS[name](value, depth)
+    if any(key.startswith("$") for key in plain):
+        raise ValueError(f"an object of unknown kind: {', '.join(plain):.80}")
+    return {key: _decode(value, depth + 1) for key, value in plain.items()}
 
 
-def _encode_dict(tree: dict[Any, Any]) -> dict[str, Any]:
+def _encode_dict(tree: dict[Any, Any], depth: int) -> dict[str, Any]:
     if all(type(key) is str and not key.startswith("$") for key in tree):
-        return {key: encode(value) for key, value in tree.items()}
-    return {"$dict": [[encode(key), encode(value)] for key, value in tree.items()]}
+        return {key: _encode(value, depth + 1) for key, value in tree.items()}
+    return {"$dict": [[_encode(key, depth + 1), _encode(value, depth + 1)] for key, value in tree.items()]}
 
 
 def _encode_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
@@ -75,20 +109,92 @@ def _encode_array(array: np.ndarray[Any, Any]) -> dict[str, Any]:
         raise PredictionError(
             f"a store cannot keep an array of {array.dtype} in a prediction. Give numbers, text or times."
         )
+    if array.nbytes > MAX_ARRAY_BYTES:
+        raise PredictionError(
+            f"a store cannot keep an array of {array.nbytes} bytes in a prediction; the most is {MAX_ARRAY_BYTES}. "
+            "Keep what is scored: let the task have a scored_part()."
+        )
     data = base64.b64encode(zlib.compress(array.tobytes(), _FAST)).decode("ascii")
     return {"dtype": array.dtype.str, "shape": list(array.shape), "data": data}
 
 
-def _decode_array(plain: dict[str, Any]) -> np.ndarray[Any, Any]:
-    data = bytearray(zlib.decompress(base64.b64decode(plain["data"])))
-    return np.ndarray(plain["shape"], np.dtype(plain["dtype"]), buffer=data)
+def _decode_array(plain: dict[str, Any], _depth: int = 0) -> np.ndarray[Any, Any]:
+    name, shape = plain["dtype"], plain["shape"]
+    if not isinstance(name, str) or not _PLAIN.fullmatch(name):
+        raise ValueError(f"an array of the type {name!r:.40}")
+    if not isinstance(shape, list) or len(shape) > MAX_DIMENSIONS or not all(map(_is_size, shape)):
+        raise ValueError(f"an array of the shape {shape!r:.60}")
+    dtype = np.dtype(name)
+    size = math.prod(shape) * dtype.itemsize
+    data = base64.b64decode(plain["data"], validate=True)
+    if max(size, math.prod(shape)) > min(MAX_ARRAY_BYTES, len(data) * _MOST_GAIN):
+        raise ValueError(f"{len(data)} bytes of data for an array of {math.prod(shape)} elements and {size} bytes")
+    array = np.ndarray(shape, dtype, buffer=_decompressed(data, size))
+    _check_bits(array)
+    return array
 
 
-_DECODERS: dict[str, Callable[[Any], Any]] = {
+def _is_size(number: object) -> bool:
+    return type(number) is int and 0 <= number <= MAX_ARRAY_BYTES
+
+
+def _decompressed(data: bytes, size: int) -> bytearray:
+    """The bytes of an array; never more than its type and shape need."""
+    reader = zlib.decompressobj()
+    content = bytearray(reader.decompress(data, size + 1))
+    if len(content) != size or not reader.eof or reader.unused_data:
+        raise ValueError(f"data that is not that of an array of {size} bytes")
+    return content
+
+
+def _check_bits(array: np.ndarray[Any, Any]) -> None:
+    """Refuse bits that are no truth value, and code points that are no character: numpy would use them all the same."""
+    if array.dtype.kind == "b" and array.size and int(array.view(np.uint8).max()) > 1:
+        raise ValueError("truth values that are neither true nor false")
+    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
+        points = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
+        if bool((points > _LAST_CHARACTER).any()):
+            raise ValueError("text with numbers that are no characters")
+
+
+def _decode_scalar(plain: dict[str, Any], _depth: int) -> Any:
+    array = _decode_array(plain)
+    if array.shape != ():
+        raise ValueError(f"a single value of the shape {list(array.shape)}")
+    return array[()]
+
+
+def _decode_bytes(text: str, _depth: int) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
+def _decode_float(digits: str, _depth: int) -> float:
+    number: float = struct.unpack(">d", bytes.fromhex(digits))[0]
+    return number
+
+
+def _decode_pairs(pairs: list[list[Any]], depth: int) -> dict[Any, Any]:
+    tree = {_decode(key, depth + 1): _decode(value, depth + 1) for key, value in _listed(pairs)}
+    if len(tree) != len(pairs):
+        raise ValueError("a key that stands twice")
+    return tree
+
+
+def _decode_tuple(items: list[Any], depth: int) -> tuple[Any, ...]:
+    return tuple(_decode(item, depth + 1) for item in _listed(items))
+
+
+def _listed(value: Any) -> list[Any]:
+    if not isinstance(value, list):
+        raise TypeError(f"{type(value).__name__} where a list belongs")
+    return value
+
+
+_DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "$array": _decode_array,
-    "$scalar": lambda plain: _decode_array(plain)[()],
-    "$bytes": base64.b64decode,
-    "$dict": lambda pairs: {decode(key): decode(value) for key, value in pairs},
-    "$float": lambda digits: struct.unpack(">d", bytes.fromhex(digits))[0],
-    "$tuple": lambda items: tuple(decode(item) for item in items),
+    "$scalar": _decode_scalar,
+    "$bytes": _decode_bytes,
+    "$dict": _decode_pairs,
+    "$float": _decode_float,
+    "$tuple": _decode_tuple,
 }

@@ -15,15 +15,19 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, BinaryIO, NamedTuple, Self
 
 from sensitivity.contracts import Store
 from sensitivity.errors import StoreConflictError, StoreError, StoreFormatError
+from sensitivity.records.files import refuse_constant, without_repeats
 from sensitivity.sweep.storage.encoding import decode, encode
 
 SCHEMA_VERSION = 1
 _HEADER = b'{"store": "sensitivity", "schema": %d}\n' % SCHEMA_VERSION
+_MAX_HEADER_BYTES = 4096
 _WRITER = "writer: "  # begins the keys that say who wrote
+MAX_LINE_BYTES = 2**31
+"""Bytes of one record; a line without an end is not read into memory for ever."""
 
 
 class MemoryStore:
@@ -70,6 +74,7 @@ class Journal:
         self._places: dict[str, _Place] = {}
         self._end = 0  # of the last complete record
         try:
+            _check_regular(self.path)
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise StoreError(f"the store {path} cannot be opened: {error}. Its folder must exist.") from error
@@ -91,10 +96,16 @@ class Journal:
         """
         start, size = self._places[key]
         self._file.seek(start)
-        record = _parsed(self._file.read(size))
-        if record is None:
+        line = self._file.read(size)
+        if not _is_whole(line):
             raise StoreFormatError(f"the record at byte {start} of {self.path} changed while it was in use.")
-        return decode(record["value"])
+        try:
+            return decode(_parsed(line)["value"])
+        except StoreFormatError as error:
+            raise StoreFormatError(
+                f"the record at byte {start} of the store {self.path} cannot be used: {error}. Give this run a "
+                "store of its own."
+            ) from error
 
     def add(self, key: str, value: Any) -> None:
         """Keep a value; it is on the disk when this returns. A key that is in the store keeps its first value.
@@ -189,13 +200,31 @@ def _checksum(rest: bytes) -> bytes:
     return b'{"crc":"%08x",' % zlib.crc32(rest)
 
 
-def _parsed(line: bytes) -> dict[str, Any] | None:
-    """A record; None for a line that is torn or damaged."""
-    start = _checksum(line[len(_checksum(b"")) : -1])
-    if not line.endswith(b"\n") or not line.startswith(start):
-        return None
-    record: dict[str, Any] = json.loads(line)
+def _is_whole(line: bytes) -> bool:
+    """Whether a line is as it was written: neither torn nor damaged."""
+    return line.endswith(b"\n") and line.startswith(_checksum(line[len(_checksum(b"")) : -1]))
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    """The record in a whole line.
+
+    Raises:
+        StoreFormatError: If no store writes such a line.
+    """
+    try:
+        record = json.loads(line, object_pairs_hook=without_repeats, parse_constant=refuse_constant)
+    except (ValueError, RecursionError) as error:
+        raise StoreFormatError(f"it is not JSON of a store: {error!r:.120}") from error
+    if not isinstance(record, dict) or record.keys() != {"crc", "key", "value"} or not isinstance(record["key"], str):
+        raise StoreFormatError("it is no record of a key and a value")
     return record
+
+
+def _lines(file: BinaryIO, path: Path) -> Iterator[bytes]:
+    while line := file.readline(MAX_LINE_BYTES + 1):
+        if len(line) > MAX_LINE_BYTES:
+            raise StoreFormatError(f"{path} has a line of more than {MAX_LINE_BYTES} bytes: it is no store.")
+        yield line
 
 
 def _records(path: Path) -> Iterator[tuple[str, _Place]]:
@@ -205,23 +234,33 @@ def _records(path: Path) -> Iterator[tuple[str, _Place]]:
         StoreFormatError: If the file is no store, of a newer version, or damaged before its last line.
     """
     with path.open("rb") as file:
-        header = file.readline()
+        header = file.readline(_MAX_HEADER_BYTES)
         if header != _HEADER and _HEADER.startswith(header):
             return  # nothing yet, or torn while it was made
         _check_header(header, path)
         start, damaged = len(header), 0
-        for number, line in enumerate(file, start=2):
+        for number, line in enumerate(_lines(file, path), start=2):
             if damaged:
                 raise StoreFormatError(
                     f"line {damaged} of the store {path} is damaged, and others follow it: this is no torn write. "
                     "Delete that line to measure again what it held."
                 )
-            record = _parsed(line)
-            if record is None:
-                damaged = number
-            else:
-                yield record["key"], _Place(start, len(line))
+            if _is_whole(line):
+                try:
+                    yield _parsed(line)["key"], _Place(start, len(line))
+                except StoreFormatError as error:
+                    raise StoreFormatError(
+                        f"line {number} of the store {path} cannot be used: {error}. Give this run a store of its own."
+                    ) from error
                 start += len(line)
+            else:
+                damaged = number
+
+
+def _check_regular(path: Path) -> None:
+    """Refuse what is no file on a disk: a pipe or a device may never end."""
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise StoreFormatError(f"{path} is a pipe or a device, and no store can be kept in it. Give a path of a file.")
 
 
 def _check_header(header: bytes, path: Path) -> None:
@@ -229,13 +268,13 @@ def _check_header(header: bytes, path: Path) -> None:
         return
     try:
         found = json.loads(header)
-    except ValueError:
+    except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or found.get("store") != "sensitivity":
         raise StoreFormatError(f"{path} is not a store: it begins with {header[:40]!r}. Give the path of a new file.")
     raise StoreFormatError(
-        f"the store {path} has schema {found.get('schema')}; this version reads {SCHEMA_VERSION}. Use the version of "
-        "the library that wrote it, or a new store."
+        f"the store {path} has schema {found.get('schema')!r:.40}; this version reads {SCHEMA_VERSION}. Use the "
+        "version of the library that wrote it, or a new store."
     )
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.contracts import Store
-from sensitivity.errors import StoreConflictError
+from sensitivity.errors import StoreConflictError, StoreFormatError
 from sensitivity.records.note import Note, NoteKind, noted
 from sensitivity.score import settled
 from sensitivity.sweep.passes.forward import ReplayDiffersError, measured_again
@@ -91,7 +91,15 @@ class Results:
 
     def _read_note(self, key: str) -> Note:
         kept = self.store.read(key)
-        return noted(kept) if isinstance(kept, str) else Note(NoteKind(kept["kind"]), kept["text"])
+        if isinstance(kept, str):
+            return noted(kept)
+        if (
+            not isinstance(kept, dict)
+            or kept.get("kind") not in list(NoteKind)
+            or not isinstance(kept.get("text"), str)
+        ):
+            raise _strange(key, kept, "a note")
+        return Note(NoteKind(kept["kind"]), kept["text"])
 
     def _unit(self, variant: str, images: Images) -> str:
         """Key of a variant, by its digest, on one batch."""
@@ -100,7 +108,16 @@ class Results:
     def random_state(self) -> Tensor:
         """The state that every pass starts from: that of torch when the first run on this store began."""
         self.store.add("random state", torch.get_rng_state().numpy())
-        return torch.from_numpy(self.store.read("random state"))
+        state = self.store.read("random state")
+        try:
+            tensor = torch.from_numpy(state)
+            torch.Generator().set_state(tensor)
+        except (TypeError, RuntimeError, ValueError) as error:
+            raise StoreFormatError(
+                f"the store's record 'random state' is no state of torch's generator ({error!r:.100}). Give this run a "
+                "store of its own."
+            ) from error
+        return tensor
 
     def missing(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
         """The variants that have yet to run on a batch; none that failed."""
@@ -175,7 +192,7 @@ class Results:
         if not all(image in self._expected for image in images):  # measured by an earlier run
             for batch in self._batches:
                 if not all(image in self._expected for image in batch):
-                    self._expected |= self.store.read(_unit(_BASELINE, batch))
+                    self._expected |= self._read_unit(_unit(_BASELINE, batch), batch)
         return {image: self._expected[image] for image in images}
 
     def changed(self, variant: Variant) -> dict[int, Any]:
@@ -187,13 +204,29 @@ class Results:
 
     def changed_on(self, variant: Variant, images: Images) -> dict[int, Any]:
         """The same on one batch that it ran on."""
-        found: dict[int, Any] = self.store.read(self._unit(variant.digest, images))
-        return found
+        return self._read_unit(self._unit(variant.digest, images), images)
+
+    def _read_unit(self, key: str, images: Images) -> dict[int, Any]:
+        """Image to prediction, as kept under a key.
+
+        Raises:
+            StoreFormatError: If something else is kept there.
+        """
+        kept = self.store.read(key)
+        if not isinstance(kept, dict) or not kept.keys() <= set(images):
+            raise _strange(key, kept, f"predictions on the images {_shown(images)}")
+        return kept
 
 
 def _unit(digest: str, images: Images) -> str:
     """Key of one variant on one batch; another division into batches may give other bits, and is another key."""
     return f"{digest} {hashlib.sha256(repr(images).encode()).hexdigest()[:16]}"
+
+
+def _strange(key: str, kept: object, wanted: str) -> StoreFormatError:
+    return StoreFormatError(
+        f"the store's record {key!r} holds {kept!r:.80}, not {wanted}. Give this run a store of its own."
+    )
 
 
 def _shown(images: Images) -> str:

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sensitivity.errors import EngineError
+from sensitivity.records.files import write_bytes
 
 MAGIC = b"sensitivity tensorrt engine 1\n"
 
@@ -70,7 +71,7 @@ def write_engine(path: str | Path, built: BuiltEngine, identity: EngineIdentity)
     told = {"plan": hashlib.sha256(built.plan).hexdigest(), "inputs": built.inputs, "outputs": built.outputs}
     header = json.dumps(asdict(identity) | told, sort_keys=True)
     try:
-        Path(path).write_bytes(MAGIC + header.encode() + b"\n" + built.plan)
+        write_bytes(path, MAGIC + header.encode() + b"\n" + built.plan)
     except OSError as error:
         raise EngineError(f"the engine cannot be written to {path}: {error}.") from error
 
