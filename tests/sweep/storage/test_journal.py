@@ -231,7 +231,7 @@ def test_a_model_that_draws_random_numbers_draws_the_same_when_resumed(path: Pat
 
 def test_a_model_that_could_not_be_replayed_is_not_replayed_when_resumed(wrapped: sv.Wrapped) -> None:
     store, task = MemoryStore(), StoredTask(images(3))
-    store.add("note 0", "not replayed, every pass run in full: a test says so")
+    store.add("note 0", {"kind": "not-replayed", "text": "not replayed, every pass run in full: a test says so"})
     assert analyze(wrapped, task, store).notes == ("not replayed, every pass run in full: a test says so",)
     assert task.predicted == 3 * (1 + 3), "no pass was spent on checking replay"
 
