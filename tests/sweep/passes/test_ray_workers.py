@@ -29,5 +29,5 @@ def test_a_sweep_whose_ray_workers_are_killed_equals_one_in_a_single_process(tmp
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingPackageError, match=r"sensitivity\[ray\]"):
+    with pytest.raises(MissingPackageError, match=r"needs the package Ray.*pip install -e '\.\[ray\]'"):
         sv.ray_executor()
