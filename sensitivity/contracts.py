@@ -119,6 +119,20 @@ class ScoresPart(Protocol):
 
 
 @runtime_checkable
+class LooksAtPredictions(Protocol):
+    """What a ``Task`` may have besides: it tells predictions that cannot have been meant, such as boxes in 0..1."""
+
+    def suspicion(self, predictions: Mapping[int, Any]) -> str | None:
+        """What is wrong with the predictions of an undisturbed model, for a person; None if nothing is seen.
+
+        It depends on the predictions alone, takes little time, and says nothing of a model that is only weak.
+
+        Args:
+            predictions: Position of the image to its prediction, of the first few images.
+        """
+
+
+@runtime_checkable
 class Store(Protocol):
     """Where the results of a sweep are kept, so that it can be stopped and resumed.
 

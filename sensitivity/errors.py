@@ -24,6 +24,8 @@
     │   └── PrecisionNotHonouredError
     └── MissingPackageError         (also an ImportError)
 
+Beside the tree stands ``SuspiciousPredictionsWarning`` (a ``UserWarning``), which nothing raises.
+
 A message says what is wrong, what was given, what was expected or is nearest, and what to do next.
 """
 
@@ -124,3 +126,7 @@ def how_to_install(extra: str) -> str:
         extra: Extra of this library that brings the package.
     """
     return f"Install it from the folder with this library's sources: pip install -e '.[{extra}]'."
+
+
+class SuspiciousPredictionsWarning(UserWarning):
+    """An undisturbed model's predictions look as if an adapter were wrong; the text says what they look like."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping
+from itertools import islice
 from typing import Any
 
 import numpy as np
 
-from sensitivity.contracts import Batch, ScoresPart, Task
-from sensitivity.errors import TaskError
+from sensitivity.contracts import Batch, LooksAtPredictions, ScoresPart, Task
+from sensitivity.errors import SuspiciousPredictionsWarning, TaskError
 from sensitivity.records import Score
 
 
@@ -27,12 +29,43 @@ def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
     return [settled(prediction) for prediction in scored]
 
 
+class FirstLook:
+    """Warns once where the first predictions of an undisturbed model look as if an adapter were wrong.
+
+    Args:
+        task: Looked at where it is one of ``LooksAtPredictions``.
+    """
+
+    def __init__(self, task: Task) -> None:
+        self._task = task if isinstance(task, LooksAtPredictions) else None
+        self._next = 1
+
+    def take(self, predictions: Mapping[int, Any]) -> str | None:
+        """What was warned of, if that was now.
+
+        Args:
+            predictions: All so far; they are looked at after every batch for 16 images, and again where they double,
+                the first 64 of them at most.
+        """
+        count = len(predictions)
+        if self._task is None or count < self._next:
+            return None
+        self._next = count + 1 if count < 16 else 2 * count
+        suspicion = self._task.suspicion(dict(islice(predictions.items(), 64)))
+        if suspicion is not None or count >= 64:
+            self._task = None
+        if suspicion is not None:
+            warnings.warn(suspicion, SuspiciousPredictionsWarning, stacklevel=3)
+        return suspicion
+
+
 def evaluate(
     model: Callable[..., Any],
     task: Task,
     watch: Callable[[int], None] | None = None,
     *,
     before_batch: Callable[[], None] | None = None,
+    undisturbed: bool = False,
 ) -> Score:
     """Score a model as it is; the caller sets its mode and turns gradients off.
 
@@ -41,15 +74,19 @@ def evaluate(
         task: Data and metric.
         watch: Called with the number of images predicted so far after every batch, if given.
         before_batch: Called before every batch, if given, e.g. to let each start from the same state of the model.
+        undisturbed: Whether the model is as it was trained, so that a wrong adapter can be told from its predictions.
 
     Raises:
         TaskError: If the task has no images or cannot score the predictions.
     """
     predictions: dict[int, Any] = {}
+    look = FirstLook(task)
     for batch in task.batches():
         if before_batch is not None:
             before_batch()
         predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
+        if undisturbed:
+            look.take(predictions)
         if watch is not None:
             watch(len(predictions))
     return score_of(task, predictions)

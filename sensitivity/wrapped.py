@@ -232,7 +232,8 @@ class Wrapped:
         """
         task = self._with_reference(task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
-            return evaluate(model, task, before_batch=ModelState(model).next_batch)
+            before_batch = ModelState(model).next_batch
+            return evaluate(model, task, before_batch=before_batch, undisturbed=scheme is None)
 
     @checked(StudyError)
     def analyze(

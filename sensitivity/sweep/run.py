@@ -15,6 +15,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.progress import Watcher
 from sensitivity.records import Note, NoteKind
+from sensitivity.score import FirstLook
 from sensitivity.sweep.passes.forward import Forward, ReplayDiffersError
 from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
@@ -158,6 +159,7 @@ def _run(task: Task, judge: Judge, passes: Passes, results: Results, progress: _
     the store is about this model and task.
     """
     begun = False
+    look = FirstLook(task)
     started: deque[tuple[Images, list[Variant], Iterator[Unit]]] = deque()
     for batch in task.batches(judge.order):
         running = judge.running()
@@ -168,13 +170,19 @@ def _run(task: Task, judge: Judge, passes: Passes, results: Results, progress: _
         begun = True
         started.append((batch.images, running, passes.start(batch, missing) if needed else iter(())))
         while len(started) > passes.ahead:
-            _take_in(*started.popleft(), judge, results, progress)
+            _take_in(*started.popleft(), judge, results, progress, look)
     while started and judge.running():
-        _take_in(*started.popleft(), judge, results, progress)
+        _take_in(*started.popleft(), judge, results, progress, look)
 
 
 def _take_in(
-    images: Images, started: list[Variant], units: Iterator[Unit], judge: Judge, results: Results, progress: _Progress
+    images: Images,
+    started: list[Variant],
+    units: Iterator[Unit],
+    judge: Judge,
+    results: Results,
+    progress: _Progress,
+    look: FirstLook,
 ) -> None:
     """Keep what the passes on one batch found; variants that were decided meanwhile get no further images."""
     done = 0
@@ -183,6 +191,7 @@ def _take_in(
         if unit.variant is None:
             assert unit.predictions is not None
             results.keep_baseline(images, unit.predictions)
+            _look(look, results)
             continue
         results.seconds[unit.variant.digest] += unit.seconds
         if unit.predictions is None:
@@ -194,8 +203,16 @@ def _take_in(
     progress.add(len(started) * len(images) - done, "")
     running = [variant for variant in judge.running() if variant in started]
     results.count(images, running)
+    _look(look, results)  # what a store had was not run, but is looked at
     judge.take(images)
     progress.look(judge)
+
+
+def _look(look: FirstLook, results: Results) -> None:
+    """Warn and note where the undisturbed model's predictions look as if an adapter were wrong."""
+    suspicion = look.take(results.expected())
+    if suspicion is not None:
+        results.keep_notes([Note(NoteKind.REMARK, suspicion)])
 
 
 class _Progress:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+from pycocotools import mask as mask_tools
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
@@ -24,6 +25,7 @@ from sensitivity.tasks.datasets import (
     to_device,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
+from sensitivity.tasks.first_look import Seen, best_first, boxes_look_like, label_readings, labels_look_like
 from sensitivity.tasks.ground_truth import Detections
 from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault
 
@@ -96,6 +98,7 @@ class DetectionTask(abc.ABC):
         self._labels = labels
         self._categories = _label_table(labels, self.annotations.category_ids)
         self._batch_size = check_batch_size(batch_size)
+        self._input_sizes: dict[int, Size] = {}
 
     def __len__(self) -> int:
         return len(self._files)
@@ -151,6 +154,49 @@ class DetectionTask(abc.ABC):
         settings = [self._preprocess, self._adapter, self._iou_type, self._labels, self.metric]
         parts = [kind, self.annotations.digest(), *self._files.describe(), *map(describe, settings)]
         return fingerprint(parts)
+
+    def suspicion(self, predictions: Mapping[int, Prediction]) -> str | None:
+        """What the boxes or labels of an undisturbed model look like if an adapter is wrong; None if nothing is seen.
+
+        The best boxes of each image, as many as it has objects, are compared with the objects: as they are, and read
+        as other orders (``x, y, width, height`` ...), in other units (fractions, the network's pixels) and with other
+        labels. A detector that is only weak fits in none of them.
+
+        Args:
+            predictions: Position of the image to its prediction, of the first few images.
+        """
+        images = [self._seen(position, prediction) for position, prediction in predictions.items()]
+        seen = boxes_look_like(images, self._input_size) if self._iou_type == "bbox" else None
+        seen = seen or labels_look_like(images, label_readings(self._categories, self.annotations.category_ids))
+        if seen is None:
+            return None
+        score = self.score(predictions)[self.metric]
+        return f"{self.name}: {self.metric} of the first {len(images)} images is {score:.1%}, and {seen}"
+
+    def _seen(self, position: int, prediction: Prediction) -> Seen:
+        image = self.annotations.images[position]
+        objects = [known for known in self.annotations.by_image[image["id"]] if not known["iscrowd"]]
+        truth = np.array([known["bbox"] for known in objects], np.float64).reshape(-1, 4)
+        best = best_first(np.asarray(prediction["scores"], np.float64), len(objects))
+        if self._iou_type == "bbox":
+            boxes = np.asarray(prediction["boxes"], np.float64).reshape(-1, 4)[best]
+        else:
+            sides = [mask_tools.toBbox(prediction["masks"][index]) for index in best]
+            boxes = _with_ends(np.array(sides, np.float64).reshape(-1, 4))
+        return Seen(
+            truth=_with_ends(truth),
+            truth_categories=np.array([known["category_id"] for known in objects], np.int64),
+            boxes=boxes,
+            categories=np.asarray(prediction["labels"], np.int64)[best],
+            position=position,
+            size=(image["height"], image["width"]),
+        )
+
+    def _input_size(self, position: int) -> Size:
+        if position not in self._input_sizes:
+            height, width = self._preprocess(self._read(position)).shape[-2:]
+            self._input_sizes[position] = (height, width)
+        return self._input_sizes[position]
 
     def _checked(self, prediction: Any, size: Size, position: int) -> Prediction:
         try:
@@ -302,6 +348,11 @@ def _masks(masks: Any, size: Size) -> list[dict[str, Any]]:
 def _span(categories: Mapping[int, int]) -> str:
     known = sorted(categories)
     return f"{known[0]} to {known[-1]} ({len(known)} of them)" if known else "none"
+
+
+def _with_ends(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Boxes (N, 4) ``x, y, width, height`` as ``x1, y1, x2, y2``."""
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def _with_sides(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -42,19 +42,32 @@ class LabelMaps:
     Attributes:
         resize: ``labels``: the best class of each cell, then enlarged to the nearest cell (Pillow's NEAREST);
             ``scores``: scores enlarged bilinearly first (``align_corners=False``), which draws smoother borders.
+        threshold: For a model of one channel and two classes: a pixel is of class 1 where its score is above this, 0.0
+            for logits and 0.5 for probabilities. None refuses such a model.
     """
 
     resize: str = "labels"
+    threshold: float | None = None
 
     def __post_init__(self) -> None:
         if self.resize not in ("labels", "scores"):
             raise TaskError(f"LabelMaps(resize={self.resize!r}) is unknown. Choose 'labels' or 'scores'.")
 
-    def __call__(self, outputs: Any, sizes: Sequence[Size]) -> list[npt.NDArray[np.int64]]:
+        if self.threshold is not None and not np.isfinite(self.threshold):
+            raise TaskError(f"LabelMaps(threshold={self.threshold!r}) is no finite number. Give one, or None.")
+
+    def __call__(
+        self, outputs: Any, sizes: Sequence[Size], *, classes: int | None = None
+    ) -> list[npt.NDArray[np.int64]]:
         """Label maps (H, W) int64, one for each original (height, width).
 
+        Args:
+            outputs: Of the model.
+            sizes: Original (height, width) of each image.
+            classes: How many the task has; None does not compare.
+
         Raises:
-            PredictionError: If the outputs are no scores (N, C, h, w), or not finite.
+            PredictionError: If the outputs are no scores (N, C, h, w), not finite, or of fewer channels than classes.
         """
         scores = outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else outputs
         if not isinstance(scores, torch.Tensor) or scores.ndim != 4 or len(scores) != len(sizes):
@@ -65,12 +78,35 @@ class LabelMaps:
             )
         if not torch.isfinite(scores).all():
             raise PredictionError("class scores are NaN or infinite. The model, as disturbed, may have overflowed.")
-        return [self._label_map(one, size) for one, size in zip(scores, sizes, strict=True)]
+        scores = self._of_two(scores, classes)
+        if classes is not None and scores.shape[1] < classes:
+            raise PredictionError(
+                f"the model returned scores of {scores.shape[1]} channels for {classes} classes, so that some could "
+                "never be predicted. Set classes= to the model's, or give an adapter= that maps its channels to them."
+            )
+        return [self._label_map(image_scores, size) for image_scores, size in zip(scores, sizes, strict=True)]
+
+    def _of_two(self, scores: torch.Tensor, classes: int | None) -> torch.Tensor:
+        """Scores of two channels made of one and the threshold; others as they are."""
+        if self.threshold is not None:
+            if scores.shape[1] != 1:
+                raise PredictionError(
+                    f"the model returned scores of {scores.shape[1]} channels, but LabelMaps(threshold="
+                    f"{self.threshold}) is for one. Leave threshold out."
+                )
+            return torch.cat([torch.full_like(scores, self.threshold), scores], dim=1)
+        if scores.shape[1] == 1 and classes == 2:
+            raise PredictionError(
+                "the model returned scores of one channel for two classes. Say where class 1 begins: "
+                "adapter=LabelMaps(threshold=0.0) for logits, 0.5 for probabilities."
+            )
+        return scores
 
     def _label_map(self, scores: torch.Tensor, size: Size) -> npt.NDArray[np.int64]:
         if self.resize == "scores":
             scores = F.interpolate(scores[None].float(), size, mode="bilinear", align_corners=False)[0]
             return as_array(scores.argmax(dim=0)).astype(np.int64)
+        # of equal scores the first class is taken, so a score at the threshold is not above it
         cells = Image.fromarray(as_array(scores.argmax(dim=0)).astype(np.int32))
         return np.asarray(cells.resize((size[1], size[0]), Image.Resampling.NEAREST)).astype(np.int64)
 
@@ -121,7 +157,9 @@ class SemanticSegmentation:
         metric: str = "mIoU",
         name: str | None = None,
     ) -> None:
-        self.metrics = ("mIoU", "pixel_accuracy", *(f"IoU {one}" for one in classes))
+        self.metrics = ("mIoU", "pixel_accuracy", *(f"IoU {name}" for name in classes))
+        if isinstance(classes, str) or not classes or len(set(classes)) < len(classes):
+            raise TaskError(f"classes={classes!r}: give a sequence of names that differ, one for each class.")
         if metric not in self.metrics:
             raise TaskError(f"metric={metric!r} is unknown. Choose one of {', '.join(self.metrics)}.")
         if absent not in ("skip", "zero"):
@@ -168,14 +206,23 @@ class SemanticSegmentation:
             For each image ``confusion``, (classes, classes) int64: pixels by true class (row) and predicted one.
 
         Raises:
-            PredictionError: If the adapter's label maps have a wrong size or an unknown class.
+            PredictionError: If the adapter's label maps have a wrong size or an unknown class, or the model has fewer
+                channels than classes.
         """
         outputs = model(*to_device(batch.inputs, model))
         truths: Sequence[LabelMap] = batch.context
-        found = self._adapter(outputs, [(truth.shape[0], truth.shape[1]) for truth in truths])
-        if len(found) != len(truths):
-            raise PredictionError(f"the adapter returned {len(found)} label maps for {len(truths)} images.")
-        pairs = zip(truths, found, strict=True)
+        sizes = [(truth.shape[0], truth.shape[1]) for truth in truths]
+        if isinstance(self._adapter, LabelMaps):
+            label_maps: Any = self._adapter(outputs, sizes, classes=len(self._classes))
+        else:
+            label_maps = self._adapter(outputs, sizes)
+        if not isinstance(label_maps, list | tuple | np.ndarray | torch.Tensor):
+            raise PredictionError(
+                f"the adapter returned a {type(label_maps).__name__}; expected a list of one label map for each image."
+            )
+        if len(label_maps) != len(truths):
+            raise PredictionError(f"the adapter returned {len(label_maps)} label maps for {len(truths)} images.")
+        pairs = zip(truths, label_maps, strict=True)
         return [{"confusion": self._confusion(truth, as_array(labels))} for truth, labels in pairs]
 
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
@@ -234,20 +281,21 @@ class SemanticSegmentation:
             )
         return labels
 
-    def _confusion(self, truth: LabelMap, found: LabelMap) -> Counts:
+    def _confusion(self, truth: LabelMap, labels: LabelMap) -> Counts:
         count = len(self._classes)
-        if found.shape != truth.shape or not np.issubdtype(found.dtype, np.integer):
+        labels = labels.astype(np.uint8) if labels.dtype == bool else labels
+        if labels.shape != truth.shape or not np.issubdtype(labels.dtype, np.integer):
             raise PredictionError(
-                f"a predicted label map is {found.dtype} {found.shape}; expected integers {truth.shape}. "
+                f"a predicted label map is {labels.dtype} {labels.shape}; expected integers {truth.shape}. "
                 "The adapter must bring label maps to the original size."
             )
-        if found.min() < 0 or found.max() >= count:
+        if labels.min() < 0 or labels.max() >= count:
             raise PredictionError(
-                f"a predicted label map has classes {int(found.min())} to {int(found.max())}; "
+                f"a predicted label map has classes {int(labels.min())} to {int(labels.max())}; "
                 f"expected 0 to {count - 1}. Set classes= to the model's."
             )
         counted = truth != self._ignore_label
-        cells = truth[counted].astype(np.int64) * count + found[counted]
+        cells = truth[counted].astype(np.int64) * count + labels[counted]
         return np.bincount(cells, minlength=count * count).reshape(count, count).astype(np.int64)
 
 

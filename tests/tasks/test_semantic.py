@@ -243,3 +243,43 @@ def test_the_digest_names_everything_that_scores_depend_on(folders: Folders) -> 
     ]
     assert len({base, *(other.digest() for other in others)}) == 8
     assert pickle.loads(pickle.dumps(make(folders))).digest() == base
+
+
+def one_channel(positive: float, negative: float) -> torch.Tensor:
+    scores = torch.full((1, 1, 4, 6), negative)
+    scores[:, :, 1:3, 2:5] = positive
+    return scores
+
+
+@pytest.mark.parametrize(("threshold", "scores"), [(0.0, one_channel(3.0, 0.0)), (0.5, one_channel(0.6, 0.4))])
+@pytest.mark.parametrize("resize", ["labels", "scores"])
+def test_one_channel_is_two_classes_from_a_threshold_on(threshold: float, scores: torch.Tensor, resize: str) -> None:
+    [labels] = LabelMaps(resize=resize, threshold=threshold)(scores, [(4, 6)], classes=2)
+    np.testing.assert_array_equal(labels, (scores[0, 0] > threshold).numpy())
+
+
+@pytest.mark.parametrize(
+    ("settings", "channels", "classes", "message"),
+    [
+        ({}, 1, 2, r"one channel for two classes.*threshold=0\.0"),
+        ({}, 1, 3, "scores of 1 channels for 3 classes"),
+        ({}, 2, 4, "scores of 2 channels for 4 classes"),
+        ({"threshold": 0.5}, 2, 2, r"scores of 2 channels, but LabelMaps\(threshold=0.5\) is for one"),
+        ({"threshold": 0.5}, 1, 3, "scores of 2 channels for 3 classes"),
+    ],
+)
+def test_scores_of_too_few_channels_are_refused(
+    settings: dict[str, Any], channels: int, classes: int, message: str
+) -> None:
+    with pytest.raises(PredictionError, match=message):
+        LabelMaps(**settings)(torch.zeros(1, channels, 4, 6), [(4, 6)], classes=classes)
+
+
+def test_a_threshold_that_is_no_number_is_refused() -> None:
+    with pytest.raises(TaskError, match=r"threshold=nan\) is no finite number"):
+        LabelMaps(threshold=float("nan"))
+
+
+def test_a_task_tells_its_label_maps_how_many_classes_it_has(folders: Folders) -> None:
+    with pytest.raises(PredictionError, match="scores of 2 channels for 4 classes"):
+        predict_all(make(folders, adapter=None), lambda images: torch.zeros(len(images), 2, 4, 4))
