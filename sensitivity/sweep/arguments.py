@@ -62,7 +62,8 @@ def check_calibration(given: object) -> None:
             f"calibration={str(given)!r} is a path. Load ranges with sv.Calibration.load(path), or give images as "
             "tensors."
         )
-    if given is not None and not isinstance(given, (Calibration, Task, Iterable)):
+    wrong = not isinstance(given, (Calibration, Task, Iterable)) or isinstance(given, (bytes, bytearray))
+    if given is not None and wrong:
         raise CalibrationError(f"calibration={given!r:.80}: give a Calibration, a list of them, a task, or images.")
 
 
