@@ -22,8 +22,8 @@ from safetensors.numpy import save
 
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.records import QuantSpec, Recipe
-from sensitivity.records.arguments import checked
-from sensitivity.records.files import write_bytes
+from sensitivity.records.arguments import check_fields, checked
+from sensitivity.records.files import check_regular, write_bytes
 from sensitivity.records.observers import Setting, find_observer
 from sensitivity.records.recipe import Placement
 
@@ -144,21 +144,24 @@ class Calibration:
         plain, tensors = _read(Path(path))
         try:
             if plain["schema"] != SCHEMA_VERSION:
-                raise CalibrationError(
-                    f"{path} has schema {plain['schema']}; this version reads {SCHEMA_VERSION}. Calibrate again."
-                )
+                raise CalibrationError(f"it has schema {plain['schema']!r:.40}; this version reads {SCHEMA_VERSION}.")
             ranges = {}
             for layer, place, call, elements in plain["points"]:
                 point = Point(layer, place, call)
                 low, high = (tuple(tensors[f"{point}/{end}"].tolist()) for end in ("low", "high"))
                 ranges[point] = Range(low, high, elements)
+                check_fields(point, CalibrationError)
+                check_fields(ranges[point], CalibrationError)
             loaded = cls(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
-            expected = plain["digest"]
-        except (KeyError, TypeError, ValueError, RecipeError) as error:
+            check_fields(loaded, CalibrationError, skip=("ranges",))
+            digest, expected = loaded.digest, plain["digest"]
+        except CalibrationError as error:
+            raise CalibrationError(f"{path} holds no whole calibration: {error} Calibrate again.") from error
+        except (KeyError, TypeError, ValueError, AttributeError, RecipeError) as error:
             raise CalibrationError(f"{path} holds no whole calibration: {error!r}. Calibrate again.") from error
-        if loaded.digest != expected:
+        if digest != expected:
             raise CalibrationError(
-                f"{path} is damaged: its content has the digest {loaded.digest}, not {expected} as when it was "
+                f"{path} is damaged: its content has the digest {digest}, not {expected} as when it was "
                 "written. Calibrate again, or copy the file anew."
             )
         return loaded
@@ -198,6 +201,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
         CalibrationError: If it is missing, no safetensors file, or one of something else.
     """
     try:
+        check_regular(path)
         with safe_open(path, framework="numpy") as file:
             metadata = file.metadata() or {}
             if _METADATA_KEY not in metadata:
@@ -208,7 +212,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError as error:
         raise CalibrationError(f"no calibration at {path}. Calibration.save writes one.") from error
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
         raise CalibrationError(
             f"{path} holds no calibration, or is damaged: {error}. Give a file that Calibration.save wrote."
         ) from error

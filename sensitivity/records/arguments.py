@@ -15,7 +15,7 @@ import math
 import sys
 import types
 import typing
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import fields
 from numbers import Integral, Real
 from pathlib import Path
@@ -101,15 +101,20 @@ def checked(error: type[SensitivityError]) -> Callable[[Callable[P, R]], Callabl
     return decorate
 
 
-def check_fields(value: Any, error: type[SensitivityError]) -> None:
-    """Refuse a field of a frozen value that is not what its annotation says; for ``__post_init__``.
+def check_fields(value: Any, error: type[SensitivityError], *, skip: Collection[str] = ()) -> None:
+    """Refuse a field of a frozen value that is not what its annotation says; for ``__post_init__`` and loaded files.
+
+    Args:
+        value: The value.
+        error: Raised where the annotation names no class that has an error of its own.
+        skip: Names of fields that are not looked at.
 
     Raises:
         SensitivityError: As ``error``, or the error of the class that the annotation names.
     """
     kinds = _kinds(typing.cast(Hashable, type(value)))
     for each in fields(value):
-        if each.init and each.name in kinds:
+        if each.init and each.name in kinds and each.name not in skip:
             check(each.name, getattr(value, each.name), kinds[each.name], error)
 
 

@@ -7,11 +7,13 @@ import json
 import os
 import secrets
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from sensitivity.errors import SensitivityError
+
+Loaded = TypeVar("Loaded")
 
 MAX_JSON_BYTES = 2**30
 """Bytes of a record's file. The study of a model with a thousand layers has a few million."""
@@ -91,13 +93,46 @@ def read_json(path: str | Path, what: str, writer: str, error: type[SensitivityE
         raise error(f"{path} is not JSON: {broken}. Give a file written by {writer}.") from broken
 
 
+def load_json(
+    path: str | Path, what: str, writer: str, error: type[SensitivityError], from_json: Callable[[Any], Loaded]
+) -> Loaded:
+    """The record in a file; every error names the file.
+
+    Args:
+        path: The file.
+        what: What it should hold, in messages: ``a study``.
+        writer: What writes such files, in messages: ``Study.save``.
+        error: Raised where the file holds no JSON.
+        from_json: Makes the record of what the JSON holds.
+
+    Raises:
+        SensitivityError: As ``error``, or what ``from_json`` raises.
+    """
+    plain = read_json(path, what, writer, error)
+    try:
+        return from_json(plain)
+    except SensitivityError as wrong:
+        raise type(wrong)(f"{path}: {wrong}") from wrong
+    except RecursionError as deep:
+        raise error(f"{path} is not {what}: it holds too many nests in nests. Give a file by {writer}.") from deep
+
+
+def check_regular(path: Path) -> None:
+    """Refuse a pipe or a device, which may never end; whether there is a file at all is for the reader to find out.
+
+    Raises:
+        OSError: If the path leads to one.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise OSError("it is a pipe or a device, not a file")
+
+
 def _read_bytes(path: Path) -> bytes:
     """The content of a file on a disk; what may never end is not opened."""
-    found = path.stat()
-    if not stat.S_ISREG(found.st_mode) and not stat.S_ISDIR(found.st_mode):
-        raise OSError("it is a pipe or a device, not a file")
-    if found.st_size > MAX_JSON_BYTES:
-        raise OSError(f"it has {found.st_size} bytes, more than the {MAX_JSON_BYTES} of the largest record")
+    check_regular(path)
+    size = path.stat().st_size
+    if size > MAX_JSON_BYTES:
+        raise OSError(f"it has {size} bytes, more than the {MAX_JSON_BYTES} of the largest record")
     return path.read_bytes()
 
 

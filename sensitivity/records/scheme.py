@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
-from sensitivity.records.arguments import checked
-from sensitivity.records.files import read_json, write_json
+from sensitivity.records.arguments import check_fields, checked
+from sensitivity.records.files import load_json, write_json
 from sensitivity.records.recipe import Recipe
 
 EVERYTHING = "*"
@@ -188,7 +188,7 @@ class Scheme:
             raise  # a ValueError, and says more
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise RecipeError(f"not a scheme: expected rules of pattern and recipe, got {plain!r:.120}.") from error
-        return cls(
+        scheme = cls(
             rules,
             reasons,
             plain.get("predicted_drop"),
@@ -197,6 +197,10 @@ class Scheme:
             kept,
             plain.get("unit", ""),
         )
+        check_fields(scheme, RecipeError)
+        for rule in rules:
+            check_fields(rule, RecipeError)
+        return scheme
 
     @checked(RecipeError)
     def save(self, path: str | Path) -> None:
@@ -211,7 +215,7 @@ class Scheme:
         Raises:
             RecipeError: If the file is missing or holds no scheme.
         """
-        return cls.from_json(read_json(path, "a scheme", "Scheme.save or sensitivity protect --out", RecipeError))
+        return load_json(path, "a scheme", "Scheme.save or sensitivity protect --out", RecipeError, cls.from_json)
 
 
 def takes_away(pattern: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
@@ -9,8 +10,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from sensitivity.errors import RecipeError, StudyError
-from sensitivity.records.arguments import checked
-from sensitivity.records.files import read_json, write_json
+from sensitivity.records.arguments import check_fields, checked
+from sensitivity.records.files import load_json, write_json
 from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.note import noted, notes_of
@@ -18,6 +19,10 @@ from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
 
 SCHEMA_VERSION = 1
+_DIRECTIONS = ("one-at-a-time", "all-but-one")
+_NAME = re.compile(r".+:\d{1,9}:\d{1,9}", re.DOTALL)
+_MAY_BE_NAN = ("metrics", "signals")
+"""A metric may be undefined on the images, such as AP of small objects where there are none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,7 +210,7 @@ class StudyRecord:
         try:
             plain = from_plain(plain)
             recipes = [Recipe.from_json(recipe) for recipe in plain["recipes"]]
-            return cls(
+            study = cls(
                 model=plain["model"],
                 task=plain["task"],
                 metric=plain["metric"],
@@ -220,10 +225,12 @@ class StudyRecord:
                 notes=notes_of(plain["notes"], plain.get("note_kinds", ())),
                 info=StudyInfo.of(plain["info"]),
             )
+            _check(study, [recipe.name for recipe in recipes])
         except RecipeError:
             raise  # a ValueError, and says more
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StudyError(f"not a complete study: {error!r}. Give a file written by Study.save.") from error
+        return study
 
     @checked(StudyError)
     def save(self, path: str | Path) -> None:
@@ -238,4 +245,50 @@ class StudyRecord:
         Raises:
             StudyError: If the file is missing or holds no study.
         """
-        return cls.from_json(read_json(path, "a study", "Study.save", StudyError))
+        return load_json(path, "a study", "Study.save", StudyError, cls.from_json)
+
+
+def _check(study: StudyRecord, recipes: list[str]) -> None:
+    """Refuse a loaded study whose parts have values of the wrong kind, or do not fit each other.
+
+    Raises:
+        StudyError: If so.
+        TypeError: If a metric or a signal is no number.
+    """
+    check_fields(study, StudyError, skip=("info",))
+    check_fields(study.baseline, StudyError, skip=_MAY_BE_NAN)
+    for part in (*study.layers, *study.skipped, *study.measurements):
+        check_fields(part, StudyError, skip=_MAY_BE_NAN)
+    _check_numbers(study.baseline.metrics)
+    for measurement in study.measurements:
+        _check_numbers(measurement.metrics)
+        _check_numbers(measurement.signals)
+    if study.direction not in _DIRECTIONS:
+        raise StudyError(f"direction={study.direction!r}: a study has one of {', '.join(_DIRECTIONS)}.")
+    layers = [layer.name for layer in study.layers]
+    _check_unique("layer", layers)
+    _check_unique("recipe", recipes)
+    _check_unique("measurement", [f"{m.layer} with {m.recipe}" for m in study.measurements])
+    for layer in study.layers:
+        if not _NAME.fullmatch(layer.name) or layer.groups < 1:
+            raise StudyError(f"{layer.name!r:.60} is no layer: a name is stage:block:layer, and groups are 1 or more.")
+    known = set(layers)
+    for measurement in study.measurements:
+        if measurement.layer not in known or measurement.recipe not in study.recipes or measurement.images < 0:
+            raise StudyError(
+                f"a measurement is of layer {measurement.layer!r:.60} with recipe {measurement.recipe!r:.60} on "
+                f"{measurement.images} images: the study has no such layer or recipe, or the number is negative. Give "
+                "a file written by Study.save."
+            )
+
+
+def _check_numbers(numbers: Mapping[str, float]) -> None:
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            raise TypeError(f"{name!r:.40} is {number!r:.40}, which is no number")
+
+
+def _check_unique(what: str, names: list[str]) -> None:
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise StudyError(f"the {what} {twice!r:.80} stands twice in the study. Give a file written by Study.save.")

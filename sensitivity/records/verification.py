@@ -11,10 +11,12 @@ from typing import Any, Self
 
 from sensitivity.errors import EngineError, StudyError
 from sensitivity.records.arguments import check_fields, checked
-from sensitivity.records.files import read_json, write_json
+from sensitivity.records.files import load_json, write_json
 from sensitivity.records.plain import from_plain, to_plain
 
 SCHEMA_VERSION = 1
+_MAY_BE_NAN = ("output_sqnr_db", "simulation_sqnr_db", "sqnr_db", "metric_variants")
+"""What an engine that computes NaN gives."""
 
 
 class LayerStatus(StrEnum):
@@ -348,9 +350,13 @@ class VerificationRecord:
             values["layers"] = tuple(_layer_check(check) for check in values["layers"])
             values["outputs"] = tuple(OutputCheck(**check) for check in values.get("outputs", ()))
             values["gates"] = Gates(**values["gates"])
-            return cls(**values)
+            record = cls(**values)
+            check_fields(record, StudyError, skip=("info", *_MAY_BE_NAN))
+            for part in (*record.layers, *record.outputs):
+                check_fields(part, StudyError, skip=_MAY_BE_NAN)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise StudyError(f"not a complete verification: {error!r}. Verification.save writes one.") from error
+        return record
 
     @checked(StudyError)
     def save(self, path: str | Path) -> None:
@@ -365,7 +371,7 @@ class VerificationRecord:
         Raises:
             StudyError: If the file is missing or holds no verification.
         """
-        return cls.from_json(read_json(path, "a verification", "Verification.save", StudyError))
+        return load_json(path, "a verification", "Verification.save", StudyError, cls.from_json)
 
 
 def _layer_check(plain: Mapping[str, Any]) -> LayerCheck:

@@ -8,6 +8,7 @@ from html import escape
 from typing import TYPE_CHECKING
 
 from sensitivity.records.verification import PASSING, LayerCheck, LayerStatus, OutputCheck, VerificationRecord
+from sensitivity.report.text import markdown_cell
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,10 +45,13 @@ def summary(record: VerificationRecord) -> str:
 def markdown(record: VerificationRecord) -> str:
     """The facts as a list and the layers as a table in GitHub's markdown."""
     counts = Counter(check.status for check in record.layers)
-    lines = [f"**{record.model} on {record.engine}: {'as simulated' if record.passed else 'not as simulated'}**", ""]
-    lines += [f"- {name}: {text} {verdict}".rstrip() for name, text, verdict in _facts(record, counts)]
+    title = f"{record.model} on {record.engine}: {'as simulated' if record.passed else 'not as simulated'}"
+    lines = [f"**{markdown_cell(title)}**", ""]
+    lines += [
+        f"- {markdown_cell(f'{name}: {text} {verdict}')}".rstrip() for name, text, verdict in _facts(record, counts)
+    ]
     lines += ["", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    lines += [f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |" for row in _rows(record)]
+    lines += [f"| {' | '.join(map(markdown_cell, row))} |" for row in _rows(record)]
     return "\n".join(lines) + "\n"
 
 

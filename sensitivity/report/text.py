@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sensitivity.records import Status
 from sensitivity.report.reading import Reading
@@ -61,7 +62,7 @@ def markdown(reading: Reading, recipe: str | None = None) -> str:
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(rows(reading, recipe), _MARKDOWN)
+    table = _escaped(rows(reading, recipe), _MARKDOWN, guard_markdown)
     widths = [max(map(len, column)) for column in zip(table.header, *table.body, strict=True)]
     rule = [f"{'':-<{width - right}}{':' * right}" for width, right in zip(widths, table.numeric, strict=True)]
     lines = [_padded(row, widths, table.numeric) for row in (table.header, rule, *table.body)]
@@ -74,8 +75,8 @@ def latex(reading: Reading, recipe: str | None = None) -> str:
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(rows(reading, recipe), _LATEX)
-    header, *body = (" & ".join(row) + r" \\" for row in (table.header, *table.body))
+    table = _escaped(rows(reading, recipe), _LATEX, str)
+    header, *body = (" & ".join((_guard_latex(row[0]), *row[1:])) + r" \\" for row in (table.header, *table.body))
     columns = "".join("r" if right else "l" for right in table.numeric)
     start = [r"% needs \usepackage{longtable,booktabs}", rf"\begin{{longtable}}{{{columns}}}"]
     head = [r"\toprule", header, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
@@ -88,22 +89,59 @@ def rst(reading: Reading, recipe: str | None = None) -> str:
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(rows(reading, recipe), _RST)
+    table = _escaped(rows(reading, recipe), _RST, _guard_rst)
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (table.header, *table.body):
         lines += [f"   {'  -' if position else '* -'} {cell}" for position, cell in enumerate(row)]
     return "\n".join(lines)
 
 
-def _escaped(table: Rows, replacements: Mapping[str, str]) -> Rows:
-    """Every cell on one line, with the characters that the format would read as markup replaced."""
+def _escaped(table: Rows, replacements: Mapping[str, str], guard: Callable[[str], str]) -> Rows:
+    """Every cell on one line, with what the format would read as markup replaced.
+
+    Args:
+        table: The table.
+        replacements: Single characters and what stands for them.
+        guard: Changes a cell in which several characters together, or those at its ends, would be read as markup.
+    """
     codes = {ord(character): text for character, text in replacements.items()}
 
     def escape(cells: Iterable[str]) -> tuple[str, ...]:
         """The cells with what the format reads otherwise escaped."""
-        return tuple(" ".join(cell.split()).translate(codes) for cell in cells)
+        return tuple(guard(one_line(cell).translate(codes)) for cell in cells)
 
     return Rows(escape(table.header), table.numeric, tuple(escape(row) for row in table.body))
+
+
+def markdown_cell(cell: str) -> str:
+    """Text as one line of markdown in which nothing is markup."""
+    return guard_markdown(one_line(cell).translate({ord(character): text for character, text in _MARKDOWN.items()}))
+
+
+def one_line(text: str) -> str:
+    """Text without line ends and without characters that a terminal or a typesetter would obey."""
+    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
+
+
+def guard_markdown(cell: str) -> str:
+    """A cell in which no link or picture stands, and no address that a reader makes one of."""
+    cell = cell.replace("](", "]\\(").replace("][", "]\\[").replace("://", ":&#47;&#47;")
+    return re.sub(r"(?i)\bwww\.", "www&#46;", cell).replace("@", "&#64;")
+
+
+def _guard_latex(cell: str) -> str:
+    """A cell that the line end before it does not take for an argument of its own."""
+    return f"{{{cell[0]}}}{cell[1:]}" if cell[:1] in ("[", "*") else cell
+
+
+def _guard_rst(cell: str) -> str:
+    """A cell that is a paragraph: no directive such as ``.. include::``, list, field, title or literal block."""
+    if cell.endswith("::"):
+        cell = f"{cell[:-1]}\\:"
+    is_number = re.match(r"[-+]?\d+(\.\d+)?( |$)", cell)
+    starts_list = re.match(r"\(?(\w{1,8}|#)[.)]( |$)", cell)
+    starts_markup = bool(cell) and not (cell[0].isalnum() or cell[0] in "–[<" or cell[0] == "\\")
+    return f"\\ {cell}" if not is_number and (starts_list or starts_markup) else cell
 
 
 def _padded(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> list[str]:

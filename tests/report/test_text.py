@@ -128,3 +128,59 @@ def test_the_summary_names_the_worst_layers_and_counts_all() -> None:
     drops = [float(line.split("drop ")[1].split()[0]) for line in lines[3:7]]
     assert drops == sorted(drops, reverse=True)
     assert drops[0] == pytest.approx(100 * max(m.drop for m in study.measurements if m.drop is not None), abs=0.005)
+
+
+@pytest.fixture
+def hostile() -> Study:
+    """Names and reasons that a reader of rst, markdown or LaTeX would obey."""
+    study = make_study([0.1, 0.2, None])
+    names = (".. include:: /etc/hostname:0:0", "[click](javascript:alert(1)):0:0", "*[3cm] \\input{/etc/hostname}:0:0")
+    reason = ".. raw:: html see https://a.example www.a.example ![x](y) me@a.example \x1b[31m::"
+    layers = tuple(replace(layer, name=name) for layer, name in zip(study.layers, names, strict=True))
+    rows = [replace(row, layer=name) for row, name in zip(study.measurements, names, strict=True)]
+    return replace(study, layers=layers, measurements=(*rows[:2], replace(rows[2], reason=reason)))
+
+
+def test_a_docutils_reader_includes_and_executes_nothing(hostile: Study) -> None:
+    core = pytest.importorskip("docutils.core")
+    tree = core.publish_doctree(rst(read(hostile)), settings_overrides={"report_level": 1, "halt_level": 2})
+    assert not [
+        node.tagname for node in tree.findall() if node.tagname in ("raw", "literal_block", "image", "problematic")
+    ]
+    found = [entry.astext() for entry in tree.findall() if entry.tagname == "entry"]
+    assert ".. include:: /etc/hostname:0:0" in found
+
+
+@pytest.mark.parametrize(
+    "cell", ["- a", "* a", "1. a", "a) b", "(i) b", "#. a", ":field: a", ">>> 1 + 1", "====", ".. _a:"]
+)
+def test_a_cell_of_rst_is_a_paragraph_with_the_same_text(cell: str) -> None:
+    core = pytest.importorskip("docutils.core")
+    study = make_study([None])
+    study = replace(study, skipped=(SkippedModule(cell, "x"),))
+    tree = core.publish_doctree(rst(read(study)), settings_overrides={"report_level": 1, "halt_level": 2})
+    [entry] = [entry for entry in tree.findall() if entry.tagname == "entry" and entry.astext() == cell]
+    assert [child.tagname for child in entry.children] == ["paragraph"]
+
+
+def test_markdown_holds_no_link_and_no_picture(hostile: Study) -> None:
+    parser = pytest.importorskip("markdown_it").MarkdownIt("commonmark").enable("table")
+    text = markdown(read(hostile))
+    html = parser.render(text)
+    assert "<a " not in html
+    assert "<img" not in html
+    assert "[click](javascript:alert(1)):0:0" in html
+    assert "://" not in text
+    assert "www." not in text
+    assert "\x1b" not in text
+
+
+def test_markdown_has_no_link_also_where_no_reader_is_installed(hostile: Study) -> None:
+    assert "](" not in markdown(read(hostile))
+
+
+def test_latex_takes_no_cell_for_an_argument_and_reads_no_file(hostile: Study) -> None:
+    text = latex(read(hostile))
+    assert "\\input" not in text
+    body = text.split("\\endfoot\n")[1].splitlines()
+    assert not [line for line in body if line.startswith(("[", "*"))]
