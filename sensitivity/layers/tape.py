@@ -21,9 +21,11 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sensitivity.errors import NotRestoredError, TracingError
+from sensitivity.interception import Original, calls_handled
 from sensitivity.layers.inputs import arguments_of, tensors_in
 from sensitivity.layers.leaks import Execution, Made, Step, replace_leaks
 from sensitivity.layers.modes import TorchModes
+from sensitivity.turns import process_state
 
 # make a tensor like another one: its shape is read, its values are not
 FACTORIES = frozenset(
@@ -244,13 +246,11 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
 def _module_calls(recorder: _Recorder, paths: Mapping[int, str]) -> Iterator[None]:
     """Note which module calls are open while operators run.
 
-    Replaces ``nn.Module.__call__`` for the time of the pass, so that no hook is added to anybody's model.
+    No hook is added to anybody's model.
     """
-    original = nn.Module.__call__
     tape = recorder.tape
 
-    def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for the call of every module."""
+    def call(original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         path = paths.get(id(module))
         if path is None:
             return original(module, *args, **kwargs)
@@ -266,11 +266,8 @@ def _module_calls(recorder: _Recorder, paths: Mapping[int, str]) -> Iterator[Non
         entry.outputs = tuple(recorder.number(t) for t in tensors_in(result))
         return result
 
-    nn.Module.__call__ = call  # type: ignore[method-assign]
-    try:
+    with calls_handled(call):
         yield
-    finally:
-        nn.Module.__call__ = original  # type: ignore[method-assign]
 
 
 def trace(model: nn.Module, example_inputs: Any) -> Tape:
@@ -347,6 +344,11 @@ def _copy(model: nn.Module, parameter: Callable[[Tensor], Tensor], buffer: Calla
 
 
 def _run(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
+    with process_state:
+        return _record(twin, example_inputs)
+
+
+def _record(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
     tape = Tape(modules=dict(twin.named_modules()))
     paths = {id(module): path for path, module in twin.named_modules()}
     recorder = _Recorder(tape, {id(p): path for path, p in twin.named_parameters()})

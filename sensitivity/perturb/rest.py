@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -23,12 +22,14 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sensitivity.errors import ModelError
+from sensitivity.interception import Original, calls_handled, forward_exchanged
 from sensitivity.layers.operators import ELEMENTWISE, FUSED_NORMS
 from sensitivity.perturb.kept import Kept, Place, around
 from sensitivity.perturb.weights import exchanged, output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.scheme import Rest
+from sensitivity.turns import process_state
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _Mark = Literal["sum", "result"]
@@ -71,11 +72,7 @@ def half_rest(
         return
     rounding, roles = _Rounding(HALVES[rest]), _Roles.of(layers, recipes, kept, within)
     calls = _Calls(rounding, model, kept, roles)
-    fast_path = torch.backends.mha.get_fastpath_enabled()
     with contextlib.ExitStack() as stack:
-        stack.callback(torch.backends.mha.set_fastpath_enabled, fast_path)
-        torch.backends.mha.set_fastpath_enabled(False)
-        stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(_rounded_constants(model, layers, rounding, kept, roles))
         stack.enter_context(calls.watched())
         stack.enter_context(rounding)
@@ -285,35 +282,42 @@ class _Calls:
         self._modules = list(model.modules())
         self._kept = kept
         self._roles = roles
-        self._thread = threading.get_ident()
         self._inside = False
         self._place: Place = "outside"
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Every call of a module of the model goes through here."""
-        original = nn.Module.__call__
-
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            """Stands in for the call of every module."""
-            path = self._paths.get(id(module))
-            if path is None:
-                return original(module, *args, **kwargs)
-            return self._call(original, module, path, args, kwargs)
-
         with contextlib.ExitStack() as stack:
             for module in self._modules:
-                stack.enter_context(self._own_forward(module))
-            stack.callback(setattr, nn.Module, "__call__", original)
-            nn.Module.__call__ = call  # type: ignore[method-assign]
+                stack.enter_context(
+                    forward_exchanged(module, functools.partial(self._forward, self._paths[id(module)]))
+                )
+            stack.enter_context(calls_handled(self._handle, elsewhere=self._refuse))
             yield
 
-    def _call(self, original: Any, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if threading.get_ident() != self._thread:
+    def _refuse(self, module: nn.Module) -> None:
+        """Refuse a call in a thread whose calls are not handled.
+
+        Raises:
+            ModelError: If the module is one of the model's.
+        """
+        if id(module) in self._paths:
             raise ModelError(
                 f"{type(module).__name__} was called from another thread than the one that set its rest to half "
                 "precision; nothing would be rounded there. Call it from the same thread."
             )
+
+    def _handle(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        path = self._paths.get(id(module))
+        if path is None:
+            return original(module, *args, **kwargs)
+        if self._inside:
+            return self._call(original, module, path, args, kwargs)
+        with process_state, _attention_in_parts():
+            return self._call(original, module, path, args, kwargs)
+
+    def _call(self, original: Any, module: nn.Module, path: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         outermost = not self._inside
         if outermost and self._roles.elsewhere(path):
             return original(module, *args, **kwargs)
@@ -333,23 +337,9 @@ class _Calls:
             self._rounding.read(result)
         return result
 
-    @contextlib.contextmanager
-    def _own_forward(self, module: nn.Module) -> Iterator[None]:
-        """The module's forward, with its operations rounded or not, for the time of a ``with`` block."""
-        before = module.__dict__.get("forward")
-        module.__dict__["forward"] = self._forward(self._paths[id(module)], module.forward)
-        try:
-            yield
-        finally:
-            if before is None:
-                del module.__dict__["forward"]
-            else:
-                module.__dict__["forward"] = before
-
     def _forward(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(forward)
         def run(*args: Any, **kwargs: Any) -> Any:
-            """The forward pass with the mode on."""
             if not self._inside:
                 return forward(*args, **kwargs)
             active = self._place == "outside"
@@ -376,6 +366,18 @@ class _Calls:
             yield
         finally:
             self._rounding.active, self._inside, self._place = old
+
+
+@contextlib.contextmanager
+def _attention_in_parts() -> Iterator[None]:
+    """Attention computed by the operators it is made of, whose results can be rounded; no fused kernel."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    try:
+        torch.backends.mha.set_fastpath_enabled(False)
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 def _copied(leaf: Any) -> Any:

@@ -14,6 +14,7 @@ from sensitivity.perturb.state import ModelState
 from sensitivity.records import Layer, Note, NoteKind, Recipe
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.replay.replayer import Replayer
+from sensitivity.turns import process_state
 
 CHECKED_VARIANTS = 4  # at least, spread over the model, on the first batch
 CHECKED_SHARE = 0.005  # of all passes, if that is more: every variant from 200 batches on
@@ -89,6 +90,7 @@ class Forward:
         self._state = ModelState(model)
         self._learnt = False
         self._late_checks = late_checks
+        self._drew = False  # whether a pass on this batch drew random numbers
         self._checked: dict[int, Mapping[Layer, Recipe]] = {}  # by identity
         self._due: Mapping[Layer, Recipe] | None = None  # to be checked on this batch
 
@@ -145,6 +147,7 @@ class Forward:
     def _recorded(self, replayer: Replayer, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
         """Record a pass; where the passes that this took show that no pass repeats another, replay no more."""
         passes: list[list[Any]] = []
+        self._drew = False
 
         def one_more() -> list[Any]:
             """A pass, kept for comparison."""
@@ -160,7 +163,7 @@ class Forward:
             else:
                 self._give_up(f"a pass cannot be recorded: {type(error).__name__}: {error}")
             return predictions
-        if self._random_state.moved():
+        if self._drew:
             self._give_up("the model draws random numbers")
         elif not all(map(same, passes[0], predictions)):
             self._give_up("the model predicts something else each time")
@@ -245,9 +248,11 @@ class Forward:
             return self._from_the_same_state(run)
 
     def _from_the_same_state(self, run: Run) -> list[Any]:
-        self._random_state.restore()
-        self._state.reset()
-        predictions = run()
+        with process_state:
+            self._random_state.restore()
+            self._state.reset()
+            predictions = run()
+            self._drew |= self._random_state.moved()
         if not self._learnt:
             self._learn_state()
         return predictions

@@ -7,10 +7,11 @@ from typing import Any
 
 from torch import nn
 
+from sensitivity.interception import Original
 from sensitivity.sweep.replay.foresight import Disturbed, end_of_chain, first_call
 from sensitivity.sweep.replay.identity import identity, key_of
-from sensitivity.sweep.replay.interception import Original, Watching, context
 from sensitivity.sweep.replay.record import Kept, Record, leaving
+from sensitivity.sweep.replay.watching import Watching, context
 
 PASSED_ON = Kept(None, [], False, None, {})
 """Answer to a call whose output nobody looks at: what it was given stands in for it."""
@@ -30,9 +31,8 @@ class Answers(Watching):
     def __init__(
         self, record: Record, known: Set[int], disturbed: Disturbed, blocked: Set[int], watched: Set[int]
     ) -> None:
-        super().__init__(watched)
+        super().__init__(known, watched)
         self.record = record
-        self.known = known
         self.blocked = blocked
         self.answered = 0
         self.ran = 0

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sensitivity.interception import Original
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.sweep.replay.foresight import Output, Plan
 from sensitivity.sweep.replay.identity import (
@@ -25,7 +26,7 @@ from sensitivity.sweep.replay.identity import (
     version_of,
     written,
 )
-from sensitivity.sweep.replay.interception import OUTSIDE, Original, Watching, context, is_property
+from sensitivity.sweep.replay.watching import OUTSIDE, Watching, context, is_property
 
 
 @dataclass(slots=True)
@@ -166,8 +167,7 @@ class Recorder(Watching):
         barred: Set[Output] = frozenset(),
         summed: bool = False,
     ) -> None:
-        super().__init__(plan.watched)
-        self.known = known
+        super().__init__(known, plan.watched)
         self.wanted = plan.wanted - barred
         self.summed = summed
         self.overwritten = overwritten

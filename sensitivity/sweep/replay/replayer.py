@@ -28,9 +28,9 @@ from torch import nn
 from sensitivity.sweep.replay.answers import Answers
 from sensitivity.sweep.replay.foresight import Disturbed, Foresight, Output, Plan
 from sensitivity.sweep.replay.identity import state_of, version_of
-from sensitivity.sweep.replay.interception import all_but_attention, forward_of, watchable
 from sensitivity.sweep.replay.record import Record, Recorder
 from sensitivity.sweep.replay.survey import Survey, survey
+from sensitivity.sweep.replay.watching import all_but_attention, forward_of, watchable
 
 __all__ = ["Counts", "Replayer", "version_of"]
 

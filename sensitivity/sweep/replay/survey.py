@@ -13,9 +13,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sensitivity.interception import Original, parameters_read
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.sweep.replay.identity import UNKNOWN, Key, key_of, share_memory, state_of, version_of, witness, written
-from sensitivity.sweep.replay.interception import OUTSIDE, Original, Watching, context, is_property, parameters_read
+from sensitivity.sweep.replay.watching import OUTSIDE, Watching, context, is_property
 
 Value = tuple[int, int]
 """A tensor of the pass, numbered in order of appearance, at one of its versions."""
@@ -146,7 +147,7 @@ class _Surveyor(Watching):
     """Runs everything and writes it down."""
 
     def __init__(self, states: Mapping[int, list[Any]], watched: Set[int]) -> None:
-        super().__init__(watched)
+        super().__init__(states.keys(), watched)
         self.states = dict(states)
         self.calls = [Call(0, OUTSIDE, answers=False)]
         self.given: set[Value] = set()

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Iterator, Set
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode, _get_current_function_mode
 
+from sensitivity.errors import ModelError
+from sensitivity.interception import Original, calls_handled
+
 OUTSIDE = 0
 """Stands for the body around all modules: what a task does before and after it calls the model. It is never watched."""
-
-Original = Callable[..., Any]
 
 
 class Watching(TorchFunctionMode):
@@ -25,13 +26,16 @@ class Watching(TorchFunctionMode):
     own modules compute other bits while a mode is on (attention leaves its fast path).
 
     Args:
-        watched: ``id`` of modules.
+        known: ``id`` of the model's modules.
+        watched: ``id`` of those whose bodies' torch functions are seen.
     """
 
-    def __init__(self, watched: Set[int]) -> None:
+    def __init__(self, known: Set[int], watched: Set[int]) -> None:
         super().__init__()
+        self.known = known
         self.watched = watched
         self.on = False
+        self._elsewhere = False  # whether a module of the model ran in another thread
 
     def call(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Handle a module call; ``run`` runs it."""
@@ -53,26 +57,27 @@ class Watching(TorchFunctionMode):
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
-        """Passes inside go through this handler."""
-        handler = self.call
-        previous = nn.Module._call_impl
+        """Passes inside go through this handler.
 
-        def call(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-            """Stands in for the call of every module."""
-            if not self.on or not self._on_top():
-                return handler(previous, module, args, kwargs)
-            self._switch(False)
-            try:
-                return handler(previous, module, args, kwargs)
-            finally:
-                self._switch(True)
-
-        # what nn.Module.__call__ calls: exchanging that one itself costs five times as much, 0.15 ms a time
-        nn.Module._call_impl = call  # type: ignore[method-assign, assignment]
-        try:
+        Raises:
+            ModelError: If the model calls its modules in other threads, whose calls are not seen.
+        """
+        with calls_handled(self._handle, elsewhere=self._note_elsewhere):
             yield
+        if self._elsewhere:
+            raise ModelError("the model calls modules of its own in other threads, where replay does not see them.")
+
+    def _note_elsewhere(self, module: nn.Module) -> None:
+        self._elsewhere |= id(module) in self.known
+
+    def _handle(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if not self.on or not self._on_top():
+            return self.call(original, module, args, kwargs)
+        self._switch(False)
+        try:
+            return self.call(original, module, args, kwargs)
         finally:
-            nn.Module._call_impl = previous  # type: ignore[method-assign]
+            self._switch(True)
 
     def _on_top(self) -> bool:
         """Whether this mode is the innermost: another one that the model entered must not be left in its place."""
@@ -88,34 +93,6 @@ class Watching(TorchFunctionMode):
     def __torch_function__(self, func: Original, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """What torch calls instead of a function while the mode is on."""
         return self.operate(func, args, kwargs or {})
-
-
-@contextlib.contextmanager
-def parameters_read(tell: Callable[[nn.Module], None]) -> Iterator[None]:
-    """Tell of every module one of whose parameters is looked up as an attribute, by whomever.
-
-    A layer is disturbed by putting another parameter in the place of its own; who holds the parameter itself, and does
-    not look it up, is not disturbed.
-    """
-    previous, previous_members = nn.Module.__getattr__, nn.Module._named_members
-
-    def members(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        """Stands in for what lists the parameters of a module and of all that it contains."""
-        for owner in module.modules():
-            tell(owner)
-        return previous_members(module, *args, **kwargs)
-
-    def look_up(module: nn.Module, name: str) -> Any:
-        """Stands in for the look-up of a parameter."""
-        if name in module.__dict__.get("_parameters", ()):
-            tell(module)
-        return previous(module, name)
-
-    nn.Module.__getattr__, nn.Module._named_members = look_up, members  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        nn.Module.__getattr__, nn.Module._named_members = previous, previous_members  # type: ignore[method-assign]
 
 
 def context() -> tuple[Any, ...]:
