@@ -6,6 +6,7 @@
     ├── ModelError
     │   ├── LayerNotFoundError      (also a LookupError)
     │   ├── TracingError
+    │   ├── ModelInUseError
     │   └── NotRestoredError
     ├── RecipeError                 (also a ValueError)
     ├── CalibrationError
@@ -46,6 +47,10 @@ class LayerNotFoundError(ModelError, LookupError):
 
 class TracingError(ModelError):
     """The model could not be run, or its data flow could not be followed, with the example inputs."""
+
+
+class ModelInUseError(ModelError):
+    """Another thread measures the model now."""
 
 
 class NotRestoredError(ModelError):

@@ -12,6 +12,7 @@ import numpy as np
 from sensitivity.contracts import Batch, LooksAtPredictions, ScoresPart, Task
 from sensitivity.errors import SuspiciousPredictionsWarning, TaskError
 from sensitivity.records import Score
+from sensitivity.turns import process_state
 
 
 def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
@@ -20,7 +21,8 @@ def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
     Raises:
         TaskError: If the task does not give one prediction for each image.
     """
-    predictions = task.predict(model, batch)
+    with process_state:
+        predictions = task.predict(model, batch)
     if len(predictions) != len(batch.images):
         raise TaskError(
             f"{task.name} gave {len(predictions)} predictions for {len(batch.images)} images: give one each."

@@ -27,6 +27,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.images import check_images, runs_on
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.simulate import simulated
+from sensitivity.perturb.sole_use import sole_use
 from sensitivity.perturb.state import ModelState
 from sensitivity.progress import told, watching
 from sensitivity.quantize.calibration import Calibration
@@ -283,22 +284,24 @@ class Wrapped:
             StoreFormatError: If the file is no store, or one of a newer version.
             StoreError: If the store cannot be written; what it holds is kept.
             StudyError: If ``settings`` and one of its fields are both given, or a setting is out of range.
+            ModelInUseError: If another thread measures this model.
             ExecutorError: If a worker died whose work is not run again, or something cannot be sent to workers.
         """
         started = time.perf_counter()
         how = settings_of(settings, keywords)
         check_arguments(task, calibration=calibration, store=store, stop=stop)
         recipes = check_recipes(recipe)
-        task = self._with_reference(task)
-        disturber = Disturber(self.model, self._ready(calibration, recipes, progress=progress))
-        variants = plan(self.layers.select(layers), recipes, direction=direction)
-        with how.workplace() as executor, opened(store) as kept:
-            passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
-            with watching(len(variants) * len(task), progress) as watch:
-                outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
-        return Study.of(
-            study_record(outcome, task, self.layers, recipes, disturber, direction=direction, started=started)
-        )
+        with sole_use(self.model):
+            task = self._with_reference(task)
+            disturber = Disturber(self.model, self._ready(calibration, recipes, progress=progress))
+            variants = plan(self.layers.select(layers), recipes, direction=direction)
+            with how.workplace() as executor, opened(store) as kept:
+                passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
+                with watching(len(variants) * len(task), progress) as watch:
+                    outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
+            return Study.of(
+                study_record(outcome, task, self.layers, recipes, disturber, direction=direction, started=started)
+            )
 
     @checked(StudyError)
     def explain(

@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "tasks": GROUND,
     "perturb": GROUND | {"layers", "quantize", "interception", "turns"},
     "progress": {"errors"},
-    "score": GROUND,
+    "score": GROUND | {"turns"},
     "sweep": GROUND | {"layers", "quantize", "perturb", "progress", "score", "interception", "turns"},
     "report": {"errors", "records"},
     "advise": {"errors", "records"},
@@ -127,6 +127,45 @@ def test_no_import_cycle() -> None:
 def test_hooks_are_registered_in_one_file_only() -> None:
     guilty = [p for p in sources() if "register_forward" in p.read_text(encoding="utf-8")]
     assert [module_name(path) for path in guilty] == ["sensitivity.perturb.hooks"]
+
+
+def patches_of_module(path: Path) -> list[int]:
+    """Lines where a file replaces an attribute of ``nn.Module``, or the forward of a module."""
+    module = {"nn.Module", "torch.nn.Module", "Module"}
+    lines = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        targets = node.targets if isinstance(node, (ast.Assign, ast.Delete)) else []
+        leaves = [leaf for target in targets for leaf in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        for leaf in leaves:
+            replaced = isinstance(leaf, ast.Attribute) and (ast.unparse(leaf.value) in module or leaf.attr == "forward")
+            own = isinstance(leaf, ast.Subscript) and ast.unparse(leaf).endswith(".__dict__['forward']")
+            lines += [node.lineno] if replaced or own else []
+        if isinstance(node, ast.Call) and "setattr" in ast.unparse(node.func).split("."):
+            lines += [node.lineno] if node.args and ast.unparse(node.args[0]) in module else []
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("stack.callback"):
+            lines += [node.lineno] if len(node.args) > 1 and ast.unparse(node.args[1]) in module else []
+    return lines
+
+
+def test_nn_module_is_patched_in_one_file_only() -> None:
+    guilty = [module_name(path) for path in sources() if patches_of_module(path)]
+    assert guilty == ["sensitivity.interception"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "nn.Module._call_impl = call",
+        "nn.Module.__getattr__, nn.Module._named_members = look_up, members",
+        "setattr(torch.nn.Module, '__call__', call)",
+        "stack.callback(setattr, nn.Module, '__call__', original)",
+        "module.forward = run",
+        "module.__dict__['forward'] = run",
+    ],
+)
+def test_a_patch_of_nn_module_is_seen(line: str, tmp_path: Path) -> None:
+    (tmp_path / "patch.py").write_text(line)
+    assert patches_of_module(tmp_path / "patch.py") == [1]
 
 
 def test_no_file_is_a_drawer_for_everything() -> None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.interrupts import deferred_interrupts
+from sensitivity.perturb.sole_use import generators_kept, sole_use
 from sensitivity.perturb.state import ModelState
 
 
@@ -23,12 +24,18 @@ def untouched(model: nn.Module) -> Iterator[None]:
     looked at.
 
     Raises:
+        ModelInUseError: If another thread measures the model.
         NotRestoredError: If a forward pass changed parameters of which no copy is kept (models of more than 32 MB).
     """
+    with deferred_interrupts(), sole_use(model):
+        yield from _restored(model)
+
+
+def _restored(model: nn.Module) -> Iterator[None]:
     before = ModelState(model)
     devices = sorted({p.device.index for p in (*model.parameters(), *model.buffers()) if p.device.type == "cuda"})
     lost: list[str] = []
-    with deferred_interrupts(), torch.random.fork_rng(devices=devices):
+    with generators_kept(devices):
         try:
             for module in model.modules():
                 module.training = False

@@ -13,6 +13,7 @@ from torch import nn
 from sensitivity.contracts import Executor, Store, Task
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.sole_use import random_state_before
 from sensitivity.progress import Watcher
 from sensitivity.records import Note, NoteKind
 from sensitivity.score import FirstLook
@@ -27,6 +28,7 @@ from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import claim, facts
 from sensitivity.sweep.storage.journal import MemoryStore
 from sensitivity.sweep.storage.results import Images, Results
+from sensitivity.turns import process_state
 
 SHOWN = 3  # worst layers beside the progress bar
 LOOK_SELDOM = 20.0  # times what the last look for them took
@@ -117,9 +119,10 @@ def _attempt(
     """
     judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals, on_error=settings.on_error)
     progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
-    torch.set_rng_state(results.random_state())
     replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
-    passes = _passes(model, task, variants, disturber, settings, replay=replay and not results.distrusted)
+    with process_state:
+        torch.set_rng_state(results.random_state(random_state_before()))
+        passes = _passes(model, task, variants, disturber, settings, replay=replay and not results.distrusted)
     try:
         _run(task, judge, passes, results, progress)
     except KeyboardInterrupt:

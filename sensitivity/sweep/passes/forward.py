@@ -285,7 +285,8 @@ class _RandomState:
     def __init__(self, model: nn.Module) -> None:
         devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
         self._devices = sorted(device.index for device in devices if device.type == "cuda")
-        self._states = self._read()
+        with process_state:
+            self._states = self._read()
 
     def restore(self) -> None:
         """Put the generators back."""

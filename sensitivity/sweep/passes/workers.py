@@ -12,7 +12,6 @@ import functools
 import os
 import pickle
 import tempfile
-import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
@@ -29,6 +28,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import InProcess, OnError, Unit
 from sensitivity.sweep.plan import Variant
+from sensitivity.turns import process_state
 
 SMALLEST_GROUP = 8  # variants that share one pass of the undisturbed model
 SHARDS_A_WORKER = 2  # under way or waiting, so that no worker stands idle
@@ -157,7 +157,6 @@ class Distributed:
         return Shared(key, functools.partial(_read_job, path))
 
 
-_one_at_a_time = threading.Lock()  # in threads: replay and random states belong to the process
 _at_hand: dict[str, tuple[Job, InProcess]] = {}
 
 
@@ -172,7 +171,7 @@ def run_shard(shared: Shared, batch: Batch, positions: Sequence[int]) -> list[tu
     Returns:
         Position of the variant and its unit; None for the undisturbed model, which comes first.
     """
-    with _one_at_a_time, torch.no_grad():
+    with process_state, torch.no_grad():
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
             job, passes = _job(shared)

@@ -105,9 +105,16 @@ class Results:
         """Key of a variant, by its digest, on one batch."""
         return _unit(f"{variant} in full" if self.distrusted else variant, images)
 
-    def random_state(self) -> Tensor:
-        """The state that every pass starts from: that of torch when the first run on this store began."""
-        self.store.add("random state", torch.get_rng_state().numpy())
+    def random_state(self, now: Tensor) -> Tensor:
+        """The state that every pass starts from: that of torch when the first run on this store began.
+
+        Args:
+            now: The state of torch when this run began.
+
+        Raises:
+            StoreFormatError: If what the store holds is no such state.
+        """
+        self.store.add("random state", now.numpy())
         state = self.store.read("random state")
         try:
             tensor = torch.from_numpy(state)
