@@ -102,7 +102,8 @@ def test_a_patch_stays_while_any_thread_needs_it() -> None:
 
 
 def test_look_ups_of_parameters_are_told_in_their_own_thread_alone() -> None:
-    module, readers = nn.Linear(2, 2), []
+    module = nn.Linear(2, 2)
+    readers: list[nn.Module] = []
     with parameters_read(readers.append):
         in_a_thread(lambda: module.weight)
         assert readers == []
