@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sensitivity.layers.modes import TorchModes
 from sensitivity.perturb.digest import raw_bytes
+from sensitivity.turns import process_state
 
 COPIED_WEIGHT_BYTES = 32 << 20
 """Up to this size parameters are copied and can be put back; of larger ones a checksum tells whether they changed."""
@@ -80,15 +81,17 @@ class ModelState:
         self._model = model
         self._tensors = [*_remembered(model, copied=size <= COPIED_WEIGHT_BYTES)]
         self._flags = [(module, module.training) for module in model.modules()]
-        self._modes = TorchModes()
+        with process_state:  # or the switches that a pass in another thread has moved would be remembered
+            self._modes = TorchModes()
         self._modes_of_passes: TorchModes | None = None  # those of the first one: this may be made with gradients on
         self._volatile: list[_Remembered] = []
 
     def reset(self) -> None:
         """Let a pass start as the first one did: contents and bindings that passes change, training flags, modes."""
-        if self._modes_of_passes is None:
-            self._modes_of_passes = TorchModes()
-        self._modes_of_passes.set()
+        with process_state:
+            if self._modes_of_passes is None:
+                self._modes_of_passes = TorchModes()
+            self._modes_of_passes.set()
         for module, training in self._flags:
             module.training = training
         for known in self._volatile:
@@ -133,7 +136,8 @@ class ModelState:
             Paths of what has changed and cannot be put back.
         """
         lost = []
-        self._modes.set()
+        with process_state:
+            self._modes.set()
         for module, training in self._flags:
             module.training = training
         for remembered in self._tensors:
