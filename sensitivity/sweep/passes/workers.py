@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import multiprocessing
 import os
 import pickle
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, Future
@@ -105,7 +107,8 @@ class Distributed:
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """The undisturbed model first, then every variant in the order given."""
-        futures = [self._submit(batch, group) for group in self._groups(batch, variants)]
+        sent = _pickled(batch)
+        futures = [self._submit(sent, group) for group in self._groups(batch, variants)]
         self._pending = [future for future in self._pending if not future.done()] + futures
         return self._units(futures)
 
@@ -123,14 +126,12 @@ class Distributed:
                 elif number == 0:
                     yield unit
 
-    def _submit(self, batch: Batch, variants: Sequence[Variant]) -> Future[Any]:
+    def _submit(self, batch: bytes, variants: Sequence[Variant]) -> Future[Any]:
         positions = [self._positions[id(variant)] for variant in variants]
         try:
             return self._executor.submit(run_shard, self._shared, batch, positions)
         except BrokenExecutor as error:
             raise _lost(error) from error
-        except (pickle.PicklingError, AttributeError, TypeError) as error:
-            raise _not_sent(error) from error
 
     def _groups(self, batch: Batch, variants: Sequence[Variant]) -> list[Sequence[Variant]]:
         """Variants in groups of neighbours: as few as keep all workers busy."""
@@ -160,29 +161,71 @@ class Distributed:
 _at_hand: dict[str, tuple[Job, InProcess]] = {}
 
 
-def run_shard(shared: Shared, batch: Batch, positions: Sequence[int]) -> list[tuple[int | None, Unit]]:
+def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
     """In a worker: the undisturbed model and some variants on one batch.
+
+    Batch and result are pickled here and not by the executor, so that an error of pickling cannot be taken for one of
+    the task, nor the other way round.
 
     Args:
         shared: The passes.
-        batch: What to run them on.
+        batch: What to run them on, pickled.
         positions: Of the variants.
 
     Returns:
-        Position of the variant and its unit; None for the undisturbed model, which comes first.
+        A pickled list: position of the variant and its unit; None for the undisturbed model, which comes first.
+
+    Raises:
+        ExecutorError: If the predictions cannot be pickled, or an error of the task cannot.
     """
+    _end_with_parent()
     with process_state, torch.no_grad():
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
             job, passes = _job(shared)
-            units = list(passes.start(batch, [job.variants[position] for position in positions]))
+            units = list(passes.start(pickle.loads(batch), [job.variants[position] for position in positions]))
         except Exception as error:
             _check_sendable(error)
             raise
         finally:
             torch.set_rng_state(before)
             torch.set_num_threads(threads)
-    return [(None, units[0]), *zip(positions, (unit.of(None) for unit in units[1:]), strict=True)]
+    return _pickled([(None, units[0]), *zip(positions, (unit.of(None) for unit in units[1:]), strict=True)])
+
+
+def _pickled(value: Any) -> bytes:
+    """A value as bytes.
+
+    Raises:
+        ExecutorError: If it holds something that cannot be pickled.
+    """
+    try:
+        return pickle.dumps(value)
+    except Exception as error:
+        raise ExecutorError(
+            f"a batch, or what the task predicts for it, cannot be sent between processes: {error}. Keep tensors, "
+            "numpy arrays, numbers and text in Batch.inputs, Batch.context and predictions; no lambdas, open files or "
+            "locks."
+        ) from error
+
+
+_watching: set[int] = set()  # processes that wait for the end of their parent; a forked one inherits those of others
+
+
+def _end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, killed for instance: nobody would take its result."""
+    parent = multiprocessing.parent_process()
+    if os.getpid() in _watching:
+        return
+    _watching.add(os.getpid())
+    if parent is None:  # a thread, or a worker that another system looks after
+        return
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, name="ends with its parent", daemon=True).start()
 
 
 def _check_sendable(error: Exception) -> None:
@@ -221,21 +264,11 @@ def _read_job(path: Path) -> Job:
 
 def _result(future: Future[Any]) -> list[tuple[int | None, Unit]]:
     try:
-        found: list[tuple[int | None, Unit]] = future.result()
+        blob = future.result()
     except BrokenExecutor as error:
         raise _lost(error) from error
-    except (pickle.PicklingError, AttributeError, TypeError) as error:
-        if not isinstance(error, pickle.PicklingError) and "pickle" not in str(error):
-            raise  # the task's own
-        raise _not_sent(error) from error
-    return found
-
-
-def _not_sent(error: Exception) -> ExecutorError:
-    return ExecutorError(
-        f"a batch, or what the task predicts for it, cannot be sent between processes: {error}. Keep tensors, numpy "
-        "arrays, numbers and text in Batch.inputs, Batch.context and predictions; no lambdas, open files or locks."
-    )
+    units: list[tuple[int | None, Unit]] = pickle.loads(blob)
+    return units
 
 
 def _lost(error: BaseException) -> ExecutorError:

@@ -8,10 +8,12 @@ line end or a wrong checksum, is ignored, and is overwritten by the next record.
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import os
 import socket
 import time
+import weakref
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,11 +75,14 @@ class Journal:
         self.path = Path(path)
         self._places: dict[str, _Place] = {}
         self._end = 0  # of the last complete record
+        if importlib.util.find_spec("fcntl") is None:  # Windows: said before a file is made
+            raise StoreError("a store in a file needs fcntl, which this system lacks. Leave out store=.")
         try:
             _check_regular(self.path)
             self._file = self.path.open("a+b", buffering=0)
         except OSError as error:
             raise StoreError(f"the store {path} cannot be opened: {error}. Its folder must exist.") from error
+        _open.add(self)
         try:
             self._lock()
             self._load()
@@ -159,10 +164,8 @@ class Journal:
         self._end += len(data)
 
     def _lock(self) -> None:
-        try:
-            import fcntl
-        except ImportError as error:
-            raise StoreError("a store in a file needs fcntl, which this system lacks. Leave out store=.") from error
+        import fcntl  # not on Windows
+
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
@@ -173,6 +176,19 @@ class Journal:
             ) from error
         except OSError as error:
             raise StoreError(f"{self.path} cannot be locked: {error}. Put the store on a local disk.") from error
+
+
+_open: weakref.WeakSet[Journal] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """In a forked process: close its copies of the files, or it would keep their locks when the writer is gone."""
+    for journal in list(_open):
+        journal._file.close()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 @contextlib.contextmanager
