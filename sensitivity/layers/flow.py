@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain
 from math import prod
 
 from torch import nn
@@ -111,8 +112,8 @@ class Flow:
 
     def _module_norm(self, value: int) -> Found | None:
         """A module without layers inside that reads only this value and normalises it by hand."""
-        value = self.behind_views(value)
-        for number in self._calls_reading_only(value):
+        starts = dict.fromkeys((value, self.behind_views(value)))  # a view may stand before the module, or open it
+        for number in chain.from_iterable(map(self._calls_reading_only, starts)):
             call = self.tape.calls[number]
             inside = [op for op in self.tape.ops[call.first : call.last] if self.tape.values[op.outputs[0]].dynamic]
             if self._normalises(inside):

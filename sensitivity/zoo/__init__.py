@@ -1,1 +1,1 @@
-"""Models that ship with the library: EfficientViT-SAM in its five published sizes and a tiny one."""
+"""Models that ship with the library: EfficientViT-SAM and MPViT in their published sizes, and norms to exchange."""

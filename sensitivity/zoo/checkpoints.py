@@ -39,7 +39,7 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
 
     Args:
         path: a ``.safetensors`` file, or one written by ``torch.save`` with the state dict itself or with a dict that
-            holds it under ``"state_dict"``.
+            holds it under ``"state_dict"`` or ``"model"``.
 
     Returns:
         Tensors by key, on the CPU.
@@ -57,12 +57,13 @@ def read_state_dict(path: str | PathLike[str]) -> dict[str, Tensor]:
             f"cannot read {str(file)!r} as a checkpoint: {error}. Expected a .safetensors file or one of torch.save "
             "that holds tensors only; download it again, or save model.state_dict() anew."
         ) from error
-    if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
-        content = content["state_dict"]
+    for key in ("state_dict", "model"):
+        if isinstance(content, dict) and isinstance(content.get(key), dict):
+            content = content[key]
     if not isinstance(content, dict) or not all(isinstance(value, Tensor) for value in content.values()):
         raise ModelError(
             f"{str(file)!r} holds {_describe(content)}, expected a state dict (tensors by key) or a dict with "
-            "one under 'state_dict'. Save model.state_dict()."
+            "one under 'state_dict' or 'model'. Save model.state_dict()."
         )
     return dict(content)
 
