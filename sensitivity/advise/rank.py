@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import isfinite, isnan, nan, sqrt
-from statistics import fmean
+from math import isfinite, isnan, nan
 
 from sensitivity.records import Measurement, StudyRecord
+from sensitivity.records.correlation import spearman
 from sensitivity.records.signals import ESTIMATES, SIMILARITIES
 
 ONE_AT_A_TIME = "one-at-a-time"
@@ -64,26 +63,7 @@ def agreement(study: StudyRecord, recipe: str | None = None) -> dict[str, float]
     for name in (*ESTIMATES, *SIMILARITIES):
         sign = 1.0 if name in ESTIMATES else -1.0
         pairs = [(sign * m.signals[name], drop_of(m)) for m in measured if isfinite(m.signals.get(name, nan))]
-        correlation = spearman([one for one, _ in pairs], [drop for _, drop in pairs])
-        if correlation is not None:
+        correlation = spearman([signal for signal, _ in pairs], [drop for _, drop in pairs])
+        if len(pairs) >= FEWEST_LAYERS and not isnan(correlation):
             found[name] = correlation
     return found
-
-
-def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
-    """Spearman's rank correlation with mean ranks for ties; None for fewer than three pairs or a constant side."""
-    if len(one) < FEWEST_LAYERS:
-        return None
-    left, right = _ranks(one), _ranks(other)
-    middle = fmean(left)  # the same for both: ties share their places
-    products = sum((a - middle) * (b - middle) for a, b in zip(left, right, strict=True))
-    spread = sqrt(sum((a - middle) ** 2 for a in left) * sum((b - middle) ** 2 for b in right))
-    return products / spread if spread else None
-
-
-def _ranks(values: Sequence[float]) -> list[float]:
-    """Places from 1 on, the mean of their places for equal values."""
-    ordered = sorted(values)
-    first = {value: place for place, value in reversed(list(enumerate(ordered, 1)))}
-    last = {value: place for place, value in enumerate(ordered, 1)}
-    return [(first[value] + last[value]) / 2 for value in values]

@@ -25,7 +25,7 @@ from sensitivity.errors import ModelError
 from sensitivity.interception import Original, calls_handled, forward_exchanged
 from sensitivity.layers.operators import ELEMENTWISE, FUSED_NORMS
 from sensitivity.perturb.kept import Kept, Place, around
-from sensitivity.perturb.weights import exchanged, output_axis
+from sensitivity.perturb.weights import exchanged, folded_scale, output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.scheme import Rest
@@ -219,7 +219,8 @@ def _rounded_constants(
     model: nn.Module, layers: Sequence[Layer], rounding: _Rounding, kept: Kept, roles: _Roles
 ) -> Iterator[None]:
     """Rounded parameters and buffers in the place of the model's own; norms that are folded stay as they are."""
-    folds = {(one.module, one.weight): (one, scale) for one in layers if (scale := _fold(model, one)) is not None}
+    scales = [(layer, folded_scale(model, layer)) for layer in layers]
+    folds = {(layer.module, layer.weight): (layer, scale) for layer, scale in scales if scale is not None}
     copies: dict[Any, Tensor] = {}
     rounding.spare(model)
     with contextlib.ExitStack() as stack:
@@ -237,12 +238,6 @@ def _rounded_constants(
                 stack.enter_context(change(module, name, copies[key]))
         rounding.spare(model)
         yield
-
-
-def _fold(model: nn.Module, layer: Layer) -> Tensor | None:
-    """The scale (C,) of the norm that engines fold into a layer's weight."""
-    found = None if layer.norm_module is None else fold_scale_shift(model.get_submodule(layer.norm_module))
-    return None if found is None else found[0]
 
 
 def _rounded_constant(tensor: Tensor, rounding: _Rounding, fold: tuple[Layer, Tensor] | None) -> Tensor:

@@ -71,14 +71,14 @@ def _disturbed(model: nn.Module, layer: Layer, recipe: Recipe, weight: Tensor, a
         weight = prune_weight(weight, recipe.pruning, output_axis=axis, groups=layer.groups)
     if recipe.weights is None:
         return weight
-    fold = _fold(model, layer) if recipe.placement == "deploy" else None
-    if fold is None:
+    scale = folded_scale(model, layer) if recipe.placement == "deploy" else None
+    if scale is None:
         return quantize_weight(weight, recipe.weights, output_axis=axis)
-    return quantize_folded_weight(weight, recipe.weights, fold, output_axis=axis, groups=layer.groups)
+    return quantize_folded_weight(weight, recipe.weights, scale, output_axis=axis, groups=layer.groups)
 
 
-def _fold(model: nn.Module, layer: Layer) -> Tensor | None:
-    """The scale (C,) that the norm behind a layer multiplies its channels with, if it is fixed."""
+def folded_scale(model: nn.Module, layer: Layer) -> Tensor | None:
+    """The scale (C,) of the norm behind a layer that engines fold into its weight; None where none is folded."""
     if layer.norm_module is None or not layer.norm_folds:
         return None
     folded = fold_scale_shift(model.get_submodule(layer.norm_module))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from sensitivity.records import Layer, Measurement, StudyRecord
+from sensitivity.records.correlation import spearman
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import NOT_ANALYSED
 
@@ -107,7 +108,10 @@ def compare(
     for side in ("", "_other"):
         both[f"rank{side}"] = both[f"drop{side}"].rank(ascending=False, method="min")
     common = both.dropna(subset=["drop", "drop_other"])
-    both.attrs = {"layers_compared": len(common), "rank_correlation": _spearman(common)}
+    both.attrs = {
+        "layers_compared": len(common),
+        "rank_correlation": spearman(common["drop"].tolist(), common["drop_other"].tolist()),
+    }
     return both
 
 
@@ -167,10 +171,3 @@ def _drops(study: StudyRecord, recipe: str | None) -> pd.DataFrame:
         {"name": m.layer, "drop": None if m.drop is None else m.drop * study.scale} for m in study.of_recipe(recipe)
     ]
     return pd.DataFrame(rows, columns=["name", "drop"]).astype({"drop": float})
-
-
-def _spearman(common: pd.DataFrame) -> float:
-    mine, theirs = common["drop"].rank(), common["drop_other"].rank()
-    if mine.nunique() < 2 or theirs.nunique() < 2:
-        return float("nan")
-    return float(mine.corr(theirs))

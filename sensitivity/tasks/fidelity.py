@@ -12,11 +12,9 @@ import torch
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
+from sensitivity.records.decibels import CEILING_DB, decibels
 from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, to_device
 from sensitivity.tasks.fingerprint import fingerprint
-
-CEILING_DB = 150.0
-"""SQNR of an exact copy. A float32 carries 24 bits, 144.5 dB, so no real difference is smaller."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -135,8 +133,9 @@ class FeatureFidelity:
         choose_positions(list(predictions), len(self))
         signal = [float(prediction["signal"]) for prediction in predictions.values()]
         noise = [float(prediction["noise"]) for prediction in predictions.values()]
-        each = [_decibels(*energies) for energies in zip(signal, noise, strict=True)]
-        return {"sqnr_db": _decibels(sum(signal), sum(noise)), "mean_sqnr_db": float(np.mean(each))}
+        each = [decibels(*energies, ceiling=CEILING_DB) for energies in zip(signal, noise, strict=True)]
+        whole = decibels(sum(signal), sum(noise), ceiling=CEILING_DB)
+        return {"sqnr_db": whole, "mean_sqnr_db": float(np.mean(each))}
 
     def digest(self) -> str:
         """Hash of the inputs and of the weights and buffers of the reference's model.
@@ -202,11 +201,3 @@ def _energies(reference: Floats, found: Floats) -> dict[str, float]:
             "before post-processing that keeps a varying number of objects."
         )
     return {"signal": float(np.square(reference).sum()), "noise": float(np.square(reference - found).sum())}
-
-
-def _decibels(signal: float, noise: float) -> float:
-    if noise == 0:
-        return CEILING_DB
-    if signal == 0:
-        return -CEILING_DB
-    return float(np.clip(10 * np.log10(signal / noise), -CEILING_DB, CEILING_DB))

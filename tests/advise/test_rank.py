@@ -3,10 +3,9 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
-from sensitivity.advise.rank import agreement, drop_of, has_drop, spearman, worst_first
+from sensitivity.advise.rank import agreement, drop_of, has_drop, worst_first
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement
 from tests.made_studies import make_study, with_second_recipe
@@ -51,20 +50,6 @@ def study_with(signal: str, values: list[float], drops: list[float | None]):
     study = make_study(drops)
     measured = (replace(m, signals={signal: v}) for m, v in zip(study.measurements, values, strict=True))
     return replace(study, measurements=tuple(measured))
-
-
-def test_spearman_is_that_of_scipy() -> None:
-    from scipy.stats import spearmanr
-
-    generator = np.random.default_rng(0)
-    for _ in range(20):
-        one, other = generator.integers(0, 6, 12).tolist(), generator.normal(size=12).tolist()  # with and without ties
-        assert spearman(one, other) == pytest.approx(spearmanr(one, other).statistic, abs=1e-12)
-
-
-def test_spearman_of_too_few_or_of_a_constant_side_is_none() -> None:
-    assert spearman([1.0, 2.0], [1.0, 2.0]) is None
-    assert spearman([1.0, 1.0, 1.0], [1.0, 2.0, 3.0]) is None
 
 
 def test_the_agreement_is_one_where_a_signal_orders_the_layers_as_the_drops_do() -> None:

@@ -208,6 +208,21 @@ def test_a_weight_is_folded_before_it_is_rounded() -> None:
     torch.testing.assert_close(folded, folded.bfloat16().float(), rtol=1e-6, atol=0.0)
 
 
+def test_a_norm_that_counts_another_axis_than_the_channels_is_not_folded_before_the_weight_is_rounded() -> None:
+    class Tokens(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.project, self.norm = nn.Linear(4, 6), nn.BatchNorm1d(5)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.norm(self.project(x))
+
+    model = Tokens().eval()
+    rounded = model.project.weight.detach().bfloat16().float()
+    with sv.wrap(model, torch.randn(2, 5, 4)).quantized(BF16):
+        assert torch.equal(model.project.weight, rounded)
+
+
 def test_another_thread_is_refused() -> None:
     model, caught = nn.Linear(2, 2), []
 

@@ -11,7 +11,8 @@ from torch import nn
 
 from sensitivity.contracts import Task
 from sensitivity.errors import PredictionError, TaskError
-from sensitivity.tasks.fidelity import CEILING_DB, FeatureFidelity
+from sensitivity.records.decibels import CEILING_DB
+from sensitivity.tasks.fidelity import FeatureFidelity
 from tests.tasks.made_scenes import predict_all
 
 IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from sensitivity.records.decibels import decibels
+
 
 def sqnr_db(reference: Any, other: Any) -> float:
     """Signal to quantization noise: 10 log10(sum reference^2 / sum (reference - other)^2), in dB.
@@ -33,15 +35,13 @@ def sqnr_of_all_db(references: Sequence[Any], others: Sequence[Any]) -> float:
     """
     signal = noise = 0.0
     for reference, other in zip(references, others, strict=True):
-        wanted, given = _double(reference), _double(other)
-        both = torch.isfinite(wanted) & torch.isfinite(given)
-        if not torch.equal(wanted[~both].nan_to_num(nan=1.0), given[~both].nan_to_num(nan=1.0)):
+        expected, actual = _double(reference), _double(other)
+        both = torch.isfinite(expected) & torch.isfinite(actual)
+        if not torch.equal(expected[~both].nan_to_num(nan=1.0), actual[~both].nan_to_num(nan=1.0)):
             return -math.inf
-        signal += float(wanted[both].square().sum())
-        noise += float((wanted[both] - given[both]).square().sum())
-    if noise == 0.0:
-        return math.inf
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 else -math.inf
+        signal += float(expected[both].square().sum())
+        noise += float((expected[both] - actual[both]).square().sum())
+    return decibels(signal, noise)
 
 
 def _double(values: Any) -> Tensor:

@@ -148,6 +148,10 @@ class Plan:
         Raises:
             LayerNotFoundError: If something to keep is not in the model.
         """
+        return self._find_kept()
+
+    def _find_kept(self) -> Kept:
+        """What ``kept`` gives; found once for each scheme's rest."""
         basis, key = self.basis, (self.scheme.rest == "fp32", self.scheme.keep_fp32)
         if key not in basis.kept:
             inputs = dict(basis.kwargs) or basis.args
@@ -314,7 +318,7 @@ def make_plan(
         plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
     plan = plan.without({layer.name: _COMPUTED for layer in plan.quantized if _computes_weight(plan.model, layer)})
     plan = plan.without(_unreached(plan))
-    assert plan.kept is not None  # found now, while nothing is hooked, or refused now
+    plan._find_kept()  # now, while nothing is hooked
     return plan
 
 
