@@ -47,6 +47,8 @@ _HOME = {
     "Lvis": "tasks.lvis",
     "PromptedMasks": "tasks.prompted",
     "SemanticSegmentation": "tasks.semantic",
+    "Classification": "tasks.classification",
+    "LoaderTask": "tasks.loader",
     "FeatureFidelity": "tasks.fidelity",
     "callback_task": "tasks.callback",
     "Resize": "tasks.datasets",
@@ -61,11 +63,13 @@ __all__ = [
     "INT8_WEIGHTS",
     "THESIS",
     "Calibration",
+    "Classification",
     "CocoDetection",
     "Confidence",
     "FeatureFidelity",
     "Gates",
     "Layer",
+    "LoaderTask",
     "Lvis",
     "NumberFormat",
     "PromptedMasks",
@@ -107,9 +111,11 @@ if TYPE_CHECKING:
     from sensitivity.sweep.settings import Sweep
     from sensitivity.sweep.stopping.race import Confidence
     from sensitivity.tasks.callback import callback_task
+    from sensitivity.tasks.classification import Classification
     from sensitivity.tasks.coco import CocoDetection
     from sensitivity.tasks.datasets import Resize
     from sensitivity.tasks.fidelity import FeatureFidelity
+    from sensitivity.tasks.loader import LoaderTask
     from sensitivity.tasks.lvis import Lvis
     from sensitivity.tasks.prompted import PromptedMasks
     from sensitivity.tasks.semantic import SemanticSegmentation
