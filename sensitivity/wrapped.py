@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack, overload
 import torch
 from torch import nn
 
-from sensitivity.contracts import NeedsReference, Store, Task
+from sensitivity.contracts import Store, Task
 from sensitivity.errors import ModelError, StudyError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
@@ -25,6 +25,7 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.calibrate import calibrate
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.images import check_images, runs_on
+from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.simulate import simulated
 from sensitivity.perturb.sole_use import sole_use
@@ -71,10 +72,8 @@ def wrap(
 ) -> Wrapped:
     """A model with its layers found and named, ready to be disturbed and measured.
 
-    The model is not changed, now or later.
-
     Args:
-        model: Any ``torch.nn.Module``.
+        model: Any ``torch.nn.Module``; it is not changed, now or later.
         example_inputs: What it accepts: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
         name: Its name in tables and patterns; by default its ``name`` attribute or its class.
         naming: A naming scheme of your own: module paths in execution order to (stage, block) of each.
@@ -97,8 +96,18 @@ def verify(wrapped: Wrapped, deployed: Deployed, task: Task | None = None, **set
 class Wrapped:
     """A model and its layers.
 
-    Wherever a method takes ``calibration``, that is activation ranges (one ``Calibration`` or several), or images to
-    measure them on first: a task, batches or single images. None takes the last ranges made here that fit.
+    What several methods take has one meaning:
+
+    - ``recipe``: what is done to a layer; ``scheme``: which layer gets which recipe.
+    - ``layers``: names, module paths or patterns of the layers to measure.
+    - ``calibration``: activation ranges (one ``Calibration`` or several), or images to measure them on first: a task,
+      batches or single images. None takes the last ranges made here that fit.
+    - ``progress``: show a progress bar; by default where a person is watching (a terminal or a notebook).
+    - ``engine``, ``parts``, ``example`` and the engine's own ``settings``: as in ``deploy``.
+
+    So have errors: a pattern or a rule that selects no layer is a ``LayerNotFoundError``, missing ranges and missing
+    images are a ``CalibrationError``, a task without images or a score is a ``TaskError``, and a package that is not
+    installed is a ``MissingPackageError``. A method lists what it raises beside these.
 
     Attributes:
         model: The caller's model itself; it is disturbed only inside ``quantized`` and while a method runs.
@@ -131,9 +140,8 @@ class Wrapped:
     def folded(self) -> Wrapped:
         """A copy of the model with each batch norm folded into the layer before it, as engines run it.
 
-        Layers keep their names; those that took over their norm have none. Where folding would change the outputs a
-        norm stays. A sweep of it is cheaper, and scores differ in last bits. Not so where a recipe looks at the weights
-        as they are stored: ``sv.THESIS`` and pruning see the folded ones, and choose others than ``deploy`` does.
+        Layers keep their names; a norm stays where folding would change the outputs. A sweep of it is cheaper, and
+        scores differ in last bits; recipes that look at stored weights (``sv.THESIS``, pruning) see the folded ones.
 
         Raises:
             ExportError: If the model cannot be copied, or is not in float32.
@@ -152,8 +160,7 @@ class Wrapped:
 
         Args:
             scheme: Which layer gets which recipe.
-            element_bytes: Bytes of an element that is not quantized, e.g. 2 for a model deployed in FP16; None takes
-                what the model is stored in.
+            element_bytes: Bytes of an element that is not quantized, e.g. 2 in FP16; None takes those of the model.
             biases_too: Count the biases of quantized layers in the recipe's bits as well, as the thesis did; engines
                 keep them in float.
         """
@@ -174,24 +181,22 @@ class Wrapped:
     ) -> Calibration | list[Calibration]:
         """Measure the activation ranges that recipes need, all layers and placements in one streaming pass.
 
-        Layers with a tensor that no hook can see, such as the output of ``F.relu`` where ``sv.THESIS`` needs it, are
-        left out; disturbing one says why.
-
         Args:
             images: A task (its images, run as it runs them), or preprocessed images: batches or single ones, as
                 tensors, tuples or dicts like the example inputs.
             recipe: Says which tensors are observed, and how; several share the pass.
-            progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
+            progress: Show a progress bar.
 
         Returns:
-            The ranges, one for each recipe where several are given; also kept for later calls that are given none.
+            The ranges, one for each recipe where several are given; also kept for later calls that are given none. A
+            layer with a tensor that no hook can see has none; disturbing it says why.
 
         Raises:
-            CalibrationError: If there are no images, an activation holds NaN or infinity, or no layer ran.
+            CalibrationError: If an activation holds NaN or infinity, or no layer ran.
             RecipeError: If a recipe quantizes no activations, or none of the layers can be observed.
         """
         recipes = check_recipes(recipe)
-        images = self._with_reference(images) if isinstance(images, Task) else check_images(images)
+        images = with_reference(self.model, images) if isinstance(images, Task) else check_images(images)
         total = len(images) if isinstance(images, Sized) else None
         with watching(total, progress) as watch:
             runs = runs_on(self.model, images, self._example_inputs)
@@ -205,16 +210,12 @@ class Wrapped:
     def quantized(self, scheme: Scheme, *, calibration: CalibrationLike | None = None) -> Iterator[nn.Module]:
         """The simulated model for the time of a ``with`` block: the caller's own object, put back afterwards.
 
-        Where the scheme's rest is in half precision, that is emulated. Batch norms are not folded here, so biases are
-        not rounded that an engine makes of them; ``plan(scheme).simulated()`` is nearer to it.
+        The rest is emulated in half precision where the scheme says so. Batch norms are not folded:
+        ``plan(scheme).simulated()`` is nearer to an engine.
 
         Args:
             scheme: Which layer gets which recipe.
             calibration: Activation ranges or images.
-
-        Raises:
-            LayerNotFoundError: If a rule of the scheme selects no layer, or what it keeps in fp32 is not there.
-            CalibrationError: If activations are to be quantized and no ranges are known.
         """
         ready = self._ready(calibration, scheme.recipes)
         with simulated(self.model, self.layers, scheme, ready, self._example_inputs):
@@ -224,14 +225,11 @@ class Wrapped:
     def evaluate(
         self, task: Task, scheme: Scheme | None = None, *, calibration: CalibrationLike | None = None
     ) -> Score:
-        """Score the model under a scheme; without one, as it is.
+        """Score the model on a ``task`` under a ``scheme``; without one, as it is.
 
-        Raises:
-            LayerNotFoundError: If a rule of the scheme selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            TaskError: If the task has no images or cannot score the predictions.
+        ``calibration`` is that of ``quantized``.
         """
-        task = self._with_reference(task)
+        task = with_reference(self.model, task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
             before_batch = ModelState(model).next_batch
             return evaluate(model, task, before_batch=before_batch, undisturbed=scheme is None)
@@ -251,34 +249,27 @@ class Wrapped:
         progress: bool | None = None,
         **keywords: Unpack[SweepKeywords],
     ) -> Study:
-        """Disturb one layer at a time and score the task each time, in one pass over the data.
+        """Disturb one layer at a time and score the task each time, in one pass over the data; see ``sweep.run.sweep``.
 
         Args:
             task: Data and metric.
             recipe: What is done to each layer; several give one study with all of them.
             calibration: Activation ranges or images.
-            layers: Names, module paths or patterns of the layers to measure; the others are never disturbed.
+            layers: The layers to measure; the others are never disturbed.
             direction: ``one-at-a-time``, or ``all-but-one``: disturb every one of ``layers`` except the one.
             store: A file that every result is written to as soon as it is there. Stop any time and run again to go on
-                from there, also with more layers or recipes; the study is the same to the last bit but for the times,
-                which are those of the last run. A layer that failed is not tried again, unless memory ran out. The
-                undisturbed model always runs on the first batch: if it predicts something else than when the store was
-                written, the store is refused.
-            stop: When a layer's drop is known well enough to give it no more images; images then come in a seeded
-                random order. None runs every layer on every image.
+                from there, also with more layers or recipes; the study is the same to the last bit but for the times.
+            stop: When a layer's drop is known well enough to give it no more images, which then come in a seeded random
+                order. None runs every layer on every image.
             settings: How the sweep runs: where, with or without intervals and replay; see ``sv.Sweep``.
-            progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
+            progress: Show a progress bar.
             keywords: The fields of ``sv.Sweep`` by name, in the place of ``settings``.
 
         Returns:
             The study. Drops have bounds where the task has 8 images or more (``docs/confidence.md``). Ctrl-C ends the
-            sweep early: the study holds what was measured until then, and a note says so; while scores are computed,
-            the first one does without intervals, the second without the scores still to come.
+            sweep early: the study holds what was measured until then, and a note says so.
 
         Raises:
-            LayerNotFoundError: If a pattern selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            TaskError: If the task has no images or the undisturbed model cannot be scored, or not with a number.
             StoreConflictError: If the store was written for another model, data, calibration or settings, or another
                 process is writing to it.
             StoreFormatError: If the file is no store, or one of a newer version.
@@ -292,7 +283,7 @@ class Wrapped:
         check_arguments(task, calibration=calibration, store=store, stop=stop)
         recipes = check_recipes(recipe)
         with sole_use(self.model):
-            task = self._with_reference(task)
+            task = with_reference(self.model, task)
             disturber = Disturber(self.model, self._ready(calibration, recipes, progress=progress))
             variants = plan(self.layers.select(layers), recipes, direction=direction)
             with how.workplace() as executor, opened(store) as kept:
@@ -318,26 +309,17 @@ class Wrapped:
     ) -> Explanation:
         """What ``analyze`` will cost in this process, from a short probe on the first batches; print it.
 
-        Args:
-            task: As in ``analyze``.
-            recipe: As in ``analyze``.
-            calibration: As in ``analyze``; images are run now, and what that takes is not told.
-            layers: As in ``analyze``.
-            direction: As in ``analyze``.
-            stop: As in ``analyze``; the data decide how much it saves, so the cost is then at most what is told.
-            settings: As in ``analyze``; nothing is run elsewhere, so ``executor`` and ``workers`` do not count.
-            keywords: As in ``analyze``.
+        ``task``, ``recipe``, ``layers``, ``direction``, ``stop``, ``settings`` and its fields as ``keywords`` are those
+        of ``analyze``. Images given as ``calibration`` are run now, and the time for that is not part of the estimate.
+        With a ``stop`` the estimate is an upper bound. ``executor`` and ``workers`` do not count: all runs here.
 
         Raises:
-            LayerNotFoundError: If a pattern selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            TaskError: If the task has no images.
             StudyError: If ``settings`` and one of its fields are both given, or a setting is out of range.
         """
         how = settings_of(settings, keywords)
         check_arguments(task, calibration=calibration, stop=stop)
         recipes = check_recipes(recipe)
-        task = self._with_reference(task)
+        task = with_reference(self.model, task)
         disturber = Disturber(self.model, self._ready(calibration, recipes))
         variants = plan(self.layers.select(layers), recipes, direction=direction)
         return explain(self.model, task, variants, disturber, stop=stored_stop(stop, task), settings=how)
@@ -351,28 +333,26 @@ class Wrapped:
         calibration: CalibrationLike | None = None,
         layers: str | Iterable[str] = "*",
     ) -> Signals:
-        """Disturb one layer at a time and compare without labels; see ``sweep.signals.measure_signals``.
+        """Disturb one layer at a time and compare without labels; see ``sweep.signals.measured.measure_signals``.
 
         Args:
             images: A task (its inputs; a task without them calls the model itself), or preprocessed images; a few are
                 usual.
             recipe: What is done to each layer.
             calibration: Activation ranges or images.
-            layers: Names, module paths or patterns of the layers.
+            layers: The layers to disturb.
 
         Returns:
             SQNR of weight, layer output and model outputs, cosines, dead channels, clipped values; a mapping from the
             layer's name, with ``to_frame()``. ``study.with_signals`` shows them beside the drops.
 
         Raises:
-            LayerNotFoundError: If a pattern selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known, or there are no images.
             ModelError: If the model returns no floating-point tensor.
             TaskError: If the task never calls the model as a whole.
         """
         disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
         passes = ((run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs))
-        return measure_signals(self.model, self.name, self.layers.select(layers), recipe, disturber, passes)
+        return measure_signals(disturber, self.layers.select(layers), recipe, passes, name=self.name)
 
     @checked(StudyError)
     def screen(
@@ -393,22 +373,19 @@ class Wrapped:
             loss: Takes the model's outputs and the batch as given (a task's ``Batch``, or the item of ``images``) and
                 returns a scalar tensor; by default the outputs with random signs, which needs no labels.
             calibration: Activation ranges or images.
-            layers: Names, module paths or patterns of the layers.
+            layers: The layers to estimate.
 
         Returns:
-            ``estimate_first_order``, ``estimate_second_order`` (from one backward pass a batch) and
-            ``estimate_output_mse`` (from one replayed pass a layer). ``study.with_signals`` tells how well they agree
-            with measured drops.
+            ``estimate_first_order``, ``estimate_second_order`` and ``estimate_output_mse`` by layer;
+            ``study.with_signals`` tells how well they agree with measured drops.
 
         Raises:
-            LayerNotFoundError: If a pattern selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known, or there are no images.
             ModelError: If the loss is no scalar or cannot be differentiated.
             TaskError: If the task never calls the model as a whole.
         """
         disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
         passes = output_passes(self.model, images, self._example_inputs)
-        return screen(self.model, self.name, self.layers.select(layers), recipe, disturber, passes, loss)
+        return screen(disturber, self.layers.select(layers), recipe, passes, name=self.name, loss=loss)
 
     @checked(StudyError)
     def plan(
@@ -429,8 +406,6 @@ class Wrapped:
 
         Raises:
             ExportError: If a recipe cannot be expressed as Q/DQ, or the model cannot be copied.
-            LayerNotFoundError: If a rule of the scheme selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
             EngineError: If no engine is called ``target``.
         """
         from sensitivity.deploy.engines.registry import target_of
@@ -450,12 +425,12 @@ class Wrapped:
         load: str | Path | None = None,
         **settings: Any,
     ) -> Deployed:
-        """Export a scheme and run it on an engine.
+        """Export a scheme and run it on an engine; see ``deploy.deployed.deploy``.
 
         Args:
             scheme: Which layer gets which recipe; ``Scheme()`` deploys the model in float.
             engine: ``openvino`` (true int8 on a CPU), ``onnxruntime`` (portable reference), ``tensorrt``, ``torch``
-                (the simulation), or a function that makes an engine of an ONNX file's bytes.
+                (the simulation), one that you registered, or a function that makes an engine of an ONNX file's bytes.
             calibration: Activation ranges or images.
             parts: Paths of the submodules to export, e.g. a backbone; None exports the whole model, and where that
                 fails as much of it as can be.
@@ -468,9 +443,6 @@ class Wrapped:
 
         Raises:
             ExportError: If a recipe cannot be expressed as Q/DQ, or nothing can be exported.
-            LayerNotFoundError: If a rule of the scheme selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            MissingPackageError: If a package is not installed; the message names the extra that brings it.
             EngineBuildError: If the engine cannot be built.
             EngineError: If the engine is unknown.
         """
@@ -503,18 +475,18 @@ class Wrapped:
             strict: Raise where the engine runs another precision than planned.
             roundings: Score the simulation with two other, equally good roundings as well, which tell what the
                 prediction can be trusted to: five passes over the task. Without them it is three.
-            progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
+            progress: Show a progress bar.
 
         Raises:
             EngineError: If this is not what ``deploy`` returned, or it was deployed of another model or other weights.
             PrecisionNotHonouredError: If ``strict``, and a layer runs in another precision than planned.
-            TaskError: If the task has no images, or never runs what was exported, or ``samples`` is not positive.
+            TaskError: If the task never runs what was exported, or ``samples`` is not positive.
         """
         from sensitivity.deploy.verify.same_model import check_deployed
         from sensitivity.deploy.verify.verify import passes_over, verify
 
         check_deployed(deployed, self.model, self.name)
-        task = None if task is None else self._with_reference(task)
+        task = None if task is None else with_reference(self.model, task)
         total = 0 if task is None else passes_over(task, roundings=roundings)
         compare = partial(verify, samples=samples, gates=gates, strict=strict, roundings=roundings)
         with untouched(self.model), torch.no_grad(), watching(total, progress if total else False) as watch:
@@ -534,19 +506,13 @@ class Wrapped:
     ) -> Latency:
         """Time every layer on an engine, quantized and in float; ``study.with_latency`` takes the result.
 
-        Args:
-            recipe: What the quantized layers have.
-            engine: One that tells the time of single layers: ``openvino``, ``tensorrt``.
-            calibration: Activation ranges or images.
-            parts: As in ``deploy``.
-            example: As in ``deploy``: the sizes that are timed.
-            settings: The engine's own.
+        ``recipe`` is what the quantized layers have; ``engine`` one that tells the time of single layers (``openvino``,
+        ``tensorrt``); ``example`` fixes the sizes that are timed. ``calibration``, ``parts`` and the engine's own
+        ``settings`` are those of ``deploy``.
 
         Raises:
             EngineError: If the engine is unknown, or does not tell the time of single layers.
             ExportError: If the recipe cannot be expressed as Q/DQ, or nothing can be exported.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            MissingPackageError: If a package is not installed; the message names the extra that brings it.
             EngineBuildError: If the engine cannot be built.
         """
         from sensitivity.deploy.verify.latency import measure_latency
@@ -570,38 +536,27 @@ class Wrapped:
         recipe: Recipe | str | None = None,
         **settings: Any,
     ) -> Study:
-        """Measure some layers of a study again, one at a time, on an engine.
+        """Measure some layers of a study again on an engine; see ``deploy.verify.study_rows.verify_measurements``.
 
-        Args:
-            study: What ``analyze`` returned for this model.
-            task: The task it was made with.
-            engine: As in ``deploy``.
-            layers: Names, module paths or patterns of the layers to measure.
-            calibration: Activation ranges or images.
-            parts: As in ``deploy``.
-            gates: How near the drops must be; None for the usual numbers.
-            recipe: Measure the rows of this recipe of the study alone; by default all.
-            settings: The engine's own.
+        ``study`` is what ``analyze`` returned for this model and ``task``; ``layers`` and ``recipe`` choose its rows,
+        by default all. ``gates`` says how near the drops must be. ``engine``, ``calibration``, ``parts`` and the
+        engine's own ``settings`` are those of ``deploy``.
 
         Returns:
-            The study with those rows ``verified`` whose drop on the engine is the simulated one; all rows measured
-            again have ``deployed_score`` and ``deployed_drop`` among their signals, and the others say why not: rows
-            that cannot be deployed, or that were not simulated on all images, are not run.
+            The study with those rows ``verified`` whose drop on the engine is the simulated one.
 
         Raises:
-            LayerNotFoundError: If a pattern selects no layer.
             StudyError: If the study is of another task, of other layers or weights, or has no such recipe.
-            CalibrationError: If activations are to be quantized and no ranges are known.
-            MissingPackageError: If a package is not installed.
             EngineError: If the engine is unknown.
         """
         from sensitivity.deploy.verify.same_model import check_study
-        from sensitivity.deploy.verify.study_rows import verify_measurements
+        from sensitivity.deploy.verify.study_rows import Chosen, verify_measurements
 
         check_study(study, self.model, self.layers)
         ready = self._ready(calibration, list(study.recipes.values()))
         run = partial(self.deploy, engine=engine, calibration=ready or None, parts=parts, **settings)
-        rows = verify_measurements(study, run, self._with_reference(task), self.layers.select(layers), gates, recipe)
+        chosen = Chosen(self.layers.select(layers), recipe)
+        rows = verify_measurements(study, run, with_reference(self.model, task), chosen=chosen, gates=gates)
         return replace(study, measurements=rows)
 
     @cached_property
@@ -610,19 +565,6 @@ class Wrapped:
         from sensitivity.deploy.prepare.plans import Plans
 
         return Plans(self.model, self.layers, self._example_inputs)
-
-    def _with_reference(self, task: Task) -> Task:
-        """The task, given the undisturbed model's outputs first where it compares with them."""
-        if not isinstance(task, NeedsReference) or not task.needs_reference:
-            return task
-        with untouched(self.model), torch.no_grad():
-            state = ModelState(self.model)
-
-            def run(*args: Any, **kwargs: Any) -> Any:
-                state.next_batch()
-                return self.model(*args, **kwargs)
-
-            return task.with_reference(run)
 
     def _ready(
         self, calibration: CalibrationLike | None, recipes: Sequence[Recipe], *, progress: bool | None = None

@@ -35,13 +35,26 @@ class Repeated:
     left_out: str = ""
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of a study.
+
+    Attributes:
+        layers: Those of these layers.
+        recipe: Those of this recipe of the study alone; None for all.
+    """
+
+    layers: Sequence[Layer]
+    recipe: Recipe | str | None = None
+
+
 def verify_measurements(
     study: StudyRecord,
     deploy: Callable[[Scheme], Deployed],
     task: Task,
-    layers: Sequence[Layer],
+    *,
+    chosen: Chosen,
     gates: Gates | None = None,
-    recipe: Recipe | str | None = None,
 ) -> tuple[Measurement, ...]:
     """The study's measurements, those of some layers repeated on an engine.
 
@@ -53,9 +66,8 @@ def verify_measurements(
         study: What was simulated.
         deploy: Makes an engine of a scheme.
         task: The task of the study.
-        layers: Layers to repeat.
+        chosen: Rows to repeat.
         gates: What counts as the same; None for the usual numbers.
-        recipe: Repeat the rows of this recipe of the study alone; None for all.
 
     Raises:
         StudyError: If the study has another task or number of images, or no such recipe.
@@ -66,15 +78,15 @@ def verify_measurements(
             f"the study measured {study.metric} on {study.baseline.images} images, this task has {task.metric} on "
             f"{len(task)}. Give the task that the study was made with."
         )
-    name = _recipe_name(study, recipe)
-    wanted = {layer.name: layer for layer in layers}
-    rows = []
-    for row in study.measurements:
-        if row.layer not in wanted or row.score is None or name not in (None, row.recipe):
-            rows.append(row)
-        else:
-            rows.append(_repeated(study, row, deploy, wanted[row.layer], task, gates or Gates()))
-    return tuple(rows)
+    name = _recipe_name(study, chosen.recipe)
+    layers = {layer.name: layer for layer in chosen.layers}
+    engine = _OnEngine(study, deploy, task, gates or Gates())
+    return tuple(
+        row
+        if row.layer not in layers or row.score is None or name not in (None, row.recipe)
+        else engine.repeated(row, layers[row.layer])
+        for row in study.measurements
+    )
 
 
 def _recipe_name(study: StudyRecord, recipe: Recipe | str | None) -> str | None:
@@ -84,23 +96,25 @@ def _recipe_name(study: StudyRecord, recipe: Recipe | str | None) -> str | None:
     return name
 
 
-def _repeated(
-    study: StudyRecord,
-    row: Measurement,
-    deploy: Callable[[Scheme], Deployed],
-    layer: Layer,
-    task: Task,
-    gates: Gates,
-) -> Measurement:
-    if row.images != len(task) or row.drop is None:
-        return _with_reason(
-            row, f"measured on {row.images} of {len(task)} images: no drop to compare with the engine's"
-        )
-    try:
-        deployed = deploy(_scheme(study, row))
-    except (ExportError, EngineBuildError) as error:
-        return _with_reason(row, f"not on the engine: {error}")
-    return _judged(study, row, _repeat(deployed, layer, task), gates)
+@dataclass(frozen=True)
+class _OnEngine:
+    """What the rows of a study are measured again with."""
+
+    study: StudyRecord
+    deploy: Callable[[Scheme], Deployed]
+    task: Task
+    thresholds: Gates
+
+    def repeated(self, row: Measurement, layer: Layer) -> Measurement:
+        """The row, measured again where that can be compared with what was simulated."""
+        if row.images != len(self.task) or row.drop is None:
+            reason = f"measured on {row.images} of {len(self.task)} images: no drop to compare with the engine's"
+            return _with_reason(row, reason)
+        try:
+            deployed = self.deploy(_scheme(self.study, row))
+        except (ExportError, EngineBuildError) as error:
+            return _with_reason(row, f"not on the engine: {error}")
+        return _judged(self.study, row, _repeat(deployed, layer, self.task), self.thresholds)
 
 
 def _with_reason(row: Measurement, reason: str) -> Measurement:
@@ -114,7 +128,7 @@ def _scheme(study: StudyRecord, row: Measurement) -> Scheme:
     recipe = study.recipes[row.recipe]
     if study.direction == "one-at-a-time":
         return Scheme.only(row.layer, recipe)
-    others = [one.layer for one in study.measurements if one.recipe == row.recipe and one.layer != row.layer]
+    others = [other.layer for other in study.measurements if other.recipe == row.recipe and other.layer != row.layer]
     return Scheme.only(others, recipe) if others else Scheme()
 
 
@@ -122,33 +136,36 @@ def _repeat(deployed: Deployed, layer: Layer, task: Task) -> Repeated:
     with torch.no_grad():
         score = evaluate(deployed, task).value
     ran: Mapping[str, str] = {
-        node: one.precision for engine in deployed.engines for one in engine.layer_info() for node in one.nodes
+        node: operation.precision
+        for engine in deployed.engines
+        for operation in engine.layer_info()
+        for node in operation.nodes
     }
     nodes = [name for part in deployed.parts for name in part.qdq.nodes.get(layer.name, ())]
-    told = all(node in ran for node in nodes)
-    executed = "+".join(sorted({ran[node] for node in nodes})) or None if told else None
+    all_known = all(node in ran for node in nodes)
+    executed = "+".join(sorted({ran[node] for node in nodes})) or None if all_known else None
     planned = deployed.plan.expected_precision(deployed.plan.layers[layer.name])
     return Repeated(score, executed, planned, deployed.plan.left_out.get(layer.name, ""))
 
 
-def _judged(study: StudyRecord, row: Measurement, found: Repeated, gates: Gates) -> Measurement:
+def _judged(study: StudyRecord, row: Measurement, repeated: Repeated, thresholds: Gates) -> Measurement:
     sign = 1.0 if study.higher_is_better else -1.0
-    drop = sign * (study.baseline.value - found.score)
-    signals = {**row.signals, DEPLOYED_SCORE: found.score, DEPLOYED_DROP: drop}
-    reason = _difference(study, row, found, drop, gates)
+    drop = sign * (study.baseline.value - repeated.score)
+    signals = {**row.signals, DEPLOYED_SCORE: repeated.score, DEPLOYED_DROP: drop}
+    reason = _difference(study, row, repeated, drop, thresholds)
     if reason is None:
         return replace(row, status=Status.VERIFIED, signals=signals)
     return _with_reason(replace(row, signals=signals), reason)
 
 
-def _difference(study: StudyRecord, row: Measurement, found: Repeated, drop: float, gates: Gates) -> str | None:
+def _difference(study: StudyRecord, row: Measurement, repeated: Repeated, drop: float, thresholds: Gates) -> str | None:
     """Why a row is not verified; None if it is."""
-    if found.left_out:
-        return found.left_out
-    if found.executed != found.planned:
-        return f"planned in {found.planned}, the engine ran {found.executed or 'it does not tell what'}"
+    if repeated.left_out:
+        return repeated.left_out
+    if repeated.executed != repeated.planned:
+        return f"planned in {repeated.planned}, the engine ran {repeated.executed or 'it does not tell what'}"
     assert row.drop is not None
-    allowed = gates.metric_tolerance(study.unit, row.drop, single_layer=study.direction == "one-at-a-time")
+    allowed = thresholds.metric_tolerance(study.unit, row.drop, single_layer=study.direction == "one-at-a-time")
     if not abs(drop - row.drop) <= allowed:  # NaN is no agreement
         scale = study.scale
         return f"the engine drops {scale * drop:.3f} and not {scale * row.drop:.3f} ({scale * allowed:.3f} may differ)"

@@ -55,12 +55,12 @@ class _Changes:
 
 
 def screen(
-    model: nn.Module,
-    name: str,
+    disturber: Disturber,
     layers: Sequence[Layer],
     recipe: Recipe,
-    disturber: Disturber,
     passes: Iterable[tuple[Callable[[], Any], int, Any]],
+    *,
+    name: str,
     loss: Loss | None = None,
 ) -> Signals:
     """Estimate how much each layer matters. These are guesses, not drops: measure what they put first.
@@ -78,13 +78,13 @@ def screen(
     its expectation.
 
     Args:
-        model: The model; its weights, gradients, mode and random state are left as they were.
-        name: Its name.
+        disturber: Applies the recipe to its model, whose weights, gradients, mode and random state are left as they
+            were.
         layers: Layers to estimate.
         recipe: What would be done to each.
-        disturber: Applies it.
         passes: One item a batch: a function that runs the model on it, the number of its images, and the batch for
             the loss. Each is run once with gradients, which keeps all activations of that batch in memory.
+        name: Name of the model.
         loss: Takes the outputs and the batch, gives a scalar tensor.
 
     Returns:
@@ -99,6 +99,7 @@ def screen(
         recipe's change in the place of the removed weight. Second: Fisher information as in the same paper and
         in Dong et al. 2020, "HAWQ-V2" (trace weighted by the squared perturbation).
     """
+    model = disturber.model
     if recipe.needs_calibration:
         disturber.calibration_for(recipe)
     failed: dict[str, str] = {}
@@ -112,10 +113,11 @@ def screen(
         for run, count, batch in passes:
             if not images:
                 with torch.no_grad():
-                    compare_outputs(Forward(model, disturber, replay=True), run, able, recipe, outputs, failed)
+                    forward = Forward(model, disturber, replay=True)
+                    compare_outputs(forward, run, dict.fromkeys(able, recipe), outputs, failed)
             images += count
             value_of = functools.partial(_value, run, batch, loss)
-            _differentiate(model, able, recipe, disturber, value_of, estimates)
+            _differentiate(disturber, able, recipe, value_of, estimates)
     if not images:
         raise CalibrationError("no image was given to screen with. Pass at least one batch; one is usual.")
     for layer in able:
@@ -145,15 +147,14 @@ def ready_for_autograd(inputs: Any) -> Any:
 
 
 def _differentiate(
-    model: nn.Module,
+    disturber: Disturber,
     layers: Sequence[Layer],
     recipe: Recipe,
-    disturber: Disturber,
     value_of: Callable[[], Tensor],
     estimates: Mapping[str, _Estimate],
 ) -> None:
     """One pass forward and one back; adds to the estimates."""
-    changes = _Changes()
+    model, changes = disturber.model, _Changes()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(spare_buffers(model))

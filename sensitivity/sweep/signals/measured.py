@@ -35,7 +35,7 @@ Passes = Iterable[tuple[Callable[[], Any], int]]
 
 
 def measure_signals(
-    model: nn.Module, name: str, layers: Sequence[Layer], recipe: Recipe, disturber: Disturber, passes: Passes
+    disturber: Disturber, layers: Sequence[Layer], recipe: Recipe, passes: Passes, *, name: str
 ) -> Signals:
     """Disturb each layer by itself and compare, without any labels.
 
@@ -51,12 +51,11 @@ def measure_signals(
     An SQNR without noise is 150 dB. Sums run over all images.
 
     Args:
-        model: The model; left as it was.
-        name: Its name.
+        disturber: Applies the recipe to its model, which is left as it was.
         layers: Layers to disturb, one at a time.
         recipe: What is done to each.
-        disturber: Applies it.
         passes: The images.
+        name: Name of the model.
 
     Returns:
         The signals. A layer that the recipe does not fit is in ``failed`` with the reason.
@@ -65,6 +64,7 @@ def measure_signals(
         CalibrationError: If the recipe quantizes activations and no ranges fit it, or there are no images.
         ModelError: If the model returns no floating-point tensor.
     """
+    model = disturber.model
     calibration = disturber.calibration_for(recipe) if recipe.needs_calibration else None
     failed: dict[str, str] = {}
     able = able_to_be_disturbed(layers, recipe, disturber, failed)
@@ -81,7 +81,7 @@ def measure_signals(
             _look_locally(model, run, alone, list(channels.values()))
             failed |= {name: one.failure for name, one in local.items() if one.failure and name not in failed}
             running = [layer for layer in able if layer.name not in failed]
-            compare_outputs(forward, run, running, recipe, outputs, failed)
+            compare_outputs(forward, run, dict.fromkeys(running, recipe), outputs, failed)
     if not images:
         raise CalibrationError("no image was given. Pass at least one batch; a few are usual.")
     found = {
@@ -113,9 +113,8 @@ def able_to_be_disturbed(
 def compare_outputs(
     forward: Forward,
     run: Callable[[], Any],
-    layers: Sequence[Layer],
-    recipe: Recipe,
-    found: Mapping[str, Fidelity],
+    recipes: Mapping[Layer, Recipe],
+    fidelity: Mapping[str, Fidelity],
     failed: dict[str, str],
 ) -> None:
     """Run a batch undisturbed and with each layer disturbed, and add up how far the model's outputs are apart.
@@ -124,21 +123,24 @@ def compare_outputs(
         ModelError: If the model returns no floating-point tensor.
     """
     outputs = functools.partial(_outputs, run)
-    expected = [torch.from_numpy(one) for one in forward.baseline(outputs, [{layer: recipe} for layer in layers])]
+    expected = [
+        torch.from_numpy(output)
+        for output in forward.baseline(outputs, [{layer: recipe} for layer, recipe in recipes.items()])
+    ]
     if not expected:
         raise ModelError("the model returns no floating-point tensor, so there are no outputs to compare.")
-    for layer in layers:
+    for layer, recipe in recipes.items():
         try:
-            disturbed = [torch.from_numpy(one) for one in forward.variant(outputs, {layer: recipe})]
+            disturbed = [torch.from_numpy(output) for output in forward.variant(outputs, {layer: recipe})]
         except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
             failed[layer.name] = f"{type(error).__name__}: {error}"
             continue
-        if [one.shape for one in disturbed] != [one.shape for one in expected]:
+        if [output.shape for output in disturbed] != [output.shape for output in expected]:
             failed[layer.name] = "the disturbed model returns tensors of other shapes: there is nothing to compare"
             continue
         for reference, other in zip(expected, disturbed, strict=True):
-            found[layer.name].add(reference, other)
-        if not found[layer.name].finite:
+            fidelity[layer.name].add(reference, other)
+        if not fidelity[layer.name].finite:
             failed[layer.name] = "NaN or infinite values in the model's outputs"
 
 

@@ -1,0 +1,31 @@
+"""Tasks that compare with the undisturbed model's outputs, given those outputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from sensitivity.contracts import NeedsReference, Task
+from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.state import ModelState
+
+
+def with_reference(model: nn.Module, task: Task) -> Task:
+    """The task, given the undisturbed model's outputs first where it compares with them.
+
+    Args:
+        model: The undisturbed model; left as it was.
+        task: A task that compares with nothing is returned as it is.
+    """
+    if not isinstance(task, NeedsReference) or not task.needs_reference:
+        return task
+    with untouched(model), torch.no_grad():
+        state = ModelState(model)
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            state.next_batch()
+            return model(*args, **kwargs)
+
+        return task.with_reference(run)
