@@ -14,6 +14,7 @@ from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks,
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
+from sensitivity.perturb.state import check_has_numbers
 from sensitivity.perturb.weights import changed_in_passing, disturbed_weight, exchanged
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.fake import activation_quantizer
@@ -37,9 +38,13 @@ class Disturber:
         model: The model; it is changed inside ``applied`` only, and put back. Its weights must stay the same for as
             long as this lives.
         calibrations: Activation ranges; the last one that fits a recipe and was made on the model's weights is used.
+
+    Raises:
+        ModelError: If the model has no numbers, being on the meta device.
     """
 
     def __init__(self, model: nn.Module, calibrations: Sequence[Calibration] = ()) -> None:
+        check_has_numbers(model)
         self.model = model
         self.calibrations = tuple(calibrations)
         self._prepared: dict[tuple[str, Recipe], _Prepared] = {}

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -38,9 +40,17 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     """Raise KeyboardInterrupt, or try again in a moment where something is half done."""
     if not _is_half_done(frame):
         signal.default_int_handler(number, frame)
-    again = threading.Timer(RETRY_S, os.kill, (os.getpid(), number))
+    again = threading.Timer(RETRY_S, _send, (number,))
     again.daemon = True
     again.start()
+
+
+def _send(number: int) -> None:
+    """Send this process a signal; on Windows ``os.kill`` would end it."""
+    if sys.platform == "win32":
+        _thread.interrupt_main(number)
+    else:
+        os.kill(os.getpid(), number)
 
 
 def _is_half_done(frame: FrameType | None) -> bool:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.interrupts import deferred_interrupts
 from sensitivity.perturb.sole_use import generators_kept, sole_use
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state import ModelState, check_has_numbers
 
 
 @contextlib.contextmanager
@@ -23,9 +23,11 @@ def untouched(model: nn.Module) -> Iterator[None]:
     looked at.
 
     Raises:
+        ModelError: If the model has no numbers, being on the meta device.
         ModelInUseError: If another thread measures the model.
         NotRestoredError: If a forward pass changed parameters of which no copy is kept (models of more than 32 MB).
     """
+    check_has_numbers(model)
     with deferred_interrupts(), sole_use(model):
         yield from _restored(model)
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sensitivity.errors import ModelError
 from sensitivity.layers.modes import TorchModes
 from sensitivity.perturb.digest import raw_bytes
 from sensitivity.turns import process_state
@@ -145,6 +146,21 @@ class ModelState:
             if remembered.changed() and not remembered.put_back():
                 lost.append(remembered.path)
         return lost
+
+
+def check_has_numbers(model: nn.Module) -> None:
+    """Refuse a model on the meta device, where tensors have shapes and no numbers.
+
+    Raises:
+        ModelError: If a parameter or buffer is there.
+    """
+    tensors = [*model.named_parameters(), *model.named_buffers()]
+    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
+    if empty is not None:
+        raise ModelError(
+            f"{type(model).__name__} cannot run: {empty} is on the meta device, which holds shapes and no numbers. "
+            "Move the model with model.to_empty(device='cpu') and load its weights."
+        )
 
 
 def version_of(tensor: Tensor) -> int:

@@ -82,7 +82,7 @@ def read_json(path: str | Path, what: str, writer: str, error: type[SensitivityE
             is not JSON. An object with the same key twice and a number that is not finite are not JSON.
     """
     try:
-        text = _read_bytes(Path(path)).decode("utf-8")
+        text = read_bytes(path, "record").decode("utf-8")
         return json.loads(text, object_pairs_hook=without_repeats, parse_constant=refuse_constant)
     except FileNotFoundError as missing:
         raise error(f"no {what.split(' ', 1)[1]} at {path}. {writer} writes one.") from missing
@@ -127,13 +127,24 @@ def check_regular(path: Path) -> None:
         raise OSError("it is a pipe or a device, not a file")
 
 
-def _read_bytes(path: Path) -> bytes:
-    """The content of a file on a disk; what may never end is not opened."""
+def read_bytes(path: str | Path, what: str, *, most: int = MAX_JSON_BYTES) -> bytes:
+    """The content of a file on a disk; what may never end is not opened.
+
+    Args:
+        path: The file.
+        what: What it should hold, in one word, for messages.
+        most: Bytes that it may have.
+
+    Raises:
+        OSError: If it cannot be read, is a pipe or a device, or has more bytes.
+    """
+    path = Path(path)
     check_regular(path)
-    size = path.stat().st_size
-    if size > MAX_JSON_BYTES:
-        raise OSError(f"it has {size} bytes, more than the {MAX_JSON_BYTES} of the largest record")
-    return path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(most + 1)  # a file may grow while it is read
+    if len(content) > most:
+        raise OSError(f"it has more than the {most} bytes of the largest {what}")
+    return content
 
 
 def without_repeats(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:

@@ -8,11 +8,13 @@ simulated, mIoU in percent over the ground-truth boxes of COCO val2017.
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Measurement, QuantSpec, Recipe, Score, StudyInfo, StudyRecord
+from sensitivity.records.files import read_bytes
 
 RECIPE = Recipe(
     name="thesis",
@@ -23,6 +25,7 @@ RECIPE = Recipe(
 METRIC = "mIoU"
 COCO_VAL_IMAGES = 5000
 FP16_BYTES = 2
+MAX_TABLE_BYTES = 2**24
 DEPTHWISE_PARAMETERS = 3 * 3 + 1  # of one channel: a 3x3 kernel and a bias
 
 _COLUMNS = (
@@ -83,8 +86,12 @@ def read_thesis(path: str | Path) -> StudyRecord:
     if not rows:
         raise StudyError(f"{path} has no row of a layer that exists. Give one of the thesis's layer tables.")
     model = rows[0]["backbone_version"].split(":")[0]
-    baseline = float(rows[0]["baseline_all"]) / 100
+    baseline = _percent(rows[0], "baseline_all")
     layers = tuple(_layer(row, order) for order, row in enumerate(rows))
+    names = [layer.name for layer in layers]
+    if len(set(names)) < len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise StudyError(f"{path} has the layer {twice} twice. Give one of the thesis's layer tables, as released.")
     return StudyRecord(
         model=f"EfficientViT-SAM-{model}",
         task="COCO val2017, ground-truth boxes",
@@ -102,17 +109,23 @@ def read_thesis(path: str | Path) -> StudyRecord:
 
 def _read(path: Path) -> list[dict[str, str]]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
-            if missing:
-                raise StudyError(
-                    f"{path} is not a layer table of the thesis: it lacks {', '.join(missing)}. "
-                    f"Expected columns: {', '.join(_COLUMNS)}."
-                )
-            return list(reader)
+        text = read_bytes(path, "layer table", most=MAX_TABLE_BYTES).decode("utf-8")
+        reader = csv.DictReader(io.StringIO(text, newline=""), restval="")
+        missing = [column for column in _COLUMNS if column not in (reader.fieldnames or ())]
+        rows = [] if missing else list(reader)
     except FileNotFoundError as error:
         raise StudyError(f"no table at {path}. Give one of the thesis's comma-separated layer tables.") from error
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise StudyError(f"{path} cannot be read as a table: {why}. Give one of the thesis's layer tables.") from error
+    except (ValueError, csv.Error) as error:  # a UnicodeDecodeError is a ValueError
+        raise StudyError(f"{path} is no table: {error}. Give one of the thesis's comma-separated tables.") from error
+    if missing:
+        raise StudyError(
+            f"{path} is not a layer table of the thesis: it lacks {', '.join(missing)}. "
+            f"Expected columns: {', '.join(_COLUMNS)}."
+        )
+    return rows
 
 
 def _layer(row: Mapping[str, str], order: int) -> Layer:
@@ -120,9 +133,9 @@ def _layer(row: Mapping[str, str], order: int) -> Layer:
     if words not in _ROWS:
         raise StudyError(f"row {row['backbone_version']}: unknown kind {words!r}. Known: {', '.join(_ROWS)}.")
     kind, role, side, norm, activation = _ROWS[words]
-    stage, block, index = row["backbone_version"].split(":")[1:]
-    place = _ATTENTION_INDEX[int(index)] if kind == "att" else int(index)
-    parameters = int(float(row["quantized_params"]))
+    stage, block, index = _name(row)
+    place = _ATTENTION_INDEX[index] if kind == "att" else index
+    parameters = int(_number(row, "quantized_params", most=2.0**53))
     return Layer(
         name=f"{stage}:{block}:{place}",
         module="",
@@ -146,6 +159,44 @@ def _layer(row: Mapping[str, str], order: int) -> Layer:
     )
 
 
+def _name(row: Mapping[str, str]) -> tuple[str, str, int]:
+    """Stage, block and index of a row's layer.
+
+    Raises:
+        StudyError: If its name is no such name.
+    """
+    parts = row["backbone_version"].split(":")[1:]
+    index = int(parts[2]) if len(parts) == 3 and parts[2].isdecimal() else -1
+    if index < 0 or (row["kind"].startswith("att") and index not in _ATTENTION_INDEX):
+        raise StudyError(
+            f"row {row['backbone_version']!r:.60}: expected model:stage:block:layer with a number of a layer, as in "
+            "L0:stage1:0:1."
+        )
+    return parts[0], parts[1], index
+
+
+def _number(row: Mapping[str, str], column: str, *, most: float) -> float:
+    """A number of a row, from 0 to ``most``.
+
+    Raises:
+        StudyError: If the column holds something else.
+    """
+    try:
+        number = float(row[column])
+    except ValueError:
+        number = -1.0
+    if not 0.0 <= number <= most:
+        raise StudyError(
+            f"row {row['backbone_version']!r:.60}: {column} is {row[column]!r:.60}; expected a number from 0 to "
+            f"{most:g}."
+        )
+    return number
+
+
+def _percent(row: Mapping[str, str], column: str) -> float:
+    return _number(row, column, most=100.0) / 100
+
+
 def _flags(words: str, role: str, norm: str | None, activation: str | None) -> frozenset[str]:
     """The flags that the structure of the model gives the layer; the matrix products have none, being no layer."""
     if role == "matmul":
@@ -162,8 +213,8 @@ def _flags(words: str, role: str, norm: str | None, activation: str | None) -> f
 
 
 def _measurement(row: Mapping[str, str], layer: str, baseline: float) -> Measurement:
-    score = float(row["miou_all"]) / 100
-    sizes = {f"{METRIC}_{size}": float(row[f"miou_{size}"]) / 100 for size in ("small", "medium", "large")}
+    score = _percent(row, "miou_all")
+    sizes = {f"{METRIC}_{size}": _percent(row, f"miou_{size}") for size in ("small", "medium", "large")}
     return Measurement(
         layer=layer,
         recipe=RECIPE.name,

@@ -11,6 +11,7 @@ from sensitivity.errors import CalibrationError, RecipeError, StoreError, StudyE
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
 from sensitivity.sweep.stopping.race import Confidence
+from sensitivity.sweep.storage.journal import check_can_lock
 
 LARGEST_TOLERANCE = 20.0  # points of a metric in percent, from which on a tolerance says nothing
 
@@ -27,13 +28,15 @@ def check_arguments(
     Raises:
         TaskError: If the task is none.
         CalibrationError: If the calibration is neither ranges nor images.
-        StoreError: If the store is neither a path nor a store.
+        StoreError: If the store is neither a path nor a store, or a path where files cannot be locked.
         StudyError: If the stop is no ``Confidence``, or allows drops that no one would.
     """
     known = check_task(task)
     check_calibration(calibration)
     if store is not None and not isinstance(store, (str, Path, Store)):
         raise StoreError(f"store={store!r} is no store. Give the path of a file, which is made where there is none.")
+    if isinstance(store, (str, Path)):
+        check_can_lock()
     check_stop(stop, known)
 
 

@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 
 from sensitivity.errors import AnnotationError, TaskError
+from sensitivity.records.files import read_bytes
 from sensitivity.tasks.annotation_checks import (
     Record,
     check_annotations,
@@ -24,6 +25,9 @@ from sensitivity.tasks.annotation_checks import (
 from sensitivity.tasks.fingerprint import fingerprint
 from sensitivity.tasks.pixels import leaves_folder
 from sensitivity.tasks.segmentations import Rle, as_rle
+
+MAX_ANNOTATION_BYTES = 2**33
+"""Bytes of an annotation or result file. LVIS's largest has some 1.1 GB."""
 
 _IMAGE_KEYS = ("id", "width", "height")
 _ANNOTATION_KEYS = ("id", "image_id", "category_id", "bbox", "area")
@@ -159,15 +163,12 @@ def read_json(path: str | Path) -> Any:
     """What a JSON file (UTF-8, with or without a byte order mark) holds.
 
     Raises:
-        AnnotationError: If the file is missing, cannot be read, or is not JSON.
+        AnnotationError: If the file is missing, is a pipe or a device, is too large, cannot be read, or is not JSON.
     """
-    path = Path(path)
-    if not path.exists():
-        raise AnnotationError(f"no file at {path}. Give the path of a JSON file.")
-    if not path.is_file():
-        raise AnnotationError(f"{path} is no file. Give the path of a JSON file.")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(read_bytes(path, "annotation file", most=MAX_ANNOTATION_BYTES).decode("utf-8-sig"))
+    except FileNotFoundError as error:
+        raise AnnotationError(f"no file at {path}. Give the path of a JSON file.") from error
     except OSError as error:
         raise AnnotationError(f"{path} cannot be read: {error}. Give a JSON file that can.") from error
     except ValueError as error:  # broken JSON, broken UTF-8, and numbers of more digits than Python reads

@@ -13,13 +13,14 @@ import torch
 from PIL import Image
 
 from sensitivity.contracts import Batch
-from sensitivity.errors import ImageError, PredictionError, TaskError
+from sensitivity.errors import ImageError, PredictionError, SensitivityError, TaskError
 from sensitivity.records.arguments import check_fields
 from sensitivity.tasks.pixels import Pixels, leaves_folder, read_image
 
 Preprocess: TypeAlias = Callable[[Pixels], torch.Tensor]
 Size: TypeAlias = tuple[int, int]
 
+_MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
@@ -251,6 +252,25 @@ def to_device(inputs: tuple[Any, ...], model: Any) -> tuple[Any, ...]:
     if parameter is None:
         return inputs
     return tuple(value.to(parameter.device) if isinstance(value, torch.Tensor) else value for value in inputs)
+
+
+def run_on(model: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+    """What a model returns for a batch, on its own device.
+
+    Raises:
+        PredictionError: If it cannot take the batch; the message has its shape and the model's own error.
+    """
+    try:
+        return model(*to_device(inputs, model))
+    except (SensitivityError, torch.OutOfMemoryError):
+        raise
+    except _MODEL_ERRORS as error:
+        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
+        shown = ", ".join(f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}" for image in tensors)
+        raise PredictionError(
+            f"the model failed on a batch of the task, {shown or 'which holds no tensor'}: {type(error).__name__}: "
+            f"{error}. Give the task images, or a preprocess=, of the type and shape that the model takes."
+        ) from error
 
 
 def as_array(values: Any) -> npt.NDArray[Any]:

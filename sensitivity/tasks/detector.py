@@ -22,7 +22,7 @@ from sensitivity.tasks.datasets import (
     as_array,
     check_batch_size,
     image_batches,
-    to_device,
+    run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.first_look import Seen, best_first, boxes_look_like, label_readings, labels_look_like
@@ -126,7 +126,7 @@ class DetectionTask(abc.ABC):
         Raises:
             PredictionError: If the adapter's result has a wrong form, a number that is not finite or an unknown label.
         """
-        outputs = model(*to_device(batch.inputs, model))
+        outputs = run_on(model, batch.inputs)
         predictions: Any = self._adapter(outputs, list(batch.context))
         if not isinstance(predictions, list | tuple):
             kind = type(predictions).__name__

@@ -13,7 +13,7 @@ from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.records.decibels import CEILING_DB, decibels
-from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, to_device
+from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, run_on
 from sensitivity.tasks.fingerprint import fingerprint
 
 Floats = npt.NDArray[np.float64]
@@ -56,6 +56,7 @@ class FeatureFidelity:
         if not self._inputs or not all(isinstance(one, torch.Tensor) for one in self._inputs):
             raise TaskError("inputs= holds no tensors. Give a tensor (N, ...) or a sequence of tensors, one an image.")
         self._batch_size = check_batch_size(batch_size)
+        _check_inputs(self._inputs, self._batch_size)
         self.name = name
         self._reference: list[Floats] | None = None
         self._reference_model: tuple[str | bytes, ...] = ()
@@ -151,7 +152,7 @@ class FeatureFidelity:
 
     def _outputs(self, model: Callable[..., Any], batch: Batch) -> list[Floats]:
         """All outputs for each image of the batch, as one vector."""
-        tensors = list(_tensors(model(*to_device(batch.inputs, model))))
+        tensors = list(_tensors(run_on(model, batch.inputs)))
         count = len(batch.images)
         if not tensors:
             raise PredictionError("the model returned no floating-point tensor to compare.")
@@ -163,6 +164,26 @@ class FeatureFidelity:
         if not np.isfinite(joined).all():
             raise PredictionError("outputs are NaN or infinite. The model, as disturbed, may have overflowed.")
         return list(joined)
+
+
+def _check_inputs(inputs: Sequence[torch.Tensor], batch_size: int) -> None:
+    """Refuse inputs that cannot be stacked, and those that hold no numbers.
+
+    Raises:
+        TaskError: If there is one of these.
+    """
+    kinds = sorted({f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}" for image in inputs})
+    if len(kinds) > 1 and batch_size > 1:
+        raise TaskError(
+            f"inputs= holds images of {len(kinds)} kinds, e.g. {kinds[0]} and {kinds[1]}, which do not fit into one "
+            "batch. Use batch_size=1, or bring them to one size."
+        )
+    for position, image in enumerate(inputs):
+        if image.is_floating_point() and not bool(image.isfinite().all()):
+            raise TaskError(
+                f"inputs[{position}], a tensor of shape {tuple(image.shape)}, holds NaN or infinite values. Check how "
+                "the images are loaded and preprocessed."
+            )
 
 
 def _described(array: Floats) -> tuple[str, bytes]:

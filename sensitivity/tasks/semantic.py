@@ -23,7 +23,7 @@ from sensitivity.tasks.datasets import (
     as_array,
     check_batch_size,
     image_batches,
-    to_device,
+    run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.labels import LabelMap, LabelSource, PngLabels
@@ -209,7 +209,7 @@ class SemanticSegmentation:
             PredictionError: If the adapter's label maps have a wrong size or an unknown class, or the model has fewer
                 channels than classes.
         """
-        outputs = model(*to_device(batch.inputs, model))
+        outputs = run_on(model, batch.inputs)
         truths: Sequence[LabelMap] = batch.context
         sizes = [(truth.shape[0], truth.shape[1]) for truth in truths]
         if isinstance(self._adapter, LabelMaps):

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sensitivity as sv
+from sensitivity.errors import ModelError
 
 
 def counts_by_batch_statistics(model: Remembering, features: Tensor) -> Tensor:
@@ -139,3 +140,18 @@ def test_a_view_of_one_element_with_a_wide_stride_is_content_like_any_other() ->
     study = sv.wrap(Scaled().eval(), images[:1]).analyze(sv.FeatureFidelity(images), sv.INT8_WEIGHTS)
     assert study.notes == ()
     assert study.measurements[0].score > 40
+
+
+@pytest.mark.parametrize("act", ["calibrate", "evaluate", "analyze", "signals"])
+def test_a_model_on_the_meta_device_is_wrapped_and_refused_where_numbers_are_needed(act: str) -> None:
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)).eval().to("meta")
+    wrapped, images = sv.wrap(model, torch.zeros(1, 3, 8, 8, device="meta")), torch.zeros(2, 3, 8, 8)
+    assert len(wrapped.layers) == 1
+    acts: dict[str, Callable[[], object]] = {
+        "calibrate": lambda: wrapped.calibrate(images),
+        "evaluate": lambda: wrapped.evaluate(sv.FeatureFidelity(images)),
+        "analyze": lambda: wrapped.analyze(sv.FeatureFidelity(images), sv.INT8_WEIGHTS, progress=False),
+        "signals": lambda: wrapped.signals(images, sv.INT8_WEIGHTS),
+    }
+    with pytest.raises(ModelError, match=r"Sequential cannot run: 0\.weight is on the meta device.*to_empty"):
+        acts[act]()

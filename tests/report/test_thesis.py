@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -218,3 +219,54 @@ def test_layers_are_described_as_the_real_model_is_when_wrapped(shared_data: Pat
         facts = ("kind", "flags", "norm", "activation", "groups", "conv_type")
         assert [getattr(layer, fact) for fact in facts] == [getattr(same, fact) for fact in facts], layer.name
         assert layer.role == same.role or (layer.role, same.role) == ("qkv+scale", "qkv")
+
+
+BROKEN = {
+    "text for a number": (
+        ("83.0", "many"),
+        "row 'L9:stage0:0:0': miou_large is 'many'; expected a number",
+    ),
+    "NaN": (("78.2", "nan"), "miou_all is 'nan'"),
+    "infinity": (("864", "inf"), "quantized_params is 'inf'"),
+    "a fraction of more than all": (("78.2", "782"), "miou_all is '782'"),
+    "a negative count": (("864", "-864"), "quantized_params is '-864'"),
+    "a short row": ((",864,True", ""), "no row of a layer|quantized_params is ''"),
+    "a name of two parts": (("L9:stage0:0:0", "L9:stage0"), "row 'L9:stage0': expected model:stage:block:layer"),
+    "no index": (("L9:stage0:0:0", "L9:stage0:0:x"), "row 'L9:stage0:0:x': expected model:stage:block:layer"),
+    "an index that attention lacks": (("stage4:1:4", "stage4:1:9"), "expected model:stage:block:layer"),
+    "a layer twice": (("L9:stage0:1:1,ResBlock conv2", "L9:stage0:0:0,ResBlock conv2"), "stage0:0:0 twice"),
+}
+
+
+@pytest.mark.parametrize(("change", "message"), BROKEN.values(), ids=BROKEN)
+def test_a_table_with_something_else_in_it_is_refused_where_it_stands(
+    table: Path, change: tuple[str, str], message: str
+) -> None:
+    text = table.read_text(encoding="utf-8")
+    assert change[0] in text
+    table.write_text(text.replace(*change, 1), encoding="utf-8")
+    if change[1]:
+        with pytest.raises(StudyError, match=message):
+            read_thesis(table)
+    else:  # such a row is none of a layer that exists
+        assert len(read_thesis(table).layers) == 6
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"a\x00b\n", b'"' + b"a" * 200_000])
+def test_what_is_no_table_is_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "a.csv").write_bytes(content)
+    with pytest.raises(StudyError, match=r"a\.csv is no"):
+        read_thesis(tmp_path / "a.csv")
+
+
+def test_a_pipe_and_a_folder_are_no_table(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(StudyError, match=r"cannot be read as a table: (it is a pipe|Is a directory)"):
+            read_thesis(path)
+
+
+def test_a_table_that_does_not_end_is_not_read_into_memory(table: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensitivity.report.thesis.MAX_TABLE_BYTES", table.stat().st_size - 1)
+    with pytest.raises(StudyError, match=r"more than the \d+ bytes of the largest layer table"):
+        read_thesis(table)

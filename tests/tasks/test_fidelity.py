@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+import sensitivity as sv
 from sensitivity.contracts import Task
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.decibels import CEILING_DB
@@ -141,3 +142,30 @@ def test_the_digest_of_a_reference_is_of_its_weights_and_of_no_number_that_it_co
     assert task.with_reference(there).digest() == digest
     assert FeatureFidelity(IMAGES, batch_size=1).with_reference(here).digest() == digest
     assert task.with_reference(trained).digest() != digest
+
+
+def test_images_of_several_sizes_are_refused_in_one_batch_and_run_one_by_one() -> None:
+    images = [torch.rand(3, 8, 8), torch.rand(3, 12, 8)]
+    with pytest.raises(TaskError, match=r"2 kinds, e\.g\. float32 \(3, 12, 8\) and float32 \(3, 8, 8\).*batch_size=1"):
+        FeatureFidelity(images)
+    model = torch.nn.Conv2d(3, 2, 3)
+    task = FeatureFidelity(images, batch_size=1).with_reference(model)
+    predictions = predict_all(task, model)
+    assert task.score(predictions)["sqnr_db"] == CEILING_DB
+
+
+def test_images_with_a_nan_are_refused_where_they_stand() -> None:
+    images = torch.rand(4, 3, 8, 8)
+    images[2, 0, 0, 0] = float("nan")
+    with pytest.raises(TaskError, match=r"inputs\[2\], a tensor of shape \(3, 8, 8\), holds NaN"):
+        FeatureFidelity(images)
+
+
+def test_images_that_the_model_cannot_take_are_told_with_their_type_and_shape() -> None:
+    wrapped = sv.wrap(torch.nn.Sequential(torch.nn.Conv2d(3, 2, 3)).eval(), torch.rand(1, 3, 8, 8))
+    for images in ((torch.rand(4, 3, 8, 8) * 255).to(torch.uint8), torch.rand(4, 5, 8, 8)):
+        kind = str(images.dtype).removeprefix("torch.")
+        with pytest.raises(PredictionError, match=rf"failed on a batch of the task, {kind} \(4, \d, 8, 8\): Runtime"):
+            wrapped.evaluate(FeatureFidelity(images))
+        with pytest.raises(PredictionError, match=rf"failed on a batch of the task, {kind} \(4, \d, 8, 8\): Runtime"):
+            wrapped.analyze(FeatureFidelity(images), sv.INT8_WEIGHTS, progress=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,10 +219,24 @@ def test_a_file_that_is_no_json_is_refused(tmp_path: Path, content: bytes, messa
 
 
 def test_a_folder_is_no_annotation_file_and_a_byte_order_mark_is_read(tmp_path: Path) -> None:
-    with pytest.raises(AnnotationError, match="is no file"):
+    with pytest.raises(AnnotationError, match=r"cannot be read: .*Is a directory"):
         CocoAnnotations.load(tmp_path)
     (tmp_path / "a.json").write_text(json.dumps(FILE), encoding="utf-8-sig")
     assert CocoAnnotations.load(tmp_path / "a.json").digest() == load(lambda plain: None).digest()
+
+
+def test_a_pipe_is_no_annotation_file_and_a_file_that_is_too_large_is_not_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(AnnotationError, match="cannot be read: it is a pipe or a device"):
+        CocoAnnotations.load(tmp_path / "pipe")
+    with pytest.raises(AnnotationError, match="cannot be read: it is a pipe or a device"):
+        evaluate_coco(FILE, tmp_path / "pipe")
+    (tmp_path / "a.json").write_text(json.dumps(FILE), encoding="utf-8")
+    monkeypatch.setattr("sensitivity.tasks.annotations.MAX_ANNOTATION_BYTES", 100)
+    with pytest.raises(AnnotationError, match="more than the 100 bytes of the largest annotation file"):
+        CocoAnnotations.load(tmp_path / "a.json")
 
 
 @pytest.mark.parametrize("name", ["../a.jpg", "/a.jpg", "b/../../a.jpg", "C:\\a.jpg", "..\\a.jpg", "", 5, None])

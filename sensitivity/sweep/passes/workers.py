@@ -12,7 +12,7 @@ import functools
 import multiprocessing
 import os
 import pickle
-import tempfile
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
@@ -29,6 +29,7 @@ from sensitivity.errors import ExecutorError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import InProcess, OnError, Unit
+from sensitivity.sweep.passes.shared_folder import shared_folder
 from sensitivity.sweep.plan import Variant
 from sensitivity.turns import process_state
 
@@ -43,10 +44,12 @@ class Shared:
     Attributes:
         key: Of this sweep; a worker that has them asks no more.
         load: Gives them.
+        folder: Where they lie, for workers to remove if the sweep is killed; None where nothing lies on this machine.
     """
 
     key: str
     load: Callable[[], Any]
+    folder: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,10 @@ class Distributed:
                 f"model, task or calibration cannot be sent to other processes: {error}. Define classes and functions "
                 "at the top of a module instead of inside others, and lambdas as functions."
             ) from error
-        folder = self._cleanup.enter_context(tempfile.TemporaryDirectory(prefix="sensitivity-"))
-        path = Path(folder) / key
+        folder = self._cleanup.enter_context(shared_folder())
+        path = folder / key
         path.write_bytes(blob)
-        return Shared(key, functools.partial(_read_job, path))
+        return Shared(key, functools.partial(_read_job, path), folder)
 
 
 _at_hand: dict[str, tuple[Job, InProcess]] = {}
@@ -178,7 +181,7 @@ def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
     Raises:
         ExecutorError: If the predictions cannot be pickled, or an error of the task cannot.
     """
-    _end_with_parent()
+    _end_with_parent(shared.folder)
     with process_state, torch.no_grad():
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
@@ -210,11 +213,18 @@ def _pickled(value: Any) -> bytes:
 
 
 _watching: set[int] = set()  # processes that wait for the end of their parent; a forked one inherits those of others
+_to_remove: set[Path] = set()  # folders of sweeps that this process worked for
 
 
-def _end_with_parent() -> None:
-    """Let this process end when the one that started it is gone, killed for instance: nobody would take its result."""
+def _end_with_parent(folder: Path | None) -> None:
+    """Let this process end when the one that started it is gone, killed for instance: nobody would take its result.
+
+    Args:
+        folder: Is removed then.
+    """
     parent = multiprocessing.parent_process()
+    if folder is not None:
+        _to_remove.add(folder)
     if os.getpid() in _watching:
         return
     _watching.add(os.getpid())
@@ -223,6 +233,8 @@ def _end_with_parent() -> None:
 
     def wait() -> None:
         parent.join()
+        for abandoned in list(_to_remove):
+            shutil.rmtree(abandoned, ignore_errors=True)
         os._exit(1)
 
     threading.Thread(target=wait, name="ends with its parent", daemon=True).start()

@@ -32,6 +32,19 @@ MAX_LINE_BYTES = 2**31
 """Bytes of one record; a line without an end is not read into memory for ever."""
 
 
+def check_can_lock() -> None:
+    """Refuse a store in a file on a system that cannot lock one, before a file is made or a pass is run.
+
+    Raises:
+        StoreError: On Windows.
+    """
+    if importlib.util.find_spec("fcntl") is None:
+        raise StoreError(
+            "store=: a store in a file needs fcntl, which this system lacks. Leave out store=, or give a store of your "
+            "own with the methods of sensitivity.contracts.Store."
+        )
+
+
 class MemoryStore:
     """A store that lasts as long as the object."""
 
@@ -75,8 +88,7 @@ class Journal:
         self.path = Path(path)
         self._places: dict[str, _Place] = {}
         self._end = 0  # of the last complete record
-        if importlib.util.find_spec("fcntl") is None:  # Windows: said before a file is made
-            raise StoreError("a store in a file needs fcntl, which this system lacks. Leave out store=.")
+        check_can_lock()
         try:
             _check_regular(self.path)
             self._file = self.path.open("a+b", buffering=0)
