@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from sensitivity.contracts import NeedsReference, Task
+from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.state import ModelState
 
@@ -24,8 +25,9 @@ def with_reference(model: nn.Module, task: Task) -> Task:
     with untouched(model), torch.no_grad():
         state = ModelState(model)
 
-        def run(*args: Any, **kwargs: Any) -> Any:
+        def begin(*_: Any) -> None:
             state.next_batch()
-            return model(*args, **kwargs)
 
-        return task.with_reference(run)
+        # the module itself is given: a task asks it for its device and its weights
+        with hooked(before=[(model, begin)]):
+            return task.with_reference(model)

@@ -20,7 +20,7 @@ from sensitivity.tasks.datasets import (
     check_batch_size,
     choose_positions,
     image_batches,
-    to_device,
+    run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
 
@@ -121,7 +121,7 @@ class Classification:
         Raises:
             PredictionError: If the scores are not (N, classes), not finite, or of too few classes for the labels.
         """
-        scores = as_array(self._adapter(model(*to_device(batch.inputs, model))))
+        scores = as_array(self._adapter(run_on(model, batch.inputs)))
         if not np.issubdtype(scores.dtype, np.number):
             raise PredictionError(f"the model returned {scores.dtype} values; expected scores (N, classes) as numbers.")
         if scores.ndim != 2 or len(scores) != len(batch.images):

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from torch.utils._pytree import tree_map
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import ImageError, PredictionError, SensitivityError, TaskError
@@ -242,7 +243,7 @@ def _check_tensors(tensors: Sequence[Any]) -> None:
 
 
 def to_device(inputs: tuple[Any, ...], model: Any) -> tuple[Any, ...]:
-    """Tensors among the inputs on the device of the model's first parameter; unchanged where it has none.
+    """Tensors in the inputs, also in lists and dicts, on the device of the model's first parameter, if it has one.
 
     Args:
         inputs: Positional arguments of the model's forward.
@@ -251,7 +252,9 @@ def to_device(inputs: tuple[Any, ...], model: Any) -> tuple[Any, ...]:
     parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
     if parameter is None:
         return inputs
-    return tuple(value.to(parameter.device) if isinstance(value, torch.Tensor) else value for value in inputs)
+    device = parameter.device
+    moved: tuple[Any, ...] = tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, inputs)
+    return moved
 
 
 def run_on(model: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:

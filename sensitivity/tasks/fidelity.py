@@ -199,7 +199,8 @@ def _parts_of(model: Callable[..., Any]) -> Iterator[str | bytes]:
         for name, tensor in sorted(tensors, key=lambda named: named[0]):
             dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
             yield f"{name} {tuple(dense.shape)} {dense.dtype}"
-            yield dense.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+            flat = dense.cpu().flatten().clone(memory_format=torch.contiguous_format)  # also a view of one element
+            yield flat.view(torch.uint8).numpy().tobytes()
 
 
 def _tensors(outputs: Any) -> Iterator[torch.Tensor]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.datasets import as_array, choose_positions, to_device
+from sensitivity.tasks.datasets import as_array, choose_positions, run_on
 from sensitivity.tasks.fingerprint import describe, fingerprint
 
 UPDATED_AT_ONCE = 64
@@ -132,7 +132,7 @@ class LoaderTask:
         Raises:
             PredictionError: If predictions cannot be told apart by sample.
         """
-        outputs = model(*to_device(batch.inputs, model))
+        outputs = run_on(model, batch.inputs)
         predictions = outputs if self._adapter is None else self._adapter(outputs, batch.context)
         if not self._loader.per_sample:
             return [{"prediction": _as_tree(predictions), "target": _as_tree(batch.context)}]

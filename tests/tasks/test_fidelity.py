@@ -169,3 +169,18 @@ def test_images_that_the_model_cannot_take_are_told_with_their_type_and_shape() 
             wrapped.evaluate(FeatureFidelity(images))
         with pytest.raises(PredictionError, match=rf"failed on a batch of the task, {kind} \(4, \d, 8, 8\): Runtime"):
             wrapped.analyze(FeatureFidelity(images), sv.INT8_WEIGHTS, progress=False)
+
+
+def test_the_reference_of_a_sweep_is_of_the_models_weights() -> None:
+    model = TwoHeads().eval()
+    given: list[Any] = []
+
+    class Watched(FeatureFidelity):
+        def with_reference(self, model: Any) -> Any:
+            given.append(model)
+            return super().with_reference(model)
+
+    wrapped = sv.wrap(model, IMAGES[:1])
+    wrapped.evaluate(Watched(IMAGES))
+    assert given == [model], "not a function, which has no device and no weights"
+    assert not model._forward_pre_hooks
