@@ -13,8 +13,10 @@ from sensitivity.records.formats import find_format, is_our_format
 from sensitivity.records.observers import Granularity, find_observer, observers_that
 
 Placement = Literal["deploy", "conv-norm-act"]
+WeightRounding = Literal["nearest", "compensated"]
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 PLACEMENTS: tuple[str, ...] = get_args(Placement)
+WEIGHT_ROUNDINGS: tuple[str, ...] = get_args(WeightRounding)
 
 
 def _check(what: str, value: object, choices: tuple[str, ...]) -> None:
@@ -157,9 +159,15 @@ class Recipe:
         placement: Where quantizers sit. ``deploy``: the layer's input and its batch-norm-folded weight, as
             TensorRT and OpenVINO run it. ``conv-norm-act``: input, raw weight, convolution output, norm output and
             activation output, as the thesis simulated it.
+        bias_correction: A cure: take the mean error that quantization makes in each output channel, over the
+            calibration images, out of the layer's bias. Costs nothing when the model runs.
+        rounding: How weights are rounded. ``nearest``: each by itself. ``compensated``, a cure: one after the other,
+            those that follow moved so that the layer's output on the calibration images keeps the smallest squared
+            error (GPTQ). Costs nothing when the model runs.
 
     Raises:
-        RecipeError: If the recipe does nothing, a name is unknown, or weights are given what only activations can have.
+        RecipeError: If the recipe does nothing, a name is unknown, weights are given what only activations can have, or
+            a cure is asked for where there is nothing to cure.
     """
 
     name: str
@@ -167,6 +175,8 @@ class Recipe:
     activations: QuantSpec | None = None
     pruning: Pruning | None = None
     placement: Placement = "deploy"
+    bias_correction: bool = False
+    rounding: WeightRounding = "nearest"
 
     def __post_init__(self) -> None:
         check_fields(self, RecipeError)
@@ -175,6 +185,22 @@ class Recipe:
             self._check_weights(self.weights)
         if self.weights is None and self.activations is None and self.pruning is None:
             raise RecipeError(f"recipe {self.name!r} does nothing. Give weights, activations or pruning.")
+        self._check_cures()
+
+    def _check_cures(self) -> None:
+        _check("rounding", self.rounding, WEIGHT_ROUNDINGS)
+        if (self.bias_correction or self.rounding != "nearest") and self.placement != "deploy":
+            raise RecipeError(
+                f"recipe {self.name!r} has placement {self.placement!r}, where no cure is defined: norms stay behind the "
+                "layers there. Use placement='deploy', or leave bias_correction and rounding at their defaults."
+            )
+        if self.rounding == "compensated" and (
+            self.weights is None or find_format(self.weights.format).kind != "integer"
+        ):
+            raise RecipeError(
+                f"recipe {self.name!r} has rounding='compensated' and no weights in an integer format: there is nothing "
+                "to round. Give weights=QuantSpec('int4', 'per-channel') or the like, or rounding='nearest'."
+            )
 
     def _check_weights(self, spec: QuantSpec) -> None:
         if refusal := weights_refusal(spec):
@@ -185,8 +211,13 @@ class Recipe:
 
     @property
     def needs_calibration(self) -> bool:
-        """Whether activation ranges must be measured first."""
-        return self.activations is not None
+        """Whether activation ranges, or what a cure needs to know of a layer's inputs, must be measured first."""
+        return self.activations is not None or self.has_cures
+
+    @property
+    def has_cures(self) -> bool:
+        """Whether something of it is made of the statistics of a layer's inputs: its bias, or its rounding."""
+        return self.bias_correction or self.rounding != "nearest"
 
     @property
     def weight_bits(self) -> float:
@@ -213,9 +244,48 @@ class Recipe:
         """The same recipe under another name."""
         return replace(self, name=name)
 
+    @checked(RecipeError)
+    def cured(
+        self, *, bias_correction: bool | None = None, rounding: WeightRounding | None = None, name: str | None = None
+    ) -> Recipe:
+        """The same recipe with cures, which cost nothing when the model runs.
+
+        Args:
+            bias_correction: As in ``Recipe``; None leaves it as it is.
+            rounding: As in ``Recipe``; None leaves it as it is.
+            name: Name of the new recipe; None appends the cures that it has and this one has not to its name.
+
+        Raises:
+            RecipeError: If there is nothing to cure.
+
+        Example:
+            >>> from sensitivity import INT4_WEIGHTS
+            >>> INT4_WEIGHTS.cured(bias_correction=True, rounding="compensated").name
+            'int4-weights+bias-correction+compensated'
+        """
+        corrects = self.bias_correction if bias_correction is None else bias_correction
+        rounds = self.rounding if rounding is None else rounding
+        added = [
+            label
+            for label, is_new in (
+                ("bias-correction", corrects and not self.bias_correction),
+                ("compensated", rounds == "compensated" and self.rounding != "compensated"),
+            )
+            if is_new
+        ]
+        title = "+".join([self.name, *added]) if name is None else name
+        return replace(self, name=title, bias_correction=corrects, rounding=rounds)
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values that ``from_json`` turns back into an equal recipe."""
-        return asdict(self)
+        """Plain values that ``from_json`` turns back into an equal recipe.
+
+        Cures that are not used are left out, as in files of a version that did not know them.
+        """
+        plain = asdict(self)
+        for cure in _CURES:
+            if plain[cure.name] == cure.default:
+                del plain[cure.name]
+        return plain
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Recipe:
@@ -234,3 +304,6 @@ class Recipe:
             return cls(**parts)
         except TypeError as error:
             raise RecipeError(f"not a recipe: {error}. Given keys: {', '.join(map(str, plain))}.") from error
+
+
+_CURES = tuple(setting for setting in fields(Recipe) if setting.name in ("bias_correction", "rounding"))
