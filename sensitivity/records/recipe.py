@@ -16,7 +16,6 @@ Placement = Literal["deploy", "conv-norm-act"]
 WeightRounding = Literal["nearest", "compensated"]
 GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 PLACEMENTS: tuple[str, ...] = get_args(Placement)
-WEIGHT_ROUNDINGS: tuple[str, ...] = get_args(WeightRounding)
 
 
 def _check(what: str, value: object, choices: tuple[str, ...]) -> None:
@@ -188,18 +187,17 @@ class Recipe:
         self._check_cures()
 
     def _check_cures(self) -> None:
-        _check("rounding", self.rounding, WEIGHT_ROUNDINGS)
         if (self.bias_correction or self.rounding != "nearest") and self.placement != "deploy":
             raise RecipeError(
-                f"recipe {self.name!r} has placement {self.placement!r}, where no cure is defined: norms stay behind the "
-                "layers there. Use placement='deploy', or leave bias_correction and rounding at their defaults."
+                f"recipe {self.name!r} has placement {self.placement!r}, where no cure is defined: norms stay behind "
+                "the layers there. Use placement='deploy', or leave bias_correction and rounding at their defaults."
             )
         if self.rounding == "compensated" and (
             self.weights is None or find_format(self.weights.format).kind != "integer"
         ):
             raise RecipeError(
-                f"recipe {self.name!r} has rounding='compensated' and no weights in an integer format: there is nothing "
-                "to round. Give weights=QuantSpec('int4', 'per-channel') or the like, or rounding='nearest'."
+                f"recipe {self.name!r} has rounding='compensated' and no weights in an integer format: there is "
+                "nothing to round. Give weights=QuantSpec('int4', 'per-channel') or the like, or rounding='nearest'."
             )
 
     def _check_weights(self, spec: QuantSpec) -> None:

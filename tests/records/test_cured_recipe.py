@@ -54,5 +54,5 @@ def test_cures_are_refused_where_there_is_nothing_to_cure() -> None:
     for cure in ({"bias_correction": True}, {"rounding": "compensated"}):
         with pytest.raises(RecipeError, match="placement 'conv-norm-act', where no cure is defined"):
             replace(THESIS, **cure)  # type: ignore[arg-type]
-    with pytest.raises(RecipeError, match="rounding 'up' is not known. Choose one of: nearest, compensated"):
-        INT8.cured(rounding="up")  # type: ignore[arg-type]
+    with pytest.raises(RecipeError, match="rounding='up': give one of 'nearest', 'compensated'"):
+        replace(INT8, rounding="up")  # type: ignore[arg-type]
