@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack, overload
+from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 import torch
 from torch import nn
@@ -39,7 +39,13 @@ from sensitivity.records.latency import Latency
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates
 from sensitivity.score import evaluate
 from sensitivity.study import Study
-from sensitivity.sweep.arguments import check_arguments, check_calibration, check_recipes, stored_stop
+from sensitivity.sweep.arguments import (
+    check_arguments,
+    check_calibrated,
+    check_calibration,
+    check_recipes,
+    stored_stop,
+)
 from sensitivity.sweep.explain import Explanation, explain
 from sensitivity.sweep.plan import Direction, plan
 from sensitivity.sweep.record import study_record
@@ -167,43 +173,35 @@ class Wrapped:
         recipes = resolve(scheme or Scheme(), self.layers, model=self.name)
         return scheme_bytes(self.layers, recipes, element_bytes=element_bytes, biases_too=biases_too)
 
-    @overload
-    def calibrate(self, images: Images, recipe: Recipe = INT8, *, progress: bool | None = None) -> Calibration: ...
-
-    @overload
-    def calibrate(
-        self, images: Images, recipe: Sequence[Recipe], *, progress: bool | None = None
-    ) -> list[Calibration]: ...
-
     @checked(StudyError)
     def calibrate(
-        self, images: Images, recipe: Recipe | Sequence[Recipe] = INT8, *, progress: bool | None = None
-    ) -> Calibration | list[Calibration]:
+        self, images: Images, recipe: Recipe | Sequence[Recipe] | Scheme = INT8, *, progress: bool | None = None
+    ) -> Calibration:
         """Measure the activation ranges that recipes need, all layers and placements in one streaming pass.
 
         Args:
             images: A task (its images, run as it runs them), or preprocessed images: batches or single ones, as
                 tensors, tuples or dicts like the example inputs.
-            recipe: Says which tensors are observed, and how; several share the pass.
+            recipe: Says which tensors are observed, and how; several, or those of a scheme, share the pass.
             progress: Show a progress bar.
 
         Returns:
-            The ranges, one for each recipe where several are given; also kept for later calls that are given none. A
-            layer with a tensor that no hook can see has none; disturbing it says why.
+            The ranges for all of the recipes; also kept for later calls that are given none. A layer with a tensor that
+            no hook can see has none; disturbing it says why.
 
         Raises:
             CalibrationError: If an activation holds NaN or infinity, or no layer ran.
-            RecipeError: If a recipe quantizes no activations, or none of the layers can be observed.
+            RecipeError: If a recipe, or all of a scheme, quantizes no activations, or no layer can be observed.
         """
-        recipes = check_recipes(recipe)
+        recipes = check_calibrated(recipe)
         images = with_reference(self.model, images) if isinstance(images, Task) else check_images(images)
         total = len(images) if isinstance(images, Sized) else None
         with watching(total, progress) as watch:
             runs = runs_on(self.model, images, self._example_inputs)
             counted = told(runs, watch, total, in_images=isinstance(images, Task))
-            calibrations = calibrate(self.model, self.layers, recipes, counted)
-        self.calibrations += calibrations
-        return calibrations[0] if isinstance(recipe, Recipe) else calibrations
+            calibration = calibrate(self.model, self.layers, recipes, counted)
+        self.calibrations.append(calibration)
+        return calibration
 
     @checked(StudyError)
     @contextlib.contextmanager
@@ -578,7 +576,7 @@ class Wrapped:
         if isinstance(calibration, Sequence) and {isinstance(item, Calibration) for item in calibration} == {True}:
             return list(calibration)
         needed = [recipe for recipe in recipes if recipe.needs_calibration]
-        return self.calibrate(calibration, needed, progress=progress) if needed else []
+        return [self.calibrate(calibration, needed, progress=progress)] if needed else []
 
     def __repr__(self) -> str:
         return f"Wrapped({self.name}, {len(self.layers)} layers)"

@@ -96,9 +96,9 @@ def calibrate(wrapped: Wrapped, images: Any, recipes: Sequence[Recipe]) -> None:
     if isinstance(images, Calibration):
         wrapped.calibrations.append(images)
         return
-    for recipe in recipes:
-        if not any(one.fits(recipe) for one in wrapped.calibrations):
-            wrapped.calibrate(images, recipe)
+    missing = [recipe for recipe in recipes if not any(known.fits(recipe) for known in wrapped.calibrations)]
+    if missing:
+        wrapped.calibrate(images, missing)
 
 
 def _written(deployed: Deployed, out: Path) -> list[str]:

@@ -26,7 +26,7 @@ def calibrate(
     layers: Sequence[Layer],
     recipes: Sequence[Recipe],
     runs: Iterable[tuple[Callable[[], Any], int]],
-) -> list[Calibration]:
+) -> Calibration:
     """Observe every tensor that recipes quantize: all layers, placements and observers in one streaming pass.
 
     Args:
@@ -37,8 +37,8 @@ def calibrate(
         runs: One item a batch: a function that runs the model on it, and the number of its images.
 
     Returns:
-        The ranges for each recipe, the same as from a pass of its own; a layer that no image reached has none. Memory
-        does not depend on the number of images.
+        The ranges for all of the recipes, the same as from a pass of its own for each; a layer that no image reached
+        has none. Memory does not depend on the number of images.
 
     Raises:
         CalibrationError: If there are no images, a tensor holds NaN or infinity, or no layer ran.
@@ -58,14 +58,9 @@ def calibrate(
     if not images:
         raise CalibrationError("no image was given to calibrate with. Pass at least one batch; some hundred are usual.")
     weights = weights_digest(model)
-    measured = [(watch, watch.ranges()) for watch in watches]
-    return [
-        Calibration(
-            next(ranges for watch, ranges in measured if watch.serves(recipe)), spec, placement, images, weights
-        )
-        for recipe, spec, placement in ((one, one.activations, one.placement) for one in recipes)
-        if spec is not None
-    ]
+    return Calibration.joined(
+        [Calibration(watch.ranges(), watch.spec, watch.placement, images, weights) for watch in watches]
+    )
 
 
 @dataclass

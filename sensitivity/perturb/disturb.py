@@ -103,7 +103,7 @@ class Disturber:
                 f"{fitting[0].model}) than this {type(self.model).__name__} has now ({self._weights}). Load the "
                 "weights it was made on, or call wrapped.calibrate(images, recipe) again."
             )
-        return calibration
+        return calibration.for_recipe(recipe)
 
     @functools.cached_property
     def _weights(self) -> str:

@@ -2,14 +2,16 @@
 
 A calibration is one safetensors file: two float64 tensors for each observed tensor, ``<point>/low`` and
 ``<point>/high``, and everything else as JSON in its metadata. One file rather than a pair cannot be separated, is
-replaced in one step, and is read by any safetensors reader.
+replaced in one step, and is read by any safetensors reader. Ranges that were observed in one way only are written in
+schema 2, which older versions read; those observed in several ways in schema 3, where the tensors of the second way are
+called ``1/<point>/low``, and so on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -27,7 +29,8 @@ from sensitivity.records.files import check_regular, write_bytes
 from sensitivity.records.observers import Setting, find_observer
 from sensitivity.records.recipe import Placement
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
+_ONE_PART_SCHEMA = 2
 _METADATA_KEY = "sensitivity.calibration"
 
 
@@ -66,7 +69,11 @@ class Range:
 
 @dataclass(frozen=True)
 class Calibration:
-    """Ranges of all observed tensors of one model.
+    """Ranges of all observed tensors of one model, for one recipe or for several.
+
+    Where the tensors were observed in several ways (the layers of a scheme may have different observers, formats or
+    placements), ``ranges``, ``spec`` and ``placement`` are those of the first, and ``others`` holds the rest;
+    ``for_recipe`` finds the ranges that a recipe needs.
 
     Attributes:
         ranges: The range of every point.
@@ -74,6 +81,10 @@ class Calibration:
         placement: Which tensors were observed.
         images: Images seen.
         model: Digest of the weights they were measured on; with others they are refused.
+        others: Ranges that the same pass observed in other ways; each has no others itself.
+
+    Raises:
+        CalibrationError: If the others were measured on other weights or images, or have others themselves.
     """
 
     ranges: Mapping[Point, Range]
@@ -81,15 +92,62 @@ class Calibration:
     placement: Placement
     images: int
     model: str
+    others: tuple[Calibration, ...] = ()
+
+    def __post_init__(self) -> None:
+        for other in self.others:
+            if other.others or (other.images, other.model) != (self.images, self.model):
+                raise CalibrationError(
+                    "the parts of a calibration come from one pass: same weights, same number of images, and no parts "
+                    "of their own. Give several calibrations as a list instead: calibration=[first, second]."
+                )
+
+    @classmethod
+    @checked(CalibrationError)
+    def joined(cls, parts: Sequence[Calibration]) -> Calibration:
+        """One calibration that serves every recipe that one of its parts serves.
+
+        Args:
+            parts: Calibrations of one pass over the same images; what several have in common is kept once.
+
+        Raises:
+            CalibrationError: If there are none, or they were measured on different weights or images.
+        """
+        single = list(dict.fromkeys((part.spec, part.placement) for whole in parts for part in whole.parts))
+        if not single:
+            raise CalibrationError("parts=[] holds no calibration to join. Give at least one.")
+        found = [next(p for w in parts for p in w.parts if (p.spec, p.placement) == key) for key in single]
+        return replace(found[0], others=tuple(found[1:]))
+
+    @property
+    def parts(self) -> tuple[Calibration, ...]:
+        """The ranges of each way of observing by itself, in the order of the recipes that were calibrated."""
+        return (replace(self, others=()), *self.others) if self.others else (self,)
 
     @checked(CalibrationError)
     def fits(self, recipe: Recipe) -> bool:
         """Whether these ranges serve a recipe: same tensors, same observer, and what that looks at."""
-        return serves(self.spec, self.placement, recipe)
+        return any(serves(part.spec, part.placement, recipe) for part in (self, *self.others))
+
+    @checked(CalibrationError)
+    def for_recipe(self, recipe: Recipe) -> Calibration:
+        """The ranges that a recipe needs, by themselves: the same as from a pass for this recipe alone.
+
+        Raises:
+            CalibrationError: If they were not measured.
+        """
+        fitting = next((part for part in self.parts if part.fits(recipe)), None)
+        if fitting is None or recipe.activations is None:
+            known = ", ".join(f"{part.spec} at placement {part.placement!r}" for part in self.parts)
+            raise CalibrationError(
+                f"no ranges for recipe {recipe.name!r}: this calibration holds those of {known}. Call "
+                "wrapped.calibrate(images, recipe)."
+            )
+        return replace(fitting, spec=recipe.activations)
 
     @checked(CalibrationError)
     def range_of(self, point: Point) -> Range:
-        """The range of a point.
+        """The range of a point, as ``spec`` observed it.
 
         Raises:
             CalibrationError: If it was not observed: no image reached it, or another placement was calibrated.
@@ -115,9 +173,10 @@ class Calibration:
     def digest(self) -> str:
         """Hash of all of it: weights, spec, placement, number of images, and every range to the last bit."""
         digest = hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode())
-        for _, measured in self._ordered():
-            for bound in (measured.low, measured.high):
-                digest.update(_as_array(bound).tobytes())
+        for part in self.parts:
+            for _, measured in part._ordered():
+                for bound in (measured.low, measured.high):
+                    digest.update(_as_array(bound).tobytes())
         return digest.hexdigest()[:32]
 
     @checked(CalibrationError)
@@ -128,8 +187,10 @@ class Calibration:
             path: Where to; ``.safetensors`` is the usual ending.
         """
         tensors = {}
-        for point, measured in self._ordered():
-            tensors[f"{point}/low"], tensors[f"{point}/high"] = _as_array(measured.low), _as_array(measured.high)
+        for number, part in enumerate(self.parts):
+            for point, measured in part._ordered():
+                tensors[_key(number, point, "low")] = _as_array(measured.low)
+                tensors[_key(number, point, "high")] = _as_array(measured.high)
         metadata = json.dumps(self._facts() | {"digest": self.digest})
         write_bytes(path, save(tensors, {_METADATA_KEY: metadata}))
 
@@ -143,17 +204,14 @@ class Calibration:
         """
         plain, tensors = _read(Path(path))
         try:
-            if plain["schema"] != SCHEMA_VERSION:
-                raise CalibrationError(f"it has schema {plain['schema']!r:.40}; this version reads {SCHEMA_VERSION}.")
-            ranges = {}
-            for layer, place, call, elements in plain["points"]:
-                point = Point(layer, place, call)
-                low, high = (tuple(tensors[f"{point}/{end}"].tolist()) for end in ("low", "high"))
-                ranges[point] = Range(low, high, elements)
-                check_fields(point, CalibrationError)
-                check_fields(ranges[point], CalibrationError)
-            loaded = cls(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
-            check_fields(loaded, CalibrationError, skip=("ranges",))
+            if plain["schema"] not in (_ONE_PART_SCHEMA, SCHEMA_VERSION):
+                raise CalibrationError(
+                    f"it has schema {plain['schema']!r:.40}; this version reads {_ONE_PART_SCHEMA} and "
+                    f"{SCHEMA_VERSION}."
+                )
+            described = [plain, *plain.get("others", [])]
+            parts = [_loaded_part(plain | part, number, tensors) for number, part in enumerate(described)]
+            loaded = replace(parts[0], others=tuple(parts[1:]))
             digest, expected = loaded.digest, plain["digest"]
         except CalibrationError as error:
             raise CalibrationError(f"{path} holds no whole calibration: {error} Calibrate again.") from error
@@ -171,14 +229,39 @@ class Calibration:
 
     def _facts(self) -> dict[str, Any]:
         """All but the bounds, as plain values."""
-        return {
-            "schema": SCHEMA_VERSION,
+        facts = {
+            "schema": SCHEMA_VERSION if self.others else _ONE_PART_SCHEMA,
             "images": self.images,
             "model": self.model,
+        } | self._observed()
+        return facts | {"others": [other._observed() for other in self.others]} if self.others else facts
+
+    def _observed(self) -> dict[str, Any]:
+        """What one part observed, as plain values."""
+        return {
             "spec": asdict(self.spec),
             "placement": self.placement,
             "points": [[p.layer, p.place, p.call, measured.elements] for p, measured in self._ordered()],
         }
+
+
+def _loaded_part(plain: dict[str, Any], number: int, tensors: Mapping[str, NDArray[np.float64]]) -> Calibration:
+    """One part of a file: its facts, and the bounds among the tensors."""
+    ranges = {}
+    for layer, place, call, elements in plain["points"]:
+        point = Point(layer, place, call)
+        low, high = (tuple(tensors[_key(number, point, end)].tolist()) for end in ("low", "high"))
+        ranges[point] = Range(low, high, elements)
+        check_fields(point, CalibrationError)
+        check_fields(ranges[point], CalibrationError)
+    part = Calibration(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
+    check_fields(part, CalibrationError, skip=("ranges", "others"))
+    return part
+
+
+def _key(number: int, point: Point, end: str) -> str:
+    """Name of a tensor in a file; those of the first part are called by their point alone."""
+    return f"{number}/{point}/{end}" if number else f"{point}/{end}"
 
 
 def serves(spec: QuantSpec, placement: Placement, recipe: Recipe) -> bool:

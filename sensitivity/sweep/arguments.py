@@ -9,7 +9,7 @@ from pathlib import Path
 from sensitivity.contracts import Store, Task
 from sensitivity.errors import CalibrationError, RecipeError, StoreError, StudyError, TaskError
 from sensitivity.quantize.calibration import Calibration
-from sensitivity.records import Recipe
+from sensitivity.records import Recipe, Scheme
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.journal import check_can_lock
 
@@ -68,6 +68,20 @@ def check_calibration(given: object) -> None:
     wrong = not isinstance(given, (Calibration, Task, Iterable)) or isinstance(given, (bytes, bytearray))
     if given is not None and wrong:
         raise CalibrationError(f"calibration={given!r:.80}: give a Calibration, a list of them, a task, or images.")
+
+
+def check_calibrated(given: object) -> list[Recipe]:
+    """The recipes to calibrate for: those given, or those of a scheme that quantize activations.
+
+    Raises:
+        RecipeError: If there is none, or something else is among them.
+    """
+    if not isinstance(given, Scheme):
+        return check_recipes(given)
+    recipes = [recipe for recipe in given.recipes if recipe.needs_calibration]
+    if not recipes:
+        raise RecipeError("no recipe of this scheme quantizes activations: there is nothing to calibrate.")
+    return recipes
 
 
 def check_recipes(given: object) -> list[Recipe]:

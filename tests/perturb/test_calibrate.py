@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import sensitivity as sv
 from sensitivity.errors import CalibrationError, RecipeError
+from sensitivity.quantize.calibration import Point
 
 PERCENTILE = sv.Recipe("percentile", activations=sv.QuantSpec(observer="percentile"))
 RECIPES = [sv.INT8, sv.THESIS, sv.FP8, PERCENTILE, sv.INT8_ACTIVATIONS]
@@ -51,9 +52,32 @@ def test_several_recipes_share_one_pass_and_get_what_each_would_alone() -> None:
     together.model.passes = 0
     found = together.calibrate(images(), RECIPES)
     assert together.model.passes == 6
-    assert found == [alone.calibrate(images(), recipe) for recipe in RECIPES]
-    assert together.calibrations == found
-    assert [one.fits(recipe) for one, recipe in zip(found, RECIPES, strict=True)] == [True] * len(RECIPES)
+    assert [found.for_recipe(recipe) for recipe in RECIPES] == [alone.calibrate(images(), recipe) for recipe in RECIPES]
+    assert together.calibrations == [found]
+    assert all(found.fits(recipe) for recipe in RECIPES)
+    assert len(found.parts) == 3  # min-max ranges of int8 and fp8 are the same, with or without quantized weights
+    other = sv.Recipe("mse", activations=sv.QuantSpec(observer="mse"))
+    assert not found.fits(other)
+    with pytest.raises(CalibrationError, match="no ranges for recipe 'mse': this calibration holds those of QuantSpec"):
+        found.for_recipe(other)
+
+
+def test_the_layers_of_a_scheme_may_be_observed_in_different_ways() -> None:
+    affine = sv.Recipe("affine", activations=sv.QuantSpec("uint8", symmetric=False, observer="mse"))
+    channels = sv.Recipe("channels", activations=sv.QuantSpec(granularity="per-channel"))
+    scheme = sv.Scheme.only("a", affine).quantize("b", channels)
+    net, first, second = wrapped(), wrapped(), wrapped()
+    net.model.passes = 0
+    calibration = net.calibrate(images(), scheme)
+    assert net.model.passes == 6
+    assert [len(part.range_of(Point("b:0:0", "input", 0)).low) for part in calibration.parts] == [1, 4]
+    with net.quantized(scheme) as model, torch.no_grad():
+        simulated = model(images())
+    affine_of_a, channels_of_b = first.calibrate(images(), affine), second.calibrate(images(), channels)
+    with wrapped().quantized(scheme, calibration=[affine_of_a, channels_of_b]) as model, torch.no_grad():
+        assert torch.equal(model(images()), simulated)
+    with wrapped().quantized(scheme, calibration=images()) as model, torch.no_grad():
+        assert torch.equal(model(images()), simulated)
 
 
 def test_a_sweep_of_several_recipes_reads_its_calibration_images_once_and_keeps_none() -> None:
@@ -80,7 +104,8 @@ def test_a_sweep_of_several_recipes_reads_its_calibration_images_once_and_keeps_
 
 
 def test_calibrations_made_before_can_be_given_as_a_list() -> None:
-    made, task = wrapped().calibrate(images(), [sv.INT8, sv.THESIS]), sv.FeatureFidelity(images())
+    made = [wrapped().calibrate(images(), recipe) for recipe in (sv.INT8, sv.THESIS)]
+    task = sv.FeatureFidelity(images())
     study = wrapped().analyze(task, [sv.INT8, sv.THESIS], calibration=made, progress=False)
     assert all(row.status == "measured" for row in study.measurements)
     signals = wrapped().signals(images(), sv.THESIS, calibration=made)
@@ -106,6 +131,8 @@ def test_progress_of_the_calibration_inside_a_sweep_is_hidden_and_shown_with_the
 def test_what_cannot_be_calibrated_is_said() -> None:
     with pytest.raises(RecipeError, match="'int8-weights' quantizes no activations"):
         wrapped().calibrate(images(), [sv.INT8, sv.INT8_WEIGHTS])
+    with pytest.raises(RecipeError, match="no recipe of this scheme quantizes activations"):
+        wrapped().calibrate(images(), sv.Scheme.all(sv.INT8_WEIGHTS).protect("a"))
     with pytest.raises(RecipeError, match="one or more recipes"):
         wrapped().calibrate(images(), [])
     with pytest.raises(RecipeError, match=r"recipe='int8': give a recipe such as sv\.INT8"):

@@ -31,6 +31,12 @@ MADE = Calibration(
     100,
     "abc",
 )
+CHANNELS = replace(
+    MADE,
+    ranges={Point("stage1:0:0", "input", 0): Range((-1.0, -5.0, 0.0), (0.1, 0.0, 0.3), 12)},
+    spec=sv.QuantSpec("uint8", "per-channel", symmetric=False),
+)
+JOINED = Calibration.joined([MADE, CHANNELS])
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
 
 
@@ -52,6 +58,44 @@ def test_it_comes_back_equal_with_the_same_digest(tmp_path: Path) -> None:
     assert loaded == MADE
     assert loaded.digest == MADE.digest
     assert [path.name for path in tmp_path.iterdir()] == ["ranges.safetensors"]
+
+
+def test_a_calibration_of_several_recipes_comes_back_equal_from_one_file(tmp_path: Path) -> None:
+    JOINED.save(tmp_path / "ranges.safetensors")
+    loaded = Calibration.load(tmp_path / "ranges.safetensors")
+    assert loaded == JOINED
+    assert loaded.parts == (MADE, CHANNELS)
+    assert loaded.digest == JOINED.digest != MADE.digest
+    tensors = load_file(tmp_path / "ranges.safetensors")
+    np.testing.assert_array_equal(tensors["1/stage1:0:0 input #0/low"], [-1.0, -5.0, 0.0])
+    for recipe in (sv.Recipe("first", activations=MADE.spec), sv.Recipe("second", activations=CHANNELS.spec)):
+        assert loaded.fits(recipe)
+    swapped = replace(CHANNELS, others=(MADE,))
+    assert swapped.digest not in {JOINED.digest, CHANNELS.digest}
+
+
+def test_a_file_of_one_way_of_observing_is_what_older_versions_wrote_and_read(tmp_path: Path) -> None:
+    MADE.save(tmp_path / "ranges.safetensors")
+    with safe_open(tmp_path / "ranges.safetensors", framework="numpy") as file:
+        [facts] = map(json.loads, file.metadata().values())
+    assert facts.keys() == {"schema", "images", "model", "spec", "placement", "points", "digest"}
+    assert facts["schema"] == 2
+    JOINED.save(tmp_path / "ranges.safetensors")
+    with safe_open(tmp_path / "ranges.safetensors", framework="numpy") as file:
+        [facts] = map(json.loads, file.metadata().values())
+    assert facts["schema"] == 3
+
+
+def test_only_calibrations_of_one_pass_are_joined() -> None:
+    assert Calibration.joined([MADE, MADE]) == MADE
+    assert Calibration.joined([JOINED, MADE]) == JOINED
+    for other in (replace(CHANNELS, model="abd"), replace(CHANNELS, images=7)):
+        with pytest.raises(CalibrationError, match="the parts of a calibration come from one pass"):
+            Calibration.joined([MADE, other])
+    with pytest.raises(CalibrationError, match="the parts of a calibration come from one pass"):
+        replace(MADE, others=(JOINED,))
+    with pytest.raises(CalibrationError, match=r"parts=\[\] holds no calibration"):
+        Calibration.joined([])
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -122,7 +166,7 @@ def test_another_schema_and_a_lost_tensor_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "ranges.safetensors"
     MADE.save(path)
     with_facts(path, schema=99)
-    with pytest.raises(CalibrationError, match="has schema 99; this version reads 2"):
+    with pytest.raises(CalibrationError, match="has schema 99; this version reads 2 and 3"):
         Calibration.load(path)
     with_facts(path, schema=2, points=[["nowhere:0:0", "input", 0, 1]])
     with pytest.raises(CalibrationError, match=r"holds no whole calibration: KeyError\('nowhere:0:0 input #0/low'\)"):

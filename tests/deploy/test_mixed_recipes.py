@@ -1,0 +1,72 @@
+"""A scheme whose layers have different ranges, formats and zero points: simulated, exported, run, verified."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+
+import sensitivity as sv
+from tests.deploy.nets import Resnet, build, images
+
+WEIGHTS = sv.QuantSpec("int7", "per-channel", observer="mse")
+AFFINE = sv.Recipe("affine", WEIGHTS, sv.QuantSpec("uint8", symmetric=False, observer="mse"))
+CLIPPED = sv.Recipe("clipped", WEIGHTS, sv.QuantSpec("int8", observer="percentile", percentile=99.9))
+MINMAX = sv.Recipe("minmax", sv.QuantSpec("int7", "per-channel"), sv.QuantSpec("int8"))
+SCHEME = sv.Scheme.all(AFFINE).quantize("blocks:0:*", CLIPPED).quantize("@output", MINMAX).protect("blocks:4:2")
+
+
+@pytest.fixture(scope="module")
+def wrapped() -> sv.Wrapped:
+    made = sv.wrap(build(Resnet), images(1), name="resnet18")
+    made.calibrate([images(8, seed=1)], SCHEME)
+    return made
+
+
+@pytest.fixture(scope="module")
+def task() -> sv.FeatureFidelity:
+    return sv.FeatureFidelity(images(4, seed=5))
+
+
+def test_it_is_verified_on_openvino(wrapped: sv.Wrapped, task: sv.FeatureFidelity) -> None:
+    engine = wrapped.deploy(SCHEME, "openvino")
+    verification = wrapped.verify(engine, task)
+    assert verification.passed, str(verification)
+    names = {recipe.name for recipe in engine.plan.recipes.values()}
+    assert names == {"affine", "clipped", "minmax"}
+
+
+def test_every_layer_has_the_zero_point_of_its_own_recipe(wrapped: sv.Wrapped) -> None:
+    deployed = wrapped.deploy(SCHEME, "onnxruntime")
+    values = {one.name: numpy_helper.to_array(one) for one in deployed.parts[0].qdq.graph.graph.initializer}
+    types = {
+        layer.name: values[f"{layer.module}.input.zero_point"].dtype
+        for layer in deployed.plan.quantized
+        if f"{layer.module}.input.zero_point" in values
+    }
+    for name, recipe in deployed.plan.recipes.items():
+        if name in types:
+            assert types[name] == (np.uint8 if recipe.name == "affine" else np.int8), name
+    assert {recipe.name for name, recipe in deployed.plan.recipes.items() if name in types} >= {"affine", "clipped"}
+
+
+def test_onnx_runtime_computes_what_is_simulated(wrapped: sv.Wrapped) -> None:
+    x = images(2, seed=6)
+    engine = wrapped.deploy(SCHEME, "onnxruntime")
+    with wrapped.plan(SCHEME).simulated() as model, torch.no_grad():
+        simulated = model(x)
+    in_float = wrapped.model(x).detach()
+    assert (engine(x) - simulated).abs().max() < 0.2 * (in_float - simulated).abs().max()
+
+
+def test_its_saved_calibration_deploys_the_same_graph(wrapped: sv.Wrapped, tmp_path: Path) -> None:
+    wrapped.calibrations[-1].save(tmp_path / "ranges.safetensors")
+    loaded = sv.Calibration.load(tmp_path / "ranges.safetensors")
+    first = wrapped.deploy(SCHEME, "onnxruntime").parts[0].qdq.graph
+    again = wrapped.deploy(SCHEME, "onnxruntime", calibration=loaded).parts[0].qdq.graph
+    assert isinstance(first, onnx.ModelProto)
+    assert first.SerializeToString() == again.SerializeToString()
