@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensitivity.cli.deploy import calibrate
-from sensitivity.cli.models import add_model, add_task, made_images, made_task, made_wrapped
+from sensitivity.cli.models import add_engine, add_model, add_task, check_engine, made_images, made_task, made_wrapped
 from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
 from sensitivity.cli.recipes import HELP, recipe
 from sensitivity.deploy.engines.registry import engine_names
@@ -39,12 +39,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="STUDY.json",
         help="where to write (default: %(default)s)",
     )
-    parser.add_argument(
-        "--latency",
-        choices=engine_names(timed=True),
-        metavar="ENGINE",
-        help=f"then time every layer on {' or '.join(engine_names(timed=True))}, for protect --latency; not done by "
-        "default",
+    timed = ", ".join(engine_names(timed=True))
+    add_engine(
+        parser, "--latency", help=f"then time every layer, for protect --latency; not done by default: on {timed}"
     )
     parser.add_argument("--json", action="store_true", help="print JSON: the study")
     parser.set_defaults(run=run)
@@ -61,7 +58,7 @@ def run(given: argparse.Namespace) -> Answer:
         )
     check_place(given.out)
     if given.latency is not None:
-        _check_engine(given.latency)
+        check_engine(given, given.latency, timed=True).check_runs_here()  # told before the sweep, not after it
     wrapped, task = made_wrapped(given), made_task(given.task)
     if given.calibration is not None:
         calibrate(wrapped, made_images(given.calibration), [one for one in recipes if one.needs_calibration])
@@ -75,13 +72,6 @@ def run(given: argparse.Namespace) -> Answer:
         _save(study, given.out)
     text = f"{study}\nwrote {given.out}; sensitivity report {given.out} draws it"
     return Answer(text, study.to_json(), code, complaint)
-
-
-def _check_engine(engine: str) -> None:
-    """Tell before the sweep, not after it, that an engine is not there."""
-    from sensitivity.deploy.engines.registry import kind_of
-
-    kind_of(engine).check_runs_here()
 
 
 def _timed(wrapped: Wrapped, study: Study, engine: str) -> tuple[Study, str]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.cli.models import add_calibration, add_model, made_images, made_wrapped
+from sensitivity.cli.models import add_calibration, add_engine, add_model, check_engine, made_images, made_wrapped
 from sensitivity.cli.output import Answer, check_place, writing
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError
@@ -36,7 +36,7 @@ def add_scheme(parser: argparse.ArgumentParser) -> None:
     """Add MODEL, SCHEME.json, --engine, --parts and --calibration."""
     add_model(parser)
     parser.add_argument("scheme", type=Path, metavar="SCHEME.json", help="what protect wrote")
-    parser.add_argument("--engine", choices=engine_names(), default="openvino", help="default: %(default)s")
+    add_engine(parser, "--engine", default="openvino", help=f"{', '.join(engine_names())} (default: %(default)s)")
     parser.add_argument(
         "--parts",
         nargs="+",
@@ -74,8 +74,10 @@ def made_deployed(given: argparse.Namespace) -> tuple[Wrapped, Deployed]:
 
     Raises:
         RecipeError: If there is no such scheme.
+        EngineError: If there is no such engine.
         CalibrationError: If it quantizes activations and no images were named.
     """
+    check_engine(given, given.engine)
     scheme = Scheme.load(given.scheme)
     needy = [recipe for recipe in scheme.recipes if recipe.needs_calibration]
     if needy and given.calibration is None:

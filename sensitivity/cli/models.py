@@ -6,11 +6,12 @@ import argparse
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.cli.named import call_named
-from sensitivity.errors import CalibrationError, ModelError, TaskError
+from sensitivity.cli.named import call_named, named
+from sensitivity.errors import CalibrationError, EngineError, ModelError, TaskError
 
 if TYPE_CHECKING:
     from sensitivity.contracts import Task
+    from sensitivity.deploy.engines.registry import EngineKind
     from sensitivity.wrapped import Wrapped
 
 FORM = "package.module:callable"
@@ -52,6 +53,33 @@ def shape(text: str) -> tuple[int, ...]:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1x3x224x224")
     return tuple(int(size) for size in sizes)
+
+
+def add_engine(parser: argparse.ArgumentParser, option: str, *, help: str, default: str | None = None) -> None:
+    """Add an option that takes the name of an engine; ``check_engine`` looks at it when MODEL was imported."""
+    parser.add_argument(option, metavar="ENGINE", default=default, help=f"{help}, or one that MODEL's module registers")
+
+
+def check_engine(given: argparse.Namespace, engine: str, *, timed: bool = False) -> EngineKind:
+    """The engine of this name, after MODEL's module was imported, which may register engines of its own.
+
+    Args:
+        given: The command line, with MODEL.
+        engine: The name.
+        timed: Ask for one that tells the time of single layers.
+
+    Raises:
+        ModelError: If there is no such module.
+        EngineError: If there is no such engine.
+    """
+    from sensitivity.deploy.engines.registry import engine_names, kind_of
+
+    named(given.model, "MODEL", ModelError)
+    kind = kind_of(engine)
+    if timed and not kind.capabilities.times_layers:
+        able = ", ".join(engine_names(timed=True))
+        raise EngineError(f"{engine} does not tell the time of single layers. Choose one of {able}.")
+    return kind
 
 
 def made_wrapped(given: argparse.Namespace) -> Wrapped:

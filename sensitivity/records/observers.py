@@ -34,6 +34,7 @@ class ObserverKind:
         samples: Whether it can look at every n-th value alone, as ``sample_every`` says.
         integers_only: Whether it is defined for integer formats alone.
         weights: Whether it can choose the range of a weight.
+        version: Of the code behind the name; part of every recipe's digest where it is not empty.
     """
 
     name: str
@@ -43,6 +44,7 @@ class ObserverKind:
     samples: bool = False
     integers_only: bool = False
     weights: bool = True
+    version: str = ""
 
 
 _HOME = "sensitivity.quantize.observers"
@@ -68,12 +70,13 @@ def register_observer(
     samples: bool = False,
     integers_only: bool = False,
     weights: bool = True,
+    version: str = "",
     replace: bool = False,
 ) -> None:
     """Make an observer of your own known to recipes.
 
     ``sensitivity.testing.observers.ObserverSuite`` checks whether it keeps its promises. Results that are stored name
-    the observer and not its code: give another name to one that computes something else.
+    the observer and not its code: give another name or version to one that computes something else.
 
     Args:
         name: Name in a ``QuantSpec``.
@@ -85,6 +88,8 @@ def register_observer(
         samples: It obeys ``spec.sample_every``.
         integers_only: It is defined for integer formats alone.
         weights: It can choose the range of a weight.
+        version: Of its code. It is part of the digest of every recipe that names the observer, so that a store refuses
+            to go on with results of another version.
         replace: Take the place of one that was registered under this name before.
 
     Raises:
@@ -103,6 +108,7 @@ def register_observer(
         samples,
         integers_only,
         weights,
+        version,
     )
     _OBSERVERS.add(kind, replace=replace)
 

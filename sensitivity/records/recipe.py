@@ -228,13 +228,17 @@ class Recipe:
     def digest(self) -> str:
         """Hash of what the recipe does (its name left out), the same on every machine.
 
-        A number format that was registered is hashed with all of its codes: under the same name it may be another one.
+        A number format that was registered is hashed with all of its codes, and an observer with its version: under
+        the same name it may be another one.
         """
         plain = self.to_json()
         del plain["name"]
-        names = {spec.format for spec in (self.weights, self.activations) if spec is not None}
-        if registered := sorted(name for name in names if not is_our_format(name)):
+        specs = [spec for spec in (self.weights, self.activations) if spec is not None]
+        if registered := sorted({spec.format for spec in specs if not is_our_format(spec.format)}):
             plain["formats"] = [asdict(find_format(name)) for name in registered]
+        versions = {spec.observer: find_observer(spec.observer).version for spec in specs}
+        if known := {name: version for name, version in versions.items() if version}:
+            plain["observers"] = known
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     @checked(RecipeError)

@@ -213,10 +213,10 @@ def test_an_engine_that_is_not_installed_is_told_before_the_work(
     assert "pip install -e '.[openvino]'" in capsys.readouterr().err
 
 
-def test_an_engine_that_times_no_layers_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["analyze", MODEL, TASK, "--latency", "onnxruntime"])
-    assert "invalid choice: 'onnxruntime'" in capsys.readouterr().err
+def test_an_engine_that_times_no_layers_is_told_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--recipe", "int8-weights", "--latency", "onnxruntime"]
+    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 1
+    assert "onnxruntime does not tell the time of single layers. Choose one of openvino," in capsys.readouterr().err
 
 
 def test_recipes_by_name_are_those_of_the_front_door() -> None:

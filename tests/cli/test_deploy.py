@@ -134,7 +134,9 @@ def test_a_calibration_that_was_made_before_is_taken(scheme: str, capsys: pytest
     assert json.loads(capsys.readouterr().out)["left_out"] == {}
 
 
-def test_an_unknown_engine_is_a_wrong_command_line(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        main(["deploy", MODEL, scheme, "--engine", "opnvino"])
-    assert "invalid choice: 'opnvino'" in capsys.readouterr().err
+@pytest.mark.parametrize("command", ["deploy", "verify"])
+def test_an_unknown_engine_is_told_before_the_work(
+    command: str, scheme: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, f"{HERE}:broken", scheme, "--engine", "opnvino"]) == 1
+    assert "no engine is called 'opnvino'. Choose one of openvino, onnxruntime," in capsys.readouterr().err
