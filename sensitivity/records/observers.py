@@ -53,6 +53,7 @@ _OBSERVERS = Registry(
     "sv.register_observer(name, MyObserver)",
     (
         ObserverKind("minmax", f"{_HOME}:MinMaxObserver", ("per-tensor", "per-channel"), frozenset()),
+        ObserverKind("mean-minmax", f"{_HOME}:MeanMinMaxObserver", ("per-tensor", "per-channel"), frozenset()),
         ObserverKind("ema", f"{_HOME}:EmaObserver", depends_on=frozenset()),
         ObserverKind("percentile", f"{_HOME}:PercentileObserver", depends_on=frozenset({"symmetric"}), samples=True),
         ObserverKind("mse", f"{_HOME}:MseObserver", samples=True),

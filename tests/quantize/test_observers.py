@@ -81,6 +81,39 @@ def test_ema_does_not_depend_on_the_batch_size_but_on_the_order_of_images() -> N
     assert observed(x.flip(0), spec) != observed(x, spec)
 
 
+def test_mean_min_max_is_the_mean_of_each_images_extremes() -> None:
+    x = torch.tensor([[-1.0, 3.0], [0.0, 5.0], [-8.0, 1.0]])  # three images: lows -1, 0, -8; highs 3, 5, 1
+    assert observed(x, QuantSpec(observer="mean-minmax")) == (-3.0, 3.0)
+    heavy = images("heavy")
+    expected = heavy.reshape(12, -1).numpy()
+    assert observed(heavy, QuantSpec(observer="mean-minmax"), batch=5) == (
+        float(np.float32(expected.min(1).astype(np.float64).mean())),
+        float(np.float32(expected.max(1).astype(np.float64).mean())),
+    )
+
+
+def test_mean_min_max_per_channel_takes_the_extremes_of_each_channel_of_each_image() -> None:
+    x = torch.tensor([[[1.0, -2.0], [0.0, 4.0]], [[3.0, 5.0], [-6.0, 2.0]]])  # (images, channels, length)
+    spec = QuantSpec(granularity="per-channel", observer="mean-minmax")
+    one, two, merged = make_observer(spec), make_observer(spec), make_observer(spec)
+    one.observe(x[:1])
+    two.observe(x[1:])
+    merged.merge(two)
+    merged.merge(one)
+    for observer in (two, merged):
+        if observer is two:
+            observer.observe(x[:1])
+        low, high = observer.range()
+        assert low.tolist() == [0.5, -3.0]
+        assert high.tolist() == [3.0, 3.0]
+    last = make_observer(QuantSpec(granularity="per-channel", observer="mean-minmax", axis=-1))
+    last.observe(x)
+    assert last.range()[0].tolist() == [-3.0, 0.0]
+    first = make_observer(QuantSpec(granularity="per-channel", observer="mean-minmax", axis=0))
+    first.observe(x)  # whose first axis is the channels has no axis of images
+    assert first.range()[1].tolist() == [4.0, 5.0]
+
+
 @pytest.mark.parametrize("percentile", [90.0, 99.0, 99.99])
 @pytest.mark.parametrize("kind", ["gaussian", "rectified", "heavy", "shifted", "hardswish"])
 def test_a_percentile_is_within_a_1023rd_of_the_range_of_the_exact_one(kind: str, percentile: float) -> None:
@@ -145,7 +178,7 @@ def test_a_sample_of_the_values_gives_nearly_the_same_range_and_does_not_depend_
 
 
 def test_sampling_is_refused_where_every_value_is_looked_at_anyway() -> None:
-    for observer in ("minmax", "ema"):
+    for observer in ("minmax", "mean-minmax", "ema"):
         with pytest.raises(RecipeError, match=f"with observer '{observer}'.*'percentile', 'mse' or 'entropy'"):
             QuantSpec(observer=observer, sample_every=8)
     with pytest.raises(RecipeError, match="sample_every=0"):
@@ -211,7 +244,7 @@ def test_constant_scalar_and_half_tensors_are_observed(name: str) -> None:
     assert observed(half, QuantSpec(observer=name)) == observed(half.float(), QuantSpec(observer=name))
 
 
-@pytest.mark.parametrize("name", ["minmax", "ema"])
+@pytest.mark.parametrize("name", ["minmax", "mean-minmax", "ema"])
 def test_the_cheap_observers_never_wait_for_the_device(name: str) -> None:
     class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
         def __init__(self) -> None:
