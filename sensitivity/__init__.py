@@ -21,6 +21,7 @@ _HOME = {
     "Gates": "records.verification",
     "Wrapped": "wrapped",
     "Study": "study",
+    "Tuned": "tuned",
     "read_thesis": "study",
     "pareto": "study",
     "Layer": "records",
@@ -83,6 +84,7 @@ __all__ = [
     "SensitivityError",
     "Study",
     "Sweep",
+    "Tuned",
     "Verification",
     "Wrapped",
     "__version__",
@@ -119,6 +121,7 @@ if TYPE_CHECKING:
     from sensitivity.tasks.lvis import Lvis
     from sensitivity.tasks.prompted import PromptedMasks
     from sensitivity.tasks.semantic import SemanticSegmentation
+    from sensitivity.tuned import Tuned
     from sensitivity.verification import Verification
     from sensitivity.wrapped import Wrapped, verify, wrap
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 import torch
 from torch import nn
 
-from sensitivity.contracts import Store, Task
+from sensitivity.contracts import Executor, Store, Task
 from sensitivity.errors import ModelError, StudyError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
@@ -36,6 +36,7 @@ from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score, Signals
 from sensitivity.records.arguments import CHECKED_WHERE_USED, checked
 from sensitivity.records.latency import Latency
+from sensitivity.records.tuned import Goal
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates
 from sensitivity.score import evaluate
 from sensitivity.study import Study
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from sensitivity.deploy.prepare.placement import Target
     from sensitivity.deploy.prepare.plan import Plan
     from sensitivity.deploy.prepare.plans import Plans
+    from sensitivity.tuned import Tuned
 
 
 @checked(StudyError)
@@ -291,6 +293,74 @@ class Wrapped:
             return Study.of(
                 study_record(outcome, task, self.layers, recipes, disturber, direction=direction, started=started)
             )
+
+    @checked(StudyError)
+    def tune(
+        self,
+        task: Task,
+        *,
+        max_drop: float | None = None,
+        size_bytes: int | None = None,
+        latency_s: float | None = None,
+        engine: str | Build | None = "openvino",
+        calibration: CalibrationLike | None = None,
+        candidates: Annotated[Recipe | Sequence[Recipe] | None, CHECKED_WHERE_USED] = None,
+        store: Store | str | Path | None = None,
+        stop: Confidence | None = None,
+        executor: Executor | None = None,
+        progress: bool | None = None,
+    ) -> Tuned:
+        """Search for a scheme that meets a target: whole networks first, then cures, then protection.
+
+        Every scheme is measured with the task's metric, all layers together as they would be deployed. Outputs of the
+        quantized network on a few images propose what is measured next. Give one target or several.
+
+        Args:
+            task: Data and metric.
+            max_drop: Largest drop, in points where the unit is ``%``; the cheapest scheme within it is chosen.
+            size_bytes: Most bytes that the parameters of all layers may take; an exact solver chooses the recipes.
+            latency_s: Most seconds that one run may take on the engine.
+            engine: What the scheme is for, as in ``deploy``. Where it runs here, its own score and latency are measured
+                at the end. None searches in the simulation alone.
+            calibration: Activation ranges or images, best images: then all candidates share one pass over them.
+            candidates: The recipes that may be used; None takes several of 8 bits, and of fewer for ``size_bytes``.
+            store: A file that every result is written to, as in ``analyze``: stop any time and run again to go on.
+            stop: Measure a scheme on no more images than decide whether it is within ``max_drop``; its level counts,
+                its tolerance is replaced. The scheme that is chosen is measured on all images.
+            executor: Where passes over the task run, as in ``sv.Sweep``.
+            progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
+
+        Raises:
+            StudyError: If there is no target, or one that fp32 itself misses.
+            RecipeError: If a candidate is no recipe, or two have the same name.
+            EngineError: If the engine is unknown, runs none of the candidates, or cannot tell a latency asked for.
+            MissingPackageError: If a latency is asked for, and the engine's package is not installed.
+            CalibrationError: If activations are to be quantized and no ranges are known, or there are no images.
+            TaskError: If the task has no images or the undisturbed model cannot be scored.
+            StoreError: As in ``analyze``.
+        """
+        from sensitivity.search.tune import Subject, decisive, request_of, tune
+        from sensitivity.tuned import Tuned
+
+        request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates)
+        check_arguments(task, calibration=calibration, store=store, stop=stop)
+        with sole_use(self.model):
+            task = with_reference(self.model, task)
+            ready = self._ready(calibration, request.candidates, progress=progress)
+            ranges: dict[str, Any] = {"calibration": ready or None}
+            subject = Subject(
+                self.model,
+                self.layers,
+                self._example_inputs,
+                Disturber(self.model, ready),
+                plan=partial(self.plan, **ranges),
+                deploy=partial(self.deploy, **ranges),
+                latency=partial(self.latency, **ranges),
+            )
+            settings = Settings.of(Sweep(executor=executor), executor=executor, stop=decisive(stop, request.goal, task))
+            with opened(store) as kept, watching(None, progress) as watch:
+                record = tune(subject, task, request.with_ranges(ready), settings=settings, store=kept, watch=watch)
+        return Tuned.of(record, partial(self.deploy, engine=engine or "torch", **ranges))
 
     @checked(StudyError)
     def explain(

@@ -28,10 +28,12 @@ MAY_IMPORT = {
     "report": {"errors", "records"},
     "advise": {"errors", "records"},
     "deploy": GROUND | {"layers", "quantize", "perturb", "score"},
+    "search": GROUND | {"layers", "quantize", "perturb", "progress", "score", "sweep", "advise", "deploy"},
     "zoo": GROUND | {"layers", "quantize", "tasks"},
     "testing": GROUND,
     "study": {"errors", "records", "report", "advise"},
     "verification": {"errors", "records", "report"},
+    "tuned": {"errors", "records", "report"},
 }
 EVERYONE = {"wrapped", "cli", "demo", "__init__"}
 # Rooms inside a room, lowest first: a room imports only from those before it, and from no file that lies above it.
@@ -42,7 +44,7 @@ INNER_FLOORS = {
     ),
     "deploy": ("packages", "prepare", "graph", "engines", "doctor", "deployed", "verify"),
 }
-NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification"}
+NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification", "tuned"}
 
 
 def sources() -> list[Path]:

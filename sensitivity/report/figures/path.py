@@ -1,0 +1,143 @@
+"""The way of a search: the score of every scheme that was measured, against fp32 and the target."""
+
+from __future__ import annotations
+
+from math import isfinite
+
+from matplotlib.axes import Axes
+
+from sensitivity.records.tuned import Step, StepKind, TunedRecord
+from sensitivity.report.figures.picture import Picture
+from sensitivity.report.path import shown, title
+
+_COLOURS = {
+    StepKind.CANDIDATE: "#0072b2",
+    StepKind.BUDGET: "#cc79a7",
+    StepKind.CURE: "#009e73",
+    StepKind.PROTECT: "#d55e00",
+    StepKind.RELEASE: "#e69f00",
+}
+_WORDS = {
+    StepKind.CANDIDATE: "one recipe for all layers",
+    StepKind.BUDGET: "least noise within the budget",
+    StepKind.CURE: "other recipes for some layers",
+    StepKind.PROTECT: "some layers back in float",
+    StepKind.RELEASE: "a protected layer quantized again",
+}
+_INCHES_A_STEP, _ABOVE, _BELOW = 0.36, 0.95, 0.75
+_INCHES_A_LETTER = 0.068
+_PLOT, _RIGHT = 5.4, 0.95
+_ENGINE_COLOUR = "#7b3294"
+
+
+def path(record: TunedRecord) -> Picture:
+    """One row for each step from top to bottom, its score with its interval; the target as a shaded region."""
+    names = [_name(number, step) for number, step in enumerate(record.steps, 1)]
+    left = 0.35 + _INCHES_A_LETTER * max((len(name) for name in names), default=0)
+    inner = max(1.2, _INCHES_A_STEP * (len(names) + (record.engine is not None)))
+    width, height = left + _PLOT + _RIGHT, _ABOVE + inner + _BELOW
+    picture = Picture(width, height)
+    axes = picture.add_axes((left / width, _BELOW / height, _PLOT / width, inner / height))
+    _draw_target(axes, record)
+    for row, step in enumerate(record.steps):
+        _draw_step(axes, record, row, step)
+    if record.engine is not None:
+        names.append(f"on {record.engine.engine}")
+        _draw_engine(axes, record, len(record.steps))
+    _finish(axes, record, names)
+    picture.text(
+        0.02,
+        1 - 0.3 / height,
+        title(record),
+        fontsize=11,
+        fontweight="bold",
+        parse_math=False,
+        verticalalignment="center",
+    )
+    return picture
+
+
+def _name(number: int, step: Step) -> str:
+    return f"{number}  {step.what}"
+
+
+def _draw_target(axes: Axes, record: TunedRecord) -> None:
+    baseline = record.baseline.value * record.scale
+    axes.axvline(baseline, color="#222222", linewidth=1.0, linestyle="--", gid="baseline")
+    label = f"fp32 {shown(record.baseline.value, record)}"
+    axes.annotate(
+        label, (baseline, 1.0), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points",
+        horizontalalignment="center", fontsize=8, annotation_clip=False,
+    )  # fmt: skip
+    if record.goal.max_drop is not None:
+        sign = 1.0 if record.higher_is_better else -1.0
+        limit = baseline - sign * record.goal.max_drop
+        scores = [step.score * record.scale for step in record.steps if step.score is not None]
+        far = max([baseline, *scores]) if record.higher_is_better else min([baseline, *scores])
+        far += sign * max(abs(far - limit), 1e-9)
+        axes.axvspan(limit, far, color="#009e73", alpha=0.10, linewidth=0, gid="target")
+
+
+def _draw_step(axes: Axes, record: TunedRecord, row: int, step: Step) -> None:
+    colour = _COLOURS[step.kind]
+    if step.score is None or not isfinite(step.score):
+        axes.text(0.01, row, "failed", transform=axes.get_yaxis_transform(), fontsize=8, verticalalignment="center")
+        return
+    score = step.score * record.scale
+    if step.drop_low is not None and step.drop_high is not None:
+        sign = 1.0 if record.higher_is_better else -1.0
+        ends = [(record.baseline.value - sign * drop) * record.scale for drop in (step.drop_low, step.drop_high)]
+        axes.plot(ends, [row, row], color=colour, linewidth=1.2, alpha=0.5, gid="interval")
+    size = 10 if step.chosen else 6.5
+    axes.plot([score], [row], marker="*" if step.chosen else "o", markersize=size, color=colour, gid="step")
+    text = f"{shown(step.score, record)}" + ("  chosen" if step.chosen else "")
+    _beside(axes, row, text, bold=step.chosen)
+
+
+def _draw_engine(axes: Axes, record: TunedRecord, row: int) -> None:
+    engine = record.engine
+    assert engine is not None
+    axes.plot([engine.score * record.scale], [row], marker="D", markersize=6, color=_ENGINE_COLOUR, gid="engine")
+    speed = "" if engine.speedup is None else f"  {engine.speedup:.2f}x"
+    _beside(axes, row, f"{shown(engine.score, record)}{speed}", bold=False)
+
+
+def _beside(axes: Axes, row: int, text: str, *, bold: bool) -> None:
+    axes.text(
+        1.01,
+        row,
+        text,
+        transform=axes.get_yaxis_transform(),
+        fontsize=8,
+        fontweight="bold" if bold else "normal",
+        verticalalignment="center",
+        parse_math=False,
+    )
+
+
+def _finish(axes: Axes, record: TunedRecord, names: list[str]) -> None:
+    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+    axes.set_ylim(len(names) - 0.4, -0.6)
+    scores = [step.score * record.scale for step in record.steps if step.score is not None and isfinite(step.score)]
+    scores.append(record.baseline.value * record.scale)
+    low, high = min(scores), max(scores)
+    room = max(high - low, 1e-6) * 0.12
+    axes.set_xlim(low - room, high + room)
+    kinds = list(dict.fromkeys(step.kind for step in record.steps))
+    for kind in kinds:
+        axes.plot([], [], marker="o", linestyle="none", color=_COLOURS[kind], label=_WORDS[kind])
+    axes.legend(
+        fontsize=7.5,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -0.32 / max(1, len(names)) - 0.06),
+        ncols=2,
+    )
+    unit = f" ({record.unit})" if record.unit else ""
+    axes.set_title(f"{record.metric}{unit}", fontsize=9, loc="right", pad=16, parse_math=False)
+    axes.tick_params(axis="x", labelsize=8, color="#999999")
+    axes.tick_params(axis="y", length=0)
+    axes.grid(color="#e4e4e4", linewidth=0.6, axis="x")
+    axes.set_axisbelow(True)
+    for side in ("top", "right", "left"):
+        axes.spines[side].set_visible(False)

@@ -1,0 +1,193 @@
+"""The way of a search as a table, as text and as a page."""
+
+from __future__ import annotations
+
+from collections import Counter
+from html import escape
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from sensitivity.records.tuned import Step, TunedRecord
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+NOT_KNOWN = "–"
+SHOWN_LAYERS = 12
+_COLUMNS = ("step", "what", "score", "drop", "interval", "bought", "bytes", "in float", "passes", "")
+
+_STYLE = """
+.tuned { font: 14px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; padding: 1rem; }
+.tuned table { border-collapse: collapse; font-size: 13px; margin: .5rem 0; }
+.tuned th, .tuned td { padding: .2rem .7rem; border-bottom: 1px solid #e6e6e9; text-align: left; }
+.tuned .chosen { font-weight: 600; background: #e8f4ee; }
+.tuned svg { max-width: 100%; height: auto; }
+"""
+
+
+def frame(record: TunedRecord) -> pd.DataFrame:
+    """One row for each step: scores and drops in the unit people see."""
+    import pandas as pd
+
+    scale = record.scale
+    rows = [
+        {
+            "kind": str(step.kind),
+            "what": step.what,
+            "layers": ", ".join(step.layers),
+            "recipe": step.recipe,
+            "score": _scaled(step.score, scale),
+            "drop": _scaled(step.drop, scale),
+            "drop_low": _scaled(step.drop_low, scale),
+            "drop_high": _scaled(step.drop_high, scale),
+            "images": step.images,
+            "bought": _scaled(step.bought, scale),
+            "size_bytes": step.size_bytes,
+            "in_float": step.in_float,
+            "meets": step.meets,
+            "chosen": step.chosen,
+            "passes": step.passes,
+            "seconds": step.seconds,
+            "predicted_db": step.predicted_db,
+            "output_db": step.output_db,
+            "reason": step.reason,
+        }
+        for step in record.steps
+    ]
+    return pd.DataFrame(rows)
+
+
+def summary(record: TunedRecord) -> str:
+    """What was reached, and every step, in lines of text."""
+    rows = [_COLUMNS, *map(tuple, _rows(record))]
+    wide = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    return "\n".join([title(record), *(f"  {name}: {text}" for name, text in facts(record)), *table])
+
+
+def fragment(record: TunedRecord, picture: str = "") -> str:
+    """The same as a fragment of HTML.
+
+    Args:
+        record: What the search found.
+        picture: An ``<svg>`` element to show above the table.
+    """
+    known = "".join(f"<li>{escape(f'{name}: {text}')}</li>" for name, text in facts(record))
+    head = "".join(f"<th>{escape(column)}</th>" for column in _COLUMNS)
+    body = "\n".join(
+        f"<tr{_class(step)}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
+        for step, row in zip(record.steps, _rows(record), strict=True)
+    )
+    return (
+        f'<style>{_STYLE}</style><div class="tuned"><strong>{escape(title(record))}</strong><ul>{known}</ul>{picture}\n'
+        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
+    )
+
+
+def page(record: TunedRecord, picture: str) -> str:
+    """One self-contained page.
+
+    Args:
+        record: What the search found.
+        picture: An ``<svg>`` element.
+    """
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title(record))}</title></head>\n'
+        f"<body>{fragment(record, picture)}</body></html>\n"
+    )
+
+
+def title(record: TunedRecord) -> str:
+    """Whether the target was met, in one line."""
+    verdict = "meets" if record.met else "does NOT meet"
+    return f"{record.model} {verdict} {record.goal.text(record.unit)} on {record.task}"
+
+
+def facts(record: TunedRecord) -> list[tuple[str, str]]:
+    """Name and text of what matters."""
+    unit = f" {record.unit}".rstrip()
+    points = " points" if record.unit == "%" else unit
+    drop = f"{shown(record.drop, record)}{points}"
+    if record.drop_low is not None and record.drop_high is not None:
+        drop += f" [{shown(record.drop_low, record)}, {shown(record.drop_high, record)}]"
+    found = [
+        (
+            record.metric,
+            f"{shown(record.score.value, record)}{unit}, fp32 {shown(record.baseline.value, record)}{unit}: a drop of "
+            f"{drop} on {record.score.images} images",
+        ),
+        ("layers", _layers(record)),
+        ("bytes of parameters", str(record.size_bytes)),
+    ]
+    if record.engine is not None:
+        found.append((f"on {record.engine.engine}", _engine(record)))
+    found.append(("cost", f"{len(record.steps)} schemes, {record.passes:.1f} passes, {record.seconds:.3g} s"))
+    return [*found, *(("note", note) for note in record.notes)]
+
+
+def shown(stored: float, record: TunedRecord) -> str:
+    """A score or drop in the unit people see: two decimals, more where two would show nothing."""
+    value = stored * record.scale + 0.0
+    if not isfinite(value):
+        return str(value)
+    return f"{value:.1g}" if 0.0 < abs(value) < 0.005 else f"{value:.2f}"
+
+
+def _layers(record: TunedRecord) -> str:
+    in_float = record.in_float
+    counts = Counter(
+        rule.recipe.name for rule in record.scheme.rules if rule.recipe is not None and rule.pattern != "*"
+    )
+    usual = next((rule.recipe.name for rule in record.scheme.rules if rule.pattern == "*" and rule.recipe), None)
+    text = f"{record.quantized} of {len(record.layers)} quantized"
+    if usual is not None:
+        text += f", {record.quantized - sum(counts.values())} with {usual}"
+    text += "".join(f", {count} with {name}" for name, count in counts.items())
+    if in_float:
+        names = ", ".join(in_float[:SHOWN_LAYERS]) + (" ..." if len(in_float) > SHOWN_LAYERS else "")
+        text += f"; in float: {names}"
+    return text
+
+
+def _engine(record: TunedRecord) -> str:
+    engine = record.engine
+    assert engine is not None
+    unit = f" {record.unit}".rstrip()
+    text = f"{record.metric} {shown(engine.score, record)}{unit}, {engine.quantized} layers quantized"
+    if engine.latency_s is not None:
+        text += f", {1e3 * engine.latency_s:.3g} ms a run"
+    if engine.speedup is not None:
+        text += f" ({engine.speedup:.2f} times as fast as in float)"
+    return text
+
+
+def _rows(record: TunedRecord) -> list[list[str]]:
+    return [
+        [
+            str(step.kind),
+            step.what,
+            NOT_KNOWN if step.score is None else shown(step.score, record),
+            NOT_KNOWN if step.drop is None else shown(step.drop, record),
+            _interval(step, record),
+            NOT_KNOWN if step.bought is None else shown(step.bought, record),
+            str(step.size_bytes),
+            str(step.in_float),
+            f"{step.passes:.1f}",
+            "chosen" if step.chosen else "meets the target" if step.meets else step.reason,
+        ]
+        for step in record.steps
+    ]
+
+
+def _interval(step: Step, record: TunedRecord) -> str:
+    if step.drop_low is None or step.drop_high is None:
+        return ""
+    return f"[{shown(step.drop_low, record)}, {shown(step.drop_high, record)}]"
+
+
+def _scaled(stored: float | None, scale: float) -> float | None:
+    return None if stored is None else stored * scale
+
+
+def _class(step: Step) -> str:
+    return ' class="chosen"' if step.chosen else ""

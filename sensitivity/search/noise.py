@@ -1,0 +1,87 @@
+"""How far whole schemes move the model's outputs: the smooth signal that proposes what is measured next."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sensitivity.errors import ModelError
+from sensitivity.layers.inputs import tensors_in
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.restore import untouched
+from sensitivity.search.assignment import Assignment
+from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.signals.fidelity import Fidelity
+
+Run = Callable[[], Any]
+"""Runs the model on one batch and returns its outputs."""
+
+
+class OutputNoise:
+    """Compares the outputs of quantized networks with those in float, on a few images.
+
+    Args:
+        model: The model; left as it was.
+        disturber: Applies recipes to it.
+        passes: Runs the model on one batch each, and how many images that has.
+
+    Attributes:
+        images: How many images are compared.
+    """
+
+    def __init__(self, model: nn.Module, disturber: Disturber, passes: Sequence[tuple[Run, int]]) -> None:
+        self._model = model
+        self._disturber = disturber
+        self._runs = [run for run, _ in passes]
+        self.images = sum(count for _, count in passes)
+
+    def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
+        """Signal and noise of each scheme; None where it fails, or gives outputs of other shapes.
+
+        Args:
+            assignments: What each quantized layer gets.
+            replay: Compute only what the quantized layers can change, which saves nothing where all are quantized.
+
+        Raises:
+            ModelError: If the model returns no floating-point tensor.
+        """
+        found: list[Fidelity | None] = [Fidelity() for _ in assignments]
+        with untouched(self._model), torch.no_grad():
+            forward = Forward(self._model, self._disturber, replay=replay)
+            for run in self._runs:
+                outputs = functools.partial(_outputs, run)
+                expected = _tensors(forward.baseline(outputs, assignments))
+                if not any(tensor.numel() for tensor in expected):
+                    raise ModelError("the model returns no floating-point tensor, so there are no outputs to compare.")
+                for number, assignment in enumerate(assignments):
+                    fidelity = found[number]
+                    if fidelity is not None:
+                        found[number] = _compared(forward, outputs, assignment, expected, fidelity)
+        return [fidelity if fidelity is not None and fidelity.finite else None for fidelity in found]
+
+
+def _compared(
+    forward: Forward, outputs: Run, assignment: Assignment, expected: Sequence[Tensor], fidelity: Fidelity
+) -> Fidelity | None:
+    try:
+        computed = _tensors(forward.variant(outputs, assignment)) if assignment else list(expected)
+    except Exception:  # noqa: BLE001 - a scheme that fails is not proposed; measuring it would say why
+        return None
+    if [tensor.shape for tensor in computed] != [tensor.shape for tensor in expected]:
+        return None
+    for reference, output in zip(expected, computed, strict=True):
+        fidelity.add(reference, output)
+    return fidelity
+
+
+def _outputs(run: Run) -> list[Any]:
+    """The floating-point tensors of a pass as arrays of their own, which passes compare."""
+    return [tensor.detach().double().cpu().numpy().copy() for tensor in tensors_in(run()) if tensor.is_floating_point()]
+
+
+def _tensors(arrays: Sequence[Any]) -> list[Tensor]:
+    return [torch.from_numpy(array) for array in arrays]

@@ -1,0 +1,119 @@
+"""Measuring schemes with the task's metric: each once, by the machinery of a sweep, kept in the same store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from sensitivity.contracts import Store, Task
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.progress import Watcher
+from sensitivity.records import Measurement, Score
+from sensitivity.search.assignment import Assignment
+from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.run import Settings, sweep
+from sensitivity.sweep.storage.journal import MemoryStore
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One scheme, measured.
+
+    Attributes:
+        assignment: What each quantized layer gets.
+        measurement: Score and drop with its interval.
+        passes: Passes over the task that it cost.
+    """
+
+    assignment: Assignment
+    measurement: Measurement
+    passes: float
+
+
+class Trials:
+    """Measures schemes of one model on one task.
+
+    Args:
+        model: The model; left as it was.
+        task: Data and metric.
+        disturber: Applies recipes to the model.
+        settings: How passes run. Whole networks leave nothing to replay, so they run in full.
+        store: Keeps what was measured.
+        watch: Told of progress.
+
+    Attributes:
+        passes: Passes over the task so far.
+        notes: What a reader should know of how it was measured.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        disturber: Disturber,
+        *,
+        settings: Settings,
+        store: Store | None,
+        watch: Watcher | None = None,
+    ) -> None:
+        self._model = model
+        self._task = task
+        self._disturber = disturber
+        self._settings = replace(settings, replay=False)
+        self._store = MemoryStore() if store is None else store
+        self._watch = watch
+        self._baseline: Score | None = None
+        self._any: list[Assignment] = []  # one that was measured: a sweep needs one to run the float model everywhere
+        self.passes = 0.0
+        self.notes: list[str] = []
+
+    def measure(self, assignments: Sequence[Assignment], *, all_images: bool = False) -> list[Trial]:
+        """Score these schemes, in the order given.
+
+        Args:
+            assignments: What each quantized layer gets; empty ones leave the model in float.
+            all_images: Score on every image, also where a stop was set.
+        """
+        quantized = [assignment for assignment in assignments if assignment]
+        if not quantized and not all_images:
+            return [Trial(assignment, _in_float(self.baseline), 0.0) for assignment in assignments]
+        self._any = (quantized or self._any)[:1]
+        outcome = sweep(
+            self._model,
+            self._task,
+            [Variant(*next(iter(assignment.items())), assignment) for assignment in quantized or self._any],
+            self._disturber,
+            settings=replace(self._settings, stop=None) if all_images else self._settings,
+            store=self._store,
+            watch=self._watch,
+        )
+        if self._baseline is None or outcome.baseline.images > self._baseline.images:
+            self._baseline = outcome.baseline
+        self.notes += [note for note in map(str, outcome.notes) if note not in self.notes]
+        rows = iter(outcome.measurements)
+        trials = []
+        for number, assignment in enumerate(assignments):
+            row = next(rows) if assignment else _in_float(outcome.baseline)
+            passes = row.images / max(1, self.images) * bool(assignment) + (number == 0)  # the undisturbed model's
+            trials.append(Trial(assignment, row, passes))
+        self.passes += sum(trial.passes for trial in trials)
+        return trials
+
+    @property
+    def images(self) -> int:
+        """Images of the task."""
+        return len(self._task)
+
+    @property
+    def baseline(self) -> Score:
+        """Score of the undisturbed model; on all images once ``measure`` has seen them all."""
+        if self._baseline is None:
+            raise RuntimeError("nothing was measured yet")
+        return self._baseline
+
+
+def _in_float(baseline: Score) -> Measurement:
+    """What a scheme that quantizes nothing scores."""
+    return Measurement("", "", baseline.value, 0.0, 0.0, 0.0, images=baseline.images, metrics=baseline.metrics)

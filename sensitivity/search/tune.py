@@ -1,0 +1,322 @@
+"""``wrapped.tune``: what is checked before anything runs, the search, and the proof on the engine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import nn
+
+from sensitivity.contracts import Store, Task
+from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engines.registry import Build, EngineKind, engine_names, kind_of
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.deploy.verify.latency import compare_with_float
+from sensitivity.errors import (
+    CalibrationError,
+    EngineError,
+    ExportError,
+    MissingPackageError,
+    SensitivityError,
+    TaskError,
+)
+from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.disturb import Disturber
+from sensitivity.progress import Watcher
+from sensitivity.quantize.calibration import Calibration
+from sensitivity.records import Recipe, Scheme, Score
+from sensitivity.records.latency import Latency
+from sensitivity.records.tuned import EngineScore, Goal, TunedRecord
+from sensitivity.score import evaluate
+from sensitivity.search.assignment import bytes_under, scheme_of
+from sensitivity.search.candidates import check_candidates, runnable, usual_candidates
+from sensitivity.search.groups import groups_of
+from sensitivity.search.noise import OutputNoise
+from sensitivity.search.search import Search, Space, drop_of
+from sensitivity.search.trials import Trial, Trials
+from sensitivity.sweep.arguments import stored_stop
+from sensitivity.sweep.run import Settings
+from sensitivity.sweep.signals.passes import output_passes
+from sensitivity.sweep.stopping.race import Confidence
+
+COMPARED_IMAGES = 8
+"""Images on which outputs are compared for proposals, at least, where the task has as many."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The model that is tuned, and what runs it.
+
+    Attributes:
+        model: The model; left as it was.
+        layers: Its layers.
+        example_inputs: What it accepts.
+        disturber: Applies recipes to it.
+        plan: What deploying a scheme means, as ``wrapped.plan``.
+        deploy: Runs a scheme on an engine, as ``wrapped.deploy``.
+        latency: Times every layer on an engine, as ``wrapped.latency``.
+    """
+
+    model: nn.Module
+    layers: LayerTable
+    example_inputs: Any
+    disturber: Disturber
+    plan: Callable[..., Plan]
+    deploy: Callable[..., Deployed]
+    latency: Callable[..., Latency]
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked of a search, checked before anything runs.
+
+    Attributes:
+        goal: What is to be reached.
+        engine: What the scheme is for, as the caller named it; None where it is only simulated.
+        kind: Its entry in the registry; None likewise.
+        candidates: Recipes that it runs.
+        usual: Whether the caller named no candidates.
+        notes: What a reader should know, e.g. candidates that the engine does not run.
+        runs_here: Whether the engine's own score and latency can be measured.
+    """
+
+    goal: Goal
+    engine: str | Build | None
+    kind: EngineKind | None
+    candidates: tuple[Recipe, ...]
+    usual: bool
+    notes: tuple[str, ...]
+    runs_here: bool
+
+    def with_ranges(self, calibrations: Sequence[Calibration]) -> Request:
+        """The same with the candidates that ranges at hand serve, where the caller named none.
+
+        Raises:
+            CalibrationError: If they serve none of them.
+        """
+        able = [one for one in self.candidates if not one.needs_calibration or any(c.fits(one) for c in calibrations)]
+        if not self.usual or len(able) == len(self.candidates):
+            return self
+        if not able:
+            raise CalibrationError(
+                "the usual candidates quantize activations, and no ranges for them are at hand. Give "
+                "calibration=images: all candidates share one pass over them."
+            )
+        missing = ", ".join(one.name for one in self.candidates if one not in able)
+        note = f"no ranges are at hand for {missing}: calibration=images measures those of all candidates"
+        return replace(self, candidates=tuple(able), notes=(*self.notes, note))
+
+
+def request_of(goal: Goal, engine: str | Build | None, candidates: object) -> Request:
+    """What is asked for, if it can be asked.
+
+    Args:
+        goal: What is to be reached.
+        engine: What the scheme is for; None where it is only simulated.
+        candidates: Recipes, or None for the usual ones.
+
+    Raises:
+        RecipeError: If a candidate is no recipe, or two have the same name.
+        EngineError: If the engine is unknown, runs none of the candidates, or cannot tell a latency asked for.
+        MissingPackageError: If a latency is asked for, and the engine's package is not installed.
+    """
+    kind = None if engine is None else kind_of(engine)
+    asked = (
+        usual_candidates(fewer_bits=goal.size_bytes is not None) if candidates is None else check_candidates(candidates)
+    )
+    able, refusals = runnable(asked, None if kind is None else kind.target)
+    absence = check_engine(goal, kind)
+    notes = (*refusals, *([absence] if absence else []))
+    return Request(goal, engine, kind, tuple(able), candidates is None, notes, kind is not None and not absence)
+
+
+def check_engine(goal: Goal, kind: EngineKind | None) -> str:
+    """Why a scheme will not be run on the engine here; empty where it will.
+
+    Raises:
+        EngineError: If a latency is asked for, and no engine can tell it.
+        MissingPackageError: If a latency is asked for, and the engine's package is not installed.
+    """
+    if kind is None:
+        if goal.latency_s is not None:
+            raise EngineError("latency_s= needs an engine to measure on: give engine=, e.g. engine='openvino'.")
+        return ""
+    if goal.latency_s is not None and not kind.capabilities.times_layers:
+        timed = " or ".join(map(repr, engine_names(timed=True)))
+        raise EngineError(
+            f"latency_s= needs an engine that tells the time of single layers, and {kind.name!r} does not. "
+            f"Give engine={timed}."
+        )
+    try:
+        kind.check_runs_here()
+    except (MissingPackageError, EngineError) as error:
+        if goal.latency_s is not None:
+            raise
+        return f"{kind.title} does not run here: {error}"
+    return ""
+
+
+def decisive(stop: Confidence | None, goal: Goal, task: Task) -> Confidence | None:
+    """When a scheme is known to be within the largest drop or beyond it, in the unit that drops are stored in."""
+    if stop is None or not goal.max_drop:
+        return stored_stop(stop, task)
+    return stored_stop(replace(stop, tolerance=goal.max_drop), task)
+
+
+def tune(
+    subject: Subject,
+    task: Task,
+    request: Request,
+    *,
+    settings: Settings,
+    store: Store | None = None,
+    watch: Watcher | None = None,
+) -> TunedRecord:
+    """Search for a scheme that meets a goal, and prove it on the engine where one is here.
+
+    Args:
+        subject: The model, and what runs it.
+        task: Data and metric.
+        request: What is asked for.
+        settings: How passes run.
+        store: Keeps what was measured.
+        watch: Told of progress.
+
+    Raises:
+        TaskError: If the task has no images, or the undisturbed model cannot be scored.
+        CalibrationError: If a candidate quantizes activations and no ranges fit it.
+        EngineError: If no candidate fits any layer.
+    """
+    started = time.perf_counter()
+    goal, candidates = request.goal, request.candidates
+    if not len(task):
+        raise TaskError(f"{task.name} has no images: there is nothing to score.")
+    refused, notes = _refused(subject, request)
+    able = [candidate for candidate in candidates if len(refused[candidate.name]) < len(subject.layers)]
+    if not able:
+        name, reasons = next(iter(refused.items()))
+        raise EngineError(
+            f"no candidate fits any layer of {subject.layers.model}: {name}: {next(iter(reasons.values()))}"
+        )
+    timed = None if goal.latency_s is None else subject.latency(able[0], request.engine)
+    groups = groups_of(subject.model, subject.layers, subject.example_inputs)
+    scale = 100.0 if task.unit == "%" else 1.0
+    space = Space(subject.layers, groups, able, refused, goal, scale, timed)
+    prepared = subject.disturber  # elsewhere only a fresh one can be sent
+    disturber = prepared if settings.executor is None else Disturber(subject.model, prepared.calibrations)
+    trials = Trials(subject.model, task, disturber, settings=settings, store=store, watch=watch)
+    search = Search(space, trials, OutputNoise(subject.model, subject.disturber, _few(subject, task)))
+    chosen = search.run()
+    scheme = scheme_of(subject.layers, chosen.assignment, _reasons(chosen, refused))
+    proof, failures = _prove(subject, request, scheme, task)
+    met = space.meets(chosen) and _engine_meets(goal, proof)
+    record = TunedRecord(
+        model=subject.layers.model,
+        task=task.name,
+        metric=task.metric,
+        unit=task.unit,
+        higher_is_better=task.higher_is_better,
+        layers=tuple(layer.name for layer in subject.layers),
+        goal=goal,
+        baseline=trials.baseline,
+        scheme=scheme,
+        score=_score(chosen, trials.baseline),
+        drop=drop_of(chosen),
+        drop_low=chosen.measurement.drop_low,
+        drop_high=chosen.measurement.drop_high,
+        size_bytes=bytes_under(subject.layers, chosen.assignment),
+        met=met,
+        steps=tuple(search.steps),
+        engine=proof,
+        passes=sum(step.passes for step in search.steps),
+        seconds=time.perf_counter() - started,
+        notes=(*request.notes, *notes, *trials.notes, *failures),
+    )
+    return record if met else replace(record, notes=(*record.notes, _nearest(record)))
+
+
+def _refused(subject: Subject, request: Request) -> tuple[dict[str, dict[str, str]], list[str]]:
+    """Layers that each candidate does not fit, in the simulation or on the engine, with the reason; and notes."""
+    refused: dict[str, dict[str, str]] = {}
+    notes: list[str] = []
+    for recipe in request.candidates:
+        if recipe.needs_calibration:
+            subject.disturber.calibration_for(recipe)
+        reasons = refused.setdefault(recipe.name, {})
+        for layer in subject.layers:
+            try:
+                subject.disturber.touched({layer: recipe})
+            except SensitivityError as error:
+                reasons[layer.name] = str(error)
+        if request.kind is not None and len(reasons) < len(subject.layers) and not notes:
+            scheme = Scheme.all(recipe).protect(reasons) if reasons else Scheme.all(recipe)
+            try:
+                reasons |= subject.plan(scheme, target=request.kind.target).left_out
+            except ExportError as error:
+                notes.append(f"what {request.kind.title} leaves in float is not known: {error}")
+    return refused, notes
+
+
+def _few(subject: Subject, task: Task) -> list[tuple[Callable[[], Any], int]]:
+    """The first batches of the task, as passes whose outputs are compared."""
+    passes: list[tuple[Callable[[], Any], int]] = []
+    images = 0
+    for run, count, _ in output_passes(subject.model, task, subject.example_inputs):
+        passes.append((run, count))
+        images += count
+        if images >= COMPARED_IMAGES:
+            break
+    return passes
+
+
+def _reasons(chosen: Trial, refused: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """Why layers are in float: nothing else fits them, or the goal needs it."""
+    reasons: dict[str, str] = {}
+    names = {layer.name for layer in chosen.assignment}
+    everywhere = [set(layers) for layers in refused.values()]
+    unfit = set.intersection(*everywhere) if everywhere else set()
+    for layers in refused.values():
+        for name, reason in layers.items():
+            if name in unfit and name not in names:
+                reasons.setdefault(name, reason)
+    return reasons
+
+
+def _score(chosen: Trial, baseline: Score) -> Score:
+    row = chosen.measurement
+    value = float("nan") if row.score is None else row.score
+    return Score(value, row.metrics or {baseline.metric: value}, baseline.metric, baseline.unit, row.images)
+
+
+def _prove(subject: Subject, request: Request, scheme: Scheme, task: Task) -> tuple[EngineScore | None, list[str]]:
+    """The engine's own score and latency; None with the reason where the scheme cannot be deployed."""
+    if not request.runs_here:
+        return None, []
+    try:
+        deployed = subject.deploy(scheme, request.engine)
+        score = evaluate(deployed, task)
+        latency_s, float_s = compare_with_float(deployed)
+    except (ExportError, EngineError) as error:
+        return None, [f"the scheme was not run on the engine: {error}"]
+    plan = deployed.plan
+    return EngineScore(deployed.name, score.value, latency_s, float_s, len(plan.recipes), dict(plan.left_out)), []
+
+
+def _engine_meets(goal: Goal, proof: EngineScore | None) -> bool:
+    """Whether the engine is as fast as was asked for; its score is told beside, and decides nothing."""
+    if goal.latency_s is None:
+        return True
+    return proof is not None and proof.latency_s is not None and proof.latency_s <= goal.latency_s
+
+
+def _nearest(record: TunedRecord) -> str:
+    """What was not met, and what is nearest."""
+    facts = [f"a drop of {record.drop * record.scale:.2f}{' points' if record.unit == '%' else ''}"]
+    facts.append(f"{record.size_bytes} bytes")
+    if record.engine is not None and record.engine.latency_s is not None:
+        facts.append(f"{1e3 * record.engine.latency_s:.3g} ms a run")
+    return f"the target of {record.goal.text(record.unit)} was not met; the nearest that was measured has " + ", ".join(
+        facts
+    )

@@ -1,0 +1,76 @@
+"""A task whose metric falls smoothly with the error of the outputs, and a net whose layers suffer differently."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import sensitivity as sv
+from sensitivity.contracts import Batch
+
+
+class Uneven(nn.Module):
+    """Four convolutions; what the third reads has a few values far beyond all others."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.body = nn.Conv2d(8, 8, 3, padding=1)
+        self.tail = nn.Conv2d(8, 8, 1)
+        self.head = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(self.stem(x).relu()).relu()
+        spike = torch.zeros_like(x)
+        spike[:, 0, 0, 0] = 60.0
+        out: Tensor = self.head(self.tail(x + spike).relu())
+        return out
+
+
+class Closeness:
+    """100 % where the outputs are those of the float model; less by the noise's share of the signal."""
+
+    name = "closeness"
+    metric = "closeness"
+    unit = "%"
+    higher_is_better = True
+
+    def __init__(self, model: nn.Module, images: int = 8, *, batch_size: int = 4) -> None:
+        generator = torch.Generator().manual_seed(1)
+        self.batch_size = batch_size
+        self.inputs = torch.randn(images, 3, 8, 8, generator=generator)
+        self.passes = 0
+        with torch.no_grad():
+            self.expected = model(self.inputs)
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
+        positions = list(range(len(self)) if images is None else images)
+        for start in range(0, len(positions), self.batch_size):
+            some = positions[start : start + self.batch_size]
+            yield Batch((self.inputs[some],), tuple(some))
+
+    def predict(self, model: Callable[..., Any], batch: Batch) -> list[Any]:
+        self.passes += 1
+        outputs = model(*batch.inputs)
+        expected = self.expected[list(batch.images)]
+        noise = (outputs - expected).square().sum((1, 2, 3)) / expected.square().sum((1, 2, 3))
+        return noise.tolist()
+
+    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
+        return {"closeness": 1.0 - sum(predictions.values()) / len(predictions)}
+
+    def digest(self) -> str:
+        return hashlib.sha256(self.inputs.numpy().tobytes()).hexdigest()
+
+
+def subject(images: int = 8) -> tuple[sv.Wrapped, Closeness]:
+    model = Uneven().eval()
+    return sv.wrap(model, torch.zeros(1, 3, 8, 8), name="uneven"), Closeness(model, images)

@@ -1,0 +1,302 @@
+"""The closed loop: what it chooses, that it is never worse than what it measured, and that it goes on from a store."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import sensitivity as sv
+from sensitivity.errors import (
+    CalibrationError,
+    EngineError,
+    MissingPackageError,
+    RecipeError,
+    StudyError,
+    TaskError,
+)
+from sensitivity.records.tuned import StepKind
+from tests.search.closeness import Closeness, subject
+
+SYMMETRIC = sv.Recipe(
+    "symmetric", weights=sv.QuantSpec("int8", "per-channel"), activations=sv.QuantSpec("int8", observer="minmax")
+)
+AFFINE = sv.Recipe(
+    "affine",
+    weights=sv.QuantSpec("int8", "per-channel"),
+    activations=sv.QuantSpec("uint8", symmetric=False, observer="percentile", percentile=99.9),
+)
+COARSE = sv.Recipe("coarse", weights=sv.QuantSpec("int3", "per-channel"), activations=sv.QuantSpec("int8"))
+
+
+@pytest.fixture
+def quiet(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return {"engine": None, "progress": False}
+
+
+def score_of(wrapped: sv.Wrapped, task: Closeness, tuned: sv.Tuned) -> float:
+    return wrapped.evaluate(task, tuned.scheme).value
+
+
+def test_of_candidates_that_cost_the_same_the_best_is_chosen(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, max_drop=50.0, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet)
+    alone = {recipe: wrapped.evaluate(task, sv.Scheme.all(recipe)).value for recipe in (SYMMETRIC, AFFINE)}
+    best = max(alone, key=alone.__getitem__)
+    assert tuned.met
+    assert [rule.recipe for rule in tuned.scheme.rules] == [best]
+    assert tuned.score.value == alone[best]
+    assert [step.score for step in tuned.steps] == [alone[SYMMETRIC], alone[AFFINE]]
+    assert tuned.drop == tuned.baseline.value - alone[best]
+
+
+def test_the_cheapest_candidate_that_meets_the_target_is_chosen_over_a_better_one(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    options = {"candidates": [COARSE, SYMMETRIC], "calibration": task.inputs}
+    loose = wrapped.tune(task, max_drop=60.0, **options, **quiet)
+    assert [rule.recipe for rule in loose.scheme.rules] == [COARSE]
+    coarse_drop = 100 * (loose.steps[0].drop or 0.0)
+    tight = wrapped.tune(task, max_drop=coarse_drop / 2, **options, **quiet)
+    assert tight.met
+    assert tight.size_bytes > loose.size_bytes
+
+
+def test_layers_get_other_recipes_before_any_is_left_in_float(quiet: dict[str, Any]) -> None:
+    """The candidate that is better as a whole is worse in one layer."""
+    wrapped, task = subject()
+    drops = [
+        step.drop
+        for step in wrapped.tune(
+            task, max_drop=99.0, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet
+        ).steps
+    ]
+    target = 100 * min(drop for drop in drops if drop is not None) * 0.5
+    tuned = wrapped.tune(task, max_drop=target, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet)
+    kinds = [step.kind for step in tuned.steps]
+    assert tuned.met
+    assert 100 * tuned.drop <= target
+    protections = [number for number, kind in enumerate(kinds) if kind is StepKind.PROTECT]
+    cures = [number for number, kind in enumerate(kinds) if kind is StepKind.CURE]
+    assert protections
+    assert all(cure < protections[0] for cure in cures)
+    assert tuned.in_float
+    assert score_of(wrapped, task, tuned) == tuned.score.value
+
+
+def test_the_fewest_layers_of_the_ladder_are_left_in_float(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, max_drop=0.05, candidates=[SYMMETRIC], calibration=task.inputs, **quiet)
+    assert tuned.met
+    protecting = [step for step in tuned.steps if step.kind is StepKind.PROTECT and step.meets]
+    assert len(tuned.in_float) <= min(step.in_float for step in protecting)
+
+
+def test_a_target_of_nothing_is_met_by_the_float_model(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, max_drop=0, candidates=[SYMMETRIC], calibration=task.inputs, **quiet)
+    assert tuned.met
+    assert tuned.drop <= 0.0
+
+
+@pytest.mark.parametrize("max_drop", [0.01, 0.1, 1.0, 10.0])
+def test_the_result_is_never_worse_than_the_best_candidate_of_its_cost(max_drop: float, quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, max_drop=max_drop, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet)
+    candidates = [step.drop for step in tuned.steps if step.kind is StepKind.CANDIDATE and step.drop is not None]
+    assert tuned.drop <= min(candidates)
+
+
+def test_a_size_budget_is_kept_and_its_prediction_is_shown_beside_the_measurement(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    recipes = [sv.INT4_WEIGHTS, sv.INT8_WEIGHTS]
+    least, most = (wrapped.size_bytes(sv.Scheme.all(recipe)) for recipe in recipes)
+    budget = (least + most) // 2
+    tuned = wrapped.tune(task, size_bytes=budget, candidates=recipes, **quiet)
+    assert tuned.met
+    assert least < tuned.size_bytes <= budget
+    assert wrapped.size_bytes(tuned.scheme) == tuned.size_bytes
+    step = next(step for step in tuned.steps if step.kind is StepKind.BUDGET)
+    assert step.chosen
+    assert step.predicted_db == pytest.approx(step.output_db, abs=3.0)
+    inside = [step.score for step in tuned.steps if step.size_bytes <= budget and step.score is not None]
+    assert tuned.score.value == max(inside)
+
+
+def test_a_size_that_no_recipe_reaches_is_said_with_what_is_nearest(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, size_bytes=10, candidates=[sv.INT4_WEIGHTS, sv.INT8_WEIGHTS], **quiet)
+    assert not tuned.met
+    assert [rule.recipe for rule in tuned.scheme.rules] == [sv.INT4_WEIGHTS]
+    assert "the target of at most 10 bytes was not met; the nearest that was measured has a drop of" in tuned.notes[-1]
+
+
+def test_a_run_goes_on_from_its_store_and_ends_the_same(tmp_path: Path, quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    options = {"max_drop": 0.2, "candidates": [SYMMETRIC, AFFINE], "calibration": task.inputs, **quiet}
+    plain = wrapped.tune(task, **options)
+    first = wrapped.tune(task, store=tmp_path / "tune.jsonl", **options)
+    before = task.passes
+    again = wrapped.tune(task, store=tmp_path / "tune.jsonl", **options)
+    measured = len({step.kind for step in again.steps}) and task.passes - before
+    without_times = [
+        replace(tuned, seconds=0.0, steps=tuple(replace(step, seconds=0.0) for step in tuned.steps))
+        for tuned in (plain, first, again)
+    ]
+    assert without_times[0] == without_times[1] == without_times[2]
+    assert measured <= 2 * len(again.steps)  # the float model on the first batch alone, and its outputs
+
+
+def test_a_stop_measures_hopeless_schemes_on_fewer_images_and_the_chosen_one_on_all(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject(images=96)
+    options = {"candidates": [COARSE, SYMMETRIC], "calibration": task.inputs[:16], **quiet}
+    every = wrapped.tune(task, max_drop=5.0, **options)
+    stopped = wrapped.tune(task, max_drop=5.0, stop=sv.Confidence(tolerance=5.0, minimum_images=16), **options)
+    assert stopped.scheme == every.scheme
+    assert stopped.steps[0].images < 96
+    assert stopped.score.images == 96
+    assert stopped.score.value == every.score.value
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({}, StudyError, "tune needs a target: give max_drop="),
+        ({"max_drop": -0.5}, StudyError, "max_drop=-0.5 asks for a better score than the model has in fp32"),
+        ({"size_bytes": 0}, StudyError, "size_bytes=0: give 1 or more"),
+        ({"latency_s": 0.0}, StudyError, "latency_s=0.0: give seconds above zero"),
+        ({"latency_s": 1.0}, EngineError, "latency_s= needs an engine to measure on"),
+        ({"latency_s": 1.0, "engine": "onnxruntime"}, EngineError, "needs an engine that tells the time of single"),
+        ({"max_drop": 1.0, "engine": "abacus"}, EngineError, "no engine is called 'abacus'"),
+        ({"max_drop": 1.0, "candidates": []}, RecipeError, r"candidates=\[\]: give one or more recipes"),
+        ({"max_drop": 1.0, "candidates": "int8"}, RecipeError, "candidates='int8': give one or more recipes"),
+        ({"max_drop": 1.0, "candidates": [3]}, RecipeError, "candidates holds 3, which is no recipe"),
+        ({"max_drop": 1.0, "candidates": [sv.INT8, sv.INT8]}, RecipeError, "two candidates are called 'int8'"),
+        (
+            {"max_drop": 1.0, "candidates": [sv.THESIS], "engine": "openvino"},
+            EngineError,
+            "OpenVINO runs none of the candidates",
+        ),
+        ({"max_drop": 1.0, "calibration": []}, CalibrationError, "no image was given to calibrate with"),
+        ({"max_drop": 1.0}, CalibrationError, "no ranges for them are at hand"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_the_task_runs(
+    options: dict[str, Any], error: type[Exception], message: str
+) -> None:
+    wrapped, task = subject()
+    with pytest.raises(error, match=message):
+        wrapped.tune(task, **{"engine": None, "progress": False, **options})
+    assert task.passes == 0
+
+
+def test_a_latency_is_refused_where_the_engine_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped, task = subject()
+    missing = MissingPackageError("openvino is not installed")
+    monkeypatch.setattr("sensitivity.deploy.engines.registry.need", lambda *_: (_ for _ in ()).throw(missing))
+    with pytest.raises(MissingPackageError, match="openvino is not installed"):
+        wrapped.tune(task, latency_s=1.0, calibration=task.inputs, progress=False)
+    tuned = wrapped.tune(task, max_drop=50.0, candidates=[SYMMETRIC], calibration=task.inputs, progress=False)
+    assert tuned.engine is None
+    assert "OpenVINO does not run here: openvino is not installed" in tuned.notes
+
+
+def test_a_task_without_images_is_refused(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    calibration = task.inputs
+    task.inputs = task.inputs[:0]
+    with pytest.raises(TaskError, match="closeness has no images"):
+        wrapped.tune(task, max_drop=1.0, calibration=calibration, **quiet)
+
+
+def test_ranges_at_hand_choose_among_the_usual_candidates(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    ranges = wrapped.calibrate(task.inputs, sv.INT8)
+    tuned = wrapped.tune(task, max_drop=50.0, calibration=ranges, **quiet)
+    assert [step.recipe for step in tuned.steps if step.recipe == sv.INT8.name]
+    assert any("no ranges are at hand for int8-affine-mse" in note or "int8-affine-mse" in note for note in tuned.notes)
+
+
+def test_the_engine_scores_the_chosen_scheme_and_is_timed_against_float() -> None:
+    wrapped, task = subject()
+    options = {"candidates": [AFFINE], "calibration": task.inputs, "progress": False}
+    tuned = wrapped.tune(task, max_drop=50.0, latency_s=10.0, **options)
+    assert tuned.met
+    assert tuned.score.value == max(step.score for step in tuned.steps if step.score is not None)
+    assert tuned.engine is not None
+    assert (tuned.engine.engine, tuned.engine.quantized) == ("openvino", len(tuned.layers) - len(tuned.in_float))
+    deployed = tuned.deploy()
+    predictions: dict[int, Any] = {}
+    for batch in task.batches():
+        predictions |= zip(batch.images, task.predict(deployed, batch), strict=True)
+    assert tuned.engine.score == pytest.approx(task.score(predictions)["closeness"], abs=1e-6)
+    assert tuned.engine.speedup is not None
+    assert tuned.engine.speedup > 0
+
+
+def test_a_latency_that_cannot_be_met_is_said() -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, latency_s=1e-9, candidates=[AFFINE], calibration=task.inputs, progress=False)
+    assert not tuned.met
+    assert "the target of at most 1e-06 ms a run was not met" in tuned.notes[-1]
+
+
+def test_passes_run_elsewhere_where_an_executor_is_given(quiet: dict[str, Any]) -> None:
+    from concurrent.futures import ThreadPoolExecutor
+
+    wrapped, task = subject()
+    options = {"max_drop": 50.0, "candidates": [SYMMETRIC], "calibration": task.inputs, **quiet}
+    here = wrapped.tune(task, **options)
+    with ThreadPoolExecutor(1) as pool:
+        there = wrapped.tune(task, executor=pool, **options)
+    assert there.score == here.score
+
+
+def test_a_tuned_model_survives_saving_and_pickling(tmp_path: Path, quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, max_drop=0.2, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet)
+    tuned.save(tmp_path / "tuned.json")
+    loaded = sv.Tuned.load(tmp_path / "tuned.json")
+    assert loaded == tuned
+    assert pickle.loads(pickle.dumps(tuned)) == tuned
+    with pytest.raises(StudyError, match="a tuned model from a file has a scheme and no model"):
+        loaded.deploy()
+    plain = json.loads((tmp_path / "tuned.json").read_text())
+    for wrong in ({**plain, "schema": 99}, {key: plain[key] for key in plain if key != "goal"}, {"schema": 1}):
+        with pytest.raises(StudyError, match=r"not a (complete )?tuned model"):
+            sv.Tuned.from_json(wrong)
+
+
+def test_table_text_page_and_picture_show_every_step(tmp_path: Path, quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    tuned = wrapped.tune(task, max_drop=0.2, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet)
+    table = tuned.table()
+    assert list(table["what"]) == [step.what for step in tuned.steps]
+    assert list(table["drop"]) == pytest.approx([100 * step.drop for step in tuned.steps])  # type: ignore[operator]
+    assert table["chosen"].sum() == 1
+    text = repr(tuned)
+    assert text.startswith("uneven meets a drop of at most 0.2 points on closeness")
+    assert all(step.what in text for step in tuned.steps)
+    tuned.to_html(tmp_path / "page.html")
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "<svg" in page
+    assert all(step.what in page for step in tuned.steps)
+    picture = tuned.plot(tmp_path / "path.png")
+    points = [line for line in picture.axes[0].lines if line.get_gid() == "step"]
+    assert [line.get_xdata()[0] for line in points] == pytest.approx([100 * step.score for step in tuned.steps])  # type: ignore[operator,index]
+    with pytest.raises(StudyError, match=r"cannot save a figure as 'path\.txt'"):
+        tuned.plot(tmp_path / "path.txt")
+
+
+def test_the_model_is_left_as_it_was(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    before = {name: tensor.clone() for name, tensor in wrapped.model.state_dict().items()}
+    wrapped.model.train()
+    wrapped.tune(task, max_drop=0.2, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet)
+    assert wrapped.model.training
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in wrapped.model.modules())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in wrapped.model.state_dict().items())
