@@ -166,7 +166,7 @@ class Deployed:
         self.parts = tuple(parts)
         self.attempts = tuple(attempts)
         self.name = self.parts[0].engine.name
-        self._model = with_engines(plan.model, {one.path: (one.engine, one.part.signature) for one in self.parts})
+        self._model = with_engines(plan.model, {part.path: (part.engine, part.part.signature) for part in self.parts})
 
     def in_fp32(self) -> Deployed:
         """The same with the rest in fp32 for all that is simulated or built from now on; the engines are those here."""
@@ -181,7 +181,7 @@ class Deployed:
     @property
     def engines(self) -> tuple[Engine, ...]:
         """The engines, one for each part."""
-        return tuple(one.engine for one in self.parts)
+        return tuple(part.engine for part in self.parts)
 
     @property
     def engine(self) -> Engine:
@@ -270,7 +270,7 @@ class Deployed:
         return getattr(self.__dict__["_model"], name)
 
     def __repr__(self) -> str:
-        where = ", ".join(one.path or "the whole model" for one in self.parts)
+        where = ", ".join(part.path or "the whole model" for part in self.parts)
         lines = [
             f"Deployed({self.plan.layers.model} on {self.name}: {where}; {len(self.plan.recipes)} of "
             f"{len(self.plan.layers)} layers quantized)"

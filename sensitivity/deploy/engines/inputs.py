@@ -34,8 +34,8 @@ def checked_inputs(
     if len(inputs) != len(shapes):
         raise EngineError(f"this {engine} engine takes {len(shapes)} inputs, it was given {len(inputs)}.")
     arrays = []
-    for number, (given, shape, dtype) in enumerate(zip(inputs, shapes, dtypes, strict=True)):
-        array = np.asarray(given)
+    for number, (value, shape, dtype) in enumerate(zip(inputs, shapes, dtypes, strict=True)):
+        array = np.asarray(value)
         fits = len(array.shape) == len(shape) and all(
             want is None or have == want for have, want in zip(array.shape, shape, strict=True)
         )

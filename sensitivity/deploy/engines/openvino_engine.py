@@ -59,12 +59,14 @@ class OpenVinoEngine(Engine):
         graph = onnx.load_from_string(model).graph
         self._makers = _output_makers(graph)
         self._graph_names = GraphNames(graph)
-        weights = {one.name for one in graph.initializer}
-        ports = [one for one in graph.input if one.name not in weights]
-        self._shapes = [[size.dim_value or None for size in one.type.tensor_type.shape.dim] for one in ports]
-        self._dtypes = [onnx.helper.tensor_dtype_to_np_dtype(one.type.tensor_type.elem_type) for one in ports]
-        used = {name for one in self._compiled.inputs for name in one.get_names()}
-        self._names = [one.name if one.name in used else None for one in ports]  # it drops what nothing reads
+        weights = {tensor.name for tensor in graph.initializer}
+        ports = [port for port in graph.input if port.name not in weights]
+        self._shapes = [[size.dim_value or None for size in port.type.tensor_type.shape.dim] for port in ports]
+        self._dtypes = [onnx.helper.tensor_dtype_to_np_dtype(port.type.tensor_type.elem_type) for port in ports]
+        used = {name for port in self._compiled.inputs for name in port.get_names()}
+        self._names = [
+            port.name if port.name in used else None for port in ports
+        ]  # OpenVINO drops inputs that nothing reads
         self._request = self._compiled.create_infer_request()
         self._last: list[Array] | None = None
 
@@ -93,8 +95,10 @@ class OpenVinoEngine(Engine):
             for _ in range(2):  # the first pass allocates
                 self._infer(request, self._last)
         operations = compiled.get_runtime_model().get_ordered_ops()
-        layers = self._with_real_names([layer for one in operations if (layer := _layer(one)) is not None])
-        multiplying = {one.get_friendly_name() for one in operations if _facts(one).get("layerType") in _MULTIPLY}
+        layers = self._with_real_names([layer for operation in operations if (layer := _layer(operation)) is not None])
+        multiplying = {
+            operation.get_friendly_name() for operation in operations if _facts(operation).get("layerType") in _MULTIPLY
+        }
         return self._graph_names.completed(layers, multiplying)
 
     def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
@@ -109,8 +113,8 @@ class OpenVinoEngine(Engine):
     def _with_real_names(self, layers: list[EngineLayer]) -> list[EngineLayer]:
         """OpenVINO calls an operation by the output that it computes, where nothing else tells of the node."""
         layers = _without_leftovers(layers)
-        told = {node for layer in layers for node in layer.nodes}
-        hidden = {output: node for output, node in self._makers.items() if node not in told}
+        named = {node for layer in layers for node in layer.nodes}
+        hidden = {output: node for output, node in self._makers.items() if node not in named}
         return [
             replace(layer, nodes=(*layer.nodes, *(hidden[name] for name in layer.nodes if name in hidden)))
             for layer in layers
@@ -162,14 +166,14 @@ def describe_device() -> str:
 def _output_makers(graph: Any) -> dict[str, str]:
     """The node that computes each output of an ONNX graph, seen through the Identity in front of it."""
     makers = {name: node for node in graph.node for name in node.output}
-    found = {}
-    for one in graph.output:
-        node = makers.get(one.name)
+    makers_of_outputs = {}
+    for output in graph.output:
+        node = makers.get(output.name)
         while node is not None and node.op_type == "Identity":
             node = makers.get(node.input[0])
         if node is not None:
-            found[one.name] = node.name
-    return found
+            makers_of_outputs[output.name] = node.name
+    return makers_of_outputs
 
 
 def _layer(operation: Any) -> EngineLayer | None:
@@ -194,9 +198,9 @@ def _precision(runtime: str, primitive: str) -> str:
 
     A linear layer with weights in int8 and activations in float tells ``i8`` and runs ``brgemm_avx512_f32``.
     """
-    told = PRECISIONS.get(runtime, runtime)
-    computed = PRECISIONS.get(primitive.rpartition("_")[2].lower(), told)
-    return computed if told == "int8" else told
+    declared = PRECISIONS.get(runtime, runtime)
+    computed = PRECISIONS.get(primitive.rpartition("_")[2].lower(), declared)
+    return computed if declared == "int8" else declared
 
 
 def _without_leftovers(layers: list[EngineLayer]) -> list[EngineLayer]:
@@ -205,7 +209,9 @@ def _without_leftovers(layers: list[EngineLayer]) -> list[EngineLayer]:
     OpenVINO marks the multiplication when it splits a layer, and gives the plain name to what is left of it, e.g. the
     bias. The node is what multiplies.
     """
-    marked = {name: name.removesuffix(mark) for one in layers for name in one.nodes for mark in _MARKS if mark in name}
+    marked = {
+        name: name.removesuffix(mark) for layer in layers for name in layer.nodes for mark in _MARKS if mark in name
+    }
     split = {base for name, base in marked.items() if base != name}
     renamed = []
     for layer in layers:

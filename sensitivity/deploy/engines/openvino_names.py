@@ -27,7 +27,7 @@ class GraphNames:
 
     def __init__(self, graph: GraphProto) -> None:
         self._makers = {name: node for node in graph.node for name in node.output}
-        constants = {one.name for one in graph.initializer}
+        constants = {tensor.name for tensor in graph.initializer}
         roots: dict[str, str] = {}
         self._roots: dict[str, str] = {}
         self._multipliers = {node.name for node in graph.node if node.op_type in MULTIPLIERS}
@@ -39,7 +39,7 @@ class GraphNames:
             if root is not None:
                 roots |= dict.fromkeys(node.output, root)
                 self._roots[node.name] = root
-        self._roots |= {one.name: roots[one.name] for one in graph.output if one.name in roots}
+        self._roots |= {output.name: roots[output.name] for output in graph.output if output.name in roots}
         self._twins = self._found_twins(graph)
 
     def completed(self, layers: Sequence[EngineLayer], multiplying: Collection[str]) -> list[EngineLayer]:
@@ -52,27 +52,27 @@ class GraphNames:
             layers: Operations under the names of the graph's nodes.
             multiplying: Names of those that are a convolution or a matrix product.
         """
-        told = {node for layer in layers for node in layer.nodes}
-        found = []
+        named = {node for layer in layers for node in layer.nodes}
+        completed_layers = []
         for layer in layers:
             nodes = layer.nodes
             if layer.name in multiplying and not self._multipliers & set(nodes):
-                roots = {self._roots[name] for name in nodes if name in self._roots} - told
+                roots = {self._roots[name] for name in nodes if name in self._roots} - named
                 nodes = (*nodes, *roots) if len(roots) == 1 else nodes
-            twins = [twin for node in nodes for twin in self._twins.get(node, ()) if twin not in told]
-            found.append(replace(layer, nodes=(*nodes, *twins)))
-        return found
+            twins = [twin for node in nodes for twin in self._twins.get(node, ()) if twin not in named]
+            completed_layers.append(replace(layer, nodes=(*nodes, *twins)))
+        return completed_layers
 
     def _found_twins(self, graph: GraphProto) -> dict[str, list[str]]:
         groups: dict[object, list[str]] = {}
         for node in graph.node:
             if node.op_type in MULTIPLIERS:
                 groups.setdefault(self._content(node), []).append(node.name)
-        return {name: [one for one in names if one != name] for names in groups.values() for name in names}
+        return {name: [twin for twin in names if twin != name] for names in groups.values() for name in names}
 
     def _content(self, node: NodeProto) -> object:
         """What a node computes: equal for nodes that compute the same."""
-        attributes = sorted(one.SerializeToString(deterministic=True) for one in node.attribute)
+        attributes = sorted(attribute.SerializeToString(deterministic=True) for attribute in node.attribute)
         return node.op_type, tuple(self._source(name) for name in node.input), tuple(attributes)
 
     def _source(self, name: str) -> object:

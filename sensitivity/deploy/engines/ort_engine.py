@@ -59,9 +59,10 @@ class OrtEngine(Engine):
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base but Exception
             raise EngineBuildError(f"ONNX Runtime {runtime.__version__} cannot build this graph: {error}") from error
-        self._names = [one.name for one in self._session.get_inputs()]
-        self._shapes = [[s if isinstance(s, int) else None for s in one.shape] for one in self._session.get_inputs()]
-        self._dtypes = [_TYPES[one.type] for one in self._session.get_inputs()]
+        ports = self._session.get_inputs()
+        self._names = [port.name for port in ports]
+        self._shapes = [[size if isinstance(size, int) else None for size in port.shape] for port in ports]
+        self._dtypes = [_TYPES[port.type] for port in ports]
 
     def run(self, *inputs: Any) -> tuple[Array, ...]:
         """All outputs of the graph, in its order.

@@ -70,7 +70,7 @@ def folded_copy(model: nn.Module, layers: LayerTable, args: tuple[Any, ...], kwa
     good, blamed = _search(folds, judge)
     _fold(duplicate, good)
     taken = {layer.name for layer in good}
-    changed = [replace(one, norm=None, norm_module=None) if one.name in taken else one for one in plain]
+    changed = [replace(layer, norm=None, norm_module=None) if layer.name in taken else layer for layer in plain]
     table = LayerTable(changed, model=layers.model, skipped=layers.skipped)
     return Folded(duplicate, table, kept | blamed)
 
@@ -212,10 +212,10 @@ def _fold_into(model: nn.Module, layer: Layer) -> None:
     assert layer.norm_module is not None
     module, norm = model.get_submodule(layer.module), model.get_submodule(layer.norm_module)
     assert isinstance(module, (_ConvNd, nn.Linear))
-    found = fold_scale_shift(norm)
-    assert found is not None
+    scale_and_shift = fold_scale_shift(norm)
+    assert scale_and_shift is not None
     weight, bias = fold_batch_norm(
-        module.weight, module.bias, *found, output_axis=output_axis(layer), groups=layer.groups
+        module.weight, module.bias, *scale_and_shift, output_axis=output_axis(layer), groups=layer.groups
     )
     module.weight = nn.Parameter(weight, requires_grad=False)
     module.bias = nn.Parameter(bias, requires_grad=False)
@@ -231,12 +231,12 @@ def _take_out(model: nn.Module, path: str) -> None:
 def _difference(model: nn.Module, expected: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:
     """Why the copy is not the model, or None if it is."""
     try:
-        found = _run(model, args, kwargs)
+        outputs = _run(model, args, kwargs)
     except TracingError as error:
         return f"without its norms the model no longer runs: {error}"
-    if [one.shape for one in found] != [one.shape for one in expected]:
+    if [tensor.shape for tensor in outputs] != [tensor.shape for tensor in expected]:
         return "folding changed the shapes of the outputs"
-    worst = min((sqnr_db(was, now) for was, now in zip(expected, found, strict=True)), default=float("inf"))
+    worst = min((sqnr_db(was, now) for was, now in zip(expected, outputs, strict=True)), default=float("inf"))
     if worst < LEAST_FOLD_SQNR_DB:
         return f"folding changed the outputs (SQNR {worst:.1f} dB): its norm is also used elsewhere"
     return None

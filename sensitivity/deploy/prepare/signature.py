@@ -29,20 +29,20 @@ class _Fields:
 
 
 def _rebuilt(kind: type, values: dict[str, Any]) -> Any:
-    given = {one.name for one in dataclasses.fields(kind) if one.init}
-    made = kind(**{name: value for name, value in values.items() if name in given})
-    for name in values.keys() - given:
+    initialized = {field.name for field in dataclasses.fields(kind) if field.init}
+    made = kind(**{name: value for name, value in values.items() if name in initialized})
+    for name in values.keys() - initialized:
         object.__setattr__(made, name, values[name])
     return made
 
 
 register_pytree_node(  # of our own class: nothing changes for others
     _Fields,
-    lambda one: (list(one.values.values()), (one.kind, tuple(one.values))),
+    lambda node: (list(node.values.values()), (node.kind, tuple(node.values))),
     lambda values, what: _rebuilt(what[0], dict(zip(what[1], values, strict=True))),
-    flatten_with_keys_fn=lambda one: (
-        [(GetAttrKey(name), value) for name, value in one.values.items()],
-        (one.kind, tuple(one.values)),
+    flatten_with_keys_fn=lambda node: (
+        [(GetAttrKey(name), value) for name, value in node.values.items()],
+        (node.kind, tuple(node.values)),
     ),
 )
 
@@ -55,7 +55,7 @@ def opened(value: Any) -> Any:
 def _open(leaf: Any) -> Any:
     if not dataclasses.is_dataclass(leaf) or isinstance(leaf, type):
         return leaf
-    values = {one.name: getattr(leaf, one.name) for one in dataclasses.fields(leaf)}
+    values = {field.name: getattr(leaf, field.name) for field in dataclasses.fields(leaf)}
     try:
         again = _rebuilt(type(leaf), values)
     except (TypeError, ValueError, AttributeError):
@@ -136,7 +136,7 @@ class Tree:
 
 
 def _given(constants: Sequence[Any]) -> str:
-    return ", ".join(repr(one) for one in constants if one is not None) or "none"
+    return ", ".join(repr(constant) for constant in constants if constant is not None) or "none"
 
 
 @dataclass(frozen=True, eq=False)
@@ -182,11 +182,11 @@ def signature_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
         kwargs: Keyword arguments likewise.
     """
     inputs = Tree.of((args, kwargs))
-    given = inputs.tensors_of((args, kwargs), "the module")
+    tensors = inputs.tensors_of((args, kwargs), "the module")
     samples = inputs.shapes[0][0] if inputs.shapes and inputs.shapes[0] else None
     many = tuple(samples is not None and bool(shape) and shape[0] == samples for shape in inputs.shapes)
-    outputs = _run(module, inputs, given)
-    grows = _growth(module, inputs, given, outputs, many) if any(many) else ()
+    outputs = _run(module, inputs, tensors)
+    grows = _growth(module, inputs, tensors, outputs, many) if any(many) else ()
     return Signature(inputs, Tree.of(outputs), many, grows)
 
 
@@ -201,15 +201,15 @@ _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, No
 
 
 def _growth(
-    module: nn.Module, inputs: Tree, given: list[Tensor], once: Any, many: tuple[bool, ...]
+    module: nn.Module, inputs: Tree, tensors: list[Tensor], once: Any, many: tuple[bool, ...]
 ) -> tuple[bool, ...]:
     """For each output whether its first axis counts samples; empty where samples cannot be told apart."""
-    for other in _other_samples(given, many):
+    for other in _other_samples(tensors, many):
         try:
             second = _run(module, inputs, other)
         except _REFUSALS:
             continue  # samples of this kind it does not take: others perhaps
-        pairs = zip(given, other, many, strict=True)
+        pairs = zip(tensors, other, many, strict=True)
         try:
             both = _run(module, inputs, [torch.cat([a, b]) if grows else a for a, b, grows in pairs])
         except _REFUSALS:
@@ -218,10 +218,10 @@ def _growth(
     return ()
 
 
-def _other_samples(given: list[Tensor], many: tuple[bool, ...]) -> list[list[Tensor]]:
+def _other_samples(tensors: list[Tensor], many: tuple[bool, ...]) -> list[list[Tensor]]:
     """Samples unlike those given but of their kind: mirrored, or where that is refused halved."""
-    mirrored = [_mirrored(t) if grows else t for t, grows in zip(given, many, strict=True)]
-    halved = [t / 2 if grows and t.is_floating_point() else t for t, grows in zip(given, many, strict=True)]
+    mirrored = [_mirrored(t) if grows else t for t, grows in zip(tensors, many, strict=True)]
+    halved = [t / 2 if grows and t.is_floating_point() else t for t, grows in zip(tensors, many, strict=True)]
     return [mirrored, halved]
 
 
@@ -237,12 +237,16 @@ def _mirrored(tensor: Tensor) -> Tensor:
 
 
 def _compared(first: Any, second: Any, both: Any) -> tuple[bool, ...]:
-    (ones, spec), (others, other_spec), (joined, joined_spec) = flatten(first), flatten(second), flatten(both)
+    (leaves, spec), (other_leaves, other_spec), (joined_leaves, joined_spec) = (
+        flatten(first),
+        flatten(second),
+        flatten(both),
+    )
     if not spec == other_spec == joined_spec:
         return ()
     grows = []
-    for a, b, c in zip(ones, others, joined, strict=True):
-        if not all(isinstance(one, Tensor) for one in (a, b, c)):
+    for a, b, c in zip(leaves, other_leaves, joined_leaves, strict=True):
+        if not all(isinstance(leaf, Tensor) for leaf in (a, b, c)):
             if isinstance(a, (bool, int, float, str)) and not a == b == c:
                 return ()  # e.g. the number of samples
             continue
@@ -255,12 +259,12 @@ def _compared(first: Any, second: Any, both: Any) -> tuple[bool, ...]:
     return tuple(grows) if any(grows) else ()
 
 
-def _same(wanted: Tensor, found: Tensor) -> bool:
-    if wanted.shape != found.shape or wanted.dtype != found.dtype:
+def _same(wanted: Tensor, computed: Tensor) -> bool:
+    if wanted.shape != computed.shape or wanted.dtype != computed.dtype:
         return False
     if wanted.is_floating_point():
-        return sqnr_db(wanted, found) > SAME_DB
-    return wanted.numel() == 0 or float((wanted == found).double().mean()) >= SAME_SHARE
+        return sqnr_db(wanted, computed) > SAME_DB
+    return wanted.numel() == 0 or float((wanted == computed).double().mean()) >= SAME_SHARE
 
 
 class FlatModule(nn.Module):

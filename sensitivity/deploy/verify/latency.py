@@ -24,8 +24,8 @@ def by_turns(timers: Sequence[Callable[[], float]], *, rounds: int = ROUNDS) -> 
         timers: Each returns seconds.
         rounds: Times that each is called.
     """
-    found = [[timer() for timer in timers] for _ in range(rounds)]
-    return [statistics.median(several) for several in zip(*found, strict=True)]
+    seconds = [[timer() for timer in timers] for _ in range(rounds)]
+    return [statistics.median(several) for several in zip(*seconds, strict=True)]
 
 
 def compare_with_float(deployed: Deployed) -> tuple[float, float | None]:
@@ -38,11 +38,11 @@ def compare_with_float(deployed: Deployed) -> tuple[float, float | None]:
         deployed: What is timed, on the inputs it was exported with.
     """
     nothing = deployed.plan.only([]).in_fp32()
-    planned = [one.engine for one in deployed.parts]
+    planned = [part.engine for part in deployed.parts]
     timers = [lambda: _run_s(deployed, planned)]
     if not is_simulation(deployed):
-        graphs = [insert_qdq(one.part.graph, nothing).graph for one in deployed.parts]
-        plain = [deployed.build(graph, one.part, nothing) for graph, one in zip(graphs, deployed.parts, strict=True)]
+        graphs = [insert_qdq(part.part.graph, nothing).graph for part in deployed.parts]
+        plain = [deployed.build(graph, part.part, nothing) for graph, part in zip(graphs, deployed.parts, strict=True)]
         timers.append(lambda: _run_s(deployed, plain))
     times = by_turns(timers)
     return times[0], times[1] if len(times) > 1 else None
@@ -55,8 +55,8 @@ def is_simulation(deployed: Deployed) -> bool:
 
 def _run_s(deployed: Deployed, engines: Sequence[Engine]) -> float:
     seconds = 0.0
-    for one, engine in zip(deployed.parts, engines, strict=True):
-        arrays = [tensor.cpu().numpy() for tensor in one.part.example]
+    for part, engine in zip(deployed.parts, engines, strict=True):
+        arrays = [tensor.cpu().numpy() for tensor in part.part.example]
         seconds += engine.latency_s(*arrays, repeats=RUNS_A_ROUND)
     return seconds
 
@@ -90,13 +90,13 @@ def measure_latency(quantized: Deployed, in_float: Deployed, recipe: Recipe, *, 
         quantized.name,
         statistics.median(whole[0]),
         statistics.median(whole[1]),
-        {one.name: (measured[0].get(one.name, 0.0), measured[1].get(one.name, 0.0)) for one in table},
+        {layer.name: (measured[0].get(layer.name, 0.0), measured[1].get(layer.name, 0.0)) for layer in table},
     )
 
 
 def _whole_s(deployed: Deployed) -> float:
     seconds = 0.0
-    for one in deployed.parts:
-        arrays = [tensor.cpu().numpy() for tensor in one.part.example]
-        seconds += one.engine.latency_s(*arrays)
+    for part in deployed.parts:
+        arrays = [tensor.cpu().numpy() for tensor in part.part.example]
+        seconds += part.engine.latency_s(*arrays)
     return seconds

@@ -40,39 +40,39 @@ def inside_graph(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> dict
 
 
 def _judged_of(deployed: Deployed, calls: Mapping[str, Sequence[Any]], *, by_values: bool) -> dict[str, Counts]:
-    found: dict[str, list[Counts]] = {}
-    for one in deployed.parts:
-        graph, readers = verify_graph(one.qdq, values=by_values)
+    counts_of: dict[str, list[Counts]] = {}
+    for part in deployed.parts:
+        graph, readers = verify_graph(part.qdq, values=by_values)
         if not readers:
             continue
-        engine = deployed.build(graph, one.part)
-        for args, kwargs in calls[one.path]:
-            tensors = one.part.signature.inputs.tensors_of((args, kwargs), one.path or "the model")
+        engine = deployed.build(graph, part.part)
+        for args, kwargs in calls[part.path]:
+            tensors = part.part.signature.inputs.tensors_of((args, kwargs), part.path or "the model")
             outputs = engine.run(*[tensor.cpu().numpy() for tensor in tensors])[-len(readers) :]
             if by_values:
-                outputs = tuple(codes_of(one.qdq, *named) for named in zip(readers, outputs, strict=True))
-            seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(one.path), args, kwargs)
+                outputs = tuple(codes_of(part.qdq, *named) for named in zip(readers, outputs, strict=True))
+            seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(part.path), args, kwargs)
             compared = {name: _compared(output, seen.get(name)) for name, output in zip(readers, outputs, strict=True)}
-            codes = {one.qdq.quantizers[name]: counts for name, counts in compared.items() if counts is not None}
-            for layer, counts in _judged(one, codes):
-                found.setdefault(layer, []).append(counts)
-    return {name: merged(several) for name, several in found.items()}
+            codes = {part.qdq.quantizers[name]: counts for name, counts in compared.items() if counts is not None}
+            for layer, counts in _judged(part, codes):
+                counts_of.setdefault(layer, []).append(counts)
+    return {name: merged(several) for name, several in counts_of.items()}
 
 
-def _compared(output: Any, found: Seen | None) -> Counts | None:
+def _compared(output: Any, seen: Seen | None) -> Counts | None:
     """None where the simulation has no such codes, or another number of them: what is kept depends on the data."""
-    if found is None or found.codes is None or found.codes.numel() != output.size:
+    if seen is None or seen.codes is None or seen.codes.numel() != output.size:
         return None
-    return compare(output, found.codes.cpu())
+    return compare(output, seen.codes.cpu())
 
 
-def _judged(one: DeployedPart, codes: Mapping[str, Counts]) -> list[tuple[str, Counts]]:
-    finder = Finder(one.qdq)
+def _judged(part: DeployedPart, codes: Mapping[str, Counts]) -> list[tuple[str, Counts]]:
+    finder = Finder(part.qdq)
     judged = []
-    for layer, nodes in one.qdq.nodes.items():
+    for layer, nodes in part.qdq.nodes.items():
         for node in nodes:
-            behind = finder.quantizer_behind(node) if node in one.qdq.quantizers else None
-            before = codes.get(one.qdq.quantizers.get(node, ""))
+            behind = finder.quantizer_behind(node) if node in part.qdq.quantizers else None
+            before = codes.get(part.qdq.quantizers.get(node, ""))
             after = codes.get(behind[0]) if behind is not None else None
             if before is None or after is None:
                 continue

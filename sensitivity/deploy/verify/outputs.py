@@ -27,27 +27,28 @@ def compare_outputs(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> t
         calls: Arguments of each part, by path.
     """
     checks: list[OutputCheck] = []
-    for one in deployed.parts:
-        module = deployed.plan.model.get_submodule(one.path)
-        engine = EngineModule(one.engine, one.part.signature, module, one.path or "the model")
+    for part in deployed.parts:
+        module = deployed.plan.model.get_submodule(part.path)
+        engine = EngineModule(part.engine, part.part.signature, module, part.path or "the model")
         passes = []
-        for args, kwargs in calls[one.path]:
+        for args, kwargs in calls[part.path]:
             with torch.no_grad():
-                wanted = _tensors(module(*args, **kwargs), one.path)
-                computed = _tensors(engine(*args, **kwargs), one.path)
+                wanted = _tensors(module(*args, **kwargs), part.path)
+                computed = _tensors(engine(*args, **kwargs), part.path)
             with deployed.plan.simulated():
-                passes.append((wanted, _tensors(module(*args, **kwargs), one.path), computed))
-        names = dict.fromkeys(name for several in passes for tensors in several for name in tensors)
+                passes.append((wanted, _tensors(module(*args, **kwargs), part.path), computed))
+        names = dict.fromkeys(name for results in passes for tensors in results for name in tensors)
         checks += [
-            check_output(name, [tuple(one.get(name) for one in several) for several in passes]) for name in names
+            check_output(name, [tuple(tensors.get(name) for tensors in results) for results in passes])
+            for name in names
         ]
     return tuple(checks)
 
 
-def worst(checks: Sequence[OutputCheck], gates: Gates) -> OutputCheck | None:
-    """The float tensor that is worst in relation to its gate; None where there is none."""
-    compared = [one for one in checks if one.sqnr_db is not None]
-    return min(compared, key=lambda one: one.slack_db(gates), default=None)
+def worst(checks: Sequence[OutputCheck], thresholds: Gates) -> OutputCheck | None:
+    """The float tensor that is worst in relation to its threshold; None where there is none."""
+    compared = [check for check in checks if check.sqnr_db is not None]
+    return min(compared, key=lambda check: check.slack_db(thresholds), default=None)
 
 
 def check_output(name: str, passes: Sequence[tuple[Tensor | None, ...]]) -> OutputCheck:
@@ -58,16 +59,16 @@ def check_output(name: str, passes: Sequence[tuple[Tensor | None, ...]]) -> Outp
         passes: Of each pass the tensor in fp32, simulated, and by the engine; None where there is none.
     """
     unlike = [_unlike(simulated, computed) for _, simulated, computed in passes]
-    shapes = next((told for told in unlike if told), "")
-    pairs = [(one[1], one[2]) for one in passes if _shape(one[1]) == _shape(one[2]) and one[1] is not None]
-    basis = [(one[0], one[1]) for one in passes if _shape(one[0]) == _shape(one[1]) and one[0] is not None]
-    elements = sum(0 if one is None else one.numel() for one, _ in pairs)
+    shapes = next((difference for difference in unlike if difference), "")
+    pairs = [(simulated, computed) for _, simulated, computed in passes if _comparable(simulated, computed)]
+    basis = [(fp32, simulated) for fp32, simulated, _ in passes if _comparable(fp32, simulated)]
+    elements = sum(0 if simulated is None else simulated.numel() for simulated, _ in pairs)
     reason = f"shapes differ: {shapes}" if shapes else ""
     if not reason and len(basis) < len(passes):
         reason = "shapes differ between simulation and fp32: quantization changes how much is returned"
     if not elements and not shapes:
         return OutputCheck(name, 0, reason=reason or "no elements")
-    if any(one is not None and one.is_floating_point() for several in passes for one in several):
+    if any(tensor is not None and tensor.is_floating_point() for tensors in passes for tensor in tensors):
         sqnr = -math.inf if shapes else _sqnr_db(pairs)
         return OutputCheck(name, elements, sqnr, _sqnr_db(basis) if basis else None, reason=reason)
     share = 1.0 if shapes else _share(pairs)
@@ -83,18 +84,22 @@ def _shape(tensor: Tensor | None) -> tuple[int, ...] | None:
     return None if tensor is None else tuple(tensor.shape)
 
 
+def _comparable(first: Tensor | None, second: Tensor | None) -> bool:
+    return first is not None and _shape(first) == _shape(second)
+
+
 def _unlike(simulated: Tensor | None, computed: Tensor | None) -> str:
     if _shape(simulated) == _shape(computed):
         return ""
-    told = ["nothing" if one is None else str(_shape(one)) for one in (computed, simulated)]
-    return f"the engine returns {told[0]}, the simulation {told[1]}"
+    shapes = ["nothing" if tensor is None else str(_shape(tensor)) for tensor in (computed, simulated)]
+    return f"the engine returns {shapes[0]}, the simulation {shapes[1]}"
 
 
 def _sqnr_db(pairs: Sequence[tuple[Any, Any]]) -> float:
-    return sqnr_of_all_db([one for one, _ in pairs], [other for _, other in pairs])
+    return sqnr_of_all_db([first for first, _ in pairs], [second for _, second in pairs])
 
 
 def _share(pairs: Sequence[tuple[Any, Any]]) -> float:
     """Share of elements that are not equal; 0 where there are none."""
-    total = sum(one.numel() for one, _ in pairs)
-    return sum(int((one.cpu() != other.cpu()).sum()) for one, other in pairs) / total if total else 0.0
+    total = sum(tensor.numel() for tensor, _ in pairs)
+    return sum(int((tensor.cpu() != other.cpu()).sum()) for tensor, other in pairs) / total if total else 0.0

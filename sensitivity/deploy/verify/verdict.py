@@ -172,8 +172,8 @@ def raise_if_other(checks: tuple[LayerCheck, ...], engine: str) -> None:
     Raises:
         PrecisionNotHonouredError: If some do; declared references among them.
     """
-    told = (LayerStatus.OTHER_PRECISION, LayerStatus.AGREES_IN_FLOAT)
-    wrong = [check for check in checks if check.status in told and check.executed != check.planned]
+    may_differ = (LayerStatus.OTHER_PRECISION, LayerStatus.AGREES_IN_FLOAT)
+    wrong = [check for check in checks if check.status in may_differ and check.executed != check.planned]
     if wrong:
         layers = "; ".join(
             f"{check.layer} ({check.module}): planned in {check.planned}, the engine ran {check.executed}"

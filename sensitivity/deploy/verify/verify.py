@@ -71,21 +71,21 @@ def verify(
     if samples < 1:
         raise TaskError(f"samples={samples}: give 1 or more, there is nothing to compare otherwise.")
     plan = deployed.plan
-    gates = gates or _usual_gates(plan.scheme)
+    thresholds = gates or _usual_thresholds(plan.scheme)
     calls = _calls(deployed, task, samples)
     evidence = _evidence(deployed, calls)
-    checks = explained([check_layer(layer, deployed, evidence, gates) for layer in plan.layers], deployed)
+    checks = explained([check_layer(layer, deployed, evidence, thresholds) for layer in plan.layers], deployed)
     if strict:
         raise_if_other(checks, deployed.name)
     outputs = compare_outputs(deployed, calls)
-    least = worst(outputs, gates)
+    least = worst(outputs, thresholds)
     planned_s, fp32_s = compare_with_float(deployed)
     scores = {} if task is None else _metrics(deployed, task, fp32 or plan.model, roundings=roundings, watch=watch)
     return VerificationRecord(
         model=plan.layers.model,
         engine=deployed.name,
         layers=checks,
-        gates=gates,
+        gates=thresholds,
         output_sqnr_db=None if least is None else least.sqnr_db,
         simulation_sqnr_db=None if least is None else least.simulation_sqnr_db,
         latency_int8_s=planned_s,
@@ -101,7 +101,7 @@ def passes_over(task: Task, *, roundings: bool) -> int:
     return len(task) * (3 + (len(ROUNDINGS) if roundings else 0))
 
 
-def _usual_gates(scheme: Scheme) -> Gates:
+def _usual_thresholds(scheme: Scheme) -> Gates:
     if scheme.rest == "fp32":
         return Gates()
     return Gates(output_margin_db=HALF_MARGIN_DB, float_sqnr_db=HALF_FLOAT_DB, metric_db=HALF_METRIC_DB)
@@ -121,33 +121,33 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 def _calls(deployed: Deployed, task: Task | None, samples: int) -> dict[str, list[Call]]:
     """Arguments that each part is called with, sample by sample: from the task, or the example."""
     if task is None:
-        return {one.path: [one.part.signature.inputs.filled(one.part.example)] for one in deployed.parts}
-    found: dict[str, list[Call]] = {one.path: [] for one in deployed.parts}
+        return {part.path: [part.part.signature.inputs.filled(part.part.example)] for part in deployed.parts}
+    calls_of: dict[str, list[Call]] = {part.path: [] for part in deployed.parts}
     model = deployed.plan.model
 
-    def keeper(one: DeployedPart) -> Any:
+    def keeper(part: DeployedPart) -> Any:
         def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            if len(found[one.path]) < samples:
-                found[one.path] += itertools.islice(_singly(one, args, kwargs), samples - len(found[one.path]))
+            if len(calls_of[part.path]) < samples:
+                calls_of[part.path] += itertools.islice(_singly(part, args, kwargs), samples - len(calls_of[part.path]))
 
         return keep
 
-    hooks = [(model.get_submodule(one.path), keeper(one)) for one in deployed.parts]
+    hooks = [(model.get_submodule(part.path), keeper(part)) for part in deployed.parts]
     with torch.no_grad(), hooked(before=hooks):
         for batch in task.batches():
             task.predict(model, batch)
-            if all(len(calls) >= samples for calls in found.values()):
+            if all(len(calls) >= samples for calls in calls_of.values()):
                 break
-    empty = [path or "the model" for path, calls in found.items() if not calls]
+    empty = [path or "the model" for path, calls in calls_of.items() if not calls]
     if empty:
         raise TaskError(f"the task {task.name!r} never runs {', '.join(empty)}. Give one that uses what was exported.")
-    return found
+    return calls_of
 
 
-def _singly(one: DeployedPart, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Call]:
+def _singly(part: DeployedPart, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Call]:
     """The arguments cut into pieces of the engine's batch, copied."""
-    signature = one.part.signature
-    tensors = signature.inputs.tensors_of((args, kwargs), one.path or "the model")
+    signature = part.part.signature
+    tensors = signature.inputs.tensors_of((args, kwargs), part.path or "the model")
     counts = [len(t) for t, many in zip(tensors, signature.batched_inputs, strict=True) if many]
     for start in range(0, counts[0] if counts else 1, signature.batch):
         cut = slice(start, start + signature.batch)
@@ -158,13 +158,13 @@ def _singly(one: DeployedPart, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 
 def _executed(deployed: Deployed, calls: Mapping[str, list[Call]]) -> dict[str, EngineLayer]:
     """What the engines ran, by node of the graph; each has run once, so that times are known."""
-    found: dict[str, EngineLayer] = {}
-    for one in deployed.parts:
-        tensors = one.part.signature.inputs.tensors_of(calls[one.path][0], "the part")
-        one.engine.run(*[tensor.cpu().numpy() for tensor in tensors])
-        for layer in one.engine.layer_info():
-            found |= dict.fromkeys(layer.nodes, layer)
-    return found
+    ran: dict[str, EngineLayer] = {}
+    for part in deployed.parts:
+        tensors = part.part.signature.inputs.tensors_of(calls[part.path][0], "the part")
+        part.engine.run(*[tensor.cpu().numpy() for tensor in tensors])
+        for layer in part.engine.layer_info():
+            ran |= dict.fromkeys(layer.nodes, layer)
+    return ran
 
 
 def _metrics(
@@ -174,16 +174,16 @@ def _metrics(
 
     def score(model: Callable[..., Any], what: str) -> float:
         nonlocal done
-        found = evaluate(model, task, None if watch is None else lambda images: watch(done + images, what))
-        done += found.images
-        return found.value
+        scored = evaluate(model, task, None if watch is None else lambda images: watch(done + images, what))
+        done += scored.images
+        return scored.value
 
     with torch.no_grad():
         in_float = score(fp32, "fp32")
         images = done
         with plan.simulated() as model:
             simulated = score(model, "simulated")
-            parts = [(model.get_submodule(one.path), _in_channels_last) for one in deployed.parts]
+            parts = [(model.get_submodule(part.path), _in_channels_last) for part in deployed.parts]
             if roundings:
                 with hooked(before=parts):
                     variants[ROUNDINGS[0]] = score(model, ROUNDINGS[0])
@@ -218,8 +218,8 @@ def _info(deployed: Deployed) -> dict[str, Any]:
     return {
         "torch": torch.__version__,
         "engine_version": deployed.parts[0].engine.version,
-        "parts": [one.path for one in deployed.parts],
-        "exporters": [one.part.exporter for one in deployed.parts],
+        "parts": [part.path for part in deployed.parts],
+        "exporters": [part.part.exporter for part in deployed.parts],
         "not_exported": [str(attempt) for attempt in deployed.attempts],
         "scheme": _scheme(deployed.scheme),
     }

@@ -101,10 +101,10 @@ def _parse(trt: Any, network: Any, onnx: bytes) -> None:
     parser = trt.OnnxParser(network, trt_log())
     if parser.parse(onnx):
         return
-    found = [_described(parser.get_error(index)) for index in range(parser.num_errors)]
+    errors = [_described(parser.get_error(index)) for index in range(parser.num_errors)]
     raise EngineBuildError(
         f"TensorRT {trt.__version__} cannot parse this ONNX model ({len(onnx)} bytes): "
-        f"{'; '.join(found) or complaints()} Leave the layers that it names out of the scheme, or export another part."
+        f"{'; '.join(errors) or complaints()} Leave the layers that it names out of the scheme, or export another part."
     )
 
 

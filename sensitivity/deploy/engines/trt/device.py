@@ -64,8 +64,8 @@ class CudaDevice:
         self._cuda = cuda
         self._stream = cuda.Stream(self._device)
         self.stream: int = self._stream.cuda_stream
-        found = torch.cuda.get_device_properties(self._device)
-        self.name: str = f"{found.name}, compute capability {found.major}.{found.minor}"
+        properties = torch.cuda.get_device_properties(self._device)
+        self.name: str = f"{properties.name}, compute capability {properties.major}.{properties.minor}"
 
     def upload(self, tensor: Tensor) -> Tensor:
         """A contiguous copy on the device; the copy is on the stream, before whatever runs next."""

@@ -255,8 +255,8 @@ class TensorRTEngine(Engine):
 
     def _bind(self, context: Any, inputs: tuple[Any, ...]) -> tuple[list[Tensor], list[Tensor]]:
         """Give the context the memory of inputs and outputs; both must be kept until the run is done."""
-        given = self._checked(inputs)
-        held = [self._device.upload(tensor) for tensor in given]
+        tensors = self._checked(inputs)
+        held = [self._device.upload(tensor) for tensor in tensors]
         for port, tensor in zip(self._inputs, held, strict=True):
             if not context.set_input_shape(port.name, tuple(tensor.shape)):
                 raise EngineError(f"TensorRT refuses shape {tuple(tensor.shape)} for {port}. {complaints()}")
@@ -285,17 +285,17 @@ class TensorRTEngine(Engine):
         wanted = ", ".join(map(str, self._inputs))
         if len(inputs) != len(self._inputs):
             raise EngineError(f"{len(inputs)} inputs were given, and the engine takes {len(self._inputs)}: {wanted}.")
-        given = [_as_tensor(one) for one in inputs]
-        for port, tensor in zip(self._inputs, given, strict=True):
+        tensors = [_as_tensor(value) for value in inputs]
+        for port, tensor in zip(self._inputs, tensors, strict=True):
             if tensor.dtype != port.dtype:
-                found = str(tensor.dtype).removeprefix("torch.")
-                raise EngineError(f"an input is {found}, and the engine was built for {port}.")
+                dtype = str(tensor.dtype).removeprefix("torch.")
+                raise EngineError(f"an input is {dtype}, and the engine was built for {port}.")
             if not port.accepts(tuple(tensor.shape)):
                 raise EngineError(
                     f"an input has shape {tuple(tensor.shape)}, and the engine was built for {port}. "
                     "Pad or split the batch, or build the engine for it."
                 )
-        return given
+        return tensors
 
     def __repr__(self) -> str:
         made = self.identity
@@ -339,23 +339,23 @@ def _onnx_bytes(onnx: bytes | str | Path) -> bytes:
 def _ports(engine: Any) -> dict[str, _Port]:
     """Inputs and outputs of an engine by name."""
     trt = tensorrt()
-    found = {}
+    ports = {}
     for index in range(engine.num_io_tensors):
         name = engine.get_tensor_name(index)
         shape = tuple(engine.get_tensor_shape(name))
         dtype = torch_dtype(engine.get_tensor_dtype(name), name)
         low = high = shape
         if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT and -1 in shape:
-            low, _, high = (tuple(one) for one in engine.get_tensor_profile_shape(name, 0))
-        found[name] = _Port(name, dtype, shape, low, high)
-    return found
+            low, _, high = (tuple(limits) for limits in engine.get_tensor_profile_shape(name, 0))
+        ports[name] = _Port(name, dtype, shape, low, high)
+    return ports
 
 
-def _as_tensor(given: Any) -> Tensor:
+def _as_tensor(value: Any) -> Tensor:
     """The input as a tensor, without a copy where that is possible; the device makes one anyway."""
-    if isinstance(given, Tensor):
-        return given.detach()
-    array = np.asarray(given)
+    if isinstance(value, Tensor):
+        return value.detach()
+    array = np.asarray(value)
     if not array.flags.writeable or any(stride < 0 for stride in array.strides):
         array = array.copy()  # torch takes neither
     try:

@@ -68,8 +68,8 @@ def write_engine(path: str | Path, built: BuiltEngine, identity: EngineIdentity)
     Raises:
         EngineError: If the file cannot be written.
     """
-    told = {"plan": hashlib.sha256(built.plan).hexdigest(), "inputs": built.inputs, "outputs": built.outputs}
-    header = json.dumps(asdict(identity) | told, sort_keys=True)
+    facts = {"plan": hashlib.sha256(built.plan).hexdigest(), "inputs": built.inputs, "outputs": built.outputs}
+    header = json.dumps(asdict(identity) | facts, sort_keys=True)
     try:
         write_bytes(path, MAGIC + header.encode() + b"\n" + built.plan)
     except OSError as error:
@@ -93,12 +93,12 @@ def read_engine(path: str | Path, wanted: EngineIdentity) -> BuiltEngine:
     try:
         fields = json.loads(header)
         written, inputs, outputs = (fields.pop(key) for key in ("plan", "inputs", "outputs"))
-        found = EngineIdentity(**fields)
+        identity = EngineIdentity(**fields)
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise EngineError(f"the header of the engine {path} is damaged. Build it again.") from error
     if hashlib.sha256(plan).hexdigest() != written:
         raise EngineError(f"the engine {path} is damaged: {len(plan)} bytes are not those written. Build it again.")
-    difference = found.differs(wanted)
+    difference = identity.differs(wanted)
     if difference is not None:
         raise EngineError(f"the engine {path} cannot be used here: {difference}. Build it again.")
     return BuiltEngine(plan, tuple(inputs), tuple(outputs))

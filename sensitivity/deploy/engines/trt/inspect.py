@@ -112,19 +112,19 @@ def precision_of(layer: Mapping[str, Any]) -> str:
     if tactic is not None and tactic[1] in MULTIPLIED:
         return MULTIPLIED[tactic[1]]
     tensors = [*layer.get("Inputs", ()), *layer.get("Outputs", ())]
-    first = next((found for found in map(type_of, tensors) if found is not None), None)
+    first = next((dtype for dtype in map(type_of, tensors) if dtype is not None), None)
     weights = layer.get("Weights")
     stored = _type_in(str(weights.get("Type", ""))) if isinstance(weights, dict) else None
-    known = [one for one in (stored, first) if one in WIDTH]
+    known = [dtype for dtype in (stored, first) if dtype in WIDTH]
     return max(known, key=WIDTH.index) if known else (first or "unknown")
 
 
 def type_of(tensor: Mapping[str, Any]) -> str | None:
     """Type of a tensor in either schema; None if it is not told."""
     for key in ("Datatype", "DataType", "Format/Datatype", "Format"):
-        found = _type_in(str(tensor.get(key, "")))
-        if found is not None:
-            return found
+        dtype = _type_in(str(tensor.get(key, "")))
+        if dtype is not None:
+            return dtype
     return None
 
 

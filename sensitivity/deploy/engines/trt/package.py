@@ -69,6 +69,6 @@ def _level(severity: str) -> int:
 def complaints() -> str:
     """The errors that TensorRT has logged since the last call, as a sentence for a message."""
     log = trt_log()
-    found = list(dict.fromkeys(message.strip() for message in log.messages))
+    errors = list(dict.fromkeys(message.strip() for message in log.messages))
     log.messages.clear()
-    return f"TensorRT says: {' | '.join(found).rstrip('.')}." if found else "TensorRT gave no reason."
+    return f"TensorRT says: {' | '.join(errors).rstrip('.')}." if errors else "TensorRT gave no reason."
