@@ -364,6 +364,7 @@ def main() -> None:
     parser.add_argument("--views", type=int, default=200, help="a multiple of 50 (default: %(default)s)")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these, by the names in the table")
+    parser.add_argument("--no-rest", action="store_true", help="leave out SQNR and the time of calibration")
     parser.add_argument("--table", action="store_true", help="print the table of what is done, and measure nothing")
     given = parser.parse_args()
     torch.set_num_threads(1)
@@ -373,8 +374,8 @@ def main() -> None:
         for chunk in range(given.views // CHUNK):
             for name, net in nets.items():
                 measure(name, net, recipes, given.out, chunk)
-                if chunk == 0:
-                    measure_rest(name, net, recipes, given.out)
+        for name, net in () if given.no_rest else nets.items():
+            measure_rest(name, net, recipes, given.out)
     tell(nets, recipes, given.out)
 
 

@@ -33,6 +33,8 @@ _HOME = {
     "Scheme": "records",
     "Score": "records",
     "INT8": "quantize.recipes",
+    "INT8_MINMAX": "quantize.recipes",
+    "INT8_AFFINE": "quantize.recipes",
     "INT8_WEIGHTS": "quantize.recipes",
     "INT8_ACTIVATIONS": "quantize.recipes",
     "INT4_WEIGHTS": "quantize.recipes",
@@ -44,6 +46,7 @@ _HOME = {
     "Sweep": "sweep.settings",
     "ray_executor": "sweep.passes.ray_workers",
     "register_engine": "deploy.engines.registry",
+    "recipe_for": "deploy.doctor.recipe_for",
     "CocoDetection": "tasks.coco",
     "Lvis": "tasks.lvis",
     "PromptedMasks": "tasks.prompted",
@@ -61,6 +64,8 @@ __all__ = [
     "INT4_WEIGHTS",
     "INT8",
     "INT8_ACTIVATIONS",
+    "INT8_AFFINE",
+    "INT8_MINMAX",
     "INT8_WEIGHTS",
     "THESIS",
     "Calibration",
@@ -92,6 +97,7 @@ __all__ = [
     "pareto",
     "ray_executor",
     "read_thesis",
+    "recipe_for",
     "register_engine",
     "register_format",
     "register_observer",
@@ -100,10 +106,21 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sensitivity.deploy.doctor.recipe_for import recipe_for
     from sensitivity.deploy.engines.registry import register_engine
     from sensitivity.errors import SensitivityError
     from sensitivity.quantize.calibration import Calibration
-    from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
+    from sensitivity.quantize.recipes import (
+        FP8,
+        INT4_WEIGHTS,
+        INT8,
+        INT8_ACTIVATIONS,
+        INT8_AFFINE,
+        INT8_MINMAX,
+        INT8_WEIGHTS,
+        THESIS,
+        Prune,
+    )
     from sensitivity.records import Layer, QuantSpec, Recipe, Scheme, Score
     from sensitivity.records.formats import NumberFormat, register_format
     from sensitivity.records.observers import register_observer

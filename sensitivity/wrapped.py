@@ -229,6 +229,7 @@ class Wrapped:
 
         ``calibration`` is that of ``quantized``.
         """
+        check_calibration(calibration)
         task = with_reference(self.model, task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
             before_batch = ModelState(model).next_batch
@@ -477,8 +478,10 @@ class Wrapped:
             EngineError: If no engine is called ``target``.
         """
         from sensitivity.deploy.engines.registry import target_of
+        from sensitivity.deploy.prepare.placement import check_deployable
 
         made_for = target_of(target)
+        check_deployable(resolve(scheme, self.layers, model=self.name), made_for)  # before images are run
         return self._plans.plan(scheme, self._ready(calibration, scheme.recipes), target=made_for, example=example)
 
     @checked(StudyError)

@@ -56,6 +56,20 @@ def test_what_is_neither_ranges_nor_images_is_refused_in_words(name: str, calibr
         CALLS[name](wrapped(), calibration)
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_an_empty_calibration_is_refused_before_anything_is_computed(name: str) -> None:
+    model = wrapped()
+    passes = 0
+
+    def count(*_: object) -> None:
+        nonlocal passes
+        passes += 1
+
+    with model.model.register_forward_hook(count), pytest.raises(CalibrationError, match="no image to calibrate with"):
+        CALLS[name](model, [])
+    assert passes == 0
+
+
 def test_verify_study_measures_images_once_for_all_rows() -> None:
     model = wrapped()
     study = model.analyze(TASK, calibration=[IMAGES], progress=False)

@@ -12,6 +12,16 @@ _INT8_ACTIVATION = QuantSpec("int8")
 INT8 = Recipe("int8", weights=_INT8_WEIGHT, activations=_INT8_ACTIVATION)
 """What TensorRT and OpenVINO run: norm-folded weight per channel, layer input per tensor, symmetric, min-max."""
 
+INT8_MINMAX = Recipe("int8-minmax", weights=_INT8_WEIGHT, activations=QuantSpec("int8"))
+"""``INT8`` with plain min-max ranges: what most tools do by default, to compare with."""
+
+INT8_AFFINE = Recipe(
+    "int8-affine",
+    weights=QuantSpec("int8", "per-channel", observer="mse"),
+    activations=QuantSpec("uint8", symmetric=False, observer="mse", sample_every=8),
+)
+"""uint8 activations with a zero point, which OpenVINO and ONNX Runtime run; ranges of least squared error."""
+
 INT8_WEIGHTS = Recipe("int8-weights", weights=_INT8_WEIGHT)
 """``INT8`` with activations left in floating point; needs no calibration."""
 

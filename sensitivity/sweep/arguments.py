@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -68,6 +68,10 @@ def check_calibration(given: object) -> None:
     wrong = not isinstance(given, (Calibration, Task, Iterable)) or isinstance(given, (bytes, bytearray))
     if given is not None and wrong:
         raise CalibrationError(f"calibration={given!r:.80}: give a Calibration, a list of them, a task, or images.")
+    if isinstance(given, (Sequence, Task)) and len(given) == 0:
+        raise CalibrationError(
+            f"calibration={given!r:.80} holds no image to calibrate with. Give at least one; some hundred are usual."
+        )
 
 
 def check_calibrated(given: object) -> list[Recipe]:

@@ -9,6 +9,8 @@ import onnx
 import pytest
 import torch
 from onnx import numpy_helper
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 import sensitivity as sv
 from tests.deploy.nets import Resnet, build, images
@@ -38,6 +40,38 @@ def test_it_is_verified_on_openvino(wrapped: sv.Wrapped, task: sv.FeatureFidelit
     assert verification.passed, str(verification)
     names = {recipe.name for recipe in engine.plan.recipes.values()}
     assert names == {"affine", "clipped", "minmax"}
+
+
+class Padded(nn.Module):
+    """Every kind of padding, around inputs that are far from symmetric: a zero point wrong by one would show."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.plain = nn.Conv2d(3, 16, 3, padding=1)
+        self.depthwise = nn.Conv2d(16, 16, 5, padding=2, groups=16)
+        self.dilated = nn.Conv2d(16, 16, 3, padding=2, dilation=2)
+        self.transposed = nn.ConvTranspose2d(16, 8, 3, 2, 1, 1)
+        self.same = nn.Conv2d(8, 8, 3, padding="same")
+        self.reflected = nn.Conv2d(8, 8, 3, padding=1, padding_mode="reflect")
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self.plain(x + 1.5))
+        x = self.dilated(F.gelu(self.depthwise(x) - 1.0)) + 2.0
+        return self.reflected(self.same(F.silu(self.transposed(x)) - 0.5))
+
+
+def test_padding_of_affine_activations_is_exact_zero_in_simulation_and_engine(task: sv.FeatureFidelity) -> None:
+    net = sv.wrap(build(Padded), images(1))
+    net.calibrate([images(8, seed=1)], AFFINE)
+    deployed = net.deploy(sv.Scheme.all(AFFINE), "openvino")
+    checks = net.verify(deployed, task).layers
+    assert len(checks) == 6
+    for check in checks:
+        assert (check.status, check.executed) == ("verified", "int8"), check
+    zero_points = [int(deployed.plan.input_params(layer).zero_point) for layer in deployed.plan.quantized]
+    assert sum(abs(zero_point - 128) > 20 for zero_point in zero_points) >= 4, (
+        "nearly symmetric ranges would test little"
+    )
 
 
 def test_every_layer_has_the_zero_point_of_its_own_recipe(wrapped: sv.Wrapped) -> None:

@@ -14,7 +14,17 @@ from hypothesis import strategies as st
 
 from sensitivity.errors import RecipeError
 from sensitivity.quantize import recipes
-from sensitivity.quantize.recipes import FP8, INT4_WEIGHTS, INT8, INT8_ACTIVATIONS, INT8_WEIGHTS, THESIS, Prune
+from sensitivity.quantize.recipes import (
+    FP8,
+    INT4_WEIGHTS,
+    INT8,
+    INT8_ACTIVATIONS,
+    INT8_AFFINE,
+    INT8_MINMAX,
+    INT8_WEIGHTS,
+    THESIS,
+    Prune,
+)
 from sensitivity.records import Pruning, QuantSpec, Recipe
 from sensitivity.records.formats import find_format, formats
 from sensitivity.records.observers import Granularity, observers
@@ -23,11 +33,11 @@ from sensitivity.records.recipe import PLACEMENTS
 FORMATS = tuple(number_format.name for number_format in formats())
 OBSERVERS = tuple(kind.name for kind in observers())
 
-PRESETS = (INT8, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
+PRESETS = (INT8, INT8_MINMAX, INT8_AFFINE, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
 
 
 def test_presets_have_the_names_that_tables_show() -> None:
-    names = ["int8", "int8-weights", "int8-activations", "int4-weights", "fp8", "thesis"]
+    names = ["int8", "int8-minmax", "int8-affine", "int8-weights", "int8-activations", "int4-weights", "fp8", "thesis"]
     assert [preset.name for preset in PRESETS] == names
     assert [Prune(0.5).name, Prune("2:4").name] == ["prune-0.5", "prune-2:4"]
     assert Prune(0.1 + 0.2).name == "prune-0.3"
@@ -35,9 +45,17 @@ def test_presets_have_the_names_that_tables_show() -> None:
 
 
 def test_int8_is_what_engines_run() -> None:
-    assert INT8.weights == QuantSpec("int8", "per-channel", symmetric=True, observer="minmax")
-    assert INT8.activations == QuantSpec("int8", "per-tensor", symmetric=True, observer="minmax")
-    assert INT8.placement == "deploy"
+    assert INT8_MINMAX.weights == QuantSpec("int8", "per-channel", symmetric=True, observer="minmax")
+    assert INT8_MINMAX.activations == QuantSpec("int8", "per-tensor", symmetric=True, observer="minmax")
+    for preset in (INT8, INT8_MINMAX, INT8_AFFINE):
+        assert preset.placement == "deploy"
+        assert preset.weights is not None
+        assert preset.weights.symmetric
+        assert (preset.weights.format, preset.weights.granularity) == ("int8", "per-channel")
+    assert INT8.activations is not None
+    assert (INT8.activations.format, INT8.activations.symmetric) == ("int8", True)
+    assert INT8_AFFINE.activations is not None
+    assert (INT8_AFFINE.activations.format, INT8_AFFINE.activations.symmetric) == ("uint8", False)
     assert (INT8_WEIGHTS.weights, INT8_WEIGHTS.activations) == (INT8.weights, None)
     assert (INT8_ACTIVATIONS.weights, INT8_ACTIVATIONS.activations) == (None, INT8.activations)
     assert not INT4_WEIGHTS.needs_calibration

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from sensitivity.contracts import EngineCapabilities
+from sensitivity.errors import ExportError
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.formats import NumberFormat, find_format, formats
 
@@ -33,6 +34,21 @@ class Target:
 
 
 ANY_ENGINE = Target()
+
+
+def check_deployable(recipes: Mapping[str, Recipe], target: Target = ANY_ENGINE) -> None:
+    """Nothing, if Q/DQ can express the recipe of every layer for a target.
+
+    Args:
+        recipes: What each layer gets, by its name.
+        target: What it is for.
+
+    Raises:
+        ExportError: If one cannot be expressed.
+    """
+    for name, recipe in recipes.items():
+        if reason := refusal(recipe, target):
+            raise ExportError(f"recipe {recipe.name!r} of {name} cannot be deployed: {reason}")
 
 
 def refusal(recipe: Recipe, target: Target = ANY_ENGINE) -> str | None:

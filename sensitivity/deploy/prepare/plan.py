@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.omission import Omission, OmissionKind
-from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, refusal
+from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, check_deployable
 from sensitivity.deploy.prepare.signature import signature_of
-from sensitivity.errors import CalibrationError, ExportError
+from sensitivity.errors import CalibrationError
 from sensitivity.layers.inputs import arguments_of, on_device_of, tensors_in
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
@@ -307,9 +307,7 @@ def make_plan(
         CalibrationError: If activations are to be quantized and no ranges are known.
     """
     recipes = resolve(scheme, basis.layers, model=basis.layers.model)
-    for name, recipe in recipes.items():
-        if reason := refusal(recipe, target):
-            raise ExportError(f"recipe {recipe.name!r} of {name} cannot be deployed: {reason}")
+    check_deployable(recipes, target)
     disturber = Disturber(model, calibrations)  # knows which ranges belong to which weights
     ranges = {one.digest: disturber.calibration_for(one) for one in recipes.values() if one.needs_calibration}
     plan = Plan(basis, scheme, recipes, {}, ranges, target)
