@@ -177,7 +177,7 @@ def test_an_engine_from_outside_is_swept_for_deployed_verified_and_reported(wrap
     verification = wrapped.verify(deployed, task)
     assert verification.passed
     assert [check.status for check in verification.layers] == ["agrees in float", "agrees in float", "left in float"]
-    assert verification.info["engine_version"] == onnx.__version__
+    assert verification.info.engine_version == onnx.__version__
     assert "small on reference: as simulated" in repr(verification)
     assert "reference" in verification.to_html()
     again = wrapped.verify_study(study, task, engine="reference")

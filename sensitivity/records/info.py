@@ -1,10 +1,10 @@
-"""Where a study's numbers come from: which weights, how long it took, what its intervals mean."""
+"""Where the numbers of a study or a verification come from: which weights, which versions, how long it took."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Self
+from dataclasses import asdict, dataclass, field
+from typing import Any, ClassVar, Self
 
 from sensitivity.errors import StudyError
 
@@ -32,11 +32,66 @@ class Times:
         return cls(str(plain["engine"]), float(plain["quantized_s"]), float(plain["float_s"]), layers)
 
 
-@dataclass(frozen=True, eq=False)
-class StudyInfo(Mapping[str, Any]):
-    """Facts about how a study was made; what is not known is None and is no key of the mapping.
+@dataclass(frozen=True, eq=False, repr=False)
+class Facts(Mapping[str, Any]):
+    """A frozen dataclass that is also a mapping: what is not known is None and is no key.
 
-    ``info.weights`` and ``info["weights"]`` are the same; equality is that of the mapping.
+    ``facts.torch`` and ``facts["torch"]`` are the same; equality is that of the mapping. A subclass adds the fields.
+
+    Attributes:
+        extra: Facts that this version does not know; they are kept and saved.
+    """
+
+    extra: Mapping[str, Any] = field(default_factory=dict, kw_only=True)
+    _known: ClassVar[tuple[str, ...]] = ()
+
+    def __init_subclass__(cls, **settings: Any) -> None:
+        super().__init_subclass__(**settings)
+        cls._known = tuple(cls.__annotations__)
+
+    @classmethod
+    def of(cls, facts: Mapping[str, Any]) -> Self:
+        """Facts given as a mapping, e.g. those of a saved file, as fields.
+
+        Raises:
+            StudyError: If this is no mapping, or a fact makes no sense.
+        """
+        if isinstance(facts, cls):
+            return facts
+        if not isinstance(facts, Mapping):
+            raise StudyError(f"info={facts!r:.80}: give a {cls.__name__}, or a mapping of names to facts.")
+        known = {name: cls._read(name, facts[name]) for name in cls._known if facts.get(name) is not None}
+        return cls(**known, extra={name: value for name, value in facts.items() if name not in cls._known})
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:  # noqa: ARG003 - for those that override it
+        """The value of a field, of what a file holds for it."""
+        return value
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``of`` turns back into equal facts."""
+        return dict(self)
+
+    def __getitem__(self, name: str) -> Any:
+        value = getattr(self, name) if name in self._known else self.extra[name]
+        if value is None and name in self._known:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (name for name in self._known if getattr(self, name) is not None)
+        yield from self.extra
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class StudyInfo(Facts):
+    """Facts about how a study was made.
 
     Attributes:
         seconds: Seconds that ``analyze`` took.
@@ -46,7 +101,6 @@ class StudyInfo(Mapping[str, Any]):
         intervals: What the bounds of the drops mean, as a sentence.
         source: Name of the file that the numbers were read from.
         latency: Name of a recipe to the times that ``Study.with_latency`` added.
-        extra: Facts that this version does not know; they are kept and saved.
     """
 
     seconds: float | None = None
@@ -56,52 +110,52 @@ class StudyInfo(Mapping[str, Any]):
     intervals: str | None = None
     source: str | None = None
     latency: Mapping[str, Times] | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, facts: Mapping[str, Any]) -> StudyInfo:
-        """Facts given as a mapping, e.g. those of a saved study, as fields.
-
-        Raises:
-            StudyError: If this is no mapping, or the times in it are incomplete.
-        """
-        if isinstance(facts, StudyInfo):
-            return facts
-        if not isinstance(facts, Mapping):
-            raise StudyError(f"info={facts!r:.80}: give a StudyInfo, or a mapping of names to facts.")
-        known = {name: facts[name] for name in _KNOWN if name in facts}
-        if known.get("latency") is not None:
-            known["latency"] = _times(known["latency"])
-        return cls(**known, extra={name: value for name, value in facts.items() if name not in _KNOWN})
+    def _read(cls, name: str, value: Any) -> Any:
+        return _times(value) if name == "latency" else value
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``of`` turns back into equal facts."""
         latency = {} if self.latency is None else {name: asdict(times) for name, times in self.latency.items()}
-        return dict(self) | ({"latency": latency} if latency else {})
-
-    def __getitem__(self, name: str) -> Any:
-        value = getattr(self, name) if name in _KNOWN else self.extra[name]
-        if value is None and name in _KNOWN:
-            raise KeyError(name)
-        return value
-
-    def __iter__(self) -> Iterator[str]:
-        yield from (name for name in _KNOWN if getattr(self, name) is not None)
-        yield from self.extra
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-    def __repr__(self) -> str:
-        return f"StudyInfo({', '.join(f'{name}={value!r}' for name, value in self.items())})"
+        return super().to_json() | ({"latency": latency} if latency else {})
 
 
-_KNOWN = tuple(fact.name for fact in fields(StudyInfo) if fact.name != "extra")
+@dataclass(frozen=True, eq=False, repr=False)
+class VerificationInfo(Facts):
+    """Facts about how a verification was made.
+
+    Attributes:
+        torch: Version of torch.
+        engine_version: Version of the engine.
+        parts: Paths of the submodules that were exported; empty for the whole model.
+        exporters: What exported each of them.
+        not_exported: What could not be exported, with the reasons.
+        scheme: Pattern and name of the recipe of each rule of the scheme; None protects.
+    """
+
+    torch: str | None = None
+    engine_version: str | None = None
+    parts: tuple[str, ...] | None = None
+    exporters: tuple[str, ...] | None = None
+    not_exported: tuple[str, ...] | None = None
+    scheme: tuple[tuple[str, str | None], ...] | None = None
+
+    @classmethod
+    def _read(cls, name: str, value: Any) -> Any:
+        if isinstance(value, str) and name not in ("torch", "engine_version"):
+            raise StudyError(f"info: {name}={value!r:.80}: give several in a list.")
+        return tuple(map(tuple, value)) if name == "scheme" else tuple(value) if isinstance(value, list) else value
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``of`` turns back into equal facts."""
+        plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.items()}
+        return plain | ({} if self.scheme is None else {"scheme": [list(rule) for rule in self.scheme]})
 
 
 def _times(plain: Mapping[str, Any]) -> dict[str, Times]:
     try:
-        return {name: one if isinstance(one, Times) else Times.from_json(one) for name, one in plain.items()}
+        return {name: times if isinstance(times, Times) else Times.from_json(times) for name, times in plain.items()}
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise StudyError(
             f"info: latency={plain!r:.80} has no complete times: {error!r}. Study.with_latency adds them."

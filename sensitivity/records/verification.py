@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
@@ -12,6 +12,7 @@ from typing import Any, Self
 from sensitivity.errors import EngineError, StudyError
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.files import load_json, write_json
+from sensitivity.records.info import VerificationInfo
 from sensitivity.records.plain import from_plain, to_plain
 
 SCHEMA_VERSION = 1
@@ -238,7 +239,7 @@ class VerificationRecord:
         metric_variants: The prediction under other, equally good roundings: what it can be trusted to.
         latency_int8_s: Median time of one run.
         latency_fp32_s: The same of the same engine with nothing quantized.
-        info: Versions and settings.
+        info: Versions, and what was exported; a mapping is turned into one.
         outputs: One check for each tensor that is returned.
     """
 
@@ -258,8 +259,11 @@ class VerificationRecord:
     metric_variants: Mapping[str, float] = field(default_factory=dict)
     latency_int8_s: float | None = None
     latency_fp32_s: float | None = None
-    info: Mapping[str, Any] = field(default_factory=dict)
+    info: VerificationInfo = field(default_factory=VerificationInfo)
     outputs: tuple[OutputCheck, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "info", VerificationInfo.of(self.info))
 
     @property
     def layers_pass(self) -> bool:
@@ -332,7 +336,8 @@ class VerificationRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal record; numbers that JSON lacks as text."""
-        plain: dict[str, Any] = to_plain(asdict(self))
+        plain: dict[str, Any] = to_plain(asdict(replace(self, info=VerificationInfo())))
+        plain["info"] = to_plain(self.info.to_json())
         return {"schema": SCHEMA_VERSION} | plain
 
     @classmethod
@@ -350,6 +355,7 @@ class VerificationRecord:
             values["layers"] = tuple(_layer_check(check) for check in values["layers"])
             values["outputs"] = tuple(OutputCheck(**check) for check in values.get("outputs", ()))
             values["gates"] = Gates(**values["gates"])
+            values["info"] = VerificationInfo.of(values.get("info", {}))
             record = cls(**values)
             check_fields(record, StudyError, skip=("info", *_MAY_BE_NAN))
             for part in (*record.layers, *record.outputs):

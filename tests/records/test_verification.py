@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from sensitivity.errors import StudyError
+from sensitivity.records.info import VerificationInfo
 from sensitivity.records.verification import Cause, Gates, LayerCheck, LayerStatus, OutputCheck, VerificationRecord
 
 RECORD = VerificationRecord(
@@ -177,3 +178,32 @@ def test_a_status_or_cause_that_nobody_knows_is_no_verification(field: str) -> N
     plain["layers"][0][field] = "perhaps"
     with pytest.raises(StudyError, match=r"not a complete verification: .*'perhaps'"):
         VerificationRecord.from_json(plain)
+
+
+def test_facts_are_fields_and_a_mapping_and_come_back_equal(tmp_path: Path) -> None:
+    info = VerificationInfo(torch="2.0", parts=("", "head"), scheme=(("*", "int8"), ("a", None)), extra={"mine": [1]})
+    record = replace(RECORD, info=info)
+    assert record.info.parts == record.info["parts"] == ("", "head")
+    assert set(record.info) == {"torch", "parts", "scheme", "mine"}
+    record.save(tmp_path / "verification.json")
+    loaded = VerificationRecord.load(tmp_path / "verification.json")
+    assert loaded == record
+    assert loaded.info.scheme == (("*", "int8"), ("a", None))
+    assert loaded.info.engine_version is None
+
+
+def test_a_file_in_which_facts_were_any_dict_still_loads() -> None:
+    """As version 0.1.0 wrote them: lists, and whatever else was there."""
+    facts = {"torch": "2.1", "engine_version": "1", "parts": [""], "exporters": ["dynamo"], "scheme": [["*", "int8"]]}
+    plain = RECORD.to_json() | {"info": facts | {"not_exported": [], "machine": "mine"}}
+    info = VerificationRecord.from_json(json.loads(json.dumps(plain))).info
+    assert (info.exporters, info.not_exported, info["machine"]) == (("dynamo",), (), "mine")
+    del plain["info"]
+    assert not VerificationRecord.from_json(plain).info
+
+
+def test_facts_of_the_wrong_kind_are_refused() -> None:
+    with pytest.raises(StudyError, match=r"info=.*give a VerificationInfo, or a mapping of names to facts"):
+        replace(RECORD, info="fast")  # type: ignore[arg-type]
+    with pytest.raises(StudyError, match=r"info: parts='head': give several in a list"):
+        VerificationRecord.from_json(RECORD.to_json() | {"info": {"parts": "head"}})

@@ -20,6 +20,7 @@ from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, 
 from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.records import Scheme
+from sensitivity.records.info import VerificationInfo
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates, VerificationRecord
 from sensitivity.score import evaluate
 
@@ -214,16 +215,13 @@ def _in_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return tuple(new_args), dict(new_kwargs)
 
 
-def _info(deployed: Deployed) -> dict[str, Any]:
-    return {
-        "torch": torch.__version__,
-        "engine_version": deployed.parts[0].engine.version,
-        "parts": [part.path for part in deployed.parts],
-        "exporters": [part.part.exporter for part in deployed.parts],
-        "not_exported": [str(attempt) for attempt in deployed.attempts],
-        "scheme": _scheme(deployed.scheme),
-    }
-
-
-def _scheme(scheme: Scheme) -> list[list[str | None]]:
-    return [[rule.pattern, None if rule.recipe is None else rule.recipe.name] for rule in scheme.rules]
+def _info(deployed: Deployed) -> VerificationInfo:
+    rules = deployed.scheme.rules
+    return VerificationInfo(
+        torch=torch.__version__,
+        engine_version=deployed.parts[0].engine.version,
+        parts=tuple(part.path for part in deployed.parts),
+        exporters=tuple(part.part.exporter for part in deployed.parts),
+        not_exported=tuple(str(attempt) for attempt in deployed.attempts),
+        scheme=tuple((rule.pattern, None if rule.recipe is None else rule.recipe.name) for rule in rules),
+    )

@@ -23,8 +23,16 @@ Run = Callable[[], list[Any]]
 
 
 def out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out: Python's, a GPU's, or the CPU's, for which torch has no class but a RuntimeError."""
-    return isinstance(error, MemoryError | torch.cuda.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+    """Whether memory ran out: Python's, a GPU's or the CPU's.
+
+    This is the only place that reads the text of an error. torch raises a plain ``RuntimeError`` where the CPU's memory
+    ran out, and the name of its allocator in the text is all that tells it from a bug. If torch words it differently
+    one day, such a layer is recorded as failed for good instead of being tried again in a later run.
+    """
+    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+        return True
+    causes = (error, error.__cause__)  # a task names the batch in an error of its own
+    return any(isinstance(cause, RuntimeError) and "DefaultCPUAllocator" in str(cause) for cause in causes)
 
 
 class ReplayDiffersError(Exception):
