@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sensitivity.contracts import Observer
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.perturb.activations import Hooks, activation_hooks, observer
+from sensitivity.perturb.cures import InputWatch
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
@@ -49,8 +50,10 @@ def calibrate(
         if not any(watch.serves(recipe) for watch in watches):
             watches.append(_Watch.of(model, layers, recipe))
     images = 0
-    before = [hook for watch in watches for hook in watch.hooks.before]
-    after = [hook for watch in watches for hook in watch.hooks.after]
+    inputs = InputWatch.of(model, layers, recipes)
+    every = [*(watch.hooks for watch in watches), inputs.hooks]
+    before = [hook for hooks in every for hook in hooks.before]
+    after = [hook for hooks in every for hook in hooks.after]
     with untouched(model), torch.no_grad(), hooked(before=before, after=after):
         for run, count in runs:
             run()
@@ -58,9 +61,12 @@ def calibrate(
     if not images:
         raise CalibrationError("no image was given to calibrate with. Pass at least one batch; some hundred are usual.")
     weights = weights_digest(model)
-    return Calibration.joined(
-        [Calibration(watch.ranges(), watch.spec, watch.placement, images, weights) for watch in watches]
-    )
+    parts = []
+    for watch in watches:
+        ranges, served = watch.ranges(), [recipe for recipe in recipes if watch.serves(recipe)]
+        statistics = inputs.statistics(served, watch.spec, ranges)
+        parts.append(Calibration(ranges, watch.spec, watch.placement, images, weights, statistics=statistics))
+    return Calibration.joined(parts)
 
 
 @dataclass
@@ -80,9 +86,9 @@ class _Watch:
         Raises:
             RecipeError: If that is nothing.
         """
-        if recipe.activations is None:
+        if not recipe.needs_calibration:
             raise RecipeError(f"recipe {recipe.name!r} quantizes no activations: there is nothing to calibrate.")
-        watch = cls(recipe.activations, recipe.placement)
+        watch = cls(recipe.activations or QuantSpec(), recipe.placement)
         left_out: list[RecipeError] = []
         for layer in layers:
             try:

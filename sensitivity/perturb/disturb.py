@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from sensitivity.errors import CalibrationError
 from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks, one_call, quantizer, unchanged
+from sensitivity.perturb.cures import corrected_bias
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
@@ -28,6 +29,7 @@ class _Prepared:
     module: nn.Module
     weight_name: str
     weight: Tensor | None
+    bias: Tensor | None
     hooks: Hooks
 
 
@@ -71,13 +73,15 @@ class Disturber:
                 stack.callback(one_call, one.hooks, None)
                 if one.weight is not None:
                     stack.enter_context(exchanged(one.module, one.weight_name, one.weight))
+                if one.bias is not None:
+                    stack.enter_context(exchanged(one.module, "bias", one.bias))
             stack.enter_context(hooked(before=before, after=after))
             yield
 
     def touched(self, recipes: Mapping[Layer, Recipe]) -> set[nn.Module]:
         """Every module that computes something else inside ``applied``: those with a new weight or a hook."""
         prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
-        weighted = {one.module for one in prepared if one.weight is not None}
+        weighted = {one.module for one in prepared if one.weight is not None or one.bias is not None}
         holders = {
             hook.parameter[0] for one in prepared for _, hook in one.hooks.before if isinstance(hook, AtOperator)
         }
@@ -92,8 +96,9 @@ class Disturber:
         fitting = [one for one in reversed(self.calibrations) if one.fits(recipe)]
         if not fitting:
             have = "no calibration is" if not self.calibrations else "only a calibration for another recipe is"
+            needs = "quantizes activations" if recipe.activations is not None else "has cures that look at inputs"
             raise CalibrationError(
-                f"recipe {recipe.name!r} quantizes activations, and {have} at hand. Call "
+                f"recipe {recipe.name!r} {needs}, and {have} at hand. Call "
                 "wrapped.calibrate(images, recipe) first, or pass calibration=."
             )
         calibration = next((one for one in fitting if one.model == self._weights), None)
@@ -114,8 +119,10 @@ class Disturber:
         key = (layer.name, recipe)
         if key not in self._prepared:
             module = self.model.get_submodule(layer.module)
-            weight = disturbed_weight(self.model, layer, recipe)
-            self._prepared[key] = _Prepared(module, layer.weight, weight, self._hooks(layer, recipe))
+            inputs = self.calibration_for(recipe).inputs_of(layer.name) if recipe.has_cures else None
+            weight = disturbed_weight(self.model, layer, recipe, inputs)
+            bias = corrected_bias(module, layer, recipe, weight, inputs)
+            self._prepared[key] = _Prepared(module, layer.weight, weight, bias, self._hooks(layer, recipe))
         return self._prepared[key]
 
     def quantizers(self, layer: Layer, recipe: Recipe) -> Quantizers:

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import torch
 from torch import Tensor, nn
 
+from sensitivity.perturb.cures import rounded_by
+from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fold import fold_scale_shift, quantize_folded_weight
 from sensitivity.quantize.prune import prune_weight
 from sensitivity.quantize.weights import quantize_weight
@@ -27,11 +29,20 @@ def is_computed(layer: Layer) -> bool:
     return layer.output_axis is None
 
 
-def disturbed_weight(model: nn.Module, layer: Layer, recipe: Recipe) -> Tensor | None:
+def disturbed_weight(
+    model: nn.Module, layer: Layer, recipe: Recipe, inputs: InputStatistics | None = None
+) -> Tensor | None:
     """What a recipe makes of a layer's weight: pruned first, then quantized.
 
     With the placement ``deploy``, a batch norm that follows is folded into the weight, the folded weight is quantized,
     and the fold is divided out again, so that the untouched norm behind it gives what the folded layer would.
+
+    Args:
+        model: The model; not changed.
+        layer: One of its layers.
+        recipe: What is done to it.
+        inputs: Statistics of the layer's inputs, for a recipe whose rounding is compensated; without them weights are
+            rounded to nearest.
 
     Returns:
         A new tensor like the weight, or None where the recipe leaves weights alone, or the weight is computed in each
@@ -41,7 +52,7 @@ def disturbed_weight(model: nn.Module, layer: Layer, recipe: Recipe) -> Tensor |
         return None
     parameter = model.get_submodule(layer.module)._parameters[layer.weight]
     assert parameter is not None
-    return _disturbed(model, layer, recipe, parameter.detach(), output_axis(layer))
+    return _disturbed(model, layer, recipe, parameter.detach(), output_axis(layer), inputs)
 
 
 def changed_in_passing(model: nn.Module, layer: Layer, recipe: Recipe) -> Callable[[Tensor, int], Tensor] | None:
@@ -66,15 +77,21 @@ def changed_in_passing(model: nn.Module, layer: Layer, recipe: Recipe) -> Callab
     return change
 
 
-def _disturbed(model: nn.Module, layer: Layer, recipe: Recipe, weight: Tensor, axis: int) -> Tensor:
+def _disturbed(
+    model: nn.Module, layer: Layer, recipe: Recipe, weight: Tensor, axis: int, inputs: InputStatistics | None = None
+) -> Tensor:
     if recipe.pruning is not None:
         weight = prune_weight(weight, recipe.pruning, output_axis=axis, groups=layer.groups)
     if recipe.weights is None:
         return weight
+    rounding = rounded_by(model.get_submodule(layer.module), recipe, inputs, output_axis=axis)
     scale = folded_scale(model, layer) if recipe.placement == "deploy" else None
-    if scale is None:
-        return quantize_weight(weight, recipe.weights, output_axis=axis)
-    return quantize_folded_weight(weight, recipe.weights, scale, output_axis=axis, groups=layer.groups)
+    if scale is not None:
+        groups = layer.groups
+        return quantize_folded_weight(weight, recipe.weights, scale, output_axis=axis, groups=groups, rounding=rounding)
+    if rounding is not None:
+        return rounding(weight, recipe.weights)
+    return quantize_weight(weight, recipe.weights, output_axis=axis)
 
 
 def folded_scale(model: nn.Module, layer: Layer) -> Tensor | None:

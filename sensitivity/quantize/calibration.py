@@ -1,10 +1,10 @@
 """Activation ranges as measured by one pass over calibration images: kept, saved, loaded.
 
 A calibration is one safetensors file: two float64 tensors for each observed tensor, ``<point>/low`` and
-``<point>/high``, and everything else as JSON in its metadata. One file rather than a pair cannot be separated, is
-replaced in one step, and is read by any safetensors reader. Ranges that were observed in one way only are written in
-schema 2, which older versions read; those observed in several ways in schema 3, where the tensors of the second way are
-called ``1/<point>/low``, and so on.
+``<point>/high``, those that cures need, ``<layer> statistics/<name>``, and everything else as JSON in its metadata. One
+file rather than a pair cannot be separated, is replaced in one step, and is read by any safetensors reader. Ranges that
+were observed in one way only, without statistics, are written in schema 2, which older versions read; others in schema
+3, where the tensors of the second way are called ``1/<point>/low``, and so on.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sensitivity.errors import CalibrationError, RecipeError
+from sensitivity.quantize.cures.statistics import InputStatistics, Statistics
 from sensitivity.records import QuantSpec, Recipe
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.files import check_regular, write_bytes
@@ -82,6 +83,7 @@ class Calibration:
         images: Images seen.
         model: Digest of the weights they were measured on; with others they are refused.
         others: Ranges that the same pass observed in other ways; each has no others itself.
+        statistics: What cures know of the inputs of layers; None where no recipe had any.
 
     Raises:
         CalibrationError: If the others were measured on other weights or images, or have others themselves.
@@ -93,6 +95,7 @@ class Calibration:
     images: int
     model: str
     others: tuple[Calibration, ...] = ()
+    statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
         for other in self.others:
@@ -113,11 +116,14 @@ class Calibration:
         Raises:
             CalibrationError: If there are none, or they were measured on different weights or images.
         """
-        single = list(dict.fromkeys((part.spec, part.placement) for whole in parts for part in whole.parts))
-        if not single:
+        found: dict[Any, Calibration] = {}
+        for part in (part for whole in parts for part in whole.parts):
+            kinds = None if part.statistics is None else part.statistics.kinds
+            found.setdefault((part.spec, part.placement, kinds), part)
+        if not found:
             raise CalibrationError("parts=[] holds no calibration to join. Give at least one.")
-        found = [next(p for w in parts for p in w.parts if (p.spec, p.placement) == key) for key in single]
-        return replace(found[0], others=tuple(found[1:]))
+        first, *others = found.values()
+        return replace(first, others=tuple(others))
 
     @property
     def parts(self) -> tuple[Calibration, ...]:
@@ -126,8 +132,12 @@ class Calibration:
 
     @checked(CalibrationError)
     def fits(self, recipe: Recipe) -> bool:
-        """Whether these ranges serve a recipe: same tensors, same observer, and what that looks at."""
-        return any(serves(part.spec, part.placement, recipe) for part in (self, *self.others))
+        """Whether this serves a recipe: same tensors, same observer, what that looks at, and what its cures need."""
+        return any(part._serves(recipe) for part in (self, *self.others))
+
+    def _serves(self, recipe: Recipe) -> bool:
+        known = not recipe.has_cures or (self.statistics is not None and self.statistics.serves(recipe))
+        return known and serves(self.spec, self.placement, recipe)
 
     @checked(CalibrationError)
     def for_recipe(self, recipe: Recipe) -> Calibration:
@@ -137,13 +147,18 @@ class Calibration:
             CalibrationError: If they were not measured.
         """
         fitting = next((part for part in self.parts if part.fits(recipe)), None)
-        if fitting is None or recipe.activations is None:
+        if fitting is None:
             known = ", ".join(f"{part.spec} at placement {part.placement!r}" for part in self.parts)
             raise CalibrationError(
                 f"no ranges for recipe {recipe.name!r}: this calibration holds those of {known}. Call "
                 "wrapped.calibrate(images, recipe)."
             )
-        return replace(fitting, spec=recipe.activations)
+        return replace(fitting, spec=recipe.activations or fitting.spec)
+
+    @checked(CalibrationError)
+    def inputs_of(self, layer: str) -> InputStatistics | None:
+        """Statistics of a layer's inputs for cures; None where there are none."""
+        return None if self.statistics is None else self.statistics.layers.get(layer)
 
     @checked(CalibrationError)
     def range_of(self, point: Point) -> Range:
@@ -177,6 +192,8 @@ class Calibration:
             for _, measured in part._ordered():
                 for bound in (measured.low, measured.high):
                     digest.update(_as_array(bound).tobytes())
+            for name, array in part._statistics_arrays():
+                digest.update(name.encode() + array.tobytes())
         return digest.hexdigest()[:32]
 
     @checked(CalibrationError)
@@ -186,11 +203,12 @@ class Calibration:
         Args:
             path: Where to; ``.safetensors`` is the usual ending.
         """
-        tensors = {}
+        tensors: dict[str, NDArray[Any]] = {}
         for number, part in enumerate(self.parts):
             for point, measured in part._ordered():
                 tensors[_key(number, point, "low")] = _as_array(measured.low)
                 tensors[_key(number, point, "high")] = _as_array(measured.high)
+            tensors |= {_numbered(number, name): array for name, array in part._statistics_arrays()}
         metadata = json.dumps(self._facts() | {"digest": self.digest})
         write_bytes(path, save(tensors, {_METADATA_KEY: metadata}))
 
@@ -210,7 +228,8 @@ class Calibration:
                     f"{SCHEMA_VERSION}."
                 )
             described = [plain, *plain.get("others", [])]
-            parts = [_loaded_part(plain | part, number, tensors) for number, part in enumerate(described)]
+            shared = {name: plain[name] for name in ("images", "model")}
+            parts = [_loaded_part(shared | part, number, tensors) for number, part in enumerate(described)]
             loaded = replace(parts[0], others=tuple(parts[1:]))
             digest, expected = loaded.digest, plain["digest"]
         except CalibrationError as error:
@@ -227,10 +246,13 @@ class Calibration:
     def _ordered(self) -> Iterable[tuple[Point, Range]]:
         return sorted(self.ranges.items())
 
+    def _statistics_arrays(self) -> Iterable[tuple[str, NDArray[Any]]]:
+        return () if self.statistics is None else self.statistics.named_arrays()
+
     def _facts(self) -> dict[str, Any]:
-        """All but the bounds, as plain values."""
+        """All but the bounds and other arrays, as plain values."""
         facts = {
-            "schema": SCHEMA_VERSION if self.others else _ONE_PART_SCHEMA,
+            "schema": SCHEMA_VERSION if self.others or self.statistics is not None else _ONE_PART_SCHEMA,
             "images": self.images,
             "model": self.model,
         } | self._observed()
@@ -238,7 +260,8 @@ class Calibration:
 
     def _observed(self) -> dict[str, Any]:
         """What one part observed, as plain values."""
-        return {
+        measured_besides = {} if self.statistics is None else {"statistics": self.statistics.facts()}
+        return measured_besides | {
             "spec": asdict(self.spec),
             "placement": self.placement,
             "points": [[p.layer, p.place, p.call, measured.elements] for p, measured in self._ordered()],
@@ -255,20 +278,29 @@ def _loaded_part(plain: dict[str, Any], number: int, tensors: Mapping[str, NDArr
         check_fields(point, CalibrationError)
         check_fields(ranges[point], CalibrationError)
     part = Calibration(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
-    check_fields(part, CalibrationError, skip=("ranges", "others"))
-    return part
+    check_fields(part, CalibrationError, skip=("ranges", "others", "statistics"))
+    if "statistics" not in plain:
+        return part
+    own = {name.removeprefix(_numbered(number, "")): tensor for name, tensor in tensors.items()}
+    return replace(part, statistics=Statistics.of_facts(plain["statistics"], own))
 
 
 def _key(number: int, point: Point, end: str) -> str:
     """Name of a tensor in a file; those of the first part are called by their point alone."""
-    return f"{number}/{point}/{end}" if number else f"{point}/{end}"
+    return _numbered(number, f"{point}/{end}")
+
+
+def _numbered(number: int, name: str) -> str:
+    return f"{number}/{name}" if number else name
 
 
 def serves(spec: QuantSpec, placement: Placement, recipe: Recipe) -> bool:
     """Whether ranges that were observed for a spec in a placement are those that a recipe needs."""
     needed = recipe.activations
-    if needed is None or placement != recipe.placement:
+    if placement != recipe.placement:
         return False
+    if needed is None:
+        return recipe.has_cures  # it needs no ranges, so that any will do
     ignored = set(get_args(Setting)) - find_observer(needed.observer).depends_on
     return replace(needed, **{setting: getattr(spec, setting) for setting in ignored}) == spec
 

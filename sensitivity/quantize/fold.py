@@ -7,6 +7,8 @@ over. Scale and shift are kept in float64, and a folded weight is rounded once, 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +17,9 @@ from torch.nn.modules.batchnorm import _NormBase
 from sensitivity.errors import ModelError
 from sensitivity.quantize.weights import quantize_weight
 from sensitivity.records import QuantSpec
+
+Rounded = Callable[[Tensor, QuantSpec], Tensor]
+"""What quantizes a weight as a spec says."""
 
 
 def fold_scale_shift(norm: nn.Module) -> tuple[Tensor, Tensor] | None:
@@ -107,7 +112,13 @@ def fold_batch_norm(
 
 @torch.no_grad()
 def quantize_folded_weight(
-    weight: Tensor, spec: QuantSpec, scale: Tensor, *, output_axis: int = 0, groups: int = 1
+    weight: Tensor,
+    spec: QuantSpec,
+    scale: Tensor,
+    *,
+    output_axis: int = 0,
+    groups: int = 1,
+    rounding: Rounded | None = None,
 ) -> Tensor:
     """A weight which, with its norm left in place, computes what the folded and quantized weight would.
 
@@ -119,6 +130,7 @@ def quantize_folded_weight(
         scale: (out,), see ``fold_scale_shift``.
         output_axis: 0, or 1 for a transposed convolution.
         groups: Groups of the convolution; matters for a transposed one only.
+        rounding: What quantizes the folded weight, given that and the spec; None rounds to nearest.
 
     Returns:
         New tensor of the weight's shape and type. Where the scale cannot be divided out (it is zero: the norm ignores
@@ -131,7 +143,8 @@ def quantize_folded_weight(
     """
     spread = _along_outputs(scale, weight, output_axis, groups)
     folded = (weight.double() * spread).float()
-    unfolded = (quantize_weight(folded, spec, output_axis=output_axis).double() / spread).to(weight.dtype)
+    rounded = (rounding or partial(quantize_weight, output_axis=output_axis))(folded, spec)
+    unfolded = (rounded.double() / spread).to(weight.dtype)
     return torch.where(torch.isfinite(unfolded), unfolded, weight)  # 0 / 0 is NaN
 
 

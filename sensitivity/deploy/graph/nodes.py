@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.errors import ExportError
 from sensitivity.records import Layer
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ MULTIPLIERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 _PASSES_ON = frozenset({"Transpose", "Identity"})  # between an initializer and its node
 CALL_MARK = "#"
 _LEADING_AXES = 2  # samples and channels, which no convolution slides along
+_BIAS = 2  # position of the bias among the inputs of a node that multiplies
 _PAD_AXES = 3  # position of the input of Pad that chooses axes
 
 
@@ -141,6 +143,40 @@ class _Known:
 def _hash(array: npt.NDArray[Any]) -> str:
     content = np.ascontiguousarray(array)
     return hashlib.sha256(f"{content.shape}".encode() + content.tobytes()).hexdigest()
+
+
+def bias_place(graph: ModelProto, node: NodeProto, bias: npt.NDArray[Any] | None) -> tuple[NodeProto, int] | None:
+    """Where the bias of a layer's node enters: the node that reads it and which of its inputs it is; None if nowhere.
+
+    It is an input of the node itself, or of the Add behind a MatMul, which may add other constants to a layer without.
+
+    Args:
+        graph: The graph.
+        node: The node that multiplies by the layer's weight.
+        bias: The layer's own bias; None where it has none.
+
+    Raises:
+        ExportError: If the node adds something else than the layer's bias.
+    """
+    import onnx.numpy_helper
+
+    constants = {one.name: one for one in graph.graph.initializer}
+
+    def is_bias(name: str) -> bool:
+        content = onnx.numpy_helper.to_array(constants[name]) if name in constants else None
+        if content is None or bias is None:
+            return content is not None and not content.any()  # zeros that an exporter gave to a layer without
+        return content.size == bias.size and np.array_equal(content.ravel(), bias.ravel())
+
+    if len(node.input) > _BIAS and node.input[_BIAS]:
+        if not is_bias(node.input[_BIAS]):
+            raise ExportError(f"the exporter made another bias of that of {node.name}: it cannot be corrected.")
+        return node, _BIAS
+    readers = consumers(graph).get(node.output[0], [])
+    if bias is None or len(readers) != 1 or readers[0].op_type != "Add":
+        return None
+    places = [place for place, name in enumerate(readers[0].input) if is_bias(name)]
+    return (readers[0], places[0]) if places else None
 
 
 def sweep_up(graph: ModelProto, keep: Iterable[str] = ()) -> None:

@@ -2,8 +2,9 @@
 
 Each quantized layer gets QuantizeLinear and DequantizeLinear on its input and an int8 weight behind a DequantizeLinear
 with a scale for each output channel (axis 0; 1 for a transposed convolution and for the (in, out) weight of a MatMul).
-Weights use [-127, 127], activations [-128, 127], rounding is half to even. Biases stay in float: an int32 bias is
-refused by TensorRT. No Clip stands between Q and DQ: it would break the patterns that engines look for.
+Weights use [-127, 127], activations [-128, 127], rounding is half to even. Biases stay in float, corrected where a
+recipe says so: an int32 bias is refused by TensorRT. No Clip stands between Q and DQ: it would break the patterns that
+engines look for.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from sensitivity.deploy.graph.nodes import LayerNode, absorb_zero_padding, find_nodes, sweep_up
+from sensitivity.deploy.graph.nodes import LayerNode, absorb_zero_padding, bias_place, find_nodes, sweep_up
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
 from sensitivity.quantize.scales import QuantParams
@@ -100,6 +102,7 @@ class _Writer:
     graph: ModelProto
     quantizers: dict[str, str] = field(default_factory=dict)
     _before: dict[str, list[NodeProto]] = field(default_factory=dict)
+    _behind: dict[str, list[NodeProto]] = field(default_factory=dict)
     _inputs: dict[tuple[Any, ...], tuple[str, str]] = field(default_factory=dict)
     _weights: set[str] = field(default_factory=set)
 
@@ -111,12 +114,14 @@ class _Writer:
             pad = self._own_pad(one) if getattr(module, "padding_mode", "zeros") != "zeros" else None
             self._quantize_input(one, params, pad)
         self._replace_weight(one, plan)
+        if plan.recipes[one.layer.name].bias_correction:
+            self._replace_bias(one, plan)
 
     def finish(self) -> None:
         """Write the new nodes into the graph."""
         nodes = []
         for node in self.graph.graph.node:
-            nodes += [*self._before.get(node.name, []), node]
+            nodes += [*self._before.get(node.name, []), node, *self._behind.get(node.name, [])]
         del self.graph.graph.node[:]
         self.graph.graph.node.extend(nodes)
 
@@ -172,6 +177,36 @@ class _Writer:
         inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero_point"]
         self._add(one.node, "DequantizeLinear", inputs, f"{stem}.quantized", **({} if axis is None else {"axis": axis}))
         one.node.input[1] = f"{stem}.quantized"
+
+    def _replace_bias(self, one: LayerNode, plan: Plan) -> None:
+        """The corrected bias in the place of the old one, which stands at the node or is added behind it."""
+        own = plan.model.get_submodule(one.layer.module)._parameters.get("bias")
+        bias = plan.bias(one.layer)
+        if bias is None or (own is not None and torch.equal(own, bias)):
+            return
+        place = bias_place(self.graph, one.node, None if own is None else own.detach().cpu().numpy())
+        if place is None and own is not None:
+            raise ExportError(f"the bias of {one.node.name} is nowhere in the graph: it cannot be corrected.")
+        name = f"{one.layer.module}.bias.corrected"
+        if name not in self._weights:
+            self._weights.add(name)
+            self._constant(name, bias.cpu().numpy())
+        if place is not None:
+            reader, position = place
+            reader.input[position] = name
+        elif one.node.op_type == "MatMul":
+            self._add_behind(one.node, name)
+        else:
+            one.node.input.append(name)
+
+    def _add_behind(self, node: NodeProto, addend: str) -> None:
+        """Something added to what a node writes; all that read it read the sum."""
+        import onnx.helper
+
+        written = node.output[0]
+        node.output[0] = f"{written}.before_bias"
+        added = onnx.helper.make_node("Add", [node.output[0], addend], [written], name=f"{node.name}.bias")
+        self._behind.setdefault(node.name, []).append(added)
 
     def _prune(self, one: LayerNode, plan: Plan, name: str) -> None:
         """A pruned weight that stays in float takes the place of the old one."""

@@ -19,6 +19,7 @@ from sensitivity.layers.inputs import arguments_of, on_device_of, tensors_in
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer
+from sensitivity.perturb.cures import compensation_of, corrected_bias
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
@@ -27,6 +28,7 @@ from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.weights import exchanged, is_computed, output_axis
 from sensitivity.quantize.calibration import Calibration, Point
+from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fake import Rounding, dequantize, fake_quantize, quantize
 from sensitivity.quantize.prune import prune_weight
 from sensitivity.quantize.scales import QuantParams, params_from_range
@@ -194,8 +196,40 @@ class Plan:
         if layer.name not in self._weights:
             weight = self.float_weight(layer).float()
             params = weight_params(weight, recipe.weights, output_axis=output_axis(layer))
-            self._weights[layer.name] = Codes(quantize(weight, params), params)
+            self._weights[layer.name] = Codes(self._rounded(layer, recipe, weight, params), params)
         return self._weights[layer.name]
+
+    def _rounded(self, layer: Layer, recipe: Recipe, weight: Tensor, params: QuantParams) -> Tensor:
+        codes_of = compensation_of(self.model.get_submodule(layer.module), recipe, self._inputs_of(layer))
+        return quantize(weight, params) if codes_of is None else codes_of(weight, params)
+
+    def _inputs_of(self, layer: Layer) -> InputStatistics | None:
+        recipe = self.recipes[layer.name]
+        return self.ranges[recipe.digest].inputs_of(layer.name) if recipe.has_cures else None
+
+    def bias(self, layer: Layer) -> Tensor | None:
+        """The bias that is added in float, corrected where the recipe says so; None where there is none."""
+        own = self.model.get_submodule(layer.module)._parameters.get("bias")
+        corrected = self._corrected_bias(layer)
+        return corrected if corrected is not None else None if own is None else own.detach()
+
+    def _corrected_bias(self, layer: Layer) -> Tensor | None:
+        module, recipe = self.model.get_submodule(layer.module), self.recipes.get(layer.name)
+        if recipe is None or not recipe.bias_correction:
+            return None
+        return corrected_bias(module, layer, recipe, self.simulated_weight(layer), self._inputs_of(layer))
+
+    @property
+    def uncured(self) -> Mapping[str, str]:
+        """Layers that are quantized without the cures of their recipe, with the reason."""
+        reasons: dict[str, str] = {}
+        for layer in self.quantized:
+            recipe = self.recipes[layer.name]
+            if recipe.has_cures and self._inputs_of(layer) is None:
+                statistics = self.ranges[recipe.digest].statistics
+                known = {} if statistics is None else statistics.uncured
+                reasons[layer.name] = known.get(layer.name, "nothing is known of its inputs")
+        return reasons
 
     def input_params(self, layer: Layer, call: int = 0) -> QuantParams | None:
         """Scale and zero point of a layer's input at one of its calls, or None where it stays in float.
@@ -224,7 +258,10 @@ class Plan:
         with torch.no_grad(), contextlib.ExitStack() as stack:
             for layer in self.quantized:
                 weight = self.simulated_weight(layer)
-                stack.enter_context(exchanged(self.model.get_submodule(layer.module), layer.weight, weight))
+                module, bias = self.model.get_submodule(layer.module), self._corrected_bias(layer)
+                stack.enter_context(exchanged(module, layer.weight, weight))
+                if bias is not None:
+                    stack.enter_context(exchanged(module, "bias", bias))
                 own = self._activation_hooks(layer, rounding)
                 hooks.before += own.before
                 hooks.after += own.after

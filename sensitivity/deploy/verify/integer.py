@@ -118,8 +118,8 @@ class _IntegerLayer:
         self._codes = codes
         self._params = [self._input_params(plan, call) for call in range(layer.calls)]
         self._dtype = _exact_type(codes, self._params)
-        bias = self.module._parameters.get("bias")
-        self._bias = None if bias is None else bias.detach().float()
+        bias = plan.bias(layer)
+        self._bias = None if bias is None else bias.float()
         self._call = 0
         self._seen = seen
         self.before = activation_hooks(plan.model, layer, plan.recipes[layer.name], self._to_codes).before
@@ -135,8 +135,9 @@ class _IntegerLayer:
         with contextlib.ExitStack() as stack:
             codes = self._codes.codes.to(self._dtype)
             stack.enter_context(exchanged(self.module, self._layer.weight, codes))
-            if self._bias is not None:
-                stack.enter_context(exchanged(self.module, "bias", torch.zeros_like(self._bias, dtype=self._dtype)))
+            own = self.module._parameters.get("bias")
+            if own is not None:
+                stack.enter_context(exchanged(self.module, "bias", torch.zeros_like(own, dtype=self._dtype)))
             yield
 
     def _to_codes(self, place: str, call: int, values: Tensor) -> Tensor | None:

@@ -54,7 +54,8 @@ def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: 
     recipes = {variant.recipe.digest: variant.recipe for variant in variants}
     for digest, recipe in recipes.items():
         if recipe.needs_calibration:
-            ranges = _ranges_digest(disturber.calibration_for(recipe))
+            calibration = disturber.calibration_for(recipe)
+            ranges = calibration.digest if recipe.has_cures else _ranges_digest(calibration)
             found.append(Fact(f"fact calibration {digest}", f"calibration of {recipe.name}", ranges))
     return found
 
