@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
+from sensitivity.deploy.graph.asked import values_asked
 from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import FlatModule, Signature, signature_of
@@ -215,46 +215,20 @@ def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
 
     with _translated("torch.onnx.export(dynamo=False)"), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        with warnings.catch_warnings(record=True) as told:
+        with warnings.catch_warnings(record=True) as recorded:
             warnings.simplefilter("always", TracerWarning)
             torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
         graph: ModelProto = onnx.load(path)
-    if baked := _baked_in(told, module, example):
+    warned = any(issubclass(warning.category, TracerWarning) for warning in recorded)
+    if warned and (baked := _baked_in(module, example)):
         raise ExportError(f"torch.onnx.export(dynamo=False) would bake what this example holds into the graph: {baked}")
     return graph
 
 
-_UNSEEN = ("NumPy array", "Python list")  # conversions that no dispatcher sees
-_CONVERSIONS = ("Python boolean", "Python integer", "Python float", "Python number", "Python index", *_UNSEEN)
-
-
-def _baked_in(told: Iterable[warnings.WarningMessage], module: FlatModule, example: tuple[Tensor, ...]) -> str | None:
-    """What a trace took from the values of tensors; None where it asked for their sizes alone, which are fixed."""
-    found = [
-        (kind, f"a tensor was converted to a {kind} ({Path(one.filename).name}, line {one.lineno})")
-        for one in told
-        for kind in _CONVERSIONS
-        if issubclass(one.category, TracerWarning) and kind in str(one.message)
-    ]
-    if not found:
-        return None
-    if not any(kind in _UNSEEN for kind, _ in found):
-        with _translated("running it"), _Watch() as watch:  # type: ignore[no-untyped-call]
-            module(*example)
-        if not watch.asked:
-            return None
-    return "; ".join(dict.fromkeys(text for _, text in found))
-
-
-class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notices when a tensor is asked for a value."""
-
-    asked = False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.asked |= isinstance(result, (bool, int, float, complex))
-        return result
+def _baked_in(module: FlatModule, example: tuple[Tensor, ...]) -> str:
+    """What a trace took from the values of tensors; empty where it asked for their sizes alone, which are fixed."""
+    with _translated("running it"):
+        return "; ".join(values_asked(lambda: module(*example)))
 
 
 @contextlib.contextmanager

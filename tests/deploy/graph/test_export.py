@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 import torch
@@ -84,6 +86,16 @@ class BranchesByList(Branches):
         return sum(x.mean((0, 2, 3)).tolist()) > 0
 
 
+class BranchesByArray(Branches):
+    def takes_first(self, x: Tensor) -> bool:
+        return np.asarray(x.mean((0, 2, 3))).sum() > 0
+
+
+class BranchesByItem(Branches):
+    def takes_first(self, x: Tensor) -> bool:
+        return x.mean().item() > 0
+
+
 class BranchesBySize(Branches):
     """Asks for a size, which a graph fixes anyway."""
 
@@ -91,7 +103,15 @@ class BranchesBySize(Branches):
         return x.shape[2] % 2 == 0
 
 
-@pytest.mark.parametrize(("make", "kind"), [(Branches, "Python boolean"), (BranchesByList, "Python list")])
+@pytest.mark.parametrize(
+    ("make", "kind"),
+    [
+        (Branches, "Python bool"),
+        (BranchesByList, "Python list"),
+        (BranchesByArray, "NumPy array"),
+        (BranchesByItem, "Python float"),
+    ],
+)
 def test_a_path_that_depends_on_the_image_is_not_baked_into_a_graph(
     make: type[nn.Module], kind: str, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -101,6 +121,7 @@ def test_a_path_that_depends_on_the_image_is_not_baked_into_a_graph(
     assert {one.path for one in deployed.parts} == {"conv", "head"}
     reasons = {one.exporter: one.reason for one in deployed.attempts if one.part == ""}
     assert f"would bake what this example holds into the graph: a tensor was converted to a {kind}" in reasons["legacy"]
+    assert f"({Path(__file__).name}, line " in reasons["legacy"], "it says where"
     assert reasons["dynamo"].startswith("torch.onnx.export(dynamo=True) failed: ")
     with torch.no_grad():
         for image in (x, -x):
