@@ -42,6 +42,10 @@ class FirstLook:
         self._task = task if isinstance(task, LooksAtPredictions) else None
         self._next = 1
 
+    def is_due(self, images: int) -> bool:
+        """Whether ``take`` would look at the predictions on so many images."""
+        return self._task is not None and images >= self._next
+
     def take(self, predictions: Mapping[int, Any]) -> str | None:
         """What was warned of, if that was now.
 
@@ -50,7 +54,7 @@ class FirstLook:
                 the first 64 of them at most.
         """
         count = len(predictions)
-        if self._task is None or count < self._next:
+        if self._task is None or not self.is_due(count):
             return None
         self._next = count + 1 if count < 16 else 2 * count
         suspicion = self._task.suspicion(dict(islice(predictions.items(), 64)))

@@ -15,6 +15,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.search.assignment import Assignment
 from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.signals.fidelity import Fidelity
 
 Run = Callable[[], Any]
@@ -54,7 +55,7 @@ class OutputNoise:
             forward = Forward(self._model, self._disturber, replay=replay)
             for run in self._runs:
                 outputs = functools.partial(_outputs, run)
-                expected = _tensors(forward.baseline(outputs, assignments))
+                expected = _tensors(forward.baseline(outputs, [Perturbation(assignment) for assignment in assignments]))
                 if not any(tensor.numel() for tensor in expected):
                     raise ModelError("the model returns no floating-point tensor, so there are no outputs to compare.")
                 for number, assignment in enumerate(assignments):
@@ -68,7 +69,7 @@ def _compared(
     forward: Forward, outputs: Run, assignment: Assignment, expected: Sequence[Tensor], fidelity: Fidelity
 ) -> Fidelity | None:
     try:
-        computed = _tensors(forward.variant(outputs, assignment)) if assignment else list(expected)
+        computed = _tensors(forward.variant(outputs, Perturbation(assignment))) if assignment else list(expected)
     except Exception:  # noqa: BLE001 - a scheme that fails is not proposed; measuring it would say why
         return None
     if [tensor.shape for tensor in computed] != [tensor.shape for tensor in expected]:

@@ -83,7 +83,7 @@ class Trials:
         outcome = sweep(
             self._model,
             self._task,
-            [Variant(*next(iter(assignment.items())), assignment) for assignment in quantized or self._any],
+            [Variant(assignment, *next(iter(assignment.items()))) for assignment in quantized or self._any],
             self._disturber,
             settings=replace(self._settings, stop=None) if all_images else self._settings,
             store=self._store,

@@ -106,8 +106,9 @@ def explain(
         CalibrationError: If a recipe quantizes activations and no ranges fit it.
     """
     settings = settings or Sweep()
-    for recipe in {recipe for variant in variants for recipe in variant.recipes.values() if recipe.needs_calibration}:
-        disturber.calibration_for(recipe)
+    for recipe in set().union(*(variant.distinct_recipes for variant in variants)):
+        if recipe.needs_calibration:
+            disturber.calibration_for(recipe)
     load_s, batches = _timed(lambda: list(itertools.islice(task.batches(), PROBED_BATCHES)))
     if not batches:
         raise TaskError(f"{task.name} has no images: there is nothing to run.")
@@ -191,14 +192,13 @@ class _Probe:
         """Run it some times; variants that fail take no time, as a sweep runs them once at most."""
         started = clock()
         prepare_s, able = _timed(self._able)
-        recipes = [variant.recipes for variant in able]
-        first_s, _ = _timed(lambda: self.forward.baseline(self._run, recipes))
+        first_s, _ = _timed(lambda: self.forward.baseline(self._run, able))
         self.first_s = prepare_s + first_s
         step = max(1, math.ceil(len(able) / PROBED))
         probed = able[step // 2 :: step] or able[:1]
         records: list[float] = []
         for _ in range(REPEATS):
-            seconds, expected = _timed(lambda: self.forward.baseline(self._run, recipes))
+            seconds, expected = _timed(lambda: self.forward.baseline(self._run, able))
             records.append(seconds)
             self.kept_bytes = self.forward.replayer.kept_bytes if self.forward.replayer else 0
             self._time(probed, expected)
@@ -236,7 +236,7 @@ class _Probe:
         return able
 
     def _variant(self, variant: Variant, expected: Sequence[Any]) -> None:
-        found = self.forward.variant(self._run, variant.recipes)
+        found = self.forward.variant(self._run, variant)
         for one, other in zip(found, expected, strict=True):
             same(one, other)
 

@@ -88,28 +88,34 @@ def sweep(
         KeyboardInterrupt: On Ctrl-C before the first batch was complete.
     """
     settings = settings or Settings()
-    for recipe in {recipe for variant in variants for recipe in variant.recipes.values() if recipe.needs_calibration}:
-        disturber.calibration_for(recipe)
+    for recipe in set().union(*(variant.distinct_recipes for variant in variants)):
+        if recipe.needs_calibration:
+            disturber.calibration_for(recipe)
     if store is not None:
         claim(store, facts(model, task, variants, disturber))
     results = Results(MemoryStore() if store is None else store)
+    subject = _Subject(model, task, variants, disturber)
     with untouched(model), torch.no_grad():
         try:
-            judge, notes = _attempt(model, task, variants, disturber, settings, results, watch)
+            judge, notes = _attempt(subject, settings, results, watch)
         except ReplayDiffersError as error:
             results.distrust(error.note)
-            judge, notes = _attempt(model, task, variants, disturber, settings, results, watch)
+            judge, notes = _attempt(subject, settings, results, watch)
     return Scoring(task, judge, results, on_error=settings.on_error).outcome(variants, notes)
 
 
+@dataclass(frozen=True)
+class _Subject:
+    """What a sweep measures; see ``sweep``."""
+
+    model: nn.Module
+    task: Task
+    variants: Sequence[Variant]
+    disturber: Disturber
+
+
 def _attempt(
-    model: nn.Module,
-    task: Task,
-    variants: Sequence[Variant],
-    disturber: Disturber,
-    settings: Settings,
-    results: Results,
-    watch: Watcher | None,
+    subject: _Subject, settings: Settings, results: Results, watch: Watcher | None
 ) -> tuple[Judge, list[Note]]:
     """Run a sweep until it ends or is interrupted; in full if an earlier attempt found that replay is wrong.
 
@@ -117,14 +123,15 @@ def _attempt(
         ReplayDiffersError: If this one finds it.
         KeyboardInterrupt: On Ctrl-C before the first batch was complete.
     """
+    task, variants = subject.task, subject.variants
     judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals, on_error=settings.on_error)
     progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
     replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
     with process_state:
         torch.set_rng_state(results.random_state(random_state_before()))
-        passes = _passes(model, task, variants, disturber, settings, replay=replay and not results.distrusted)
+        passes = _passes(subject, settings, replay=replay and not results.distrusted)
     try:
-        _run(task, judge, passes, results, progress)
+        _run(task, passes, _Intake(judge, results, progress, FirstLook(task)))
     except KeyboardInterrupt:
         if not results.expected():
             raise
@@ -135,9 +142,8 @@ def _attempt(
     return judge, []
 
 
-def _passes(
-    model: nn.Module, task: Task, variants: Sequence[Variant], disturber: Disturber, settings: Settings, *, replay: bool
-) -> Passes:
+def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
+    model, task, disturber = subject.model, subject.task, subject.disturber
     if settings.executor is None:
         forward = Forward(model, disturber, replay=replay, memory_limit=settings.memory_limit, late_checks=True)
         return InProcess(model, task, forward, settings.on_error, whole=settings.stop is None)
@@ -150,20 +156,20 @@ def _passes(
         on_error=settings.on_error,
         random_state=torch.get_rng_state(),
         threads=torch.get_num_threads(),
-        variants=variants,
+        variants=subject.variants,
     )
     return Distributed(settings.executor, job)
 
 
-def _run(task: Task, judge: Judge, passes: Passes, results: Results, progress: _Progress) -> None:
+def _run(task: Task, passes: Passes, intake: _Intake) -> None:
     """Run batches until every variant is decided or the data end; they are taken in in their order.
 
     The undisturbed model runs on the first batch also where a store has all of it: that it predicts the same shows that
     the store is about this model and task.
     """
+    judge, results = intake.judge, intake.results
     begun = False
-    look = FirstLook(task)
-    started: deque[tuple[Images, list[Variant], Iterator[Unit]]] = deque()
+    started: deque[_Started] = deque()
     for batch in task.batches(judge.order):
         running = judge.running()
         if not running and results.expected():
@@ -171,51 +177,70 @@ def _run(task: Task, judge: Judge, passes: Passes, results: Results, progress: _
         missing = results.missing(batch.images, running)
         needed = missing or not begun or not results.has_baseline(batch.images)
         begun = True
-        started.append((batch.images, running, passes.start(batch, missing) if needed else iter(())))
+        units = passes.start(batch, missing) if needed else iter(())
+        started.append(_Started(batch.images, running, units))
         while len(started) > passes.ahead:
-            _take_in(*started.popleft(), judge, results, progress, look)
+            intake.take(started.popleft())
     while started and judge.running():
-        _take_in(*started.popleft(), judge, results, progress, look)
+        intake.take(started.popleft())
 
 
-def _take_in(
-    images: Images,
-    started: list[Variant],
-    units: Iterator[Unit],
-    judge: Judge,
-    results: Results,
-    progress: _Progress,
-    look: FirstLook,
-) -> None:
-    """Keep what the passes on one batch found; variants that were decided meanwhile get no further images."""
-    done = 0
-    for unit in units:
-        results.keep_notes(unit.notes)
-        if unit.variant is None:
-            assert unit.predictions is not None
-            results.keep_baseline(images, unit.predictions)
-            _look(look, results)
-            continue
-        results.seconds[unit.variant.digest] += unit.seconds
+@dataclass(frozen=True)
+class _Started:
+    """A batch whose passes were started.
+
+    Attributes:
+        images: Its images.
+        variants: The variants that were running then.
+        units: What the passes find, one after another.
+    """
+
+    images: Images
+    variants: Sequence[Variant]
+    units: Iterator[Unit]
+
+
+@dataclass(frozen=True)
+class _Intake:
+    """Where the findings of passes go: to the results, the judge, and who watches."""
+
+    judge: Judge
+    results: Results
+    progress: _Progress
+    first_look: FirstLook
+
+    def take(self, batch: _Started) -> None:
+        """Keep what the passes on one batch found; variants that were decided meanwhile get no further images."""
+        images, done = batch.images, 0
+        for unit in batch.units:
+            self.results.keep_notes(unit.notes)
+            if unit.variant is None:
+                self.results.keep_baseline(images, unit.predictions or [])
+                continue
+            self._keep(unit.variant, images, unit)
+            done += len(images)
+            self.progress.add(len(images), unit.variant.layer.name)
+        self.progress.add(len(batch.variants) * len(images) - done, "")
+        started = set(batch.variants)
+        self.results.count(images, [variant for variant in self.judge.running() if variant in started])
+        self._look()  # what a store had was not run, but is looked at
+        self.judge.take(images)
+        self.progress.look(self.judge)
+
+    def _keep(self, variant: Variant, images: Images, unit: Unit) -> None:
+        self.results.seconds[variant.digest] += unit.seconds
         if unit.predictions is None:
-            results.keep_failure(unit.variant, images, unit.failure, lasting=unit.lasting)
+            self.results.keep_failure(variant, images, unit.failure, lasting=unit.lasting)
         else:
-            results.keep(unit.variant, images, unit.predictions)
-        done += len(images)
-        progress.add(len(images), unit.variant.layer.name)
-    progress.add(len(started) * len(images) - done, "")
-    running = [variant for variant in judge.running() if variant in started]
-    results.count(images, running)
-    _look(look, results)  # what a store had was not run, but is looked at
-    judge.take(images)
-    progress.look(judge)
+            self.results.keep(variant, images, unit.predictions)
 
-
-def _look(look: FirstLook, results: Results) -> None:
-    """Warn and note where the undisturbed model's predictions look as if an adapter were wrong."""
-    suspicion = look.take(results.expected())
-    if suspicion is not None:
-        results.keep_notes([Note(NoteKind.REMARK, suspicion)])
+    def _look(self) -> None:
+        """Warn and note where the undisturbed model's predictions look as if an adapter were wrong."""
+        if not self.first_look.is_due(self.results.images):
+            return
+        suspicion = self.first_look.take(self.results.expected())
+        if suspicion is not None:
+            self.results.keep_notes([Note(NoteKind.REMARK, suspicion)])
 
 
 class _Progress:

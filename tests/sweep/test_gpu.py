@@ -14,6 +14,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.replay.replayer import Replayer
 from tests.models.retinanet import RetinaNet
 
@@ -39,7 +40,7 @@ def retinanet() -> tuple[nn.Module, Tensor]:
 
 
 def sweep(model: nn.Module, inputs: list[Tensor], *, replay: bool) -> tuple[list[Any], Forward]:
-    variants = [{layer: sv.INT4_WEIGHTS} for layer in sv.wrap(model, inputs[0]).layers]
+    variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, inputs[0]).layers]
     forward = Forward(model, Disturber(model), replay=replay)
     found = []
     with torch.no_grad(), untouched(model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import nn
 from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.state import ModelState
-from sensitivity.records import Layer, Note, NoteKind, Recipe
+from sensitivity.records import Note, NoteKind
 from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.turns import process_state
 
@@ -56,8 +57,8 @@ def _in_full(kind: NoteKind, why: str) -> Note:
     return Note(kind, f"not replayed, every pass run in full: {why}")
 
 
-def _difference(layer: Layer) -> str:
-    return f"a replayed pass of {layer.name} differs from a full one"
+def _difference(layer: str) -> str:
+    return f"a replayed pass of {layer} differs from a full one"
 
 
 def checked_first(variants: int, batches: int) -> int:
@@ -99,10 +100,10 @@ class Forward:
         self._learnt = False
         self._late_checks = late_checks
         self._drew = False  # whether a pass on this batch drew random numbers
-        self._checked: dict[int, Mapping[Layer, Recipe]] = {}  # by identity
-        self._due: Mapping[Layer, Recipe] | None = None  # to be checked on this batch
+        self._checked: set[Perturbation] = set()
+        self._due: Perturbation | None = None  # to be checked on this batch
 
-    def baseline(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]], *, batches: int = 1) -> list[Any]:
+    def baseline(self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
 
         On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
@@ -110,7 +111,7 @@ class Forward:
 
         Args:
             run: Predicts one batch.
-            variants: What will follow on this batch: the disturbed layers of each variant.
+            variants: What will follow on this batch.
             batches: How many there will be: the more, the more variants are checked on the first.
         """
         if self.replayer is None:
@@ -122,37 +123,37 @@ class Forward:
         if self.replayer is not None and not self._checked:
             self._check(run, variants, batches)
         elif self._late_checks:
-            unchecked = [variant for variant in variants if id(variant) not in self._checked]
+            unchecked = [variant for variant in variants if variant not in self._checked]
             self._due = unchecked[len(unchecked) // 2] if unchecked else None
         return predictions
 
-    def variant(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
-        """Predictions with these layers disturbed; bit-identical to a full pass.
+    def variant(self, run: Run, variant: Perturbation) -> list[Any]:
+        """Predictions with a variant's layers perturbed; bit-identical to a full pass.
 
         Args:
             run: Predicts the batch that was last given to ``baseline``.
-            recipes: The disturbed layers.
+            variant: What is perturbed.
 
         Raises:
             ReplayDiffersError: If a late check finds that it is not.
         """
         if self.replayer is None:
-            return self._full(run, recipes)
+            return self._full(run, variant)
         replayer = self.replayer
         try:
-            predictions = self._replayed(replayer, run, recipes)
+            predictions = self._replayed(replayer, run, variant)
         except Exception as error:
-            self._fail_in_full(run, recipes, error)
+            self._fail_in_full(run, variant, error)
             raise
         if replayer.intact():
-            replayer.done(self.disturber.touched(recipes))
-            if recipes is self._due:
-                self._check_late(run, recipes, predictions)
+            replayer.done(self.disturber.touched(variant.recipes))
+            if variant == self._due:
+                self._check_late(run, variant, predictions)
             return predictions
         self._give_up("the model writes to tensors that an earlier pass returned")
-        return self._full(run, recipes)
+        return self._full(run, variant)
 
-    def _recorded(self, replayer: Replayer, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> list[Any]:
+    def _recorded(self, replayer: Replayer, run: Run, variants: Sequence[Perturbation]) -> list[Any]:
         """Record a pass; where the passes that this took show that no pass repeats another, replay no more."""
         passes: list[list[Any]] = []
         self._drew = False
@@ -177,19 +178,19 @@ class Forward:
             self._give_up("the model predicts something else each time")
         return predictions
 
-    def _touched(self, variants: Sequence[Mapping[Layer, Recipe]]) -> Iterator[set[nn.Module]]:
-        for recipes in variants:
+    def _touched(self, variants: Sequence[Perturbation]) -> Iterator[set[nn.Module]]:
+        for variant in variants:
             try:
-                yield self.disturber.touched(recipes)
+                yield self.disturber.touched(variant.recipes)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
 
-    def _check(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]], batches: int) -> None:
+    def _check(self, run: Run, variants: Sequence[Perturbation], batches: int) -> None:
         """Replay some variants and run them in full; where one differs trust no module, then replay no more."""
         count = checked_first(len(variants), batches)
         places = {round(place * (len(variants) - 1) / max(1, count - 1)) for place in range(count)}
         some = [variants[place] for place in sorted(places)]
-        self._checked = {id(variant): variant for variant in some}
+        self._checked = set(some)
         different = self._different(run, some)
         if different is not None and self.replayer is not None:
             self.replayer = self.replayer.by_operators()
@@ -204,7 +205,7 @@ class Forward:
         if different is not None:
             self._give_up(_difference(different), NoteKind.REPLAY_DIFFERS)
 
-    def _fail_in_full(self, run: Run, recipes: Mapping[Layer, Recipe], error: Exception) -> None:
+    def _fail_in_full(self, run: Run, variant: Perturbation, error: Exception) -> None:
         """Nothing, if a variant that failed when replayed fails in full as well, or memory ran out.
 
         Raises:
@@ -213,46 +214,47 @@ class Forward:
         if out_of_memory(error):
             return
         try:
-            self._full(run, recipes)
+            self._full(run, variant)
         except Exception:  # noqa: BLE001 - as it should; the first error is the one that is told
             return
-        why = f"{_difference(next(iter(recipes)))}: it fails with {type(error).__name__}: {error}"
+        why = f"{_difference(variant.name)}: it fails with {type(error).__name__}: {error}"
         raise ReplayDiffersError(measured_again(_in_full(NoteKind.REPLAY_DIFFERS, why)))
 
-    def _check_late(self, run: Run, recipes: Mapping[Layer, Recipe], replayed: list[Any]) -> None:
+    def _check_late(self, run: Run, variant: Perturbation, replayed: list[Any]) -> None:
         """Compare with a full pass."""
         self._due = None
-        self._checked[id(recipes)] = recipes
-        if not all(map(same, replayed, self._full(run, recipes))):
+        self._checked.add(variant)
+        if not all(map(same, replayed, self._full(run, variant))):
             why = (
-                f"{_difference(next(iter(recipes)))}. That was found on a later batch, and what had been replayed "
+                f"{_difference(variant.name)}. That was found on a later batch, and what had been replayed "
                 "before was measured again"
             )
             raise ReplayDiffersError(_in_full(NoteKind.REPLAY_DIFFERS, why))
 
-    def _different(self, run: Run, variants: Sequence[Mapping[Layer, Recipe]]) -> Layer | None:
-        """A layer of the first variant that replay gets wrong."""
-        for recipes in variants:
+    def _different(self, run: Run, variants: Sequence[Perturbation]) -> str | None:
+        """A layer of the first variant that replay gets wrong, by name."""
+        for variant in variants:
             if self.replayer is None:
                 break
             try:
-                full = self._full(run, recipes)
+                full = self._full(run, variant)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
             try:
-                replayed = self._replayed(self.replayer, run, recipes)
+                replayed = self._replayed(self.replayer, run, variant)
             except Exception:  # noqa: BLE001 - where the full pass does not fail, that is a difference
-                return next(iter(recipes))
+                return variant.name
             if not all(map(same, replayed, full)):
-                return next(iter(recipes))
+                return variant.name
         return None
 
-    def _replayed(self, replayer: Replayer, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
-        with self.disturber.applied(recipes), replayer.replaying(self.disturber.touched(recipes)):
+    def _replayed(self, replayer: Replayer, run: Run, variant: Perturbation) -> list[Any]:
+        touched = self.disturber.touched(variant.recipes)
+        with self.disturber.applied(variant.recipes), replayer.replaying(touched):
             return self._from_the_same_state(run)
 
-    def _full(self, run: Run, recipes: Mapping[Layer, Recipe]) -> list[Any]:
-        with self.disturber.applied(recipes):
+    def _full(self, run: Run, variant: Perturbation) -> list[Any]:
+        with self.disturber.applied(variant.recipes):
             return self._from_the_same_state(run)
 
     def _from_the_same_state(self, run: Run) -> list[Any]:

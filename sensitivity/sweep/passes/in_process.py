@@ -88,7 +88,7 @@ class InProcess:
         """The undisturbed model first, then every variant in the order given."""
         run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
         batches = len(self.task) // len(batch.images) if self.whole else 1
-        expected = self.forward.baseline(run, [variant.recipes for variant in variants], batches=batches)
+        expected = self.forward.baseline(run, variants, batches=batches)
         yield Unit(None, expected, notes=tuple(self.forward.notes))
         for variant in variants:
             yield self._unit(variant, run)
@@ -100,7 +100,7 @@ class InProcess:
         started = time.perf_counter()
         predictions, failure, lasting = None, "", True
         try:
-            predictions = self.forward.variant(run, variant.recipes)
+            predictions = self.forward.variant(run, variant)
         except ReplayDiffersError:
             raise
         except Exception as error:

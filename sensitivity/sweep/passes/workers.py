@@ -102,7 +102,7 @@ class Distributed:
         self._images = len(job.task)
         self._workers = _workers(executor)
         self._variants = job.variants
-        self._positions = {id(variant): number for number, variant in enumerate(job.variants)}
+        self._positions = {variant: number for number, variant in enumerate(job.variants)}
         self._pending: list[Future[Any]] = []
         self._cleanup = contextlib.ExitStack()
         self._shared = self._share(job)
@@ -130,7 +130,7 @@ class Distributed:
                     yield unit
 
     def _submit(self, batch: bytes, variants: Sequence[Variant]) -> Future[Any]:
-        positions = [self._positions[id(variant)] for variant in variants]
+        positions = [self._positions[variant] for variant in variants]
         try:
             return self._executor.submit(run_shard, self._shared, batch, positions)
         except BrokenExecutor as error:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from sensitivity.sweep.replay.identity import Key
-from sensitivity.sweep.replay.survey import Call, Operation, Place, Survey, Value
+from sensitivity.sweep.replay.reuse import CallOrder, Output, Perturbed, ReuseRule
+from sensitivity.sweep.replay.survey import Operation, Survey, SurveyedCall, Value
 
 OPERATOR_SECONDS = 5e-6
 """What it costs to look one torch function up, on a core of 2020s; benchmarks/replay.py --parts measures it."""
@@ -15,16 +16,10 @@ OPERATOR_SECONDS = 5e-6
 COMPARED_VARIANTS = 16  # on which bodies worth watching are chosen; spread over the model
 COMPARED_CLASSES = 12
 
-Output = int | Place
-"""An output that the record may keep: of a module call by its number, of an operator by its place."""
-
-Disturbed = frozenset[int]
-"""``id`` of the modules that a variant disturbs."""
-
 
 @dataclass(frozen=True)
-class Uses:
-    """What the record does for one variant.
+class PlannedReuse:
+    """What the record will do for one variant.
 
     Attributes:
         outputs: What it is answered with.
@@ -35,22 +30,22 @@ class Uses:
     seconds: float
 
 
-@dataclass
-class Plan:
+@dataclass(frozen=True)
+class ReusePlan:
     """What to record for some variants.
 
     Attributes:
-        uses: What each variant is answered with.
+        reuses: What the record will do for each variant, by the modules that it perturbs.
         watched: Bodies whose torch functions are looked up.
     """
 
-    uses: dict[Disturbed, Uses] = field(default_factory=dict)
+    reuses: Mapping[Perturbed, PlannedReuse] = field(default_factory=dict)
     watched: frozenset[int] = frozenset()
 
     @property
     def wanted(self) -> frozenset[Output]:
         """All outputs worth keeping."""
-        return frozenset().union(*(uses.outputs for uses in self.uses.values()))
+        return frozenset().union(*(reuse.outputs for reuse in self.reuses.values()))
 
 
 class Foresight:
@@ -60,31 +55,43 @@ class Foresight:
         survey: The pass.
         around: Gives the ``id`` of modules and of all that contain them.
         barred: ``id`` of modules that must run each time.
+        parameters: For the ``id`` of each module those of its own parameters, which are others where it is perturbed.
         modules: Whether the record answers module calls; otherwise it answers torch functions alone.
     """
 
     def __init__(
-        self, survey: Survey, around: Callable[[Iterable[int]], set[int]], barred: Set[int], *, modules: bool
+        self,
+        survey: Survey,
+        around: Callable[[Iterable[int]], set[int]],
+        barred: Set[int],
+        parameters: Mapping[int, Sequence[int]],
+        *,
+        modules: bool,
     ) -> None:
         self.survey = survey
         self.around = around
-        self.calls: dict[tuple[int, Key], Call] = {}
+        self.calls: dict[tuple[int, Key], SurveyedCall] = {}
         self.operations: dict[Key, Operation] = {}
         self.values: dict[Key, list[Value]] = {}
-        self._free: dict[Disturbed, Uses] = {}  # with everything kept
+        self._unlimited: dict[Perturbed, PlannedReuse] = {}  # with everything kept
         self._watched: frozenset[int] = frozenset()
-        self.answering = {
-            call.number for call in survey.calls if modules and call.answers and call.module not in barred
-        }
-        for call in survey.calls:
-            if call.number in self.answering and call.key is not None and self._note(call.key):
+        calls = survey.calls
+        self._parameters = parameters
+        self.order = CallOrder(
+            [call.module for call in calls],
+            [call.last for call in calls],
+            survey.chained,
+            {call.number for call in calls if modules and call.answers and call.module not in barred},
+        )
+        for call in calls:
+            if call.number in self.order.skippable and call.key is not None and self._note(call.key):
                 self.calls.setdefault((call.module, call.key), call)
             for step in call.steps:
                 if isinstance(step, Operation) and step.key is not None:
                     self._note(step.key)
                     self.operations.setdefault(step.key, step)
 
-    def plan(self, variants: Sequence[Disturbed], classes: Mapping[int, Hashable], limit: int | None) -> Plan:
+    def plan(self, variants: Sequence[Perturbed], classes: Mapping[int, Hashable], limit: int | None) -> ReusePlan:
         """What to record.
 
         Args:
@@ -93,22 +100,29 @@ class Foresight:
             limit: Most bytes to keep; what does not fit is computed again.
         """
         distinct = list(dict.fromkeys(variants))
-        if not self._free.keys() >= set(distinct):
+        if not self._unlimited.keys() >= set(distinct):
             watched = self._worth_watching(distinct[:: max(1, len(distinct) // COMPARED_VARIANTS)], classes)
-            self._free = {variant: self.uses(variant, watched) for variant in {**self._free, **dict.fromkeys(distinct)}}
+            together = {**self._unlimited, **dict.fromkeys(distinct)}
+            self._unlimited = {variant: self.reuse_of(variant, watched) for variant in together}
             self._watched = watched
-        uses = {variant: self._free[variant] for variant in distinct}
+        reuses = {variant: self._unlimited[variant] for variant in distinct}
         if limit is not None:
-            kept = self._within(limit, Counter(output for variant in variants for output in uses[variant].outputs))
+            kept = self._within(limit, Counter(output for variant in variants for output in reuses[variant].outputs))
             if kept is not None:
-                uses = {variant: self.uses(variant, self._watched, kept) for variant in distinct}
-        return Plan(uses, self._watched)
+                reuses = {variant: self.reuse_of(variant, self._watched, kept) for variant in distinct}
+        return ReusePlan(reuses, self._watched)
 
-    def uses(self, variant: Disturbed, watched: Set[int], kept: Set[Output] | None = None) -> Uses:
+    def reuse_of(self, variant: Perturbed, watched: Set[int], kept: Set[Output] | None = None) -> PlannedReuse:
         """What one variant is answered with, if everything (or what is in ``kept``) is kept."""
         walk = _Walk(self, variant, watched, kept)
         walk.body(self.survey.calls[0])
-        return Uses(frozenset(walk.used), walk.seconds)
+        return PlannedReuse(frozenset(walk.used), walk.seconds)
+
+    def clean_before(self, variant: Perturbed) -> set[Value]:
+        """The values that are there before the pass and that a variant does not change."""
+        numbers = self.survey.parameters
+        changed = {numbers.get(parameter) for module in variant for parameter in self._parameters.get(module, ())}
+        return {value for value in self.survey.given if value[0] not in changed}
 
     def given(self, output: Output) -> list[bool]:
         """For each tensor in the arguments of a call whether it was there before the pass."""
@@ -120,12 +134,12 @@ class Foresight:
         self.values[key] = _values_of(key)
         return bool(self.values[key])
 
-    def _worth_watching(self, variants: Sequence[Disturbed], classes: Mapping[int, Hashable]) -> frozenset[int]:
+    def _worth_watching(self, variants: Sequence[Perturbed], classes: Mapping[int, Hashable]) -> frozenset[int]:
         """Bodies where looking torch functions up saves more time than it costs."""
         answered = {
             self.survey.calls[output[0]].module
             for variant in variants
-            for output in self.uses(variant, classes.keys()).outputs
+            for output in self.reuse_of(variant, classes.keys()).outputs
             if isinstance(output, tuple)
         }
         bodies: dict[Hashable, set[int]] = defaultdict(set)
@@ -134,7 +148,7 @@ class Foresight:
 
         def seconds(watched: Set[int]) -> float:
             """What the variants should take, with these bodies watched."""
-            return sum(self.uses(variant, watched).seconds for variant in variants)
+            return sum(self.reuse_of(variant, watched).seconds for variant in variants)
 
         best, least = frozenset(answered), seconds(answered)
         for alike in list(bodies.values())[:COMPARED_CLASSES]:
@@ -144,7 +158,12 @@ class Foresight:
         return best if least < seconds(frozenset()) else frozenset()
 
     def _within(self, limit: int, uses: Counter[Output]) -> set[Output] | None:
-        """Outputs that fit, those that save the most time by the byte first; None if all do."""
+        """Outputs that fit, those that save the most time by the byte first; None if all do.
+
+        Args:
+            limit: Bytes.
+            uses: How often each output would be used.
+        """
         worth: dict[int, float] = defaultdict(float)
         size: dict[int, int] = defaultdict(int)
         lies: dict[Output, set[int]] = {}
@@ -163,86 +182,62 @@ class Foresight:
             total -= size[owner]
         return {output for output in uses if not lies[output] & dropped} if dropped else None
 
-    def _step(self, output: Output) -> Call | Operation:
+    def _step(self, output: Output) -> SurveyedCall | Operation:
         if isinstance(output, int):
             return self.survey.calls[output]
         return self.survey.calls[output[0]].steps[output[1]]
 
 
 class _Walk:
-    """Goes through a surveyed pass as a replay would."""
+    """Walks through the surveyed pass as it will be replayed for one variant."""
 
-    def __init__(self, foresight: Foresight, variant: Disturbed, watched: Set[int], kept: Set[Output] | None) -> None:
-        self.of = foresight
-        self.blocked = foresight.around(variant)
-        self.first = first_call([call.module for call in foresight.survey.calls], variant)
-        self.watched = watched
-        self.kept = kept
-        self.clean = set(foresight.survey.given)
+    def __init__(self, foresight: Foresight, variant: Perturbed, watched: Set[int], kept: Set[Output] | None) -> None:
+        self._foresight = foresight
+        is_kept = (lambda _: True) if kept is None else kept.__contains__
+        self._rule = ReuseRule(foresight.order, variant, foresight.around(variant), is_kept)
+        self._watched = watched
+        self._clean = foresight.clean_before(variant)
         self.used: set[Output] = set()
         self.seconds = 0.0
 
-    def body(self, call: Call) -> None:
+    def body(self, call: SurveyedCall) -> None:
         """Walk through what a call does."""
         self.seconds += max(0.0, call.seconds - sum(step.seconds for step in call.steps))
-        watched = call.module in self.watched
+        watched = call.module in self._watched
         for step in call.steps:
-            if isinstance(step, Call):
+            if isinstance(step, SurveyedCall):
                 self._call(step)
+            elif watched:
+                self._operation(step)
             else:
-                self._operation(step, watched)
+                self.seconds += step.seconds
 
-    def _operation(self, step: Operation, watched: bool) -> None:
-        if watched:
-            self.seconds += OPERATOR_SECONDS
-            found = None if step.key is None else self.of.operations[step.key]
-            if found is not None and step.key is not None and self._known(found.place) and self._clean(step.key):
-                self.used.add(found.place)
-                self.clean.update(found.outputs)
-                return
-        self.seconds += step.seconds
+    def _operation(self, step: Operation) -> None:
+        self.seconds += OPERATOR_SECONDS
+        recorded = None if step.key is None else self._foresight.operations[step.key]
+        if self._rule.for_function(lambda: self._same_arguments(recorded)) is None or recorded is None:
+            self.seconds += step.seconds
+            return
+        self.used.add(recorded.place)
+        self._clean.update(recorded.outputs)
 
-    def _call(self, call: Call) -> None:
-        if call.number < self.first:
-            if not self._before(call):
-                return self.body(call)
-            end = end_of_chain(call.number, self.of.survey.chained, lambda n: self._before(self.of.survey.calls[n]))
-            if end != call.number and self._known(end):
-                return None
-            if self._known(call.number):
-                return self._answered(call)
-        elif call.module not in self.blocked and call.key is not None:
-            found = self.of.calls.get((call.module, call.key))
-            if found is not None and self._known(found.number) and self._clean(call.key):
-                return self._answered(found)
-        return self.body(call)
+    def _call(self, call: SurveyedCall) -> None:
+        recorded = None if call.key is None else self._foresight.calls.get((call.module, call.key))
+        output = self._rule.for_call(call.number, call.module, lambda: self._same_arguments(recorded))
+        if output is None:
+            self.body(call)
+        elif isinstance(output, int):
+            self.used.add(output)
+            answer = self._foresight.survey.calls[output]
+            if not answer.clone:
+                self._clean.update(answer.outputs)
 
-    def _before(self, call: Call) -> bool:
-        """Whether a call may be answered because it ends before anything disturbed begins."""
-        return call.last <= self.first and call.number in self.of.answering
-
-    def _answered(self, call: Call) -> None:
-        self.used.add(call.number)
-        if not call.clone:
-            self.clean.update(call.outputs)
-
-    def _known(self, output: Output) -> bool:
-        return self.kept is None or output in self.kept
-
-    def _clean(self, key: Key) -> bool:
-        return all(value in self.clean for value in self.of.values[key])
-
-
-def first_call(modules: Sequence[int], disturbed: Set[int]) -> int:
-    """Number of the first call of a disturbed module; that after the last call if there is none."""
-    return next((number for number, module in enumerate(modules) if module in disturbed), len(modules))
-
-
-def end_of_chain(number: int, chained: Mapping[int, int], skipped: Callable[[int], bool]) -> int:
-    """The last call, from one on along its chain, that is skipped: only its output is ever looked at."""
-    while number in chained and skipped(chained[number]):
-        number = chained[number]
-    return number
+    def _same_arguments(self, recorded: SurveyedCall | Operation | None) -> Output | None:
+        """The output of a step with the key of this one, where all of the arguments are what they were."""
+        if recorded is None or recorded.key is None:
+            return None
+        clean = all(value in self._clean for value in self._foresight.values[recorded.key])
+        return recorded.output if clean else None
 
 
 def _values_of(key: Key) -> list[Value]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor, nn
 
 from sensitivity.interception import Original
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.sweep.replay.foresight import Output, Plan
+from sensitivity.sweep.replay.foresight import ReusePlan
 from sensitivity.sweep.replay.identity import (
     UNKNOWN,
     Key,
@@ -26,6 +27,7 @@ from sensitivity.sweep.replay.identity import (
     version_of,
     written,
 )
+from sensitivity.sweep.replay.reuse import CallOrder, Output
 from sensitivity.sweep.replay.watching import OUTSIDE, Watching, context, is_property
 
 
@@ -52,60 +54,43 @@ class Kept:
         return cloned(self.output) if self.clone else handed_out(self.output)
 
 
-@dataclass
 class Record:
-    """One pass over one batch.
+    """One pass over one batch, ready to be looked up.
 
-    Attributes:
-        modules: ``id`` of the module of every call, in order of entry; the pass itself first.
-        last: For each call the number after its last nested call.
-        kept: The outputs that are kept.
-        lookup: Keys of kept outputs.
-        keyed: Modules and functions that have a key.
-        chained: Calls whose output goes to one other call alone, with the number of that one.
-        answering: Calls that need not run each time.
-        storages: Addresses of memory that was kept when the pass ended.
-        outside: Tensors that were there before the pass and are part of keys: their identity must stay theirs.
+    Args:
+        order: The module calls of the pass.
+        kept: The outputs that were kept.
+        lasting: ``id`` of tensors that outlive the record: parts of keys whose identity stays theirs.
+        outside: Those among them that were there before the pass; they are held, so that they do.
+        uses: How many variants to come will be answered with each output.
     """
 
-    modules: list[int] = field(default_factory=lambda: [OUTSIDE])
-    last: list[int] = field(default_factory=lambda: [0])
-    kept: dict[Output, Kept] = field(default_factory=dict)
-    lookup: dict[Hashable, Output] = field(default_factory=dict)
-    keyed: set[Hashable] = field(default_factory=set)
-    chained: Mapping[int, int] = field(default_factory=dict)
-    answering: Set[int] = frozenset()
-    outside: dict[int, Tensor] = field(default_factory=dict)
-    storages: Set[int] = frozenset()
-    _users: dict[int, list[Hashable]] = field(default_factory=dict)
-    _holders: Counter[int] = field(default_factory=Counter)
-    _left: Counter[Output] = field(default_factory=Counter)
-    _versions: list[tuple[Tensor, int]] | None = None  # of all that is kept, as long as that stays the same
-
-    def close(self, model: nn.Module, uses: Iterable[frozenset[Output]]) -> None:
-        """Make what was kept ready to be looked up.
-
-        Args:
-            model: The model.
-            uses: What each variant to come is answered with.
-        """
-        for output, kept in list(self.kept.items()):
-            barred = isinstance(output, int) and output not in self.answering
-            if barred or (not kept.clone and written(kept.tensors)):
-                del self.kept[output]
-        holders = Counter(id(tensor) for kept in self.kept.values() if not kept.clone for tensor, _ in kept.tensors)
-        holders.update([*self.outside, *map(id, model.parameters()), *map(id, model.buffers())])
-        for output, kept in self.kept.items():
-            if kept.key is not None and all(number in holders for number in tensors_of(kept.key)):
-                self.lookup.setdefault(kept.key, output)
-        self.storages = {place for kept in self.kept.values() for place in kept.storages}
-        users: dict[int, list[Hashable]] = defaultdict(list)
+    def __init__(
+        self,
+        order: CallOrder,
+        kept: Mapping[Output, Kept],
+        *,
+        lasting: Iterable[int] = (),
+        outside: Sequence[Tensor] = (),
+        uses: Mapping[Output, int] = MappingProxyType({}),
+    ) -> None:
+        self.order = order
+        self.kept = {output: one for output, one in kept.items() if _may_stand_in(output, one, order)}
+        self.outside = outside
+        self.storages = {place for one in self.kept.values() for place in one.storages}
+        tensors = [tensor for one in self.kept.values() if not one.clone for tensor, _ in one.tensors]
+        self._holders = Counter([*map(id, tensors), *lasting])
+        self.lookup: dict[Hashable, Output] = {}
+        for output, one in self.kept.items():
+            if one.key is not None and all(number in self._holders for number in tensors_of(one.key)):
+                self.lookup.setdefault(one.key, output)
+        self.keyed: set[Hashable] = {key[0] for key in self.lookup}  # type: ignore[index]
+        self._keys: dict[int, list[Hashable]] = defaultdict(list)  # in which a tensor is
         for key in self.lookup:
-            self.keyed.add(key[0])  # type: ignore[index]
             for number in tensors_of(key):
-                users[number].append(key)
-        self._users, self._holders = dict(users), holders
-        self._left = Counter(output for outputs in uses for output in outputs)
+                self._keys[number].append(key)
+        self._left = Counter(uses)
+        self._versions: list[tuple[Tensor, int]] | None = None  # of all that is kept, as long as that stays the same
 
     def done(self, outputs: Iterable[Output]) -> None:
         """A variant has run: drop what only it was answered with."""
@@ -123,7 +108,7 @@ class Record:
         """Forget keys with a tensor that is kept no more: a new one may get its identity."""
         self._holders[tensor] -= 1
         if self._holders[tensor] == 0:
-            for key in self._users.pop(tensor, ()):
+            for key in self._keys.pop(tensor, ()):
                 self.lookup.pop(key, None)
 
     def intact(self) -> bool:
@@ -159,7 +144,7 @@ class Recorder(Watching):
         self,
         model: nn.Module,
         known: Set[int],
-        plan: Plan,
+        plan: ReusePlan,
         *,
         overwritten: Set[int],
         given: Callable[[Output], list[bool]],
@@ -173,9 +158,12 @@ class Recorder(Watching):
         self.overwritten = overwritten
         self.given = given
         self.limit = limit
-        self.record = Record()
+        self.modules, self.last = [OUTSIDE], [0]  # of every call, as in CallOrder
+        self.kept: dict[Output, Kept] = {}
         self._body, self._steps = 0, 0  # number of the call whose body runs, and how many steps it took
-        self._held = {id(tensor) for tensor in (*model.parameters(), *model.buffers())}  # they outlive the record
+        self._outside: dict[int, Tensor] = {}
+        self._constants = [id(tensor) for tensor in (*model.parameters(), *model.buffers())]
+        self._held = set(self._constants)  # what outlives the record
         self._storages: dict[int, int] = {}
         self._sums: dict[Output, list[int]] = {}
         self._bytes = 0
@@ -185,18 +173,29 @@ class Recorder(Watching):
         return {
             output
             for output, sums in self._sums.items()
-            if not written(self.record.kept[output].tensors)
-            and sums != contents([tensor for tensor, _ in self.record.kept[output].tensors])
+            if not written(self.kept[output].tensors)
+            and sums != contents([tensor for tensor, _ in self.kept[output].tensors])
         }
+
+    def record(self, chained: Mapping[int, int], skippable: Set[int], uses: Mapping[Output, int]) -> Record:
+        """What was recorded.
+
+        Args:
+            chained: As in ``CallOrder``.
+            skippable: The same.
+            uses: How many variants to come will be answered with each output.
+        """
+        order = CallOrder(self.modules, self.last, chained, skippable)
+        lasting = [*self._outside, *self._constants]
+        return Record(order, self.kept, lasting=lasting, outside=list(self._outside.values()), uses=uses)
 
     def call(self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run a module and keep what it returns, if wanted."""
         if id(module) not in self.known:
             return self.run(original, module, args, kwargs)
-        record = self.record
-        number = len(record.modules)
-        record.modules.append(id(module))
-        record.last.append(0)
+        number = len(self.modules)
+        self.modules.append(id(module))
+        self.last.append(0)
         body, steps = self._body, self._steps + 1
         self._body, self._steps = number, 0
         key, given, before = None, [], []
@@ -211,7 +210,7 @@ class Recorder(Watching):
             result = self.run(original, module, args, kwargs)
         finally:
             self._body, self._steps = body, steps
-        record.last[number] = len(record.modules)
+        self.last[number] = len(self.modules)
         if number in self.wanted and UNKNOWN not in before and before == [version_of(tensor) for tensor in given]:
             self._keep(number, key, result, given)
         return result if body else leaving(result, self._storages.keys())
@@ -241,7 +240,7 @@ class Recorder(Watching):
         return (start, *key) if self._held.issuperset(tensors_of(key)) else None
 
     def _hold(self, tensor: Tensor) -> None:
-        self.record.outside[id(tensor)] = tensor
+        self._outside[id(tensor)] = tensor
         self._held.add(id(tensor))
 
     def _keep(self, output: Output, key: Key | None, result: Any, given: list[Tensor]) -> None:
@@ -266,9 +265,15 @@ class Recorder(Watching):
         self._bytes += fresh
         versions = [(tensor, version_of(tensor)) for tensor in tensors_in(kept)]
         self._held.update(id(tensor) for tensor, _ in versions)
-        self.record.kept[output] = Kept(kept, versions, clone, key, storages)
+        self.kept[output] = Kept(kept, versions, clone, key, storages)
         if self.summed:
             self._sums[output] = contents([tensor for tensor, _ in versions])
+
+
+def _may_stand_in(output: Output, kept: Kept, order: CallOrder) -> bool:
+    """Whether a kept output is still what was returned, and is of something that need not run each time."""
+    must_run = isinstance(output, int) and output not in order.skippable
+    return not must_run and (kept.clone or not written(kept.tensors))
 
 
 def leaving(result: Any, storages: Set[int]) -> Any:

@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from sensitivity.interception import Original, parameters_read
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.sweep.replay.identity import UNKNOWN, Key, key_of, share_memory, state_of, version_of, witness, written
+from sensitivity.sweep.replay.reuse import Output, Place
 from sensitivity.sweep.replay.watching import OUTSIDE, Watching, context, is_property
 
 Value = tuple[int, int]
 """A tensor of the pass, numbered in order of appearance, at one of its versions."""
-
-Place = tuple[int, int]
-"""An operator: number of the call in whose body it ran, and its number in that body."""
 
 
 @dataclass(slots=True, eq=False)
@@ -41,9 +39,14 @@ class Operation:
     outputs: list[Value]
     seconds: float
 
+    @property
+    def output(self) -> Output:
+        """What its output is called in a record."""
+        return self.place
+
 
 @dataclass(slots=True, eq=False)
-class Call:
+class SurveyedCall:
     """One module call.
 
     Attributes:
@@ -63,10 +66,15 @@ class Call:
     last: int = 0
     key: Key | None = None
     outputs: list[Value] = field(default_factory=list)
-    steps: list[Call | Operation] = field(default_factory=list)
+    steps: list[SurveyedCall | Operation] = field(default_factory=list)
     seconds: float = 0.0
     answers: bool = True
     clone: bool = False
+
+    @property
+    def output(self) -> Output:
+        """What its output is called in a record."""
+        return self.number
 
 
 @dataclass
@@ -83,9 +91,10 @@ class Survey:
             ``Sequential`` runs.
         callers: For each module that was called those that were running then: they need not have registered it.
         readers: For each module those that looked up one of its parameters in their own bodies.
+        parameters: Numbers of the parameters among the tensors, by their ``id``.
     """
 
-    calls: list[Call]
+    calls: list[SurveyedCall]
     given: set[Value]
     places: list[tuple[int, int]]
     stateful: set[int]
@@ -93,6 +102,7 @@ class Survey:
     chained: dict[int, int]
     callers: dict[int, set[int]]
     readers: dict[int, set[int]]
+    parameters: dict[int, int]
 
     @property
     def sequence(self) -> list[int]:
@@ -117,8 +127,8 @@ def survey(run: Callable[[], Any], states: Mapping[int, list[Any]], watched: Set
     whole.seconds, whole.last = time.perf_counter() - started, len(surveyor.calls)
     surveyor.find_overwritten()
     bodies = [call.steps for call in surveyor.calls if call.module in chains]
-    calls = [[step for step in body if isinstance(step, Call)] for body in bodies]
-    chained = {one.number: two.number for body in calls for one, two in pairwise(body)}
+    calls = [[step for step in body if isinstance(step, SurveyedCall)] for body in bodies]
+    chained = {before.number: behind.number for body in calls for before, behind in pairwise(body)}
     return Survey(
         surveyor.calls,
         surveyor.given,
@@ -128,19 +138,20 @@ def survey(run: Callable[[], Any], states: Mapping[int, list[Any]], watched: Set
         chained,
         _callers(surveyor.calls),
         dict(surveyor.readers),
+        surveyor.parameters,
     )
 
 
-def _callers(calls: Sequence[Call]) -> dict[int, set[int]]:
+def _callers(calls: Sequence[SurveyedCall]) -> dict[int, set[int]]:
     """For each module those whose calls were going on when it was called."""
-    found: defaultdict[int, set[int]] = defaultdict(set)
-    running: list[Call] = []
+    callers: defaultdict[int, set[int]] = defaultdict(set)
+    running: list[SurveyedCall] = []
     for call in calls[1:]:
         while running and running[-1].last <= call.number:
             running.pop()
-        found[call.module].update(outer.module for outer in running)
+        callers[call.module].update(outer.module for outer in running)
         running.append(call)
-    return dict(found)
+    return dict(callers)
 
 
 class _Surveyor(Watching):
@@ -149,15 +160,16 @@ class _Surveyor(Watching):
     def __init__(self, states: Mapping[int, list[Any]], watched: Set[int]) -> None:
         super().__init__(states.keys(), watched)
         self.states = dict(states)
-        self.calls = [Call(0, OUTSIDE, answers=False)]
+        self.calls = [SurveyedCall(0, OUTSIDE, answers=False)]
         self.given: set[Value] = set()
         self.places: list[tuple[int, int]] = []
         self.stateful: set[int] = set()
         self.readers: defaultdict[int, set[int]] = defaultdict(set)
+        self.parameters: dict[int, int] = {}
         self._body = self.calls[0]
         self._numbers: dict[int, tuple[weakref.ref[Tensor], int]] = {}
-        self._witnesses: list[tuple[Call | Operation, list[tuple[Tensor, int]]]] = []
-        self._sharing: set[Call] = set()  # calls for whose output no copy could stand in
+        self._witnesses: list[tuple[SurveyedCall | Operation, list[tuple[Tensor, int]]]] = []
+        self._sharing: set[SurveyedCall] = set()  # calls for whose output no copy could stand in
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[None]:
@@ -174,7 +186,7 @@ class _Surveyor(Watching):
         """Run a module and note what it was given and returned."""
         if id(module) not in self.states:
             return self.run(original, module, args, kwargs)
-        body, call = self._body, Call(len(self.calls), id(module))
+        body, call = self._body, SurveyedCall(len(self.calls), id(module))
         self.calls.append(call)
         body.steps.append(call)
         given = list(tensors_in((args, kwargs)))
@@ -235,9 +247,9 @@ class _Surveyor(Watching):
                 step.answers = step.answers and step not in self._sharing
         self._witnesses.clear()
 
-    def _note(self, step: Call | Operation, outputs: list[Tensor]) -> None:
+    def _note(self, step: SurveyedCall | Operation, outputs: list[Tensor]) -> None:
         if any(version_of(tensor) == UNKNOWN for tensor in outputs):
-            if isinstance(step, Call):
+            if isinstance(step, SurveyedCall):
                 step.answers = False
             step.key = None
             return
@@ -263,4 +275,6 @@ class _Surveyor(Watching):
         owner = number if base is None or base[0]() is not tensor._base else self.places[base[1]][0]
         self.places.append((owner, tensor.untyped_storage().nbytes()))
         self._numbers[id(tensor)] = (weakref.ref(tensor), number)
+        if isinstance(tensor, nn.Parameter):
+            self.parameters[id(tensor)] = number
         return number

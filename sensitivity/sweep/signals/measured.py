@@ -27,6 +27,7 @@ from sensitivity.records.signals import (
     Signals,
 )
 from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.signals.channels import Channels
 from sensitivity.sweep.signals.fidelity import Fidelity
 
@@ -123,15 +124,14 @@ def compare_outputs(
         ModelError: If the model returns no floating-point tensor.
     """
     outputs = functools.partial(_outputs, run)
-    expected = [
-        torch.from_numpy(output)
-        for output in forward.baseline(outputs, [{layer: recipe} for layer, recipe in recipes.items()])
-    ]
+    variants = [Variant.alone(layer, recipe) for layer, recipe in recipes.items()]
+    expected = [torch.from_numpy(output) for output in forward.baseline(outputs, variants)]
     if not expected:
         raise ModelError("the model returns no floating-point tensor, so there are no outputs to compare.")
-    for layer, recipe in recipes.items():
+    for variant in variants:
+        layer = variant.layer
         try:
-            disturbed = [torch.from_numpy(output) for output in forward.variant(outputs, {layer: recipe})]
+            disturbed = [torch.from_numpy(output) for output in forward.variant(outputs, variant)]
         except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
             failed[layer.name] = f"{type(error).__name__}: {error}"
             continue

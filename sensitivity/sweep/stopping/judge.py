@@ -137,16 +137,16 @@ class Samples:
         self._variants = list(variants)
         self._results = results
         self._drops = _DropsWithout(task, results, GROUPS_OF_A_STOP)
-        self._estimates: dict[int, Estimate] = {}
+        self._estimates: dict[Variant, Estimate] = {}
         self._looks = _looks(max(stop.minimum_images, FEWEST_IMAGES), len(task))
         self._error = (1 - stop.level) / (len(self._variants) * len(self._looks))
         self._seen = 0
 
     def running(self) -> list[Variant]:
         """Those not decided yet."""
-        found = self._estimates
-        undecided = [one for one in self._variants if id(one) not in found or found[id(one)].status == "undecided"]
-        return [one for one in undecided if self._results.failure(one) is None]
+        known = self._estimates
+        undecided = [one for one in self._variants if one not in known or known[one].status == "undecided"]
+        return [variant for variant in undecided if self._results.failure(variant) is None]
 
     def take(self, images: Images) -> None:
         """Look at the running variants, if a look is due."""
@@ -157,19 +157,19 @@ class Samples:
         self._looks = self._looks[len(due) :]
         for variant in self.running():
             try:
-                self._estimates[id(variant)] = self._look(variant)
+                self._estimates[variant] = self._look(variant)
             except Exception:  # noqa: BLE001 - a metric may fail on these images; scoring the rows tells where it does
                 unknown = Estimate(math.nan, -math.inf, math.inf, self._seen, "undecided")
-                self._estimates[id(variant)] = unknown
+                self._estimates[variant] = unknown
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the last look found."""
-        return self._estimates.get(id(variant))
+        return self._estimates.get(variant)
 
     def drops(self) -> list[tuple[Variant, float]]:
         """Drops as the last look found them."""
-        found = self._estimates
-        return [(one, found[id(one)].drop) for one in self._variants if id(one) in found]
+        known = self._estimates
+        return [(variant, known[variant].drop) for variant in self._variants if variant in known]
 
     def _look(self, variant: Variant) -> Estimate:
         whole, seen = len(self._task), self._seen
@@ -205,6 +205,7 @@ class Means:
         self._sign = sign
         self._on_error = on_error
         self._variants = dict(zip(map(str, range(len(variants))), variants, strict=True))
+        self._keys = {variant: key for key, variant in self._variants.items()}
         self._results = results
 
     def running(self) -> list[Variant]:
@@ -234,8 +235,7 @@ class Means:
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the race knows of it."""
-        key = next(key for key, one in self._variants.items() if one is variant)
-        return self._race.estimate(key)
+        return self._race.estimate(self._keys[variant])
 
     def drops(self) -> list[tuple[Variant, float]]:
         """Drops as the race knows them."""

@@ -51,8 +51,8 @@ def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: 
         Fact("fact torch", "torch version", str(torch.__version__)),
         Fact("fact device", "device", device),
     ]
-    recipes = {variant.recipe.digest: variant.recipe for variant in variants}
-    for digest, recipe in recipes.items():
+    recipes = {recipe.digest: recipe for variant in variants for recipe in variant.distinct_recipes}
+    for digest, recipe in sorted(recipes.items()):
         if recipe.needs_calibration:
             calibration = disturber.calibration_for(recipe)
             ranges = calibration.digest if recipe.has_cures else _ranges_digest(calibration)

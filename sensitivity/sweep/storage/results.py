@@ -41,9 +41,15 @@ class Results:
         self.store = store
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._batches: list[Images] = []
+        self._images = 0  # in them
         self._batches_of: defaultdict[str, list[Images]] = defaultdict(list)  # by the variant's digest
         self._failures: dict[str, str] = {}  # digest of a variant to its reason
         self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the images so far
+
+    @property
+    def images(self) -> int:
+        """How many images count so far."""
+        return self._images
 
     @property
     def notes(self) -> list[Note]:
@@ -77,6 +83,7 @@ class Results:
         """
         self._add_note(_DISTRUSTED, note)
         self._batches.clear()
+        self._images = 0
         self._batches_of.clear()
         self._failures.clear()
 
@@ -127,7 +134,8 @@ class Results:
         return tensor
 
     def missing(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
-        """The variants that have yet to run on a batch; none that failed."""
+        """The variants that have yet to run on a batch, each once; none that failed."""
+        variants = list(dict.fromkeys(variants))
         for variant in variants:
             failure = "failed " + self._unit(variant.digest, images)
             if failure in self.store and variant.digest not in self._failures:
@@ -138,6 +146,7 @@ class Results:
     def count(self, images: Images, variants: Sequence[Variant]) -> None:
         """From now on a batch counts for these variants, as far as they have run on it."""
         self._batches.append(images)
+        self._images += len(images)
         for digest in dict.fromkeys(variant.digest for variant in variants):
             if self._unit(digest, images) in self.store:
                 self._batches_of[digest].append(images)

@@ -11,6 +11,7 @@ import sensitivity as sv
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.plan import Variant
 
 RUNS: list[str] = []
 
@@ -31,10 +32,10 @@ def test_a_resumed_batch_that_runs_one_variant_does_not_decide_what_is_kept_for_
         return [{"outputs": [model(x).numpy()]}]
 
     def batch(variants: list[sv.Layer]) -> None:
-        forward.baseline(run, [{layer: sv.INT4_WEIGHTS} for layer in variants])
+        forward.baseline(run, [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in variants])
         RUNS.clear()
         for layer in variants:
-            forward.variant(run, {layer: sv.INT4_WEIGHTS})
+            forward.variant(run, Variant.alone(layer, sv.INT4_WEIGHTS))
 
     with torch.no_grad():
         batch(layers[2:])  # its prefix is one module: the inner ones are not asked for
@@ -68,7 +69,7 @@ class Robbed(nn.Module):
 def passes(model: nn.Module, *, replay: bool, batches: int = 2) -> tuple[list[Any], Forward]:
     """Predictions of all passes of a sweep of all layers."""
     x = torch.ones(1, 3, 2, 2)
-    variants = [{layer: sv.INT4_WEIGHTS} for layer in sv.wrap(model, x).layers]
+    variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, x).layers]
     forward = Forward(model, Disturber(model), replay=replay)
     found = []
     with torch.no_grad():

@@ -16,6 +16,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.replay.replayer import Replayer
 from tests.models.retinanet import RetinaNet
 
@@ -153,7 +154,7 @@ def test_a_sweep_within_a_limit_predicts_the_same(monkeypatch: pytest.MonkeyPatc
     torch.manual_seed(0)
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
     x = torch.randn(2, 3, 16, 16)
-    variants = [{layer: sv.INT4_WEIGHTS} for layer in sv.wrap(model, x).layers]
+    variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, x).layers]
     found = []
     for limit in (None, 1000, 0):
         forward = Forward(model, Disturber(model), replay=True, memory_limit=limit)

@@ -16,6 +16,8 @@ from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import unchanged_inputs
 from sensitivity.sweep.passes.predictions import same
+from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.replay.replayer import Replayer
 from tests.models import CASES
 from tests.sweep.recording_task import RecordingTask
 
@@ -36,9 +38,9 @@ def predictions(wrapped: sv.Wrapped, task: RecordingTask, *, replay: bool) -> tu
         forward = Forward(wrapped.model, Disturber(wrapped.model), replay=replay)
         for batch in task.batches():
             run = unchanged_inputs(partial(task.predict, wrapped.model, batch), batch)
-            found.append(forward.baseline(run, [{layer: sv.INT4_WEIGHTS} for layer in layers]))
+            found.append(forward.baseline(run, [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in layers]))
             for layer in layers:
-                found.append(forward.variant(run, {layer: sv.INT4_WEIGHTS}))
+                found.append(forward.variant(run, Variant.alone(layer, sv.INT4_WEIGHTS)))
     return found, forward
 
 
@@ -132,11 +134,12 @@ def test_a_clean_branch_behind_the_disturbed_layer_is_not_run_again() -> None:
     wrapped = sv.wrap(model, x)
     with torch.no_grad():
         forward = Forward(model, Disturber(model), replay=True)
-        forward.baseline(lambda: [model(x)["left"].numpy()], [{wrapped.layers["left"]: sv.INT4_WEIGHTS}])
+        variant = Variant.alone(wrapped.layers["left"], sv.INT4_WEIGHTS)
+        forward.baseline(lambda: [model(x)["left"].numpy()], [variant])
         assert forward.replayer is not None
         counts = forward.replayer.counts
         before = counts.answered
-        forward.variant(lambda: [model(x)["left"].numpy()], {wrapped.layers["left"]: sv.INT4_WEIGHTS})
+        forward.variant(lambda: [model(x)["left"].numpy()], variant)
     assert counts.answered - before == 3  # trunk before it; right and its head behind it
 
 
@@ -212,3 +215,28 @@ def test_the_modules_are_called_as_before_after_an_interrupt() -> None:
     with pytest.raises(KeyboardInterrupt):
         wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
     assert nn.Module.__call__ is original
+
+
+def test_where_the_pass_behind_the_surveyed_one_goes_another_way_nothing_is_recorded() -> None:
+    class Alternating(nn.Module):
+        """Leaves two of its modules out in every second pass."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.third = (nn.Conv2d(3, 3, 1) for _ in range(3))
+            self.passes = 0
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.passes += 1
+            return self.third(self.second(self.first(x))) if self.passes % 2 else self.first(x)
+
+    torch.manual_seed(0)
+    model, x = Alternating().eval(), torch.randn(1, 3, 4, 4)
+    replayer = Replayer(model)
+    with torch.no_grad():
+        short = replayer.record(lambda: model(x), [{model.second}])
+        assert torch.equal(short, model.first(x))
+        assert replayer.kept_bytes == 0
+        with replayer.replaying({model.second}):
+            long = model(x)
+        assert torch.equal(long, model.third(model.second(model.first(x))))
