@@ -20,6 +20,7 @@ _HOME = {
     "Verification": "verification",
     "Gates": "records.verification",
     "Wrapped": "wrapped",
+    "Diagnosis": "diagnosis",
     "Study": "study",
     "Tuned": "tuned",
     "read_thesis": "study",
@@ -72,6 +73,7 @@ __all__ = [
     "Classification",
     "CocoDetection",
     "Confidence",
+    "Diagnosis",
     "FeatureFidelity",
     "Gates",
     "Layer",
@@ -108,6 +110,7 @@ __all__ = [
 if TYPE_CHECKING:
     from sensitivity.deploy.doctor.recipe_for import recipe_for
     from sensitivity.deploy.engines.registry import register_engine
+    from sensitivity.diagnosis import Diagnosis
     from sensitivity.errors import SensitivityError
     from sensitivity.quantize.calibration import Calibration
     from sensitivity.quantize.recipes import (

@@ -71,6 +71,7 @@ if TYPE_CHECKING:
     from sensitivity.deploy.prepare.placement import Target
     from sensitivity.deploy.prepare.plan import Plan
     from sensitivity.deploy.prepare.plans import Plans
+    from sensitivity.diagnosis import Diagnosis
     from sensitivity.tuned import Tuned
 
 
@@ -422,6 +423,49 @@ class Wrapped:
         disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
         passes = ((run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs))
         return measure_signals(disturber, self.layers.select(layers), recipe, passes, name=self.name)
+
+    @checked(StudyError)
+    def diagnose(
+        self,
+        images: Images,
+        recipe: Recipe = INT8,
+        *,
+        calibration: CalibrationLike | None = None,
+        layers: str | Iterable[str] = "*",
+        enough_db: float | None = None,
+    ) -> Diagnosis:
+        """What each layer's damage comes from and what cures it, measured; see ``search.diagnose.diagnose``.
+
+        Args:
+            images: A task (its inputs), or preprocessed images; some eight are usual.
+            recipe: What is done to each layer.
+            calibration: Activation ranges or images; None measures the ranges of all recipes tried on ``images``.
+            layers: Names, module paths or patterns of the layers to look at.
+            enough_db: SQNR of the model's outputs below which a layer counts as hurt; None takes 10 dB below the median
+                layer: ten times the damage of the typical one.
+
+        Returns:
+            A finding for each layer: its damage, what mending each cause gives back, and the cheapest cure.
+
+        Raises:
+            CalibrationError: If no ranges fit the recipe, or there are no images.
+            ModelError: If the model returns no floating-point tensor.
+        """
+        from sensitivity.diagnosis import Diagnosis
+        from sensitivity.search.diagnose import check_some, diagnose, recipes_for
+
+        selected = self.layers.select(layers)
+        images = images if isinstance(images, Task) else list(check_images(images))
+        check_some(images)
+        needed = recipes_for(recipe)
+        with sole_use(self.model):
+            source = images if calibration is None and any(one.needs_calibration for one in needed) else calibration
+            disturber = Disturber(self.model, self._ready(source, needed))
+            passes = [(run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs)]
+            record = diagnose(
+                self.model, self.layers, recipe, disturber, passes, selected=selected, enough_db=enough_db
+            )
+        return Diagnosis.of(record)
 
     @checked(StudyError)
     def screen(

@@ -34,6 +34,7 @@ MAY_IMPORT = {
     "study": {"errors", "records", "report", "advise"},
     "verification": {"errors", "records", "report"},
     "tuned": {"errors", "records", "report"},
+    "diagnosis": {"errors", "records", "report"},
 }
 EVERYONE = {"wrapped", "cli", "demo", "__init__"}
 # Rooms inside a room, lowest first: a room imports only from those before it, and from no file that lies above it.
@@ -44,7 +45,7 @@ INNER_FLOORS = {
     ),
     "deploy": ("packages", "prepare", "graph", "engines", "doctor", "deployed", "verify"),
 }
-NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification", "tuned"}
+NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification", "tuned", "diagnosis"}
 
 
 def sources() -> list[Path]:

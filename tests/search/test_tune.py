@@ -181,7 +181,7 @@ def test_a_stop_measures_hopeless_schemes_on_fewer_images_and_the_chosen_one_on_
             EngineError,
             "OpenVINO runs none of the candidates",
         ),
-        ({"max_drop": 1.0, "calibration": []}, CalibrationError, "no image was given to calibrate with"),
+        ({"max_drop": 1.0, "calibration": []}, CalibrationError, "holds no image to calibrate with"),
         ({"max_drop": 1.0}, CalibrationError, "no ranges for them are at hand"),
     ],
 )

@@ -1,0 +1,86 @@
+"""A diagnosis as a table and as text."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING
+
+from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SHOWN = 20
+
+
+def frame(record: DiagnosisRecord) -> pd.DataFrame:
+    """One row for each layer: its damage, what mending each cause gives back, and the cure; all in dB."""
+    import pandas as pd
+
+    rows = [
+        {
+            "layer": finding.layer,
+            "output_db": finding.output_db,
+            "share": record.share_of(finding),
+            "hurt": finding.hurt,
+            "cause": "" if finding.cause is None else str(finding.cause),
+            **{str(cause): finding.causes.get(cause, float("nan")) for cause in DamageCause},
+            "cure": "" if finding.cure is None else finding.cure.name,
+            "cured_db": float("nan") if finding.cured_db is None else finding.cured_db,
+            "needs_float": finding.needs_float,
+        }
+        for finding in record.findings
+    ]
+    columns = [
+        "layer",
+        "output_db",
+        "share",
+        "hurt",
+        "cause",
+        *map(str, DamageCause),
+        "cure",
+        "cured_db",
+        "needs_float",
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def summary(record: DiagnosisRecord) -> str:
+    """What was found, worst layers first, in lines of text."""
+    lines = [title(record)]
+    wide = max((len(finding.layer) for finding in record.hurt[:SHOWN]), default=0)
+    lines += [f"  {finding.layer:{wide}}  {sentence(record, finding)}" for finding in record.hurt[:SHOWN]]
+    if len(record.hurt) > SHOWN:
+        lines.append(f"  ... and {len(record.hurt) - SHOWN} more: table() has all layers")
+    lines += [f"  {layer}: not measured: {reason}" for layer, reason in record.failed.items()]
+    return "\n".join([*lines, *record.notes])
+
+
+def html(record: DiagnosisRecord) -> str:
+    """The same as a fragment of HTML."""
+    rows = "".join(
+        f"<tr><td>{escape(finding.layer)}</td><td>{escape(sentence(record, finding))}</td></tr>"
+        for finding in record.hurt[:SHOWN]
+    )
+    return f"<div><strong>{escape(title(record))}</strong><table>{rows}</table></div>"
+
+
+def title(record: DiagnosisRecord) -> str:
+    """How many layers are hurt, and how many only float saves."""
+    text = (
+        f"{record.model} with {record.recipe.name}: {len(record.hurt)} of {len(record)} layers are hurt: quantized "
+        f"alone they leave the outputs an SQNR below {record.enough_db:.1f} dB ({record.images} images)"
+    )
+    if record.needs_float:
+        text += f"; only float saves {', '.join(record.needs_float)}"
+    return text
+
+
+def sentence(record: DiagnosisRecord, finding: Finding) -> str:
+    """A layer that is hurt: its damage, main cause and cure."""
+    text = f"{finding.output_db:.1f} dB ({record.share_of(finding):.0%} of the damage)"
+    if finding.cause is not None:
+        text += f"; {finding.cause} ({finding.causes[finding.cause]:+.1f} dB)"
+    if finding.cure is not None and finding.cured_db is not None:
+        text += f"; {finding.cure.name}: {finding.cured_db:.1f} dB"
+    return text + ("; only float saves it" if finding.needs_float else "")

@@ -1,0 +1,155 @@
+"""Every layer of a diagnosis: how deep it dips when quantized alone, and where its cure brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.transforms import Bbox
+
+from sensitivity.errors import StudyError
+from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.report.figures.labels import Label, place_labels
+from sensitivity.report.figures.picture import Picture
+
+_COLOURS = {
+    DamageCause.OUTLIERS: "#d55e00",
+    DamageCause.ONE_SIDED: "#0072b2",
+    DamageCause.UNEVEN_CHANNELS: "#e69f00",
+    DamageCause.WEIGHTS: "#cc79a7",
+    DamageCause.BIAS_SHIFT: "#56b4e9",
+}
+_UNKNOWN, _HARMLESS, _CURED, _FLOAT = "#5c5c5c", "#b9b9bd", "#1b7f5c", "#b00020"
+_INCHES_A_LAYER, _FEWEST_INCHES = 0.13, 6.5
+_LEFT, _RIGHT, _ABOVE, _HEIGHT = 0.75, 2.35, 0.55, 3.4  # inches
+_INCHES_A_LETTER = 0.058
+
+
+def cures(record: DiagnosisRecord, *, label: int) -> Picture:
+    """Output SQNR of each layer quantized alone, in execution order; a green arrow to what the cure leaves.
+
+    A dip has the colour of its main cause. A red square is a layer that only float saves.
+
+    Args:
+        record: What was found.
+        label: How many of the worst layers to label.
+
+    Raises:
+        StudyError: If there is no finding.
+    """
+    if not record.findings:
+        raise StudyError(f"nothing to plot: the diagnosis of {record.model} has no findings.")
+    inner = max(_FEWEST_INCHES, _INCHES_A_LAYER * len(record))
+    below = 0.3 + _INCHES_A_LETTER * max(len(finding.layer) for finding in record)
+    width, height = inner + _LEFT + _RIGHT, _HEIGHT + below + _ABOVE
+    picture = Picture(width, height)
+    axes = picture.add_axes((_LEFT / width, below / height, inner / width, _HEIGHT / height))
+    _limit(axes, record)
+    axes.axhline(record.enough_db, color="#222222", linewidth=0.8, linestyle="--", gid="enough")
+    axes.axhspan(axes.get_ylim()[0], record.enough_db, color="#b00020", alpha=0.05, linewidth=0)
+    for position, finding in enumerate(record):
+        _draw(axes, position, finding, axes.get_ylim()[1])
+    _finish(axes, record)
+    _label(axes, record, label)
+    return picture
+
+
+def colour_of(finding: Finding) -> str:
+    """The colour of a layer's main cause; grey where it is not hurt."""
+    if not finding.hurt:
+        return _HARMLESS
+    return _UNKNOWN if finding.cause is None else _COLOURS[finding.cause]
+
+
+def _limit(axes: Axes, record: DiagnosisRecord) -> None:
+    values = [finding.output_db for finding in record]
+    values += [finding.cured_db for finding in record if finding.cured_db is not None]
+    low, high = min([*values, record.enough_db]), max([*values, record.enough_db])
+    span = max(high - low, 6.0)
+    axes.set_ylim(low - 0.22 * span, high + 0.06 * span)
+    axes.set_xlim(-0.8, len(record) - 0.2)
+
+
+def _draw(axes: Axes, position: int, finding: Finding, top: float) -> None:
+    colour = colour_of(finding)
+    axes.plot([position, position], [top, finding.output_db], color=colour, linewidth=0.9, alpha=0.45)
+    axes.plot([position], [finding.output_db], "o", markersize=6 if finding.hurt else 3.5, color=colour, gid="damage")
+    if finding.cured_db is not None:
+        axes.annotate(
+            "",
+            (position, finding.cured_db),
+            (position, finding.output_db),
+            arrowprops={"arrowstyle": "-|>", "color": _CURED, "linewidth": 1.8, "shrinkA": 3, "shrinkB": 0},
+        ).set_gid("cure")
+    if finding.needs_float:
+        axes.plot(
+            [position], [finding.output_db], "s", markersize=11, markerfacecolor="none", color=_FLOAT, gid="float"
+        )
+
+
+def _label(axes: Axes, record: DiagnosisRecord, count: int) -> None:
+    places = {finding.layer: position for position, finding in enumerate(record)}
+    labels = []
+    for finding in record.hurt[:count]:
+        words = "" if finding.cause is None else f"\n{finding.cause}"
+        cured = "" if finding.cured_db is None else f" → {finding.cured_db:.0f} dB"
+        share = f"{record.share_of(finding):.0%} of the damage"
+        text = f"{finding.layer}{words}\n{share}\n{finding.output_db:.0f}{cured}"
+        labels.append(Label(places[finding.layer], finding.output_db, text))
+    place_labels(axes, labels, _covered(axes, record))
+
+
+def _covered(axes: Axes, record: DiagnosisRecord) -> Sequence[Bbox]:
+    boxes = []
+    for position, finding in enumerate(record):
+        x, low = axes.transData.transform((position, finding.output_db))
+        high = axes.transData.transform((position, finding.cured_db or finding.output_db))[1]
+        boxes.append(Bbox.from_extents(x - 4, low - 4, x + 4, max(high, low) + 4))
+    return boxes
+
+
+def _finish(axes: Axes, record: DiagnosisRecord) -> None:
+    axes.set_xticks(
+        range(len(record)), [finding.layer for finding in record], rotation=90, fontsize=6, parse_math=False
+    )
+    axes.set_ylabel("SQNR of the model's outputs (dB)\nwith this layer alone quantized", fontsize=8.5)
+    axes.tick_params(axis="y", labelsize=8, color="#999999")
+    axes.tick_params(axis="x", color="#999999")
+    axes.grid(color="#e4e4e4", linewidth=0.6, axis="y")
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    saved = sum(finding.cured_db is not None and finding.cured_db >= record.enough_db for finding in record.hurt)
+    title = f"{record.model}, {record.recipe.name}: {len(record.hurt)} of {len(record)} layers are hurt, {saved} cured"
+    title += f", only float saves {len(record.needs_float)}" if record.needs_float else ""
+    axes.set_title(title, fontsize=11, fontweight="bold", loc="left", pad=10, parse_math=False)
+    axes.legend(
+        handles=_handles(record),
+        fontsize=8,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(1.0, 1.02),
+        borderaxespad=0.5,
+    )
+
+
+def _handles(record: DiagnosisRecord) -> list[Line2D]:
+    present = {finding.cause for finding in record.hurt}
+    handles = [_dot(colour, f"main cause: {cause}") for cause, colour in _COLOURS.items() if cause in present]
+    if None in present:
+        handles.append(_dot(_UNKNOWN, "no cause found"))
+    handles.append(_dot(_HARMLESS, "not hurt"))
+    if any(finding.cured_db is not None for finding in record):
+        handles.append(
+            Line2D([], [], linestyle="none", marker=r"$\uparrow$", markersize=9, color=_CURED, label="with its cure")
+        )
+    if record.needs_float:
+        handles.append(_dot(_FLOAT, "only float saves it"))
+        handles[-1].set(marker="s", markersize=9, markerfacecolor="none")
+    handles.append(Line2D([], [], linestyle="--", color="#222222", label=f"hurt below {record.enough_db:.1f} dB"))
+    return handles
+
+
+def _dot(colour: str, label: str) -> Line2D:
+    return Line2D([], [], linestyle="none", marker="o", markersize=6, color=colour, label=label)

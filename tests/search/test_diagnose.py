@@ -1,0 +1,213 @@
+"""A diagnosis names the cause that was built into a layer, and its cure is what replaying that cure gives."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sensitivity as sv
+from sensitivity.errors import CalibrationError, LayerNotFoundError, ModelError, StudyError
+from sensitivity.records.diagnosis import DamageCause
+from sensitivity.search.treatments import treatments_of
+
+MINMAX = sv.Recipe("minmax", weights=sv.QuantSpec("int8", "per-channel"), activations=sv.QuantSpec("int8"))
+ACTIVATIONS = sv.Recipe("activations", activations=sv.QuantSpec("int8"))
+
+
+class Ailing(nn.Module):
+    """Pointwise layers of normal values, but for the fourth: its input is made ill, and its output well again."""
+
+    def __init__(self, illness: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.illness = illness
+        self.layers = nn.ModuleList(nn.Conv2d(8, 8, 1, bias=False) for _ in range(7))
+        for layer in self.layers:
+            nn.init.orthogonal_(layer.weight.view(8, 8))
+        weight = self.layers[3].weight.data
+        self.scales = torch.ones(1, 8, 1, 1)
+        if illness == "uneven":
+            self.scales[0, 0] = 20.0
+            weight /= self.scales
+        self.offset = 3.0 * weight.sum((1, 2, 3)).view(1, 8, 1, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for number, layer in enumerate(self.layers):
+            x = self.treated(layer, x) if number == 3 else layer(x)
+        return x
+
+    def treated(self, layer: nn.Module, x: Tensor) -> Tensor:
+        if self.illness == "outliers":
+            spike = torch.zeros_like(x)
+            spike[:, 0, 0, 0] = 100.0
+            out: Tensor = layer(x + spike) * (spike.sum(1, keepdim=True) == 0.0)
+        elif self.illness == "one-sided":
+            out = layer(x + 3.0) - self.offset
+        else:
+            out = layer(x * self.scales)
+        return out
+
+
+def images() -> Tensor:
+    return torch.randn(4, 8, 48, 48, generator=torch.Generator().manual_seed(1)).clamp(-3, 3)
+
+
+def wrapped_with(illness: str) -> sv.Wrapped:
+    return sv.wrap(Ailing(illness).eval(), images()[:1], name=illness)
+
+
+def sqnr_db(wrapped: sv.Wrapped, layer: str, recipe: sv.Recipe) -> float:
+    with torch.no_grad():
+        expected = wrapped.model(images()).double()
+        with wrapped.quantized(sv.Scheme.only(layer, recipe)) as model:
+            noise = (model(images()).double() - expected).square().sum()
+    return float(10 * torch.log10(expected.square().sum() / noise))
+
+
+@pytest.mark.parametrize(
+    ("illness", "cause", "recipe"),
+    [
+        ("outliers", DamageCause.OUTLIERS, MINMAX),
+        ("one-sided", DamageCause.ONE_SIDED, ACTIVATIONS),
+        ("uneven", DamageCause.UNEVEN_CHANNELS, MINMAX),
+    ],
+)
+def test_the_cause_that_was_built_in_is_found_and_its_cure_is_what_replaying_it_gives(
+    illness: str, cause: DamageCause, recipe: sv.Recipe
+) -> None:
+    wrapped = wrapped_with(illness)
+    diagnosis = wrapped.diagnose(images(), recipe)
+    sick = min(diagnosis, key=lambda finding: finding.output_db)
+    assert wrapped.layers[sick.layer].module == "layers.3"
+    assert sick.cause == cause
+    assert sick.output_db == pytest.approx(sqnr_db(wrapped, sick.layer, recipe), abs=1e-4)
+    if sick.cure is not None:
+        assert sick.cured_db == pytest.approx(sqnr_db(wrapped, sick.layer, sick.cure), abs=1e-4)
+        assert sick.cured_db > sick.output_db
+    assert [finding.layer for finding in diagnosis] == [layer.name for layer in wrapped.layers]
+
+
+def test_rounded_weights_are_named_where_they_do_the_damage() -> None:
+    recipe = sv.Recipe("coarse", weights=sv.QuantSpec("int3", "per-channel"), activations=sv.QuantSpec("int8"))
+    diagnosis = wrapped_with("none").diagnose(images(), recipe)
+    treated = [finding for finding in diagnosis if finding.causes]
+    assert treated
+    assert {finding.cause for finding in treated} == {DamageCause.WEIGHTS}
+
+
+def test_a_zero_point_cures_a_one_sided_range_and_float_is_needed_by_none() -> None:
+    wrapped = wrapped_with("one-sided")
+    before = min(finding.output_db for finding in wrapped.diagnose(images(), ACTIVATIONS))
+    diagnosis = wrapped.diagnose(images(), ACTIVATIONS, enough_db=before + 4.0)
+    sick = diagnosis.hurt[0]
+    assert sick.cured_db is not None
+    assert sick.cured_db > before + 4.0  # steps of little more than half the length
+    assert sick.cure is not None
+    assert sick.cure.activations is not None
+    assert (sick.cure.activations.format, sick.cure.activations.symmetric) == ("uint8", False)
+    assert diagnosis.needs_float == ()
+
+
+def test_a_layer_whose_cure_leaves_more_damage_than_all_others_needs_float() -> None:
+    diagnosis = wrapped_with("uneven").diagnose(images(), MINMAX)
+    sick = diagnosis.hurt[0]
+    others = sum(10 ** (-(f.cured_db or f.output_db) / 10) for f in diagnosis if f is not sick)
+    assert 10 ** (-(sick.cured_db or sick.output_db) / 10) > others
+    assert diagnosis.needs_float == (sick.layer,)
+    assert "only float saves it" in repr(diagnosis)
+
+
+def test_the_shares_of_the_damage_add_up_to_all_of_it() -> None:
+    diagnosis = wrapped_with("outliers").diagnose(images(), MINMAX)
+    assert sum(map(diagnosis.share_of, diagnosis)) == pytest.approx(1.0)
+    assert diagnosis.share_of(diagnosis.hurt[0]) > 0.9
+
+
+def test_no_layer_counts_as_hurt_below_a_line_that_none_is_below() -> None:
+    wrapped = wrapped_with("outliers")
+    diagnosis = wrapped.diagnose(images(), MINMAX, enough_db=-200.0)
+    assert diagnosis.hurt == ()
+    assert diagnosis.enough_db == -200.0
+    assert len(wrapped.diagnose(images(), MINMAX, enough_db=200.0).hurt) == len(wrapped.layers)
+
+
+def test_only_the_layers_asked_for_are_looked_at() -> None:
+    wrapped = wrapped_with("outliers")
+    name = wrapped.layers[2].name
+    assert [finding.layer for finding in wrapped.diagnose(images(), MINMAX, layers=name)] == [name]
+
+
+def test_ranges_at_hand_leave_out_what_they_do_not_serve_and_say_so() -> None:
+    wrapped = wrapped_with("outliers")
+    diagnosis = wrapped.diagnose(images(), MINMAX, calibration=wrapped.calibrate(images(), MINMAX))
+    assert DamageCause.OUTLIERS not in diagnosis.hurt[0].causes
+    assert DamageCause.WEIGHTS in diagnosis.hurt[0].causes
+    assert "not tried, as no ranges are at hand" in diagnosis.notes[0]
+    assert "minmax, percentile" in diagnosis.notes[0]
+
+
+def test_a_generator_of_images_serves_calibration_and_diagnosis() -> None:
+    batches = list(torch.split(images(), 2))
+    wrapped = wrapped_with("outliers")
+    assert wrapped.diagnose((batch for batch in batches), MINMAX) == wrapped.diagnose(batches, MINMAX)
+
+
+def test_every_cure_keeps_the_bits_and_every_treatment_has_another_digest() -> None:
+    for recipe in (MINMAX, sv.INT4_WEIGHTS, sv.INT8_ACTIVATIONS, sv.FP8):
+        treatments = treatments_of(recipe)
+        digests = [recipe.digest, *(treatment.recipe.digest for treatment in treatments)]
+        assert len(set(digests)) == len(digests)
+        assert all(t.recipe.weight_bits == recipe.weight_bits for t in treatments if t.is_cure)
+
+
+def test_a_diagnosis_is_a_sequence_that_survives_saving_and_pickling(tmp_path: Path) -> None:
+    diagnosis = wrapped_with("outliers").diagnose(images(), MINMAX)
+    assert diagnosis[diagnosis[3].layer] is diagnosis[3]
+    assert diagnosis[1:3] == diagnosis.findings[1:3]
+    diagnosis.save(tmp_path / "diagnosis.json")
+    assert sv.Diagnosis.load(tmp_path / "diagnosis.json") == diagnosis
+    assert pickle.loads(pickle.dumps(diagnosis)) == diagnosis
+    with pytest.raises(LayerNotFoundError, match="no finding of a layer named 'nose'"):
+        diagnosis["nose"]
+    plain: dict[str, Any] = json.loads((tmp_path / "diagnosis.json").read_text())
+    for wrong in ({**plain, "schema": 9}, {key: plain[key] for key in plain if key != "recipe"}, [1]):
+        with pytest.raises(StudyError, match=r"not a (complete )?diagnosis"):
+            sv.Diagnosis.from_json(wrong)  # type: ignore[arg-type]
+
+
+def test_table_and_picture_show_every_layer_and_an_arrow_for_every_cure(tmp_path: Path) -> None:
+    diagnosis = wrapped_with("outliers").diagnose(images(), MINMAX)
+    table = diagnosis.table()
+    assert list(table["layer"]) == [finding.layer for finding in diagnosis]
+    assert table["share"].sum() == pytest.approx(1.0)
+    picture = diagnosis.plot(tmp_path / "cures.png", label=1)
+    axes = picture.axes[0]
+    damages = [line for line in axes.lines if line.get_gid() == "damage"]
+    assert [line.get_ydata()[0] for line in damages] == [finding.output_db for finding in diagnosis]  # type: ignore[index]
+    arrows = [text for text in axes.texts if text.get_gid() == "cure"]
+    assert [arrow.xy[1] for arrow in arrows] == [f.cured_db for f in diagnosis if f.cured_db is not None]  # type: ignore[attr-defined]
+    assert (tmp_path / "cures.png").stat().st_size > 0
+    with pytest.raises(StudyError, match="cannot save a figure"):
+        diagnosis.plot(tmp_path / "cures.txt")
+
+
+def test_what_cannot_be_diagnosed_is_said() -> None:
+    wrapped = wrapped_with("none")
+    for recipe in (MINMAX, sv.INT8_WEIGHTS):
+        with pytest.raises(CalibrationError, match="no image was given to diagnose on"):
+            wrapped.diagnose([], recipe)
+    with pytest.raises(LayerNotFoundError, match="'nose'"):
+        wrapped.diagnose(images(), MINMAX, layers="nose")
+
+    class Silent(Ailing):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x).argmax(1)
+
+    with pytest.raises(ModelError, match="the model returns no floating-point tensor"):
+        sv.wrap(Silent("none").eval(), images()[:1]).diagnose(images(), MINMAX)
