@@ -37,6 +37,8 @@ def activation_hooks(
     *,
     strict: bool = False,
     change_weight: ChangeWeight | None = None,
+    outputs: bool = False,
+    adds_later: bool = False,
 ) -> Hooks:
     """Hooks that hand every tensor a recipe's placement quantizes to ``change``.
 
@@ -54,6 +56,8 @@ def activation_hooks(
         strict: Refuse passes of a part of the model in which the layer runs less often than it was traced: which of its
             calls they are cannot be known.
         change_weight: What happens to the weight, where it is not a parameter that could be exchanged.
+        outputs: Hand the layer's output over as well, whatever the placement.
+        adds_later: Hand it over without its bias where the layer is met at its operator, which adds it then.
 
     Raises:
         RecipeError: If the placement needs a tensor behind a function, which no hook can see.
@@ -61,16 +65,17 @@ def activation_hooks(
     module = model.get_submodule(layer.module)
     hooks = Hooks()
     calls: _Calls
+    outputs = outputs or recipe.placement == "conv-norm-act"
     if layer.runs_in is None:
         calls = _Calls(model, layer, recipe, change, strict=strict)
         hooks.before.append((module, calls))
+        hooks.after += [(module, calls.on_output)] if outputs else []
     else:
-        calls = _Products(model, layer, recipe, change, strict=strict, change_weight=change_weight)
+        calls = _Products(model, layer, recipe, change, strict=strict, change_weight=change_weight, outputs=outputs)
+        calls.adds_later = adds_later
         hooks.before.append((model.get_submodule(layer.runs_in), calls))
     hooks.before += [(encoder, Unnested(encoder)) for encoder in _encoders_around(model, layer)]
     if recipe.placement == "conv-norm-act":
-        if layer.runs_in is None:
-            hooks.after.append((module, calls.on_output))
         for place, path, what in _behind(layer):
             if path is not None:
                 hooks.after.append((model.get_submodule(path), calls.on_output_behind(place)))
@@ -189,12 +194,13 @@ class _Products(_Calls, AtOperator):
         *,
         strict: bool,
         change_weight: ChangeWeight | None,
+        outputs: bool,
     ) -> None:
         super().__init__(model, layer, recipe, change, strict=strict)
         owner, _, name = layer.parameter.rpartition(".")
         self.parameter = model.get_submodule(owner), name
         self._change_weight = change_weight
-        self._behind = recipe.placement == "conv-norm-act"
+        self._behind = outputs
 
     def operand(self, tensor: Tensor) -> Tensor:
         """Hand the input over."""

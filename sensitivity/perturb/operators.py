@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -39,9 +39,12 @@ class AtOperator:
 
     Attributes:
         parameter: The module that holds the layer's parameter, and its name there.
+        adds_later: Whether ``product`` is given the bare product, and the bias that the operator adds is added behind
+            it. That rounds otherwise in the last bit.
     """
 
     parameter: tuple[nn.Module, str]
+    adds_later: bool = False
 
     def operand(self, tensor: Tensor) -> Tensor:
         """What is multiplied instead of an activation; called once for each product."""
@@ -142,6 +145,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         changed[weight] = layer.weight(args[weight], axis)
         _running.product = True
         try:
+            if layer.adds_later:
+                return _added(name, changed, kwargs, layer.product(_bare_product(func, name, changed, kwargs)))
             result = func(*changed, **kwargs)
         finally:
             _running.product = False
@@ -157,6 +162,28 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 self._made_of.pop(leaf, None)  # type: ignore[no-untyped-call]
             elif id(leaf) not in self._static:
                 self._made_of[leaf] = frozenset().union(*(origin for origin in origins if origin))
+
+
+_WITHOUT_ADDEND: dict[str, Callable[..., Tensor]] = {"addmm": torch.mm, "baddbmm": torch.bmm, "addmv": torch.mv}
+_BIAS_POSITION = 2  # of a convolution
+
+
+def _bare_product(func: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Tensor:
+    """The product of two operands without the bias that their operator adds."""
+    if name in _WITHOUT_ADDEND:
+        return _WITHOUT_ADDEND[name](*args[1:3])
+    if name in CONVOLUTIONS:
+        args = [*args[:_BIAS_POSITION], None, *args[_BIAS_POSITION + 1 :]]
+    result: Tensor = func(*args, **kwargs)
+    return result
+
+
+def _added(name: str, args: list[Any], kwargs: dict[str, Any], product: Tensor) -> Tensor:
+    """A product with the bias of its operator added."""
+    if name in _WITHOUT_ADDEND:
+        return torch.add(product * kwargs.get("alpha", 1), args[0], alpha=kwargs.get("beta", 1))
+    bias: Tensor | None = args[_BIAS_POSITION] if name in CONVOLUTIONS else None
+    return product if bias is None else torch.add(product, bias.reshape(-1, *[1] * (product.dim() - 2)))
 
 
 class _Unfused(TorchFunctionMode):

@@ -209,9 +209,7 @@ def _without_leftovers(layers: list[EngineLayer]) -> list[EngineLayer]:
     OpenVINO marks the multiplication when it splits a layer, and gives the plain name to what is left of it, e.g. the
     bias. The node is what multiplies.
     """
-    marked = {
-        name: name.removesuffix(mark) for layer in layers for name in layer.nodes for mark in _MARKS if mark in name
-    }
+    marked = {name: _unmarked(name) for layer in layers for name in layer.nodes if any(mark in name for mark in _MARKS)}
     split = {base for name, base in marked.items() if base != name}
     renamed = []
     for layer in layers:
@@ -219,6 +217,13 @@ def _without_leftovers(layers: list[EngineLayer]) -> list[EngineLayer]:
         nodes = [marked.get(name, name) for name in layer.nodes if name not in split or name in own]
         renamed.append(replace(layer, nodes=tuple(dict.fromkeys(nodes))))
     return renamed
+
+
+def _unmarked(name: str) -> str:
+    """A node's name without the marks that OpenVINO puts behind it, one or several."""
+    for mark in reversed(_MARKS):
+        name = name.removesuffix(mark)
+    return name
 
 
 def _telling(error: Exception) -> str:

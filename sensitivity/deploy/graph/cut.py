@@ -46,12 +46,16 @@ PASSED_THROUGH = frozenset(_ACTIVATIONS | _ARITHMETIC | _MOVES)
 """What may stand between a layer and the quantizer behind it for the two to be tried together."""
 
 
+_BIAS_INPUT = 2  # of Conv and Gemm
+
+
 class Finder:
     """Looks for what stands behind a layer in a graph."""
 
     def __init__(self, qdq: QdqGraph) -> None:
         self._graph = qdq.graph
         self._quantizers = qdq.quantizers
+        self._sides = qdq.sides
         self._nodes = {node.name: node for node in qdq.graph.graph.node}
         self._makers = {name: node for node in qdq.graph.graph.node for name in node.output}
         self._constants = {one.name for one in qdq.graph.graph.initializer}
@@ -82,7 +86,28 @@ class Finder:
                 tensor = readers[0].output[0]
         return tensor
 
-    def cut(self, name: str, end: str, shape: tuple[int, ...], params: QuantParams | None = None) -> ModelProto:
+    def side_of(self, name: str) -> int:
+        """Whether the weight of a layer's node is its first (0) or second (1) input."""
+        return self._sides.get(name, 1)
+
+    def takes_matrices_alone(self, name: str) -> bool:
+        """Whether a layer's node multiplies two matrices and no batches of them."""
+        return bool(self._nodes[name].op_type == "Gemm")
+
+    def product_of(self, name: str) -> str:
+        """The tensor that a layer's node writes."""
+        tensor: str = self._nodes[name].output[0]
+        return tensor
+
+    def cut(
+        self,
+        name: str,
+        end: str,
+        shape: tuple[int, ...],
+        params: QuantParams | None = None,
+        *,
+        with_bias: bool = True,
+    ) -> ModelProto:
         """The graph from a layer's input to a tensor.
 
         Args:
@@ -90,6 +115,7 @@ class Finder:
             end: A tensor behind it: codes or in float.
             shape: Of the layer's input.
             params: Quantizes a float tensor, if given; the graph returns the codes.
+            with_bias: Whether the node keeps the bias that it adds itself.
         """
         import onnx
 
@@ -107,8 +133,12 @@ class Finder:
         graph.graph.input.append(entry)
         quantizer = self._quantizers.get(name)
         for node in graph.graph.node:
-            if node.output[0] == quantizer or (quantizer is None and node.name == name):
+            if node.output[0] == quantizer:
                 node.input[0] = "values"
+            if quantizer is None and node.name == name:
+                node.input[1 - self.side_of(name)] = "values"
+            if node.name == name and not with_bias:
+                del node.input[_BIAS_INPUT:]
         graph.graph.output.append(onnx.helper.make_tensor_value_info(end, kind, None))
         del graph.graph.value_info[:]
         sweep_up(graph)

@@ -195,7 +195,7 @@ def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
-    """Through ``torch.export``; constants are folded, and nothing else is rewritten: weights keep name and content."""
+    """Through ``torch.export``; constants are folded, bar parameters: weights keep name and content."""
     import onnx_ir
     from onnxscript import optimizer
 
@@ -203,10 +203,16 @@ def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
         program = torch.onnx.export(module, example, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
         assert program is not None
         model = program.model
-        optimizer.fold_constants(model)
+        parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+        optimizer.fold_constants(model, should_fold=lambda node: _may_be_folded(node, parameters))
         optimizer.remove_unused_nodes(model)
         graph: ModelProto = onnx_ir.to_proto(model)
         return graph
+
+
+def _may_be_folded(node: Any, parameters: set[str]) -> bool | None:
+    """False where a node reads a parameter: a layer is known by the parameter that its weight is made of."""
+    return False if any(value is not None and value.name in parameters for value in node.inputs) else None
 
 
 def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from sensitivity.deploy.graph.constants import Constants
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
 from sensitivity.records import Layer
@@ -18,10 +20,11 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 MULTIPLIERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-_PASSES_ON = frozenset({"Transpose", "Identity"})  # between an initializer and its node
 CALL_MARK = "#"
 _LEADING_AXES = 2  # samples and channels, which no convolution slides along
 _BIAS = 2  # position of the bias among the inputs of a node that multiplies
+_MATRIX_AXES = 3  # of a batch of matrices; the axes of a kernel are never exchanged
+_ROUNDING = 1e-5  # of a weight that is computed in the graph, relative to its largest number
 _PAD_AXES = 3  # position of the input of Pad that chooses axes
 
 
@@ -32,26 +35,49 @@ class LayerNode:
     Attributes:
         layer: The layer.
         call: Which call, from zero.
-        node: Its node; named by the module path of the layer.
-        transposed: Whether the graph holds the weight as (in, out), as a MatMul does.
+        node: Its node; see ``node_name``.
+        side: Whether the weight is its first (0) or second (1) input.
+        axes: The order in which the graph holds the axes of the weight that this call multiplies by.
+        leading: Axes of length 1 that the graph puts in front of them.
     """
 
     layer: Layer
     call: int
     node: NodeProto
-    transposed: bool
+    side: int
+    axes: tuple[int, ...]
+    leading: int = 0
+
+    @property
+    def is_transposed(self) -> bool:
+        """Whether the graph holds the weight in another order of axes, as a MatMul does."""
+        return self.axes != tuple(range(len(self.axes)))
+
+    def arranged(self, weight: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """A weight as this call multiplies by it, in the order of axes that the graph holds."""
+        arranged = weight.transpose(self.axes)
+        return np.ascontiguousarray(arranged.reshape((1,) * self.leading + arranged.shape))
+
+    def axis_of(self, axis: int | None) -> int | None:
+        """An axis of the weight, as the graph counts it."""
+        return None if axis is None else self.leading + self.axes.index(axis)
 
 
 def node_name(layer: Layer, call: int) -> str:
-    """Name of the node of one call: the module path, and ``#1`` and so on where there are several calls."""
-    return layer.module if layer.calls == 1 else f"{layer.module}{CALL_MARK}{call}"
+    """Name of the node of one call: the module path, and ``#1`` and so on where there are several calls.
+
+    The weight's own name stands behind the path where it is not ``weight``: a module may hold several.
+    """
+    path = layer.module if layer.weight == "weight" and layer.module else f"{layer.module}.{layer.weight}".strip(".")
+    return path if layer.calls == 1 else f"{path}{CALL_MARK}{call}"
 
 
 def find_nodes(graph: ModelProto, plan: Plan) -> tuple[list[LayerNode], dict[str, str]]:
-    """Find the nodes of all layers of a graph, and name them by module path.
+    """Find the nodes of all layers of a graph, and name them.
 
-    A node belongs to a layer when its weight bears the layer's path and holds its content, or, where an exporter
-    renamed it, when its content is that of this layer's weight alone. Calls are counted in the order of the graph.
+    A node belongs to a layer when one of its inputs is made of the layer's parameter and holds what the layer's next
+    call multiplies by, or, where an exporter renamed the parameter, when it holds what this layer alone multiplies by.
+    Calls are counted in the order of the graph.
 
     Args:
         graph: An fp32 graph; the nodes found get their new names.
@@ -60,84 +86,91 @@ def find_nodes(graph: ModelProto, plan: Plan) -> tuple[list[LayerNode], dict[str
     Returns:
         The nodes in the order of the graph, and the layers that have nodes but not one for each call, with the reason.
     """
-    values = _Weights(graph)
-    known = _Known(plan)
-    found: dict[str, list[tuple[NodeProto, bool]]] = {}
+    constants, known = Constants(graph), _Known(plan)
+    matches: dict[str, list[tuple[NodeProto, int, _Arrangement]]] = {}
     for node in graph.graph.node:
         if node.op_type not in MULTIPLIERS or len(node.input) < 2:
             continue
-        match = known.layer_of(*values.behind(node.input[1]))
-        if match is not None:
-            found.setdefault(match[0], []).append((node, match[1]))
+        for side in (1,) if node.op_type.startswith("Conv") else (1, 0):
+            match = known.layer_of(constants, node.input[side], matches)
+            if match is not None:
+                matches.setdefault(match[0], []).append((node, side, match[1]))
+                break
     nodes, wrong = [], {}
     for layer in plan.layers:
-        calls = found.get(layer.name, [])
+        calls = matches.get(layer.name, [])
         if len(calls) not in (0, layer.calls):
             wrong[layer.name] = f"the graph runs it {len(calls)} times, the model {layer.calls} times"
             continue
-        for call, (node, transposed) in enumerate(calls):
+        for call, (node, side, (axes, leading)) in enumerate(calls):
             node.name = node_name(layer, call)
-            nodes.append(LayerNode(layer, call, node, transposed))
+            nodes.append(LayerNode(layer, call, node, side, axes, leading))
     return nodes, wrong
 
 
-class _Weights:
-    """The initializers of a graph, as seen through transpositions."""
-
-    def __init__(self, graph: ModelProto) -> None:
-        self._initializers = {one.name: one for one in graph.graph.initializer}
-        self._makers = {name: node for node in graph.graph.node for name in node.output}
-
-    def behind(self, name: str) -> tuple[str, npt.NDArray[Any] | None]:
-        """Name and content of the initializer that a value is made of, None where it is made of anything else."""
-        import onnx.numpy_helper
-
-        permutation: list[tuple[int, ...] | None] = []
-        while name not in self._initializers:
-            node = self._makers.get(name)
-            if node is None or node.op_type not in _PASSES_ON:
-                return name, None
-            if node.op_type == "Transpose":
-                given = [tuple(a.ints) for a in node.attribute if a.name == "perm"]
-                permutation.append(given[0] if given else None)
-            name = node.input[0]
-        content = onnx.numpy_helper.to_array(self._initializers[name])
-        for axes in reversed(permutation):
-            content = content.transpose(axes)
-        return name, content
+_Arrangement = tuple[tuple[int, ...], int]
+"""The order of the axes of a weight, and the axes of length 1 in front of them."""
 
 
 class _Known:
-    """The weights of the layers, by path and by content."""
+    """The weights of the layers, by the parameters that they are made of and by content."""
 
     def __init__(self, plan: Plan) -> None:
-        self._weights: dict[str, npt.NDArray[Any]] = {}
-        self._paths: dict[str, str] = {}
-        hashes: dict[str, list[str]] = {}
+        self._plan = plan
+        self._layers: dict[str, list[Layer]] = {}
+        hashes: dict[str, list[Layer]] = {}
         for layer in plan.layers:
-            weight = plan.model.get_submodule(layer.module)._parameters.get(layer.weight)
-            if weight is None:
-                continue
-            array = weight.detach().cpu().numpy()
-            self._weights[layer.name] = array
-            self._paths[f"{layer.module}.{layer.weight}"] = layer.name
+            self._layers.setdefault(layer.parameter, []).append(layer)
+            array = self._weight(layer, 0)
             for key in {_hash(array), _hash(array.T)}:
-                hashes.setdefault(key, []).append(layer.name)
-        self._unique = {key: names[0] for key, names in hashes.items() if len(names) == 1}
+                hashes.setdefault(key, []).append(layer)
+        self._unique = {key: layers[0] for key, layers in hashes.items() if len(layers) == 1}
 
-    def layer_of(self, name: str, content: npt.NDArray[Any] | None) -> tuple[str, bool] | None:
-        """The layer whose weight this is, and whether it is transposed."""
-        if content is None:
+    def layer_of(
+        self, constants: Constants, name: str, matches: Mapping[str, Sequence[Any]]
+    ) -> tuple[str, _Arrangement] | None:
+        """The layer that multiplies by a value of the graph, and how its axes are arranged there.
+
+        Args:
+            constants: Those of the graph.
+            name: The value.
+            matches: The nodes that each layer has so far.
+        """
+        initializers = constants.initializers_behind(name)
+        constant = constants.behind(name) if initializers else None
+        if constant is None or initializers is None:
             return None
-        layer = self._paths.get(name) or self._unique.get(_hash(content))
-        if layer is None:
-            return None
-        weight = self._weights[layer]
-        if np.array_equal(weight, content):
-            return layer, False
-        if weight.ndim == 2 and np.array_equal(weight.T, content):
-            return layer, True
+        candidates = [layer for key in sorted(initializers) for layer in self._layers.get(key, [])]
+        renamed = self._unique.get(_hash(constant.content))
+        for layer in [*candidates, *([renamed] if renamed is not None else [])]:
+            call = min(len(matches.get(layer.name, [])), layer.calls - 1)
+            arrangement = _arrangement(self._weight(layer, call), constant.content)
+            if arrangement is not None:
+                return layer.name, arrangement
         return None
+
+    def _weight(self, layer: Layer, call: int) -> npt.NDArray[Any]:
+        plan = self._plan
+        if layer.runs_in is None:
+            owner, _, name = layer.parameter.rpartition(".")
+            return plan.model.get_submodule(owner)._parameters[name].detach().cpu().numpy()  # type: ignore[union-attr]
+        calls = plan.basis.multiplied[layer.name]
+        return calls[min(call, len(calls) - 1)].weight.cpu().numpy()
+
+
+def _arrangement(weight: npt.NDArray[Any], content: npt.NDArray[Any]) -> _Arrangement | None:
+    """How the axes of a weight were arranged to give a content, up to the rounding of what computed it; None if not."""
+    leading = content.ndim - weight.ndim
+    if leading < 0 or any(length != 1 for length in content.shape[:leading]):
+        return None
+    content = content.reshape(content.shape[leading:])
+    tolerance = _ROUNDING * float(np.abs(weight).max(initial=0.0))
+    orders = itertools.permutations(range(weight.ndim)) if weight.ndim <= _MATRIX_AXES else [tuple(range(weight.ndim))]
+    for axes in orders:
+        arranged = weight.transpose(axes)
+        if arranged.shape == content.shape and np.allclose(arranged, content, rtol=0.0, atol=tolerance):
+            return axes, leading
+    return None
 
 
 def _hash(array: npt.NDArray[Any]) -> str:

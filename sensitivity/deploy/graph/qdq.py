@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from sensitivity.deploy.graph.nodes import LayerNode, absorb_zero_padding, bias_place, find_nodes, sweep_up
+from sensitivity.deploy.graph.nodes import CALL_MARK, LayerNode, absorb_zero_padding, bias_place, find_nodes, sweep_up
+from sensitivity.deploy.graph.right_operand import turn_to_the_right
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
 from sensitivity.quantize.scales import QuantParams
@@ -37,12 +38,14 @@ class QdqGraph:
         nodes: Names of the nodes of each layer found in it, quantized or not, one for each call.
         quantizers: Name of the tensor of codes that each quantized input has, by node name.
         missing: Layers of the plan that are in this graph but could not be quantized, with the reason.
+        sides: For each node of a layer, whether its weight is its first (0) or second (1) input.
     """
 
     graph: ModelProto
     nodes: dict[str, tuple[str, ...]]
     quantizers: dict[str, str]
     missing: dict[str, str]
+    sides: dict[str, int] = field(default_factory=dict)
 
 
 def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
@@ -59,6 +62,7 @@ def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
 
     graph = onnx.ModelProto()
     graph.CopyFrom(fp32)
+    turn_to_the_right(graph)
     found, missing = find_nodes(graph, plan)
     for node in found:
         if _pads_with_zeros(plan.model.get_submodule(node.layer.module)):
@@ -80,7 +84,8 @@ def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
     for one in found:
         names.setdefault(one.layer.name, []).append(one.node.name)
     wrong = {name: reason for name, reason in missing.items() if name in plan.recipes}
-    return QdqGraph(graph, {name: tuple(calls) for name, calls in names.items()}, writer.quantizers, wrong)
+    sides = {one.node.name: one.side for one in found}
+    return QdqGraph(graph, {name: tuple(calls) for name, calls in names.items()}, writer.quantizers, wrong, sides)
 
 
 def _pads_with_zeros(module: nn.Module) -> bool:
@@ -88,6 +93,11 @@ def _pads_with_zeros(module: nn.Module) -> bool:
     if not isinstance(module, _ConvNd) or module.padding != "same" or module.padding_mode != "zeros":
         return False
     return any(step * (side - 1) % 2 for step, side in zip(module.dilation, module.kernel_size, strict=True))
+
+
+def _call_of(one: LayerNode) -> str:
+    """``#1`` and so on, where a layer has several calls."""
+    return "" if one.layer.calls == 1 else f"{CALL_MARK}{one.call}"
 
 
 @dataclass
@@ -104,7 +114,8 @@ class _Writer:
     _before: dict[str, list[NodeProto]] = field(default_factory=dict)
     _behind: dict[str, list[NodeProto]] = field(default_factory=dict)
     _inputs: dict[tuple[Any, ...], tuple[str, str]] = field(default_factory=dict)
-    _weights: set[str] = field(default_factory=set)
+    _weights: dict[str, bytes] = field(default_factory=dict)
+    _written: set[str] = field(default_factory=set)
 
     def quantize(self, one: LayerNode, plan: Plan) -> None:
         """Quantize input and weight of one call of a layer."""
@@ -135,7 +146,9 @@ class _Writer:
 
         A layer that pads by itself has them in front of its padding: its input is what the padding reads.
         """
-        source, stem = (one.node if pad is None else pad).input[0], f"{one.node.name}.input"
+        position = 1 - one.side
+        source = one.node.input[position] if pad is None else pad.input[0]
+        stem = f"{one.node.name}.input"
         scale, zero = params.scale.numpy(), params.zero_point.numpy()
         key = source, scale.tobytes(), zero.tobytes(), params.format.name
         if key not in self._inputs:
@@ -144,7 +157,7 @@ class _Writer:
             self._inputs[key] = (f"{stem}.codes", f"{stem}.quantized")
             self._add(one.node, "QuantizeLinear", [source, *scales], f"{stem}.codes")
             self._add(one.node, "DequantizeLinear", [f"{stem}.codes", *scales], f"{stem}.quantized")
-        self.quantizers[one.node.name], one.node.input[0] = self._inputs[key]
+        self.quantizers[one.node.name], one.node.input[position] = self._inputs[key]
         if pad is not None:
             self._repeat(pad, one, f"{stem}.padded")
 
@@ -159,24 +172,21 @@ class _Writer:
         one.node.input[0] = output
 
     def _replace_weight(self, one: LayerNode, plan: Plan) -> None:
-        codes = plan.weight_codes(one.layer)
-        name = f"{one.layer.module}.{one.layer.weight}"
+        codes = plan.multiplied_codes(one.layer, one.call)
         if codes is None:
-            self._prune(one, plan, name)
+            self._prune(one, plan)
             return
-        values = codes.codes.cpu().numpy().astype(np.int8)
-        axis = codes.params.axis
-        if one.transposed:
-            values, axis = values.T, None if axis is None else 1 - axis
-            name += ".T"
-        if name not in self._weights:
-            self._weights.add(name)
-            self._constant(f"{name}.codes", np.ascontiguousarray(values))
-            self._constants(name, codes.params.scale.cpu().numpy(), codes.params.zero_point.numpy().astype(np.int8))
-        stem = name + one.node.name.removeprefix(one.layer.module)  # a shared head has a DQ for each call
+        values = one.arranged(codes.codes.cpu().numpy().astype(np.int8))
+        axis = one.axis_of(codes.params.axis)
+        scale, zero = codes.params.scale.cpu().numpy(), codes.params.zero_point.numpy().astype(np.int8)
+        name, is_new = self._weight_name(one, values, ".T" if one.is_transposed else "")
+        if is_new:
+            self._constant(f"{name}.codes", values)
+            self._constants(name, scale, zero)
+        stem = name + _call_of(one)  # a shared head has a DQ for each call
         inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero_point"]
         self._add(one.node, "DequantizeLinear", inputs, f"{stem}.quantized", **({} if axis is None else {"axis": axis}))
-        one.node.input[1] = f"{stem}.quantized"
+        one.node.input[one.side] = f"{stem}.quantized"
 
     def _replace_bias(self, one: LayerNode, plan: Plan) -> None:
         """The corrected bias in the place of the old one, which stands at the node or is added behind it."""
@@ -188,8 +198,8 @@ class _Writer:
         if place is None and own is not None:
             raise ExportError(f"the bias of {one.node.name} is nowhere in the graph: it cannot be corrected.")
         name = f"{one.layer.module}.bias.corrected"
-        if name not in self._weights:
-            self._weights.add(name)
+        if name not in self._written:
+            self._written.add(name)
             self._constant(name, bias.cpu().numpy())
         if place is not None:
             reader, position = place
@@ -208,16 +218,26 @@ class _Writer:
         added = onnx.helper.make_node("Add", [node.output[0], addend], [written], name=f"{node.name}.bias")
         self._behind.setdefault(node.name, []).append(added)
 
-    def _prune(self, one: LayerNode, plan: Plan, name: str) -> None:
+    def _prune(self, one: LayerNode, plan: Plan) -> None:
         """A pruned weight that stays in float takes the place of the old one."""
         if plan.recipes[one.layer.name].pruning is None:
             return
-        values = plan.float_weight(one.layer).cpu().numpy()
-        name += ".pruned.T" if one.transposed else ".pruned"
-        if name not in self._weights:
-            self._weights.add(name)
-            self._constant(name, np.ascontiguousarray(values.T if one.transposed else values))
-        one.node.input[1] = name
+        values = one.arranged(plan.multiplied_weight(one.layer, one.call).cpu().numpy())
+        name, is_new = self._weight_name(one, values, ".pruned.T" if one.is_transposed else ".pruned")
+        if is_new:
+            self._constant(name, values)
+        one.node.input[one.side] = name
+
+    def _weight_name(self, one: LayerNode, values: npt.NDArray[Any], ending: str) -> tuple[str, bool]:
+        """A name for a weight, and whether it has yet to be written; calls that multiply by the same share it."""
+        name = f"{one.layer.module}.{one.layer.weight}".strip(".") + ending
+        content = values.tobytes()
+        if self._weights.setdefault(name, content) != content:
+            name += _call_of(one)
+        is_new = name not in self._written
+        self._written.add(name)
+        self._weights[name] = content
+        return name, is_new
 
     def _constants(self, stem: str, scale: npt.NDArray[Any], zero: npt.NDArray[Any]) -> list[str]:
         return [self._constant(f"{stem}.scale", scale), self._constant(f"{stem}.zero_point", zero)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,14 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.deploy.prepare.folded import folded_copy
+from sensitivity.deploy.prepare.multiplied import Multiplied, find_multiplied
 from sensitivity.deploy.prepare.omission import Omission, OmissionKind
 from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, check_deployable
 from sensitivity.deploy.prepare.signature import signature_of
-from sensitivity.errors import CalibrationError
+from sensitivity.errors import CalibrationError, TracingError
 from sensitivity.layers.inputs import arguments_of, on_device_of, tensors_in
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer
+from sensitivity.perturb.activations import Change, ChangeWeight, Hooks, activation_hooks, quantizer
 from sensitivity.perturb.cures import compensation_of, corrected_bias
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
@@ -33,12 +34,7 @@ from sensitivity.quantize.fake import Rounding, dequantize, fake_quantize, quant
 from sensitivity.quantize.prune import prune_weight
 from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.quantize.weights import weight_params
-from sensitivity.records import Layer, Recipe, Scheme
-
-_COMPUTED = (
-    "what it multiplies by is computed in each pass, or read by others as well: there is no parameter that the graph "
-    "could hold in int8 instead"
-)
+from sensitivity.records import Layer, QuantSpec, Recipe, Scheme
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +66,7 @@ class Basis:
         args: Positional arguments of one example pass, cut to one sample where that is possible.
         kwargs: Keyword arguments likewise.
         digest: Of the weights that the copy was made of.
+        multiplied: For layers that are met at their operator, the weight of each call as it is multiplied.
         exports: Kept by ``deploy.export.export``.
         kept: Kept by ``Plan.kept``.
     """
@@ -80,6 +77,7 @@ class Basis:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     digest: str
+    multiplied: Mapping[str, tuple[Multiplied, ...]] = field(default_factory=dict, repr=False)
     exports: dict[Any, Any] = field(default_factory=dict, repr=False)
     kept: dict[Any, Kept] = field(default_factory=dict, repr=False)
 
@@ -105,7 +103,7 @@ class Plan:
     ranges: Mapping[str, Calibration]
     target: Target = ANY_ENGINE
     parts: tuple[str, ...] | None = None
-    _weights: dict[str, Codes] = field(default_factory=dict, repr=False)
+    _weights: dict[str, tuple[Codes, ...]] = field(default_factory=dict, repr=False)
 
     @property
     def model(self) -> nn.Module:
@@ -180,24 +178,62 @@ class Plan:
         return replace(self, recipes={name: self.recipes[name] for name in names}, omissions={})
 
     def float_weight(self, layer: Layer) -> Tensor:
-        """The folded weight before quantization, pruned where the recipe says so."""
-        weight = self.model.get_submodule(layer.module)._parameters[layer.weight]
-        assert weight is not None
+        """The folded weight before quantization, pruned where the recipe says so.
+
+        That of the first call where each pass computes it.
+        """
+        if is_computed(layer):
+            return self._float_multiplied(layer)[0].weight
+        weight = _parameter_of(self.model, layer).detach()
         recipe = self.recipes.get(layer.name)
         if recipe is None or recipe.pruning is None:
-            return weight.detach()
-        return prune_weight(weight.detach(), recipe.pruning, output_axis=output_axis(layer), groups=layer.groups)
+            return weight
+        return prune_weight(weight, recipe.pruning, output_axis=output_axis(layer), groups=layer.groups)
+
+    def _float_multiplied(self, layer: Layer) -> tuple[Multiplied, ...]:
+        """The weight of every call of a layer that is met at its operator, pruned where the recipe says so."""
+        calls = self.basis.multiplied[layer.name]
+        recipe = self.recipes.get(layer.name)
+        pruning = None if recipe is None else recipe.pruning
+        if pruning is None:
+            return calls
+        if not is_computed(layer):
+            instead, basis = {layer.name: self.float_weight(layer)}, self.basis
+            return find_multiplied(self.model, [layer], basis.args, basis.kwargs, instead)[layer.name]
+        pruned = [prune_weight(c.weight, pruning, output_axis=c.axis, groups=layer.groups) for c in calls]
+        return tuple(replace(call, weight=weight) for call, weight in zip(calls, pruned, strict=True))
+
+    def multiplied_weight(self, layer: Layer, call: int) -> Tensor:
+        """The weight before quantization, in the arrangement in which one call multiplies by it."""
+        return self.float_weight(layer) if layer.runs_in is None else self._float_multiplied(layer)[call].weight
 
     def weight_codes(self, layer: Layer) -> Codes | None:
-        """The quantized weight of a layer, or None where it stays in float."""
+        """The quantized weight of a layer, or None where it stays in float; see ``float_weight``."""
         recipe = self.recipes.get(layer.name)
         if recipe is None or recipe.weights is None:
             return None
+        if is_computed(layer):
+            return self.multiplied_codes(layer, 0)
         if layer.name not in self._weights:
             weight = self.float_weight(layer).float()
             params = weight_params(weight, recipe.weights, output_axis=output_axis(layer))
-            self._weights[layer.name] = Codes(self._rounded(layer, recipe, weight, params), params)
-        return self._weights[layer.name]
+            self._weights[layer.name] = (Codes(self._rounded(layer, recipe, weight, params), params),)
+        return self._weights[layer.name][0]
+
+    def multiplied_codes(self, layer: Layer, call: int) -> Codes | None:
+        """The quantized weight in the arrangement in which one call multiplies by it; None where it stays in float."""
+        recipe = self.recipes.get(layer.name)
+        if recipe is None or recipe.weights is None:
+            return None
+        if layer.runs_in is None:
+            return self.weight_codes(layer)
+        key = f"{layer.name} as multiplied"
+        if key not in self._weights:
+            whole = None if is_computed(layer) else self.weight_codes(layer)
+            self._weights[key] = tuple(
+                _codes(one.weight.float(), recipe.weights, one.axis, whole) for one in self._float_multiplied(layer)
+            )
+        return self._weights[key][call]
 
     def _rounded(self, layer: Layer, recipe: Recipe, weight: Tensor, params: QuantParams) -> Tensor:
         codes_of = compensation_of(self.model.get_submodule(layer.module), recipe, self._inputs_of(layer))
@@ -245,11 +281,13 @@ class Plan:
         return params_from_range(low, high, recipe.activations)
 
     @contextlib.contextmanager
-    def simulated(self, *, rounding: Rounding = "onnx") -> Iterator[nn.Module]:
+    def simulated(self, *, rounding: Rounding = "onnx", watch: Watch | None = None) -> Iterator[nn.Module]:
         """The folded copy with its layers fake-quantized, as the exported graph says, and the rest as the scheme says.
 
         Args:
             rounding: How activations are divided by their scale: ``onnx`` as engines define it.
+            watch: Told of what every quantized layer reads, before it is quantized, and of what it writes; without its
+                bias where it is met at its operator.
 
         Yields:
             ``model``, which computes the plan inside the ``with`` block.
@@ -257,17 +295,21 @@ class Plan:
         hooks = Hooks()
         with torch.no_grad(), contextlib.ExitStack() as stack:
             for layer in self.quantized:
-                weight = self.simulated_weight(layer)
-                module, bias = self.model.get_submodule(layer.module), self._corrected_bias(layer)
-                stack.enter_context(exchanged(module, layer.weight, weight))
+                bias = self._corrected_bias(layer)  # first: it is computed from the weight as it was
+                if not is_computed(layer):
+                    stack.enter_context(self._weight_exchanged(layer))
                 if bias is not None:
-                    stack.enter_context(exchanged(module, "bias", bias))
-                own = self._activation_hooks(layer, rounding)
+                    stack.enter_context(exchanged(self.model.get_submodule(layer.module), "bias", bias))
+                own = self._activation_hooks(layer, rounding, watch)
                 hooks.before += own.before
                 hooks.after += own.after
             stack.enter_context(hooked(before=hooks.before, after=hooks.after))
             stack.enter_context(self._half_rest())
             yield self.model
+
+    def _weight_exchanged(self, layer: Layer) -> contextlib.AbstractContextManager[nn.Parameter]:
+        owner, _, name = layer.parameter.rpartition(".")
+        return exchanged(self.model.get_submodule(owner), name, self.simulated_weight(layer))
 
     def _half_rest(self) -> contextlib.AbstractContextManager[None]:
         rest, kept = self.scheme.rest, self.kept
@@ -279,17 +321,71 @@ class Plan:
         weight = self.float_weight(layer)
         return weight if codes is None else codes.values.to(weight.dtype)
 
-    def _activation_hooks(self, layer: Layer, rounding: Rounding) -> Hooks:
-        recipe = self.recipes[layer.name]
-        if recipe.activations is None:
+    def _activation_hooks(self, layer: Layer, rounding: Rounding, watch: Watch | None) -> Hooks:
+        recipe, quantizers = self.recipes[layer.name], {}
+        change_weight = self._in_passing(layer) if is_computed(layer) else None
+        if recipe.activations is None and watch is None and change_weight is None:
             return Hooks()
-        device = self.model.get_submodule(layer.module)._parameters[layer.weight].device  # type: ignore[union-attr]
-        quantizers = {}
+        device = _parameter_of(self.model, layer).device
         for call in range(layer.calls):
             params = self.input_params(layer, call)
-            assert params is not None
-            quantizers["input", call] = _fake(params.to(device), rounding)
-        return activation_hooks(self.model, layer, recipe, quantizer(quantizers, layer.name))
+            if params is not None:
+                quantizers["input", call] = _fake(params.to(device), rounding)
+        change = quantizer(quantizers, layer.name)
+        if watch is not None:
+            change = _watched(change, layer, watch)
+        watches = watch is not None
+        return activation_hooks(
+            self.model, layer, recipe, change, change_weight=change_weight, outputs=watches, adds_later=watches
+        )
+
+    def _in_passing(self, layer: Layer) -> ChangeWeight:
+        """What the simulation makes of a weight that is computed in each pass."""
+        known = list(enumerate(self.basis.multiplied[layer.name]))
+
+        def change(weight: Tensor, axis: int) -> Tensor:
+            here = Multiplied.of(weight, axis).weight
+            same = (call for call, one in known if one.weight.shape == here.shape and torch.equal(one.weight, here))
+            call = next(same, None)
+            if call is None:
+                raise TracingError(
+                    f"{layer.name} multiplies by another weight than with the example inputs: it is computed from what "
+                    "the model is given, and no graph can hold it. Protect this layer."
+                )
+            codes = self.multiplied_codes(layer, call)
+            changed = self.multiplied_weight(layer, call) if codes is None else codes.values.to(weight.dtype)
+            return changed.expand_as(weight)
+
+        return change
+
+
+Watch = Callable[[Layer, int, str, Tensor], None]
+"""Told of a layer, its call, ``input`` or ``output``, and the tensor there."""
+
+
+def _watched(change: Change, layer: Layer, watch: Watch) -> Change:
+    """The same change, of whose tensors somebody is told first."""
+
+    def told(place: str, call: int, tensor: Tensor) -> Tensor | None:
+        watch(layer, call, place, tensor)
+        return change(place, call, tensor)
+
+    return told
+
+
+def _parameter_of(model: nn.Module, layer: Layer) -> Tensor:
+    """The parameter that a layer's weight is made of."""
+    owner, _, name = layer.parameter.rpartition(".")
+    parameter = model.get_submodule(owner)._parameters[name]
+    assert parameter is not None
+    return parameter
+
+
+def _codes(weight: Tensor, spec: QuantSpec, axis: int, whole: Codes | None = None) -> Codes:
+    """A weight quantized; a part of one with a single scale has the scale of the whole."""
+    params = None if whole is None or whole.params.axis is not None else whole.params
+    params = params or weight_params(weight, spec, output_axis=axis)
+    return Codes(quantize(weight, params), params)
 
 
 def make_basis(model: nn.Module, layers: LayerTable, example_inputs: Any) -> Basis:
@@ -309,7 +405,8 @@ def make_basis(model: nn.Module, layers: LayerTable, example_inputs: Any) -> Bas
     if not _runs_singly(model, args, kwargs):
         args, kwargs = given
     folded = folded_copy(model, layers, args, kwargs)
-    return Basis(folded.model, folded.layers, folded.kept, args, kwargs, weights_digest(model))
+    multiplied = find_multiplied(folded.model, folded.layers, args, kwargs)
+    return Basis(folded.model, folded.layers, folded.kept, args, kwargs, weights_digest(model), multiplied)
 
 
 def _runs_singly(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
@@ -351,14 +448,9 @@ def make_plan(
     refuses = target.refuses_layer
     if refuses is not None:
         plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
-    plan = plan.without({layer.name: _COMPUTED for layer in plan.quantized if _computes_weight(plan.model, layer)})
     plan = plan.without(_unreached(plan))
     plan._find_kept()  # now, while nothing is hooked
     return plan
-
-
-def _computes_weight(model: nn.Module, layer: Layer) -> bool:
-    return is_computed(layer) or model.get_submodule(layer.module)._parameters.get(layer.weight) is None
 
 
 def one_sample(arguments: tuple[tuple[Any, ...], dict[str, Any]]) -> tuple[tuple[Any, ...], dict[str, Any]]:

@@ -21,8 +21,8 @@ from sensitivity.deploy.graph.nodes import node_name
 from sensitivity.deploy.graph.qdq import QdqGraph, expose
 from sensitivity.deploy.prepare.plan import Codes, Plan
 from sensitivity.errors import CalibrationError, ExportError
-from sensitivity.perturb.activations import activation_hooks
-from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.activations import Change, Hooks, activation_hooks
+from sensitivity.perturb.hooks import After, hooked
 from sensitivity.perturb.weights import exchanged
 from sensitivity.quantize.fake import quantize
 from sensitivity.quantize.scales import QuantParams
@@ -39,8 +39,7 @@ _EXACT_FLOAT32 = 2**24
 def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator[nn.Module]:
     """The folded copy with its int8 layers computed in integers.
 
-    Layers that are quantized only in part, and those that are a step inside a larger module (the projections of
-    ``nn.MultiheadAttention``), are simulated as in ``Plan.simulated``.
+    Layers that are quantized only in part are simulated as in ``Plan.simulated``.
 
     Args:
         plan: What is quantized.
@@ -58,14 +57,16 @@ def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator
             "plan.in_fp32(), or use plan.simulated()."
         )
     int8 = [layer for layer in plan.quantized if plan.expected_precision(layer) == "int8"]
-    whole = [layer for layer in int8 if layer.runs_in is None]
-    names = {layer.name for layer in whole}
+    names = {layer.name for layer in int8}
     rest = plan.only([layer.name for layer in plan.quantized if layer.name not in names])
-    runners = [_IntegerLayer(plan, layer, seen) for layer in whole]
+    runners = [
+        _IntegerLayer(plan, layer, seen) if layer.runs_in is None else _IntegerProducts(plan, layer, seen)
+        for layer in int8
+    ]
     with torch.no_grad(), contextlib.ExitStack() as stack:
         stack.enter_context(rest.simulated())
         before = [hook for runner in runners for hook in runner.before]
-        after = [(runner.module, runner.rescale) for runner in runners]
+        after = [hook for runner in runners for hook in runner.after]
         for runner in runners:
             stack.enter_context(runner.in_place())
         stack.enter_context(hooked(before=before, after=after))
@@ -116,13 +117,24 @@ class _IntegerLayer:
         codes = plan.weight_codes(layer)
         assert codes is not None
         self._codes = codes
+        self._plan = plan
         self._params = [self._input_params(plan, call) for call in range(layer.calls)]
         self._dtype = _exact_type(codes, self._params)
-        bias = plan.bias(layer)
-        self._bias = None if bias is None else bias.float()
         self._call = 0
         self._seen = seen
-        self.before = activation_hooks(plan.model, layer, plan.recipes[layer.name], self._to_codes).before
+        self._bias: Tensor | None = None
+        self.after: list[tuple[nn.Module, After]] = []
+        self._prepare()
+
+    def _prepare(self) -> None:
+        bias = self._plan.bias(self._layer)
+        self._bias = None if bias is None else bias.float()
+        self.before = self._hooks(self._to_codes).before
+        self.after = [(self.module, self.rescale)]
+
+    def _hooks(self, change: Change, **settings: Any) -> Hooks:
+        plan, layer = self._plan, self._layer
+        return activation_hooks(plan.model, layer, plan.recipes[layer.name], change, **settings)
 
     def _input_params(self, plan: Plan, call: int) -> QuantParams:
         params = plan.input_params(self._layer, call)
@@ -163,6 +175,37 @@ class _IntegerLayer:
             scale = scale.repeat(self._layer.groups)  # groups share the scales of their channels
         scaled = total.float() * _along_channels(scale, sizes)
         return scaled if self._bias is None else scaled + _along_channels(self._bias, sizes)
+
+
+class _IntegerProducts(_IntegerLayer):
+    """The same for a layer that is met at its operator: what each product of it reads and writes."""
+
+    def _prepare(self) -> None:
+        hooks = self._hooks(self._at_product, change_weight=self._weight, outputs=True, adds_later=True)
+        self.before = hooks.before
+
+    @contextlib.contextmanager
+    def in_place(self) -> Iterator[None]:
+        """Nothing: the weight is exchanged where it is multiplied."""
+        yield
+
+    def _weight(self, tensor: Tensor, _: int) -> Tensor:
+        return self._own_codes().codes.to(self._dtype).expand_as(tensor)
+
+    def _own_codes(self) -> Codes:
+        codes = self._plan.multiplied_codes(self._layer, self._call)
+        assert codes is not None
+        return codes
+
+    def _at_product(self, place: str, call: int, values: Tensor) -> Tensor | None:
+        if place == "input":
+            return self._to_codes(place, call, values)
+        scale = self._params[self._call].scale * self._own_codes().params.scale
+        if self._layer.conv_type != "Linear":
+            scale = _along_channels(scale, len(self._layer.kernel_size))
+        elif scale.dim() and values.dim() > 1 and not self._plan.basis.multiplied[self._layer.name][self._call].axis:
+            scale = scale[:, None]
+        return values.float() * scale
 
 
 def _along_channels(values: Tensor, spatial: int) -> Tensor:

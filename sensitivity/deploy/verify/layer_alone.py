@@ -21,7 +21,6 @@ from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import EngineError
-from sensitivity.perturb.hooks import hooked
 from sensitivity.quantize.fake import dequantize, quantize
 from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.records import Layer, QuantSpec
@@ -33,6 +32,8 @@ Counts = tuple[int, int, int]
 """Codes compared, codes that differ, and the largest difference in steps."""
 
 NOTHING_COMPARED: Counts = (0, 0, 0)
+
+_MATRIX = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,36 +147,19 @@ def simulate_and_record(
         By node name.
     """
     seen: dict[str, Seen] = {}
-    before, after = [], []
-    for layer in plan.quantized:
-        watched = _Watch(plan, layer, seen)
-        target = plan.model.get_submodule(layer.module)
-        before.append((target, watched.before))
-        after.append((target, watched.after))
-    with hooked(before=before, after=after), plan.simulated():  # first here: sees inputs before they are quantized
+
+    def watch(layer: Layer, call: int, place: str, tensor: Tensor) -> None:
+        name = node_name(layer, call)
+        if place == "output":
+            seen[name].output = tensor.detach().clone()
+            return
+        params = plan.input_params(layer, call)
+        codes = None if params is None else quantize(tensor.detach(), params, rounding="onnx")
+        seen[name] = Seen(tensor.detach().clone(), codes)
+
+    with plan.simulated(watch=watch):
         module(*args, **kwargs)
     return seen
-
-
-class _Watch:
-    """Keeps input and output of one layer, call by call."""
-
-    def __init__(self, plan: Plan, layer: Layer, seen: dict[str, Seen]) -> None:
-        self._layer, self._seen, self._call = layer, seen, -1
-        self._params = [plan.input_params(layer, call) for call in range(layer.calls)]
-
-    def before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Note what a module is given."""
-        self._call += 1
-        call = self._call % self._layer.calls
-        values, params = args[0] if args else next(iter(kwargs.values())), self._params[call]
-        codes = None if params is None else quantize(values.detach(), params, rounding="onnx")
-        self._seen[node_name(self._layer, call)] = Seen(values.detach().clone(), codes)
-
-    def after(self, _: nn.Module, __: tuple[Any, ...], output: Any) -> None:
-        """Note what it returns."""
-        single = output.detach().clone() if isinstance(output, Tensor) else None
-        self._seen[node_name(self._layer, self._call % self._layer.calls)].output = single
 
 
 def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Trial], dict[str, str]]:
@@ -206,14 +190,11 @@ def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Tr
 
 
 def _untriable(plan: Plan, layer: Layer, call: int, found: Seen | None) -> str:
-    kind = type(plan.model.get_submodule(layer.module)).__name__
-    several = f"{layer.weight} of a {kind} is one of several steps: what it alone computes is not to be seen"
-    if layer.runs_in is not None:
-        return several
     if found is None:
         return f"{node_name(layer, call)} did not run on the samples compared"
     if found.output is None:
-        return several
+        kind = type(plan.model.get_submodule(layer.module)).__name__
+        return f"{layer.weight} of a {kind} is one of several steps: what it alone computes is not to be seen"
     if not found.output.numel():
         return f"{node_name(layer, call)} had nothing to compute on the samples compared"
     return ""
@@ -224,16 +205,43 @@ def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[st
     here = seen[name]
     assert here.output is not None
     inputs = here.inputs if params is None or here.codes is None else dequantize(here.codes, params)
-    shape, end = tuple(inputs.shape), finder.end_of(name)
+    output, end, has_bias = here.output, finder.end_of(name), layer.runs_in is None
+    if not has_bias:
+        inputs, output = _as_the_graph_multiplies(plan, finder, layer, call, here, inputs)
+        end = finder.product_of(name)
+    shape = tuple(inputs.shape)
     if params is None or plan.weight_codes(layer) is None:
-        return Trial(layer, call, finder.cut(name, end, shape), inputs, here.output)
-    behind = finder.quantizer_behind(name)
+        return Trial(layer, call, finder.cut(name, end, shape, with_bias=has_bias), inputs, output)
+    behind = finder.quantizer_behind(name) if has_bias or layer.conv_type != "Linear" else None
     after = None if behind is None else seen.get(behind[1])
     if behind is not None and after is not None and after.codes is not None:
         return Trial(layer, call, finder.cut(name, behind[0], shape), inputs, after.codes)
-    own = _own_params(here.output)
-    codes = quantize(here.output, own, rounding="onnx")
-    return Trial(layer, call, finder.cut(name, end, shape, own), inputs, codes, lasts=False)
+    own = _own_params(output)
+    codes = quantize(output, own, rounding="onnx")
+    return Trial(layer, call, finder.cut(name, end, shape, own, with_bias=has_bias), inputs, codes, lasts=False)
+
+
+def _as_the_graph_multiplies(
+    plan: Plan, finder: Finder, layer: Layer, call: int, here: Seen, inputs: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Input and product of a layer that is met at its operator, in the arrangement that its node has.
+
+    torch multiplies a matrix from either side; the graph may have it on the other one.
+    """
+    assert here.output is not None
+    name = node_name(layer, call)
+    multiplied = plan.basis.multiplied[layer.name][call]
+    if layer.conv_type != "Linear" or multiplied.weight.dim() != _MATRIX:
+        return inputs, here.output
+    torch_side = int(multiplied.axis == 1)
+    pair = inputs, here.output
+    if inputs.dim() == 1:
+        pair = (inputs[None], here.output[None]) if torch_side else (inputs[:, None], here.output[:, None])
+    if finder.side_of(name) != torch_side:
+        pair = pair[0].transpose(-1, -2), pair[1].transpose(-1, -2)
+    if finder.takes_matrices_alone(name):
+        pair = pair[0].flatten(0, -2), pair[1].flatten(0, -2)
+    return pair
 
 
 def _own_params(output: Tensor) -> QuantParams:

@@ -183,7 +183,7 @@ def test_a_parametrized_weight_is_deployed_with_its_input_and_output_axis() -> N
     assert wrapped.verify(deployed).passed
 
 
-def test_a_weight_that_a_look_up_reads_as_well_stays_in_float_with_the_reason() -> None:
+def test_a_weight_that_a_look_up_reads_as_well_is_quantized_where_it_is_multiplied_alone() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -196,7 +196,9 @@ def test_a_weight_that_a_look_up_reads_as_well_stays_in_float_with_the_reason() 
     words = torch.tensor([[1, 4, 8]])
     wrapped = sv.wrap(Tied().eval(), words)
     wrapped.calibrate([words])
-    plan = wrapped.deploy(sv.Scheme.all(sv.INT8), "onnxruntime").plan
-    left_out = {plan.layers[name].module: reason for name, reason in plan.left_out.items()}
-    assert left_out.keys() == {"table"}
-    assert "read by others" in str(left_out["table"])
+    deployed = wrapped.deploy(sv.Scheme.only("table", sv.INT8), "onnxruntime")
+    assert deployed.plan.left_out == {}
+    look_ups = [node for node in deployed.parts[0].qdq.graph.graph.node if node.op_type == "Gather"]
+    assert look_ups[0].input[0] == "table.weight"
+    with deployed.plan.simulated() as model, torch.no_grad():
+        assert torch.allclose(deployed(words), model(words), atol=1e-5)

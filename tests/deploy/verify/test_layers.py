@@ -125,13 +125,12 @@ def test_half_quantized_layers_that_compute_something_else_are_found() -> None:
     assert {check.status for check in again.layers} == {"verified"}
 
 
-def test_attention_is_not_checked_with_the_reason() -> None:
+def test_the_projections_of_attention_are_verified() -> None:
     wrapped = ready(Attention, torch.randn(2, 10, 16))
     found = wrapped.verify(wrapped.deploy(INT8))
-    check = {one.module: one for one in found.layers}["attend"]
-    assert check.status == "not checked"
-    assert "MultiheadAttention" in check.reason
-    assert {one.module: one.status for one in found.layers}["enter"] == "verified"
+    assert [one.module for one in found.layers] == ["enter", "attend", "attend.out_proj", "leave"]
+    assert {one.status for one in found.layers} == {"verified"}
+    assert all(one.codes for one in found.layers)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])

@@ -1,0 +1,131 @@
+"""Whatever a module multiplies, and however it holds its weight: simulated, exported and verified alike."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import sensitivity as sv
+from tests.deploy.nets import SAFE
+from tests.models.operands import READ, TOKENS, Row
+from tests.perturb.test_operands import COMPUTED, Standardised
+
+EXACT = sv.Recipe(
+    "exact", sv.QuantSpec("int7", "per-channel", observer="minmax"), sv.QuantSpec("int8", observer="minmax")
+)
+
+
+def rounded(x: Tensor) -> Tensor:
+    """Symmetric int8 by the range of the tensor itself."""
+    return torch.fake_quantize_per_tensor_affine(x, float(x.abs().max()) / 127, 0, -128, 127)
+
+
+def rounded_rows(weight: Tensor) -> Tensor:
+    """Symmetric in 7 bits, with a scale for each row."""
+    scale = weight.abs().flatten(1).amax(1) / 63
+    return torch.fake_quantize_per_channel_affine(weight, scale, torch.zeros(len(scale)), 0, -63, 63)
+
+
+@torch.no_grad()
+def steps(found: Tensor, expected: Tensor, unrounded: Tensor) -> float:
+    """How far a result is from what was computed by hand, as a share of what rounding its operands changes."""
+    return float((found - expected).abs().max() / (unrounded - expected).abs().max())
+
+
+@pytest.fixture(scope="module")
+def row() -> tuple[sv.Wrapped, Tensor]:
+    torch.manual_seed(0)
+    x = torch.randn(1, TOKENS, READ)
+    wrapped = sv.wrap(Row().eval(), x)
+    wrapped.calibrate([x], EXACT)
+    return wrapped, x
+
+
+@pytest.fixture(scope="module")
+def by_hand(row: tuple[sv.Wrapped, Tensor]) -> list[Tensor]:
+    wrapped, x = row
+    other = torch.flip(x, (1,)) * 7
+    with torch.no_grad():
+        return [
+            module.compute(other, x, rounded, rounded, rounded_rows(module.multiplied()))
+            for module in wrapped.model.all
+        ]
+
+
+def close_to(outputs: tuple[Tensor, ...], row: tuple[sv.Wrapped, Tensor], by_hand: list[Tensor]) -> list[str]:
+    """What differs by more than the order of sums."""
+    wrapped, x = row
+    with torch.no_grad():
+        unrounded = wrapped.model(x)
+    pairs = zip(wrapped.model.all, outputs, by_hand, unrounded, strict=True)
+    return [f"{m.product}, {m.storage}, {m.call}" for m, *tensors in pairs if not steps(*tensors) < 1e-3]
+
+
+def test_exactly_the_operands_are_quantized_in_simulation(
+    row: tuple[sv.Wrapped, Tensor], by_hand: list[Tensor]
+) -> None:
+    wrapped, x = row
+    assert len(wrapped.layers) == len(by_hand)
+    with torch.no_grad(), wrapped.quantized(sv.Scheme.all(EXACT)) as model:
+        outputs = model(x)
+    assert close_to(outputs, row, by_hand) == []
+
+
+def test_exactly_the_operands_are_quantized_in_the_graph(row: tuple[sv.Wrapped, Tensor], by_hand: list[Tensor]) -> None:
+    wrapped, x = row
+    deployed = wrapped.deploy(sv.Scheme.all(EXACT), "onnxruntime")
+    assert deployed.plan.left_out == {}
+    assert close_to(deployed(x), row, by_hand) == []
+
+
+def test_every_operand_is_verified(row: tuple[sv.Wrapped, Tensor]) -> None:
+    wrapped, _ = row
+    found = wrapped.verify(wrapped.deploy(sv.Scheme.all(EXACT)))
+    assert {check.module: str(check.status) for check in found.layers if check.status != "verified"} == {}
+    assert all(check.codes for check in found.layers)
+
+
+@pytest.mark.parametrize("name", COMPUTED)
+def test_a_computed_weight_is_exported_as_computed(name: str) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(COMPUTED[name]()).eval()
+    x = torch.randn(1, 3, 6, 6)
+    with torch.no_grad():
+        model(x)
+        own = model[0].effective() if isinstance(model[0], Standardised) else model[0].weight
+        expected = nn.functional.conv2d(rounded(x), rounded_rows(own.detach()), model[0].bias)
+    wrapped = sv.wrap(model, x)
+    wrapped.calibrate([x], EXACT)
+    deployed = wrapped.deploy(sv.Scheme.all(EXACT), "onnxruntime")
+    assert deployed.plan.left_out == {}
+    assert steps(deployed(x), expected, model(x)) < 1e-3
+
+
+class Cross(nn.Module):
+    """Attention of one sequence to another, with a mask."""
+
+    def __init__(self, sizes: dict[str, int]) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(32, 4, batch_first=True, **sizes)
+        self.register_buffer("mask", torch.triu(torch.full((5, 7), float("-inf")), 2))
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        return self.attention(query, key, value, attn_mask=self.mask)[0]
+
+
+@pytest.mark.parametrize("sizes", [{}, {"kdim": 16, "vdim": 24}], ids=["packed", "separate"])
+def test_cross_attention_is_deployed_and_verified(sizes: dict[str, int]) -> None:
+    torch.manual_seed(0)
+    key, value = torch.randn(1, 7, sizes.get("kdim", 32)), torch.randn(1, 7, sizes.get("vdim", 32)) * 3
+    inputs = (torch.randn(1, 5, 32), key, value)
+    wrapped = sv.wrap(Cross(sizes).eval(), inputs)
+    wrapped.calibrate([inputs])
+    deployed = wrapped.deploy(SAFE)
+    assert deployed.plan.left_out == {}
+    found = wrapped.verify(deployed)
+    assert {check.status for check in found.layers} == {"verified"}
+    with deployed.plan.simulated() as model:
+        simulated = model(*inputs)
+    with torch.no_grad():
+        assert steps(deployed(*inputs), simulated, wrapped.model(*inputs)) < 0.05
