@@ -9,10 +9,10 @@ from numbers import Integral, Real
 from typing import Literal
 
 from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
-from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
 from sensitivity.records.latency import Latency, latency_of
+from sensitivity.records.size import layer_bytes
 
 DECIBEL = "dB"
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import ceil
 
 from torch import nn
 
 from sensitivity.layers.sites import Site
 from sensitivity.records import Layer, Recipe
+from sensitivity.records.size import layer_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,23 +53,15 @@ def scheme_bytes(
     element_bytes: int | None = None,
     biases_too: bool = False,
 ) -> int:
-    """Bytes of all weights and biases when some layers are quantized.
+    """Bytes of all weights and biases when some layers are quantized; see ``records.size.layer_bytes``.
 
     Args:
         layers: All layers of the model.
         recipes: What each quantized layer gets, by name.
-        element_bytes: Bytes of an element that is not quantized, e.g. 2 for a model deployed in FP16; None takes what
-            each weight is stored in.
-        biases_too: Count the biases of quantized layers in the recipe's bits as well, as the thesis did; engines keep
-            them in float.
+        element_bytes: Bytes of an element that is not quantized; None takes those of each weight as stored.
+        biases_too: Count the biases of quantized layers in the recipe's bits as well.
     """
-    total = 0
-    for layer in layers:
-        plain = element_bytes or layer.weight_bytes // layer.weight_elements
-        recipe = recipes.get(layer.name)
-        if recipe is None or recipe.weights is None:
-            total += layer.parameters * plain
-            continue
-        quantized = layer.parameters if biases_too else layer.weight_elements
-        total += ceil(quantized * recipe.weight_bits / 8) + (layer.parameters - quantized) * plain
-    return total
+    return sum(
+        layer_bytes(layer, recipes.get(layer.name), element_bytes=element_bytes, biases_too=biases_too)
+        for layer in layers
+    )

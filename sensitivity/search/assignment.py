@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from sensitivity.advise.size import layer_bytes
 from sensitivity.records import Layer, Recipe, Scheme
 from sensitivity.records.scheme import EVERYTHING, Rule
+from sensitivity.records.size import layer_bytes
 
 Assignment = Mapping[Layer, Recipe]
 """The recipe of each quantized layer; layers that stay in float are absent."""

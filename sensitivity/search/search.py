@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sensitivity.advise.size import layer_bytes
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.latency import Latency
+from sensitivity.records.size import layer_bytes
 from sensitivity.records.tuned import Goal, Step, StepKind
 from sensitivity.search.assignment import Assignment, bytes_under, changed, uniform
 from sensitivity.search.budget import Option, least_noise

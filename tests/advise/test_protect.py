@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import sensitivity as sv
 from sensitivity.advise.protect import protect, trade_offs
-from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import QuantSpec, Recipe, Scheme
 from sensitivity.records.latency import Latency, latency_of
+from sensitivity.records.size import layer_bytes
 from sensitivity.study import Study
 from tests.deploy.nets import NETS, build, images
 from tests.made_studies import INT4, INT8, make_study, random_study, with_second_recipe

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from sensitivity.advise.size import layer_bytes, saved_bytes
+import sensitivity as sv
+from sensitivity.advise.size import saved_bytes
 from sensitivity.records import Pruning, QuantSpec, Recipe
+from sensitivity.records.size import layer_bytes
 from tests.made_studies import INT4, INT8, make_layer, make_study, with_second_recipe
 
 ACTIVATIONS_ONLY = Recipe("A8", activations=QuantSpec())
@@ -34,6 +36,20 @@ def test_a_recipe_that_leaves_weights_alone_saves_nothing(recipe: Recipe) -> Non
 def test_weights_stored_in_half_precision_save_half() -> None:
     half = replace(conv(), weight_bytes=2 * 16 * 32 * 9)
     assert layer_bytes(half, None) - layer_bytes(half, INT8) == 16 * 32 * 9
+
+
+def test_a_model_in_half_precision_is_as_large_for_the_model_as_for_its_study() -> None:
+    """``Wrapped.size_bytes`` and ``Study.protect`` count the same bytes, biases of two bytes among them."""
+    torch = pytest.importorskip("torch")
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.Conv2d(8, 5, 1)).half()
+    wrapped = sv.wrap(net, torch.zeros(1, 3, 8, 8, dtype=torch.float16))
+    stored = sum(parameter.numel() * parameter.element_size() for parameter in net.parameters())
+    assert wrapped.size_bytes() == stored == sum(layer_bytes(layer, None) for layer in wrapped.layers)
+    scheme = sv.Scheme.only("layers:0:0", sv.INT8)
+    quantized = stored - 3 * 8 * 9  # one byte in place of two for each weight, none for the bias
+    assert wrapped.size_bytes(scheme) == quantized
+    recipes = dict.fromkeys(["layers:0:0"], sv.INT8)
+    assert sum(layer_bytes(layer, recipes.get(layer.name)) for layer in wrapped.layers) == quantized
 
 
 def test_groups_and_linear_layers_count_their_own_elements() -> None:

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 
 from sensitivity.advise.rank import worst_first
-from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
+from sensitivity.records.size import layer_bytes
 from sensitivity.study import read
 from tests.made_studies import INT4, make_study, random_study, with_second_recipe
 

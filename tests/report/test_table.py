@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sensitivity.advise.size import layer_bytes
 from sensitivity.errors import StudyError
 from sensitivity.records import SkippedModule
+from sensitivity.records.size import layer_bytes
 from sensitivity.report.table import compare, frame
 from sensitivity.study import Study, read
 from tests.made_studies import INT8, make_study, random_study, with_intervals, with_second_recipe
