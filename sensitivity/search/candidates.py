@@ -3,42 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
+from sensitivity.deploy.doctor.recipe_for import without_saturation
 from sensitivity.deploy.prepare.placement import Target, refusal
 from sensitivity.errors import EngineError, RecipeError
-from sensitivity.quantize.recipes import INT8
+from sensitivity.quantize.recipes import INT8, INT8_AFFINE
 from sensitivity.records import QuantSpec, Recipe
 
 _WEIGHTS = QuantSpec("int8", "per-channel", observer="mse")
-
-
-def _affine(name: str, observer: str, weights: QuantSpec = _WEIGHTS) -> Recipe:
-    return Recipe(name, weights=weights, activations=QuantSpec("uint8", symmetric=False, observer=observer))
-
+_PERCENTILE = QuantSpec("int8", observer="percentile", sample_every=8)
+_AFFINE_PERCENTILE = replace(_PERCENTILE, format="uint8", symmetric=False)
+_CORRECTED = replace(INT8_AFFINE, name="int8-affine-corrected", bias_correction=True)
 
 EIGHT_BITS = (
     INT8,
-    _affine("int8-affine-minmax", "minmax", QuantSpec("int8", "per-channel")),
-    Recipe("int8-percentile", weights=_WEIGHTS, activations=QuantSpec("int8", observer="percentile")),
-    _affine("int8-affine-percentile", "percentile"),
-    _affine("int8-affine-mse", "mse"),
+    Recipe("int8-percentile", weights=_WEIGHTS, activations=_PERCENTILE),
+    INT8_AFFINE,
+    Recipe(
+        "int8-affine-percentile", weights=_WEIGHTS, activations=replace(_PERCENTILE, format="uint8", symmetric=False)
+    ),
+    _CORRECTED,
 )
-"""Ranges and zero points for weights and activations in 8 bits: all of the same size and speed."""
+"""Ranges, zero points and corrected biases for weights and activations in 8 bits: all of the same size and speed."""
 
-FEWER_BITS = (
-    _affine("int6-weights-affine-mse", "mse", QuantSpec("int6", "per-channel", observer="mse")),
-    _affine("int4-weights-affine-mse", "mse", QuantSpec("int4", "per-channel", observer="mse")),
+FEWER_BITS = tuple(
+    replace(
+        INT8_AFFINE,
+        name=f"int{bits}-weights-affine",
+        weights=replace(_WEIGHTS, format=f"int{bits}"),
+        rounding="compensated",
+        bias_correction=True,
+    )
+    for bits in (6, 4)
 )
 """What a budget of bytes may need as well."""
 
 
-def usual_candidates(*, fewer_bits: bool) -> tuple[Recipe, ...]:
-    """The recipes that are tried where the caller names none.
+def usual_candidates(*, fewer_bits: bool, saturates: bool) -> tuple[Recipe, ...]:
+    """The recipes that are tried where the caller names none, each once.
 
     Args:
         fewer_bits: Also recipes with weights in fewer than 8 bits.
+        saturates: Whether the engine's sums of 8-bit products saturate on this machine: weights in 7 bits do not.
     """
-    return (*EIGHT_BITS, *(FEWER_BITS if fewer_bits else ()))
+    recipes = (*EIGHT_BITS, *(FEWER_BITS if fewer_bits else ()))
+    safe = [without_saturation(recipe) for recipe in recipes] if saturates else recipes
+    return tuple({recipe.digest: recipe for recipe in reversed(safe)}.values())[::-1]
 
 
 def check_candidates(candidates: object) -> tuple[Recipe, ...]:

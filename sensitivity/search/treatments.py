@@ -36,7 +36,7 @@ def treatments_of(recipe: Recipe) -> tuple[Treatment, ...]:
     Args:
         recipe: What the layer has.
     """
-    found = [*_of_activations(recipe), *_of_weights(recipe)]
+    found = [*_of_activations(recipe), *_of_weights(recipe), *_of_errors(recipe)]
     names = dict.fromkeys(treatment.recipe.digest for treatment in found)
     names.pop(recipe.digest, None)
     first = {treatment.recipe.digest: treatment for treatment in reversed(found)}
@@ -81,6 +81,18 @@ def _of_weights(recipe: Recipe) -> list[Treatment]:
     if recipe.activations is not None or recipe.pruning is not None:
         plain = replace(recipe, weights=None)
         found.append(Treatment(_renamed(plain, "float weights"), DamageCause.WEIGHTS, is_cure=False))
+    return found
+
+
+def _of_errors(recipe: Recipe) -> list[Treatment]:
+    """What is made of the statistics of the layer's inputs: a corrected bias, and rounding that compensates errors."""
+    if recipe.placement != "deploy" or (recipe.weights is None and recipe.activations is None):
+        return []
+    corrected = replace(recipe, bias_correction=True)
+    found = [Treatment(_renamed(corrected, "bias corrected"), DamageCause.BIAS_SHIFT)]
+    if recipe.weights is not None and find_format(recipe.weights.format).kind == "integer":
+        compensated = replace(recipe, rounding="compensated")
+        found.append(Treatment(_renamed(compensated, "rounding compensated"), None))
     return found
 
 

@@ -11,6 +11,7 @@ from torch import nn
 
 from sensitivity.contracts import Store, Task
 from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.doctor.saturation import capabilities_here
 from sensitivity.deploy.engines.registry import Build, EngineKind, engine_names, kind_of
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.latency import compare_with_float
@@ -123,13 +124,19 @@ def request_of(goal: Goal, engine: str | Build | None, candidates: object) -> Re
         MissingPackageError: If a latency is asked for, and the engine's package is not installed.
     """
     kind = None if engine is None else kind_of(engine)
-    asked = (
-        usual_candidates(fewer_bits=goal.size_bytes is not None) if candidates is None else check_candidates(candidates)
-    )
-    able, refusals = runnable(asked, None if kind is None else kind.target)
     absence = check_engine(goal, kind)
+    if candidates is None:
+        asked = usual_candidates(fewer_bits=goal.size_bytes is not None, saturates=_saturates(engine))
+    else:
+        asked = check_candidates(candidates)
+    able, refusals = runnable(asked, None if kind is None else kind.target)
     notes = (*refusals, *([absence] if absence else []))
     return Request(goal, engine, kind, tuple(able), candidates is None, notes, kind is not None and not absence)
+
+
+def _saturates(engine: str | Build | None) -> bool:
+    """Whether sums of 8-bit products saturate on this machine, found with one convolution."""
+    return engine is not None and bool(capabilities_here(engine).saturates)
 
 
 def check_engine(goal: Goal, kind: EngineKind | None) -> str:

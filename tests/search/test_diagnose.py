@@ -211,3 +211,19 @@ def test_what_cannot_be_diagnosed_is_said() -> None:
 
     with pytest.raises(ModelError, match="the model returns no floating-point tensor"):
         sv.wrap(Silent("none").eval(), images()[:1]).diagnose(images(), MINMAX)
+
+
+def test_a_shifted_mean_is_named_and_a_corrected_bias_cures_it() -> None:
+    """Values of one sign, rounded down by weights that are all too small: the errors add up to a constant."""
+    torch.manual_seed(0)
+    model = nn.Sequential(*(nn.Conv2d(8, 8, 1, bias=False) for _ in range(3)))
+    for layer in model:
+        nn.init.orthogonal_(layer.weight.view(8, 8))  # type: ignore[union-attr,arg-type]
+    inputs = 5.0 + 0.1 * torch.randn(4, 8, 8, 8, generator=torch.Generator().manual_seed(1))
+    recipe = sv.Recipe("coarse", weights=sv.QuantSpec("int4", "per-channel"))
+    diagnosis = sv.wrap(model.eval(), inputs[:1]).diagnose(inputs, recipe, enough_db=100.0)
+    first = diagnosis[0]
+    assert first.cause == DamageCause.BIAS_SHIFT
+    assert first.causes[DamageCause.BIAS_SHIFT] > 20.0
+    assert first.cure is not None
+    assert first.cure.bias_correction

@@ -41,7 +41,7 @@ def recipe_for(engine: str | Callable[..., RunsGraph]) -> Recipe:
     name = kind_of(engine).name
     reasons = []
     for preset in (INT8_AFFINE, INT8):
-        recipe = _without_saturation(preset) if capabilities.saturates else preset
+        recipe = without_saturation(preset) if capabilities.saturates else preset
         reason = refusal(recipe, Target(name, capabilities))
         if reason is None:
             return recipe
@@ -49,8 +49,12 @@ def recipe_for(engine: str | Callable[..., RunsGraph]) -> Recipe:
     raise RecipeError(f"{name} runs no int8 recipe of this library. {' '.join(reasons)}")
 
 
-def _without_saturation(recipe: Recipe) -> Recipe:
-    """The same with weights of few enough bits that no sum of two products leaves 16 bits."""
-    if recipe.weights is None:
+def without_saturation(recipe: Recipe) -> Recipe:
+    """The same with weights of few enough bits that no sum of two products leaves 16 bits.
+
+    Args:
+        recipe: Any; one whose weights are not in 8 bits is returned as it is.
+    """
+    if recipe.weights is None or recipe.weights.format != "int8":
         return recipe
     return replace(recipe, name=f"{recipe.name}-7bit-weights", weights=replace(recipe.weights, format=SAFE_WEIGHTS))
