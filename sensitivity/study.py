@@ -37,6 +37,7 @@ class Study(StudyRecord):
     """
 
     @classmethod
+    @checked(StudyError)
     def of(cls, record: StudyRecord) -> Self:
         """The same measurements as a study."""
         return cls(**{field.name: getattr(record, field.name) for field in fields(StudyRecord)})
@@ -85,6 +86,9 @@ class Study(StudyRecord):
         """
         from sensitivity.report.table import compare
 
+        if other_recipe is not None and other_recipe not in other.recipes:
+            known = ", ".join(other.recipes)
+            raise StudyError(f"other_recipe={other_recipe!r}: the other study has no such recipe. It has: {known}.")
         return compare(self, other, recipe=recipe, other_recipe=other_recipe)
 
     @checked(StudyError)

@@ -23,6 +23,7 @@ class Verification(VerificationRecord):
     """Whether an engine computes what was simulated; ``passed`` says it in one word."""
 
     @classmethod
+    @checked(StudyError)
     def of(cls, record: VerificationRecord) -> Self:
         """The same facts with the methods of this class."""
         return cls(**{field.name: getattr(record, field.name) for field in fields(VerificationRecord)})

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sensitivity.contracts import Executor, Store, Task
-from sensitivity.errors import ModelError, StudyError
+from sensitivity.errors import CalibrationError, ModelError, StudyError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
 from sensitivity.layers.find import find_layers
@@ -693,7 +693,10 @@ class Wrapped:
         if isinstance(calibration, Sequence) and {isinstance(item, Calibration) for item in calibration} == {True}:
             return list(calibration)
         needed = [recipe for recipe in recipes if recipe.needs_calibration]
-        return [self.calibrate(calibration, needed, progress=progress)] if needed else []
+        try:
+            return [self.calibrate(calibration, needed, progress=progress)] if needed else []
+        except CalibrationError as error:
+            raise CalibrationError(f"calibration=: {error}") from error
 
     def __repr__(self) -> str:
         return f"Wrapped({self.name}, {len(self.layers)} layers)"

@@ -1,20 +1,35 @@
-"""Calls of the public names with one wrong argument each, made from their signatures: no raw error comes out."""
+"""Every public call with one wrong argument, made from the signatures: an error names the argument, and none is raw.
+
+Called is all that ``sv.__all__`` holds: functions, constructors, and the public methods of the classes. A new public
+name is called as soon as it is there; where no right value for one of its parameters is known, its test says so.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import inspect
+import json
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import nn
 
 import sensitivity as sv
+from sensitivity.deploy.engines import registry as engines
 from sensitivity.errors import SensitivityError
+from sensitivity.quantize.observers import MinMaxObserver
+from sensitivity.records.formats import _FORMATS as FORMATS
+from sensitivity.records.latency import Latency
+from sensitivity.records.observers import _OBSERVERS as OBSERVERS
+from tests.tasks.made_scenes import ANNOTATIONS, SIZES, Recall, adapter, truth_as_output, write_scenes
 
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 WRONG: dict[str, Any] = {
@@ -36,104 +51,270 @@ WRONG: dict[str, Any] = {
     "function": abs,
     "tensor": torch.zeros(2),
     "scalar": torch.tensor(1.0),
+    "array": np.zeros((2, 2)),
     "path": Path("nowhere"),
     "recipe": sv.INT8,
 }
-UNTRIED = {"ray_executor", "Lvis", "PromptedMasks", "SemanticSegmentation", "CocoDetection"}
-"""Public names whose calls need a cluster or files; their tests of arguments stand in tests/tasks."""
+RETURNED = ("CallbackTask", "Deployed", "LayerTable")
+"""Classes with methods that are not in ``sv.__all__``: public calls return them."""
 
-LEFT_OUT = {("images", "tensor"), ("calibration", "tensor")}
-"""Images of another shape than the model takes still raise the model's own error."""
+NO_CALLS = {"ray_executor": "starts a cluster", "SensitivityError": "is raised, not called"}
+
+
+def label_maps(outputs: Any, sizes: Any) -> Any:
+    """An adapter of label maps."""
+    return [np.zeros(size, np.int64) for size in sizes]
+
+
+def plain_image(image: Any) -> torch.Tensor:
+    """An image of 8 x 8 pixels in the colour of its first one."""
+    return torch.full((3, 8, 8), float(image[0, 0, 0]) / 255)
+
+
+class Filler:
+    """Segments whatever it is prompted with as nothing."""
+
+    def preprocess(self, image: Any) -> Any:
+        return image
+
+    def encode(self, x: Any) -> Any:
+        return x
+
+    def predict_masks(self, embedding: Any, *, original_size: tuple[int, int], **prompts: Any) -> Any:
+        count = len(prompts["boxes"])
+        return torch.ones(count, 1, *original_size), torch.ones(count, 1)
+
+
+class Count:
+    """Counts what it is given."""
+
+    higher_is_better = True
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def update(self, predictions: Any, targets: Any) -> None:
+        """Count."""
+        self.count += len(targets)
+
+    def compute(self) -> float:
+        """The count."""
+        return float(self.count)
+
+    def reset(self) -> None:
+        """Start again."""
+        self.count = 0
 
 
 class Subject:
-    """One of everything that has public methods."""
+    """Right arguments for every public call, and an object of every public class."""
 
     def __init__(self, folder: Path) -> None:
         torch.manual_seed(0)
+        self.folder = folder
         self.model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
         self.wrapped = sv.wrap(self.model, IMAGES[:1], name="net")
         self.task = sv.FeatureFidelity(IMAGES)
-        self.calibration = self.wrapped.calibrate(IMAGES, progress=False)
         self.scheme = sv.Scheme.all(sv.INT8)
+        self.calibration = self.wrapped.calibrate(IMAGES, progress=False)
         self.study = self.wrapped.analyze(self.task, sv.INT8_WEIGHTS, progress=False)
         self.deployed = self.wrapped.deploy(self.scheme, "torch")
-        self.verification = self.wrapped.verify(self.deployed)
-        self.spec = sv.QuantSpec()
-        self.path = folder / "file.json"
+        self.signals = self.wrapped.signals(IMAGES, sv.INT8_WEIGHTS)
+        self.explanation = self.wrapped.explain(self.task, sv.INT8_WEIGHTS)
+        self.objects = {type(value).__name__: value for value in self._objects()}
+        self.right = self._right()
+        self.own = self._own()
 
-    def calls(self) -> Iterator[tuple[str, Callable[..., Any], dict[str, Any]]]:
-        """Name of a call, the function, and arguments that are right."""
-        task, scheme, study, wrapped = self.task, self.scheme, self.study, self.wrapped
-        quick = {"recipe": sv.INT8_WEIGHTS}
-        yield "wrap", sv.wrap, {"model": self.model, "example_inputs": IMAGES[:1]}
-        yield "verify", sv.verify, {"wrapped": wrapped, "deployed": self.deployed}
-        yield "read_thesis", sv.read_thesis, {"path": self.path}
-        yield "pareto", sv.pareto, {"study": study}
-        yield "callback_task", sv.callback_task, {"function": abs}
-        yield "Prune", sv.Prune, {"level_or_pattern": 0.5}
-        yield "FeatureFidelity", sv.FeatureFidelity, {"inputs": IMAGES}
-        yield "Resize", sv.Resize, {"height": 8, "width": 8}
-        yield "QuantSpec", sv.QuantSpec, {}
-        yield "Recipe", sv.Recipe, {"name": "mine", "weights": self.spec}
-        yield "Scheme", sv.Scheme, {}
-        yield "Sweep", sv.Sweep, {}
-        yield "Gates", sv.Gates, {}
-        yield "Confidence", sv.Confidence, {"tolerance": 0.5}
-        verbs: dict[str, dict[str, Any]] = {
-            "activations": {},
-            "folded": {},
-            "size_bytes": {"scheme": scheme},
-            "calibrate": {"images": IMAGES, "progress": False},
-            "evaluate": {"task": task, "scheme": scheme},
-            "analyze": {"task": task, "progress": False, **quick},
-            "explain": {"task": task, **quick},
-            "signals": {"images": IMAGES, **quick},
-            "screen": {"images": IMAGES, **quick},
-            "plan": {"scheme": scheme},
-            "deploy": {"scheme": scheme, "engine": "torch"},
-            "verify": {"deployed": self.deployed},
-            "latency": {**quick, "engine": "torch"},
-            "verify_study": {"study": study, "task": task, "engine": "torch"},
+    def _objects(self) -> Iterator[Any]:
+        yield from (sv.INT8, sv.QuantSpec(), self.scheme, sv.Sweep(), sv.Gates(), sv.Confidence(tolerance=0.5))
+        yield from (self.wrapped, self.wrapped.layers, self.wrapped.layers[0], self.wrapped.activations())
+        yield from (self.calibration, self.study, self.study.baseline, self.signals, self.explanation)
+        yield from (self.deployed, self.wrapped.plan(self.scheme), self.wrapped.verify(self.deployed))
+        yield from (sv.Resize(height=8, width=8), FORMATS.find("int8"), self.task.with_reference(self.model))
+        yield sv.callback_task(lambda model: 1.0)
+        scenes = write_scenes(self.folder / "scenes", SIZES, ANNOTATIONS)
+        plain = json.loads(scenes.annotations.read_text())
+        for image in plain["images"]:
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+        plain["categories"] = [category | {"frequency": "f"} for category in plain["categories"]]
+        scenes.annotations.write_text(json.dumps(plain))
+        self.labels = self.folder / "labels"
+        self.labels.mkdir()
+        for number, size in enumerate(SIZES):
+            Image.fromarray(np.zeros(size, np.uint8)).save(self.labels / f"{number}.png")
+        self.files: dict[str, Any] = {"images": scenes.images, "annotations": scenes.annotations}
+        self.adapted = {**self.files, "preprocess": plain_image, "adapter": adapter, "labels": "category_id"}
+        self.recall = Recall(truth_as_output(scenes))
+        yield sv.CocoDetection(**self.adapted)
+        yield sv.Lvis(**self.adapted)
+        yield sv.PromptedMasks(**self.files)
+        yield sv.SemanticSegmentation(**self._semantic())
+        yield sv.Classification(IMAGES, torch.zeros(8, dtype=torch.int64))
+        yield sv.LoaderTask(self._batches(), metric=Count())
+
+    def _semantic(self) -> dict[str, Any]:
+        settings = {"labels": self.labels, "classes": ["ground", "cat"], "preprocess": plain_image}
+        return {"images": self.files["images"], "adapter": label_maps, **settings}
+
+    def _batches(self) -> list[Any]:
+        return [(IMAGES[:4], torch.zeros(4)), (IMAGES[4:], torch.zeros(4))]
+
+    def _right(self) -> dict[str, Any]:
+        """What is right for a required parameter of this name, wherever it stands."""
+        return {
+            "model": self.model,
+            "example_inputs": IMAGES[:1],
+            "images": IMAGES,
+            "inputs": IMAGES,
+            "wrapped": self.wrapped,
+            "task": self.task,
+            "scheme": self.scheme,
+            "study": self.study,
+            "other": self.study,
+            "record": self.study,
+            "recipe": sv.INT8_WEIGHTS,
+            "calibration": self.calibration,
+            "deployed": self.deployed,
+            "signals": self.signals,
+            "path": self.folder / "file.json",
+            "names": "*",
+            "pattern": "*",
+            "name": "mine",
+            "tolerance": 0.5,
+            "height": 8,
+            "width": 8,
         }
-        for name, given in verbs.items():
-            yield f"Wrapped.{name}", getattr(wrapped, name), given
-        yield "Wrapped.quantized", self._quantized, {"scheme": scheme}
-        for name in ("table", "plot", "plot_levels", "flags", "to_markdown", "to_latex", "to_rst"):
-            yield f"Study.{name}", getattr(study, name), {}
-        yield "Study.compare", study.compare, {"other": study}
-        yield "Study.protect", study.protect, {"top": 1}
-        yield "Study.to_html", study.to_html, {"path": self.path}
-        yield "Study.with_latency", study.with_latency, {"latency": None}
-        yield "Study.with_signals", self._with_signals, {"signals": None}
-        yield "Study.save", study.save, {"path": self.path}
-        yield "Study.load", sv.Study.load, {"path": self.path}
-        yield "Study.from_json", sv.Study.from_json, {"plain": study.to_json()}
-        yield "Scheme.all", sv.Scheme.all, {"recipe": sv.INT8}
-        yield "Scheme.only", sv.Scheme.only, {"names": "*", "recipe": sv.INT8}
-        yield "Scheme.protect", scheme.protect, {"pattern": "*"}
-        yield "Scheme.quantize", scheme.quantize, {"pattern": "*", "recipe": sv.INT8}
-        yield "Scheme.with_rest", scheme.with_rest, {"rest": "bf16"}
-        yield "Scheme.save", scheme.save, {"path": self.path}
-        yield "Scheme.load", sv.Scheme.load, {"path": self.path}
-        yield "Scheme.from_json", sv.Scheme.from_json, {"plain": scheme.to_json()}
-        yield "Recipe.renamed", sv.INT8.renamed, {"name": "mine"}
-        yield "Recipe.from_json", sv.Recipe.from_json, {"plain": sv.INT8.to_json()}
-        yield "Calibration.fits", self.calibration.fits, {"recipe": sv.INT8}
-        yield "Calibration.save", self.calibration.save, {"path": self.path.with_suffix(".safetensors")}
-        yield "Calibration.load", sv.Calibration.load, {"path": self.path}
-        yield "LayerTable.select", wrapped.layers.select, {"pattern": "*"}
-        yield "Verification.plot", self.verification.plot, {}
-        yield "Verification.save", self.verification.save, {"path": self.path}
-        yield "Verification.load", sv.Verification.load, {"path": self.path}
-        yield "Verification.from_json", sv.Verification.from_json, {"plain": self.verification.to_json()}
 
-    def _quantized(self, scheme: Any, calibration: Any = None) -> None:
-        with self.wrapped.quantized(scheme, calibration=calibration):
-            pass
+    def _own(self) -> dict[str, dict[str, Any]]:
+        """What is right for the parameters of one call."""
+        latency = Latency(
+            "net", sv.INT8_WEIGHTS, "torch", 0.1, 0.2, dict.fromkeys(self.wrapped.layers.names, (0.1, 0.2))
+        )
+        quick = {"recipe": sv.INT8_WEIGHTS, "progress": False}
+        return {
+            "register_format": {"number_format": self.objects["NumberFormat"]},
+            "register_observer": {"observer": MinMaxObserver},
+            "register_engine": {"build": abs},
+            "read_thesis": {"path": self.folder / "file.csv"},
+            "callback_task": {"function": abs},
+            "Prune": {"level_or_pattern": 0.5},
+            "Recipe": {"weights": sv.QuantSpec()},
+            "CocoDetection": self.adapted,
+            "Lvis": self.adapted,
+            "PromptedMasks": self.files,
+            "SemanticSegmentation": self._semantic(),
+            "Classification": {"labels": torch.zeros(8, dtype=torch.int64)},
+            "LoaderTask": {"loader": self._batches(), "metric": Count()},
+            "Wrapped": {"layers": self.wrapped.layers},
+            "Wrapped.calibrate": {"progress": False},
+            "Wrapped.analyze": quick,
+            "Wrapped.explain": {"recipe": sv.INT8_WEIGHTS},
+            "Wrapped.signals": {"recipe": sv.INT8_WEIGHTS},
+            "Wrapped.screen": {"recipe": sv.INT8_WEIGHTS},
+            "Wrapped.deploy": {"engine": "torch"},
+            "Wrapped.latency": {"recipe": sv.INT8_WEIGHTS, "engine": "torch"},
+            "Wrapped.verify_study": {"engine": "torch"},
+            "Scheme.with_rest": {"rest": "bf16"},
+            "Calibration.range_of": {"point": next(iter(self.calibration.ranges))},
+            "Calibration.save": {"path": self.folder / "file.safetensors"},
+            "Study.protect": {"top": 1},
+            "Study.with_latency": {"latency": latency},
+            "Confidence.verdict": {"drop": 0.1, "low": 0.0, "high": 0.2},
+            "Gates.metric_tolerance": {"unit": "%", "drop": 0.1},
+            "Resize.inner_size": {"size": (8, 8)},
+            "Resize.to_original": {"boxes": [[0.0, 0.0, 1.0, 1.0]], "size": (8, 8)},
+            "Deployed.save": {"folder": self.folder},
+            "Verification.of": {"record": self.objects["Verification"]},
+        }
 
-    def _with_signals(self, signals: Any) -> None:
-        self.study.with_signals(signals)
+    def calls(self, name: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+        """Name of a call, and what is called: all that a public name leads to."""
+        if name in sv.__all__:
+            yield name, getattr(sv, name)
+        if name not in sv.__all__ or inspect.isclass(getattr(sv, name)):
+            yield from self._methods(name)
+
+    def _methods(self, name: str) -> Iterator[tuple[str, Callable[..., Any]]]:
+        owner = self.objects.get(name)
+        assert owner is not None, f"no {name} to call the methods of: add one to Subject._objects"
+        for method in dir(type(owner)):
+            function = getattr(owner, method, None) if not method.startswith("_") else None
+            if not inspect.isroutine(function) or not parameters_of(function):
+                continue
+            if (inspect.unwrap(function).__module__ or "").startswith("sensitivity"):
+                yield f"{name}.{method}", function
+
+    def right_for(self, name: str, function: Callable[..., Any]) -> dict[str, Any]:
+        """Right arguments for all required parameters, and for some others."""
+        own = dict(self.own.get(name, {}))
+        owner, _, method = name.partition(".")
+        if method in ("predict", "score", "scores_without", "suspicion", "instance_sum", "scored_part"):
+            own |= self._of_task(owner)
+        elif method == "batches":
+            own["images"] = [0]
+        elif method == "from_json":
+            own["plain"] = self.objects[owner].to_json()
+        elif not method and dataclasses.is_dataclass(function):
+            instance = self.objects[owner]
+            own = {field.name: getattr(instance, field.name) for field in dataclasses.fields(instance)} | own
+        right = {}
+        for parameter in parameters_of(function):
+            if parameter.name in own:
+                right[parameter.name] = own[parameter.name]
+            elif parameter.default is inspect.Parameter.empty:
+                known = parameter.name in self.right
+                assert known, f"what is right for {name}({parameter.name}=)? Add it to Subject._right or Subject._own"
+                right[parameter.name] = self.right[parameter.name]
+        return right
+
+    def _of_task(self, owner: str) -> dict[str, Any]:
+        task = self.objects[owner]
+        model: Any = self.recall if owner in ("CocoDetection", "Lvis") else self.model
+        model = Filler() if owner == "PromptedMasks" else model
+        model = nn.Sequential(self.model, nn.Flatten()) if owner == "Classification" else model
+        batch = next(iter(task.batches()))
+        with torch.no_grad():
+            predictions = dict(zip(batch.images, task.predict(model, batch), strict=True))
+        prediction = next(iter(predictions.values()))
+        return {
+            "model": model,
+            "batch": batch,
+            "predictions": predictions,
+            "prediction": prediction,
+            "groups": [[0], [1]],
+        }
+
+
+def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Those that have a name of their own."""
+    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    return [one for one in inspect.signature(function).parameters.values() if one.kind not in variadic]
+
+
+def called(function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    """The call, with what it returns entered or gone through where nothing happens before."""
+    with registering_nothing():
+        result = function(**arguments)
+        if isinstance(result, contextlib.AbstractContextManager):
+            with result:
+                pass
+        elif isinstance(result, Iterator):
+            list(result)
+
+
+REGISTERED: tuple[dict[str, Any], ...] = (engines._KINDS, FORMATS._values, OBSERVERS._values)
+
+
+@contextlib.contextmanager
+def registering_nothing() -> Iterator[None]:
+    """What a call has registered is taken out again."""
+    before = [dict(values) for values in REGISTERED]
+    try:
+        yield
+    finally:
+        for values, known in zip(REGISTERED, before, strict=True):
+            values.clear()
+            values.update(known)
 
 
 def faults_of(name: str, function: Callable[..., Any], right: dict[str, Any]) -> list[str]:
@@ -141,44 +322,54 @@ def faults_of(name: str, function: Callable[..., Any], right: dict[str, Any]) ->
     faults = []
     usual = ""
     try:
-        function(**right)
+        called(function, right)
     except SensitivityError as error:
         usual = str(error)  # comes with right arguments too, e.g. of a file that is not there
-    variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    parameters = [one.name for one in inspect.signature(function).parameters.values() if one.kind not in variadic]
-    for parameter in parameters:
+    for parameter in parameters_of(function):
         for kind, value in WRONG.items():
-            if (parameter, kind) in LEFT_OUT:
-                continue
+            where = f"{name}({parameter.name}={kind})"
             try:
-                function(**right | {parameter: value})
+                called(function, right | {parameter.name: value})
             except (TypeError, ValueError, SensitivityError) as error:
-                if not _says_which(str(error), parameter, kind) and str(error) != usual:
-                    faults.append(f"{name}({parameter}={kind}): no name: {type(error).__name__}: {error}"[:250])
+                if not names(str(error), parameter.name, kind) and str(error) != usual:
+                    faults.append(f"{where}: no name: {type(error).__name__}: {error}"[:250])
             except Exception as error:  # noqa: BLE001 - this is what is looked for
-                faults.append(f"{name}({parameter}={kind}): raw {type(error).__name__}: {error}"[:250])
+                faults.append(f"{where}: raw {type(error).__name__}: {error}"[:250])
             finally:
                 plt.close("all")
     return faults
 
 
-def _says_which(message: str, parameter: str, kind: str) -> bool:
-    """Whether a message names the argument or its value.
+def names(message: str, parameter: str, kind: str) -> bool:
+    """Whether a message names the argument.
 
     A function that can be called raises errors of its own; what ``from_json`` is given is mostly the content of a file,
     whose message says what is wrong with that.
     """
-    value = WRONG[kind]
-    parts = [repr(value), *(map(repr, value) if isinstance(value, (list, dict)) else [str(value)])]
-    named = parameter == "plain" or parameter in message or parameter.replace("_", " ") in message
-    empty = kind == "nothing" and "no image was given" in message
-    return named or empty or callable(value) or any(part and part[:40] in message for part in parts)
+    words = {parameter, parameter.replace("_", " "), parameter.removesuffix("s")}
+    if kind in ("text", "path") and parameter in ("path", "annotations", "prompts"):
+        words.add(str(WRONG[kind]))  # the file that does not hold what it should
+    if parameter == "pattern":
+        words.add("no layer matches")
+    return parameter == "plain" or callable(WRONG[kind]) or any(word in message for word in words)
 
 
-def test_a_wrong_argument_is_an_error_that_names_it_whatever_public_name_is_called(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture(scope="module")
+def subject(tmp_path_factory: pytest.TempPathFactory) -> Subject:
+    return Subject(tmp_path_factory.mktemp("subject"))
+
+
+CALLABLE = [name for name in sv.__all__ if callable(getattr(sv, name)) and name not in NO_CALLS]
+
+
+@pytest.mark.parametrize("name", [*CALLABLE, *RETURNED])
+def test_a_wrong_argument_is_an_error_that_names_it(
+    subject: Subject, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.chdir(tmp_path)
-    subject = Subject(tmp_path)
-    faults = [fault for call in subject.calls() for fault in faults_of(*call)]
+    monkeypatch.chdir(subject.folder)
+    calls = list(subject.calls(name))
+    faults = [
+        fault for call, function in calls for fault in faults_of(call, function, subject.right_for(call, function))
+    ]
+    assert calls
     assert not faults, f"{len(faults)} faults:\n" + "\n".join(faults)

@@ -33,6 +33,7 @@ from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import Signature
 from sensitivity.errors import EngineError
 from sensitivity.records import Scheme
+from sensitivity.records.arguments import checked
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -194,6 +195,7 @@ class Deployed:
             raise EngineError(f"this model runs on {len(self.parts)} engines, one for each part: see .engines.")
         return self.parts[0].engine
 
+    @checked(EngineError)
     def save(self, folder: str | Path) -> tuple[Path, ...]:
         """Write the built engines, one file for each part; ``wrapped.deploy(..., load=folder)`` builds nothing then.
 
@@ -222,6 +224,7 @@ class Deployed:
             paths.append(path)
         return tuple(paths)
 
+    @checked(EngineError)
     def profile(self, *, repeats: int = 20) -> dict[str, float]:
         """Seconds that each layer takes on the engine, by layer name, on the inputs it was exported with.
 

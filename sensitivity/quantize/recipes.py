@@ -63,11 +63,13 @@ def Prune(level_or_pattern: float | str) -> Recipe:  # noqa: N802 - stands besid
     """
     if not isinstance(level_or_pattern, str):
         level = float(level_or_pattern)
+        if not 0.0 <= level < 1.0:
+            raise RecipeError(f"level_or_pattern={level:g}: give the share of weights to remove, from 0 to below 1.")
         return Recipe(f"prune-{level:g}", pruning=Pruning(level=level))
     kept, colon, group = level_or_pattern.partition(":")
     if not (colon and kept.isdecimal() and group.isdecimal()):
         raise RecipeError(
-            f"pruning pattern {level_or_pattern!r} is not of the form 'n:m'. Give e.g. '2:4', or a level as a number: "
-            "Prune(0.5)."
+            f"level_or_pattern={level_or_pattern!r}: a pattern is of the form 'n:m'. Give e.g. '2:4', or a level as a "
+            "number: Prune(0.5)."
         )
     return Recipe(f"prune-{level_or_pattern}", pruning=Pruning(n=int(kept), m=int(group)))

@@ -219,7 +219,9 @@ def _accepts_generic(origin: Any, inner: Sequence[Any], value: object) -> bool:
     if isinstance(value, (str, bytes, type)) or not _CONTAINERS[origin](value):
         return False
     if hasattr(value, "ndim"):
-        return not inner or inner[0] in (Any, int, float) or _has_items(inner[0], value)
+        if inner and inner[0] is int:
+            return bool(value.ndim == 1)
+        return value.ndim > 0 and (not inner or inner[0] in (Any, int, float) or _has_items(inner[0], value))
     if not isinstance(value, (list, tuple, set, frozenset, dict)):
         return True  # its items are not looked at: that might use it up
     if origin is tuple and inner and inner[-1] is not Ellipsis:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.records.arguments import checked
 from sensitivity.records.registry import Registry
 
 FormatKind = Literal["integer", "float", "log"]
@@ -46,7 +47,7 @@ class NumberFormat:
     dtype: str
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(FormatKind):
+        if not isinstance(self.kind, str) or self.kind not in get_args(FormatKind):
             kinds = ", ".join(get_args(FormatKind))
             raise RecipeError(f"{self._label} has kind={self.kind!r}. Choose one of: {kinds}.")
         numbers = {"bits": self.bits, "qmin": self.qmin, "qmax": self.qmax}
@@ -62,7 +63,7 @@ class NumberFormat:
             self._check_codes()
 
     def _check_codes(self) -> None:
-        if self.dtype not in INTEGER_TYPES:
+        if not isinstance(self.dtype, str) or self.dtype not in INTEGER_TYPES:
             raise RecipeError(f"{self._label} has dtype={self.dtype!r}. Choose one of: {', '.join(INTEGER_TYPES)}.")
         smallest, largest = INTEGER_TYPES[self.dtype]
         if self.qmin < smallest or self.qmax > largest or self.qmax - self.qmin >= 2**self.bits:
@@ -100,6 +101,7 @@ class NumberFormat:
         """Whether every number of the type that holds the codes is a code, so that saturating needs no further clip."""
         return self.kind == "integer" and (self.qmin, self.qmax) == INTEGER_TYPES[self.dtype]
 
+    @checked(RecipeError)
     def code_range(self, *, narrow: bool = False) -> tuple[int, int]:
         """Smallest and largest code in use.
 
@@ -130,6 +132,7 @@ _FORMATS = Registry(
 )
 
 
+@checked(RecipeError)
 def register_format(number_format: NumberFormat, *, replace: bool = False) -> NumberFormat:
     """Make a number format of your own known to recipes, under its own name.
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields
 from math import prod
 from typing import Any
+
+from sensitivity.errors import StudyError
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +112,14 @@ class Layer:
 
     @classmethod
     def from_json(cls, plain: dict[str, Any]) -> Layer:
-        """The layer that ``to_json`` described; keys that a newer version added are ignored."""
+        """The layer that ``to_json`` described; keys that a newer version added are ignored.
+
+        Raises:
+            StudyError: If this is no layer.
+        """
+        required = {field.name for field in fields(cls) if field.default is MISSING}
+        if not isinstance(plain, Mapping) or not required <= set(plain):
+            raise StudyError(f"not a layer: expected what Layer.to_json gives, got {plain!r:.120}.")
         known = {field.name for field in fields(cls)}
         values = {key: value for key, value in plain.items() if key in known}
         values["flags"] = frozenset(values["flags"])

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.records.arguments import checked
 from sensitivity.records.registry import Registry
 
 if TYPE_CHECKING:
@@ -62,12 +63,13 @@ _OBSERVERS = Registry(
 )
 
 
+@checked(RecipeError)
 def register_observer(
     name: str,
     observer: ObserverSource,
     *,
-    granularities: Iterable[Granularity] = ("per-tensor",),
-    depends_on: Iterable[Setting] = ("format", "symmetric"),
+    granularities: Granularity | Iterable[Granularity] = ("per-tensor",),
+    depends_on: Setting | Iterable[Setting] = ("format", "symmetric"),
     samples: bool = False,
     integers_only: bool = False,
     weights: bool = True,

@@ -66,7 +66,7 @@ class Scheme:
     unit: str = ""
 
     def __post_init__(self) -> None:
-        if self.rest not in get_args(Rest):
+        if not isinstance(self.rest, str) or self.rest not in get_args(Rest):
             raise RecipeError(f"rest={self.rest!r} is no precision for the rest of a network. Choose fp32, bf16, fp16.")
         words = isinstance(self.keep_fp32, tuple) and all(isinstance(one, str) and one for one in self.keep_fp32)
         if not words:

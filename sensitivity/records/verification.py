@@ -111,6 +111,7 @@ class Gates:
     def __post_init__(self) -> None:
         check_fields(self, EngineError)
 
+    @checked(EngineError)
     def metric_tolerance(self, unit: str, drop: float, *, single_layer: bool = False) -> float:
         """Largest difference of a metric that is allowed, in the metric's own numbers (fractions where it is ``%``).
 

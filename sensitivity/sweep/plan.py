@@ -153,8 +153,8 @@ def plan(layers: Sequence[Layer], recipes: Sequence[Recipe], *, direction: Direc
         raise RecipeError(
             f"a sweep takes one or more recipes with different names, given: {', '.join(names) or 'none'}."
         )
-    if direction not in DIRECTIONS:
-        raise RecipeError(f"direction {direction!r} is not known. Choose one of: {', '.join(DIRECTIONS)}.")
+    if not isinstance(direction, str) or direction not in DIRECTIONS:
+        raise RecipeError(f"direction={direction!r} is not known. Choose one of: {', '.join(DIRECTIONS)}.")
     if direction == "one-at-a-time":
         return [Variant.alone(layer, recipe) for recipe in recipes for layer in layers]
     variants = []

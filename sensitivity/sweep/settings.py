@@ -64,7 +64,7 @@ class Sweep:
                 raise StudyError(f"{name}={getattr(self, name)!r}: give True or False.")
         if limit is not None and not (_is_count(limit) and limit >= 0):
             raise StudyError(f"memory_limit={limit!r}: give bytes, as a whole number from 0 on, or None.")
-        if self.on_error not in _ON_ERROR:
+        if not isinstance(self.on_error, str) or self.on_error not in _ON_ERROR:
             raise StudyError(f"on_error={self.on_error!r} is not known. Choose one of: {', '.join(_ON_ERROR)}.")
 
     @contextlib.contextmanager

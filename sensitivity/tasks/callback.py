@@ -36,6 +36,7 @@ class CallbackTask:
     def __len__(self) -> int:
         return 1
 
+    @checked(TaskError)
     def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
         """One batch without inputs: the function brings its own data.
 
@@ -44,6 +45,7 @@ class CallbackTask:
         """
         return (Batch(inputs=(), images=(position,)) for position in choose_positions(images, 1))
 
+    @checked(TaskError)
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[dict[str, float]]:
         """The metrics that the function found; the caller turns gradients off.
 
@@ -68,6 +70,7 @@ class CallbackTask:
             )
         return [numbers for _ in batch.images]
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """The metrics as the function returned them: what they average and what absent classes do is its business.
 

@@ -95,6 +95,7 @@ class Classification:
     def __len__(self) -> int:
         return len(self._source.labels)
 
+    @checked(TaskError)
     def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
         """Images in batches.
 
@@ -107,6 +108,7 @@ class Classification:
         """
         return self._source.batches(choose_positions(images, len(self)), self._batch_size)
 
+    @checked(TaskError)
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[dict[str, int]]:
         """One prediction for each image of the batch; the caller turns gradients off.
 
@@ -143,6 +145,7 @@ class Classification:
         before = (scores > scores[label]).sum() + (scores[:label] == scores[label]).sum()
         return {"best": int(scores.argmax()), "rank": int(before)}
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """``top1`` and ``top5`` over the images predicted, as fractions.
 
@@ -165,10 +168,18 @@ class Classification:
         """One for each image."""
         return [1] * len(self)
 
-    def instance_sum(self, prediction: Any) -> float:
-        """1.0 where the metric counts the image as right."""
+    @checked(TaskError)
+    def instance_sum(self, prediction: Mapping[str, Any]) -> float:
+        """1.0 where the metric counts the image as right.
+
+        Args:
+            prediction: One of ``predict``.
+        """
+        if "rank" not in prediction:
+            raise PredictionError(f"prediction={prediction!r:.80} lacks 'rank'. Give one that predict returned.")
         return float(int(prediction["rank"]) < WITHIN[self.metric])
 
+    @checked(TaskError)
     def suspicion(self, predictions: Mapping[int, Any]) -> str | None:
         """Whether the model seems to count its classes from another number than the labels.
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import PredictionError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations, read_json
 from sensitivity.tasks.curves import Counted, Curves, curves_without
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
@@ -49,6 +50,7 @@ class CocoDetection(DetectionTask):
     metrics = COCO_METRICS
     program = "COCO"
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """The twelve numbers over the images predicted, as fractions; see ``evaluate_coco`` for what they average.
 
@@ -61,6 +63,7 @@ class CocoDetection(DetectionTask):
         found = self._detections(predictions)
         return coco_metrics(self._truth, found, list(predictions))
 
+    @checked(TaskError)
     def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
         """The metric over the images predicted less each group of them; what is matched once serves them all."""
         found, images = self._detections(predictions), list(predictions)

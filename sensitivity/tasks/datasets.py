@@ -15,7 +15,7 @@ from torch.utils._pytree import tree_map
 
 from sensitivity.contracts import Batch
 from sensitivity.errors import ImageError, PredictionError, SensitivityError, TaskError
-from sensitivity.records.arguments import check_fields
+from sensitivity.records.arguments import check_fields, checked
 from sensitivity.tasks.pixels import Pixels, leaves_folder, read_image
 
 Preprocess: TypeAlias = Callable[[Pixels], torch.Tensor]
@@ -95,6 +95,7 @@ class Resize:
         values = (ordered.astype(np.float32) / np.float32(self.divisor) - mean) / std
         return torch.from_numpy(np.ascontiguousarray(values.transpose(2, 0, 1)))
 
+    @checked(TaskError)
     def inner_size(self, size: Sequence[int]) -> Size:
         """(height, width) that an image of this (height, width) gets inside the tensor, in pixels."""
         if not self.keep_aspect:
@@ -102,6 +103,7 @@ class Resize:
         ratio = min(self.height / size[0], self.width / size[1])
         return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
 
+    @checked(TaskError)
     def to_original(self, boxes: npt.ArrayLike, size: Size) -> npt.NDArray[np.float64]:
         """Boxes found in the tensor, in pixels of the original image.
 
@@ -111,10 +113,19 @@ class Resize:
 
         Returns:
             (N, 4) float64, not clipped.
+
+        Raises:
+            TaskError: If these are no boxes.
         """
+        try:
+            corners = np.asarray(boxes, np.float64)
+        except (TypeError, ValueError) as error:
+            raise TaskError(f"boxes={boxes!r:.80} are no numbers: {error}. Give (N, 4) x1, y1, x2, y2.") from error
+        if corners.ndim == 0 or corners.shape[-1] != 4:
+            raise TaskError(f"boxes have the shape {corners.shape}; expected (N, 4): x1, y1, x2, y2.")
         inner_height, inner_width = self.inner_size(size)
         across, down = size[1] / inner_width, size[0] / inner_height
-        original: npt.NDArray[np.float64] = np.asarray(boxes, np.float64) * np.array([across, down, across, down])
+        original: npt.NDArray[np.float64] = corners * np.array([across, down, across, down])
         return original
 
 

@@ -27,7 +27,7 @@ from sensitivity.tasks.datasets import (
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.first_look import Seen, best_first, boxes_look_like, label_readings, labels_look_like
 from sensitivity.tasks.ground_truth import Detections
-from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault
+from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault, whole_number
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
 Labels: TypeAlias = str | Sequence[int]
@@ -103,6 +103,7 @@ class DetectionTask(abc.ABC):
     def __len__(self) -> int:
         return len(self._files)
 
+    @checked(TaskError)
     def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
         """Preprocessed images in batches; the context is the original (height, width) of each.
 
@@ -116,6 +117,7 @@ class DetectionTask(abc.ABC):
         positions = self._files.positions(images)
         return image_batches(self._read, positions, preprocess=self._preprocess, batch_size=self._batch_size)
 
+    @checked(TaskError)
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[Prediction]:
         """One prediction for each image of the batch; the caller turns gradients off.
 
@@ -155,6 +157,7 @@ class DetectionTask(abc.ABC):
         parts = [kind, self.annotations.digest(), *self._files.describe(), *map(describe, settings)]
         return fingerprint(parts)
 
+    @checked(TaskError)
     def suspicion(self, predictions: Mapping[int, Prediction]) -> str | None:
         """What the boxes or labels of an undisturbed model look like if an adapter is wrong; None if nothing is seen.
 
@@ -290,15 +293,26 @@ def check_prediction(prediction: Any, size: Size, *, iou_type: str, categories: 
 
 def _label_table(labels: Labels, category_ids: Sequence[int]) -> dict[int, int]:
     """Category id of each label that an adapter may give."""
-    if labels == "category_id":
+    if isinstance(labels, str) and labels == "category_id":
         return {category: category for category in category_ids}
-    if isinstance(labels, str) and labels != "index":
-        raise TaskError(f"labels={labels!r} is unknown. Choose 'index', 'category_id' or a sequence of category ids.")
-    table = category_ids if isinstance(labels, str) else labels
+    table = category_ids if isinstance(labels, str) and labels == "index" else _listed_ids(labels)
     unknown = sorted(set(table) - set(category_ids))
     if unknown:
         raise TaskError(f"labels= has the category ids {unknown[:5]}, which the annotation file does not know.")
     return dict(enumerate(table))
+
+
+def _listed_ids(labels: Labels) -> list[int]:
+    """The category ids that somebody listed, also in an array.
+
+    Raises:
+        TaskError: If they are something else.
+    """
+    listed = [] if isinstance(labels, str) else [whole_number(label) for label in np.asarray(labels).tolist()]
+    numbers = [number for number in listed if number is not None]
+    if not numbers or len(numbers) < len(listed):
+        raise TaskError(f"labels={labels!r} is unknown. Choose 'index', 'category_id' or a sequence of category ids.")
+    return numbers
 
 
 def _array(prediction: Mapping[str, Any], key: str) -> npt.NDArray[Any]:

@@ -61,6 +61,7 @@ class FeatureFidelity:
         self._reference: list[Floats] | None = None
         self._reference_model: tuple[str | bytes, ...] = ()
 
+    @checked(TaskError)
     def with_reference(self, model: Callable[..., Any]) -> Self:
         """The same task with the outputs of this model as the reference; the model is run in its present state.
 
@@ -84,6 +85,7 @@ class FeatureFidelity:
     def __len__(self) -> int:
         return len(self._inputs)
 
+    @checked(TaskError)
     def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
         """The inputs in batches.
 
@@ -97,6 +99,7 @@ class FeatureFidelity:
         starts = range(0, len(positions), self._batch_size)
         return (self._batch(positions[start : start + self._batch_size]) for start in starts)
 
+    @checked(TaskError)
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[dict[str, float]]:
         """One prediction for each input of the batch; the caller turns gradients off.
 
@@ -116,6 +119,7 @@ class FeatureFidelity:
         found = self._outputs(model, batch)
         return [_energies(self._reference[image], output) for image, output in zip(batch.images, found, strict=True)]
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """The SQNR over the inputs predicted, in dB; 10 log10 of signal over noise, at most ``CEILING_DB``.
 

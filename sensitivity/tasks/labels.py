@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +21,7 @@ LabelMap: TypeAlias = npt.NDArray[np.integer[Any]]
 _IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
+@runtime_checkable
 class LabelSource(Protocol):
     """Label maps of a data set, in a fixed order."""
 

@@ -108,6 +108,7 @@ class LoaderTask:
     def __len__(self) -> int:
         return len(self._loader)
 
+    @checked(TaskError)
     def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
         """The loader's data in batches; the context is their targets.
 
@@ -119,6 +120,7 @@ class LoaderTask:
         """
         return self._loader.batches(choose_positions(images, len(self)))
 
+    @checked(TaskError)
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[dict[str, Any]]:
         """One prediction for each unit of the batch; the caller turns gradients off.
 
@@ -140,6 +142,7 @@ class LoaderTask:
         pairs = zip(_split(predictions, count, "predictions"), _split(batch.context, count, "targets"), strict=True)
         return [{"prediction": _as_tree(prediction), "target": _as_tree(target)} for prediction, target in pairs]
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """What the metric computes over the units predicted; what it averages is the metric's business.
 

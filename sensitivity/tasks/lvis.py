@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.errors import AnnotationError
+from sensitivity.errors import AnnotationError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import as_detections, choose_images, read_results
 from sensitivity.tasks.curves import Counted, Curves, curves_without
@@ -55,6 +56,7 @@ class Lvis(DetectionTask):
     metrics = LVIS_METRICS
     program = "LVIS"
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """The thirteen numbers over the images predicted, as fractions; see ``evaluate_lvis`` for what they average.
 
@@ -67,6 +69,7 @@ class Lvis(DetectionTask):
         found = self._detections(predictions)
         return _metrics(self._truth, found, list(predictions))
 
+    @checked(TaskError)
     def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
         """The metric over the images predicted less each group of them; what is matched once serves them all."""
         truth, images = self._truth, list(predictions)

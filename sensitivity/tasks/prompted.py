@@ -180,6 +180,7 @@ class PromptedMasks:
     def __len__(self) -> int:
         return len(self._files)
 
+    @checked(TaskError)
     def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
         """Images with their prompts.
 
@@ -197,6 +198,7 @@ class PromptedMasks:
         starts = range(0, len(positions), self._batch_size)
         return (self._batch(positions[start : start + self._batch_size]) for start in starts)
 
+    @checked(TaskError)
     def predict(self, model: Any, batch: Batch) -> list[Prediction]:
         """One prediction for each image of the batch; the caller turns gradients off.
 
@@ -222,6 +224,7 @@ class PromptedMasks:
             prediction["areas"] = np.array([instance["area"] for instance in instances], np.float64)
         return found
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """Every metric over the images predicted, as fractions.
 
@@ -249,12 +252,16 @@ class PromptedMasks:
         chosen = {metric: _of_size(areas, metric) for metric in IOU_METRICS}
         return {metric: float(ious[some].mean()) if some.any() else float("nan") for metric, some in chosen.items()}
 
+    @checked(TaskError)
     def scored_part(self, prediction: Prediction) -> Prediction:
         """With prompts from the ground truth, ``ious`` and ``areas`` alone: masks of every layer would fill the memory.
 
         A subclass whose ``score`` looks at more overrides this as well.
         """
-        return prediction if self._kind == "detections" else {key: prediction[key] for key in ("ious", "areas")}
+        if self._kind == "detections":
+            return prediction
+        _check_has_ious(prediction)
+        return {key: prediction[key] for key in ("ious", "areas")}
 
     def instances(self) -> list[int] | None:
         """Number of instances that the metric is the mean of, image by image; None with a detector's boxes."""
@@ -263,12 +270,14 @@ class PromptedMasks:
         areas = ([one["area"] for one in self._instances(position)] for position in range(len(self)))
         return [int(_of_size(np.array(one, np.float64), self.metric).sum()) for one in areas]
 
+    @checked(TaskError)
     def instance_sum(self, prediction: Prediction) -> float:
         """Sum of the IoU of the instances that the metric is the mean of.
 
         Args:
             prediction: One of ``predict``, with prompts from the ground truth.
         """
+        _check_has_ious(prediction)
         chosen = _of_size(np.asarray(prediction["areas"], np.float64), self.metric)
         return float(np.asarray(prediction["ious"], np.float64)[chosen].sum())
 
@@ -351,6 +360,17 @@ def _by_image(
     for result in results:
         found[result["image_id"]].append(result)
     return found
+
+
+def _check_has_ious(prediction: Prediction) -> None:
+    """Refuse what is no prediction with prompts from the ground truth.
+
+    Raises:
+        PredictionError: If it lacks a part.
+    """
+    missing = [key for key in ("ious", "areas") if key not in prediction]
+    if missing:
+        raise PredictionError(f"prediction={prediction!r:.80} lacks {missing}. Give one that predict returned.")
 
 
 def _of_size(areas: Floats, metric: str) -> npt.NDArray[np.bool_]:

@@ -180,6 +180,7 @@ class SemanticSegmentation:
     def __len__(self) -> int:
         return len(self._files)
 
+    @checked(TaskError)
     def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
         """Preprocessed images in batches; the context is the true label map (H, W) of each.
 
@@ -195,6 +196,7 @@ class SemanticSegmentation:
         batches = image_batches(self._files.read, positions, preprocess=self._preprocess, batch_size=self._batch_size)
         return (self._with_labels(batch) for batch in batches)
 
+    @checked(TaskError)
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[dict[str, Counts]]:
         """One prediction for each image of the batch; the caller turns gradients off.
 
@@ -225,6 +227,7 @@ class SemanticSegmentation:
         pairs = zip(truths, label_maps, strict=True)
         return [{"confusion": self._confusion(truth, as_array(labels))} for truth, labels in pairs]
 
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """Every metric over the images predicted, as fractions.
 

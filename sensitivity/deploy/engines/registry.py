@@ -20,6 +20,7 @@ from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, tensorrt_refuses
 from sensitivity.errors import EngineBuildError, EngineError, ExportError
 from sensitivity.records import Layer, Scheme
+from sensitivity.records.arguments import checked
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -130,6 +131,7 @@ _OURS = (
 _KINDS: dict[str, EngineKind] = {kind.name: kind for kind in _OURS}
 
 
+@checked(EngineError)
 def register_engine(
     name: str,
     build: Build,
@@ -158,9 +160,9 @@ def register_engine(
         EngineError: If the name is taken, or is not lower case.
     """
     if name != name.strip().lower() or not name or name == ANY_ENGINE.name:
-        raise EngineError(f"an engine cannot be called {name!r}: give a name in lower case, e.g. 'mine'.")
+        raise EngineError(f"name={name!r}: an engine cannot be called that. Give a name in lower case, e.g. 'mine'.")
     if name in _KINDS:
-        raise EngineError(f"an engine called {name!r} is registered already. Choose another name.")
+        raise EngineError(f"name={name!r}: an engine of this name is registered already. Choose another.")
     _KINDS[name] = EngineKind(
         name=name,
         title=name,
@@ -186,23 +188,27 @@ def engine_names(*, timed: bool = False) -> tuple[str, ...]:
     return tuple(kind.name for kind in engine_kinds() if kind.capabilities.times_layers or not timed)
 
 
-def kind_of(engine: str | Build) -> EngineKind:
+def kind_of(engine: str | Build, *, argument: str = "engine") -> EngineKind:
     """The entry of an engine; one made up for a function that is not registered.
+
+    Args:
+        engine: Its name, or the function.
+        argument: What the caller calls it, for messages.
 
     Raises:
         EngineError: If no engine has this name.
     """
     if not isinstance(engine, str) and not callable(engine):
         raise EngineError(
-            f"engine={engine!r:.80} is neither the name of an engine nor a function that makes one of an ONNX file's "
-            f"bytes. Choose one of {', '.join(_KINDS)}."
+            f"{argument}={engine!r:.80} is neither the name of an engine nor a function that makes one of an ONNX "
+            f"file's bytes. Choose one of {', '.join(_KINDS)}."
         )
     if not isinstance(engine, str):
         return EngineKind(name=_name_of(engine), title=_name_of(engine), build=engine, capabilities=_declared(engine))
     if engine not in _KINDS:
         raise EngineError(
-            f"no engine is called {engine!r}. Choose one of {', '.join(_KINDS)}, or give a function that makes an "
-            "engine of an ONNX file's bytes."
+            f"{argument}={engine!r}: no engine is called that. Choose one of {', '.join(_KINDS)}, or give a function "
+            "that makes an engine of an ONNX file's bytes."
         )
     return _KINDS[engine]
 
@@ -215,7 +221,8 @@ def target_of(target: str | Target) -> Target:
     """
     if isinstance(target, Target):
         return target
-    return ANY_ENGINE if target == ANY_ENGINE.name else kind_of(target).target
+    is_any = isinstance(target, str) and target == ANY_ENGINE.name
+    return ANY_ENGINE if is_any else kind_of(target, argument="target").target
 
 
 def check_rest(kind: EngineKind, scheme: Scheme) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 from torch import nn
 
 from sensitivity.contracts import Task
-from sensitivity.layers.batches import batches_like
+from sensitivity.layers.batches import batches_like, explaining
 from sensitivity.layers.inputs import on_device_of
 from sensitivity.perturb.images import check_images
 from sensitivity.sweep.signals.estimated import ready_for_autograd
@@ -27,7 +27,7 @@ def output_passes(
         example_inputs: What the model accepts.
 
     Raises:
-        CalibrationError: If these are no images.
+        CalibrationError: If these are no images, or, when one of the functions is called, none that the model takes.
     """
     if isinstance(images, Task):
         for batch in images.batches():
@@ -38,4 +38,4 @@ def output_passes(
     for item in check_images(images):
         for args, kwargs, count in batches_like([item], example_inputs):
             args, kwargs = ready_for_autograd(on_device_of(model, (args, kwargs)))
-            yield partial(model, *args, **kwargs), count, item
+            yield explaining(partial(model, *args, **kwargs), (args, kwargs), example_inputs), count, item

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sensitivity.errors import StudyError
+from sensitivity.records.arguments import checked
 
 Status = Literal["undecided", "below", "above", "narrow"]
 
@@ -77,6 +78,7 @@ class Confidence:
         if not holds:
             raise StudyError(f"Confidence cannot use {setting}={getattr(self, setting)!r}. Give {expected}.")
 
+    @checked(StudyError)
     def verdict(self, drop: float, low: float, high: float) -> Status:
         """What an interval settles.
 
