@@ -25,7 +25,7 @@ from safetensors.numpy import save
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.quantize.cures.statistics import InputStatistics, Statistics
 from sensitivity.records import QuantSpec, Recipe
-from sensitivity.records.arguments import check_fields, checked
+from sensitivity.records.arguments import check, check_fields, checked
 from sensitivity.records.files import check_regular, write_bytes
 from sensitivity.records.observers import Setting, find_observer
 from sensitivity.records.recipe import Placement
@@ -98,6 +98,7 @@ class Calibration:
     statistics: Statistics | None = None
 
     def __post_init__(self) -> None:
+        check("others", self.others, tuple[Calibration, ...], CalibrationError)
         for other in self.others:
             if other.others or (other.images, other.model) != (self.images, self.model):
                 raise CalibrationError(
