@@ -28,6 +28,7 @@ class Tuned(TunedRecord):
     _deploy: Callable[..., Any] | None = field(default=None, compare=False)
 
     @classmethod
+    @checked(StudyError)
     def of(cls, record: TunedRecord, deploy: Callable[..., Any] | None = None) -> Self:
         """The same facts with the methods of this class.
 

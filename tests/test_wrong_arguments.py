@@ -132,6 +132,7 @@ class Subject:
         yield from (self.deployed, self.wrapped.plan(self.scheme), self.wrapped.verify(self.deployed))
         yield from (sv.Resize(height=8, width=8), FORMATS.find("int8"), self.task.with_reference(self.model))
         yield sv.callback_task(lambda model: 1.0)
+        yield self.wrapped.tune(self.task, max_drop=200.0, engine=None, candidates=sv.INT8_WEIGHTS, progress=False)
         scenes = write_scenes(self.folder / "scenes", SIZES, ANNOTATIONS)
         plain = json.loads(scenes.annotations.read_text())
         for image in plain["images"]:
@@ -212,6 +213,7 @@ class Subject:
             "Wrapped.signals": {"recipe": sv.INT8_WEIGHTS},
             "Wrapped.screen": {"recipe": sv.INT8_WEIGHTS},
             "Wrapped.deploy": {"engine": "torch"},
+            "Wrapped.tune": {"max_drop": 200.0, "engine": None, "candidates": sv.INT8_WEIGHTS, "progress": False},
             "Wrapped.latency": {"recipe": sv.INT8_WEIGHTS, "engine": "torch"},
             "Wrapped.verify_study": {"engine": "torch"},
             "Scheme.with_rest": {"rest": "bf16"},
@@ -225,6 +227,7 @@ class Subject:
             "Resize.inner_size": {"size": (8, 8)},
             "Resize.to_original": {"boxes": [[0.0, 0.0, 1.0, 1.0]], "size": (8, 8)},
             "Deployed.save": {"folder": self.folder},
+            "Tuned.of": {"record": self.objects["Tuned"]},
             "Verification.of": {"record": self.objects["Verification"]},
         }
 
