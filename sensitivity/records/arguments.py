@@ -41,6 +41,7 @@ R = TypeVar("R")
 _OURS: dict[str, tuple[type[SensitivityError], str]] = {
     "Recipe": (RecipeError, "a recipe such as sv.INT8"),
     "QuantSpec": (RecipeError, "a sv.QuantSpec"),
+    "NumberFormat": (RecipeError, "a sv.NumberFormat"),
     "Pruning": (RecipeError, "what is pruned, as in sv.Prune(0.5).pruning"),
     "Scheme": (RecipeError, "a scheme such as sv.Scheme.all(sv.INT8)"),
     "Rule": (RecipeError, "a rule of a scheme"),

@@ -155,8 +155,6 @@ def register_format(number_format: NumberFormat, *, replace: bool = False) -> Nu
         >>> find_format("int6_symmetric").code_range()
         (-31, 31)
     """
-    if not isinstance(number_format, NumberFormat):
-        raise RecipeError(f"number_format={number_format!r:.80} is no sv.NumberFormat. Give sv.NumberFormat(...).")
     _FORMATS.add(number_format, replace=replace)
     return number_format
 

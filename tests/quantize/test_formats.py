@@ -83,6 +83,6 @@ def test_narrow_keeps_the_lowest_code_where_it_has_a_positive_counterpart() -> N
 def test_our_formats_are_never_replaced() -> None:
     with pytest.raises(RecipeError, match="'int8' is one of this library's own"):
         register_format(NumberFormat("int8", "integer", 8, -100, 100, "int8"), replace=True)
-    with pytest.raises(RecipeError, match=r"number_format='int9' is no sv\.NumberFormat"):
+    with pytest.raises(RecipeError, match=r"number_format='int9': give a sv\.NumberFormat"):
         register_format("int9")  # type: ignore[arg-type]
     register_format(find_format("int8"))  # an equal one changes nothing
