@@ -207,8 +207,8 @@ def kind_of(engine: str | Build, *, argument: str = "engine") -> EngineKind:
         return EngineKind(name=_name_of(engine), title=_name_of(engine), build=engine, capabilities=_declared(engine))
     if engine not in _KINDS:
         raise EngineError(
-            f"{argument}={engine!r}: no engine is called that. Choose one of {', '.join(_KINDS)}, or give a function "
-            "that makes an engine of an ONNX file's bytes."
+            f"{argument}=: no engine is called {engine!r}. Choose one of {', '.join(_KINDS)}, or give a function that "
+            "makes an engine of an ONNX file's bytes."
         )
     return _KINDS[engine]
 
