@@ -23,6 +23,7 @@ class Diagnosis(DiagnosisRecord):
     """What each layer suffers from and what cures it: a sequence of findings in execution order, also by name."""
 
     @classmethod
+    @checked(StudyError)
     def of(cls, record: DiagnosisRecord) -> Self:
         """The same findings with the methods of this class."""
         return cls(**{field.name: getattr(record, field.name) for field in fields(DiagnosisRecord)})

@@ -132,6 +132,7 @@ class Subject:
         yield from (self.deployed, self.wrapped.plan(self.scheme), self.wrapped.verify(self.deployed))
         yield from (sv.Resize(height=8, width=8), FORMATS.find("int8"), self.task.with_reference(self.model))
         yield sv.callback_task(lambda model: 1.0)
+        yield self.wrapped.diagnose(IMAGES[:2], sv.INT8)
         yield self.wrapped.tune(self.task, max_drop=200.0, engine=None, candidates=sv.INT8_WEIGHTS, progress=False)
         scenes = write_scenes(self.folder / "scenes", SIZES, ANNOTATIONS)
         plain = json.loads(scenes.annotations.read_text())
@@ -227,6 +228,10 @@ class Subject:
             "Resize.inner_size": {"size": (8, 8)},
             "Resize.to_original": {"boxes": [[0.0, 0.0, 1.0, 1.0]], "size": (8, 8)},
             "Deployed.save": {"folder": self.folder},
+            "Calibration.inputs_of": {"layer": self.wrapped.layers.names[0]},
+            "Diagnosis.of": {"record": self.objects["Diagnosis"]},
+            "Diagnosis.share_of": {"finding": self.objects["Diagnosis"][0]},
+            "recipe_for": {"engine": "torch"},
             "Tuned.of": {"record": self.objects["Tuned"]},
             "Verification.of": {"record": self.objects["Verification"]},
         }
@@ -353,6 +358,8 @@ def names(message: str, parameter: str, kind: str) -> bool:
     words = {parameter, parameter.replace("_", " "), parameter.removesuffix("s")}
     if kind in ("text", "path") and parameter in ("path", "annotations", "prompts"):
         words.add(str(WRONG[kind]))  # the file that does not hold what it should
+    if parameter == "prompts":
+        words.add("detections")  # what the file should hold
     if parameter == "pattern":
         words.add("no layer matches")
     return parameter == "plain" or callable(WRONG[kind]) or any(word in message for word in words)

@@ -81,6 +81,11 @@ def _arguments(item: Any, example_inputs: Any, number: int) -> tuple[tuple[Any, 
         item = item[0]
     if not isinstance(item, Tensor):
         raise _no_tensor(item, example_inputs, number)
+    if item.dim() < example_inputs.dim() - 1:
+        raise CalibrationError(
+            f"images: item {number} has the shape {tuple(item.shape)}, where the model takes "
+            f"{_described(example_inputs)}. Give batches of that form, or single images without the first axis."
+        )
     return (item.unsqueeze(0) if item.dim() == example_inputs.dim() - 1 else item,), {}
 
 

@@ -130,6 +130,7 @@ class DiagnosisRecord(Sequence[Finding]):
         """Names of the layers that only float saves, worst first."""
         return tuple(finding.layer for finding in self.hurt if finding.needs_float)
 
+    @checked(StudyError)
     def share_of(self, finding: Finding) -> float:
         """Share of the damage of all layers, each quantized alone, that is a layer's, from 0 to 1.
 

@@ -129,3 +129,10 @@ def test_images_are_read_one_batch_at_a_time() -> None:
 
     next(batches_like(stream(), images(1)))
     assert read == 1
+
+
+def test_a_tensor_with_too_few_axes_is_refused_before_the_model_runs() -> None:
+    with pytest.raises(
+        CalibrationError, match=r"item 0 has the shape \(8,\), where the model takes float32 \(1, 3, 8, 8\)"
+    ):
+        list(batches_like([torch.zeros(8)], torch.zeros(1, 3, 8, 8)))
