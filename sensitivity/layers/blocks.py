@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sensitivity.layers.flow import Flow
@@ -83,6 +84,31 @@ class Neighbours:
             seen.update(fresh)
             waiting += fresh
         return sorted(pairs, key=lambda pair: pair[1].op), ops
+
+    def layers_behind(self, value: int) -> Iterator[Pair]:
+        """The layer calls that a value is made of through no other layer, one after another, the latest first."""
+        numbers: list[int] = []  # a heap of operators, with their signs turned
+        seen = {value}
+
+        def add(values: Iterable[int]) -> None:
+            for fresh in values:
+                number = self.tape.values[fresh].producer
+                if number is not None:
+                    heapq.heappush(numbers, -number)
+
+        add([value])
+        done = None
+        while numbers:
+            number = -heapq.heappop(numbers)
+            if number == done:
+                continue
+            done = number
+            if number in self.by_op:
+                yield self.by_op[number]
+                continue
+            fresh = [v for v in self.tape.dynamic_inputs(self.tape.ops[number]) if v not in seen]
+            seen.update(fresh)
+            add(fresh)
 
     def reaches(self, value: int, target: int) -> bool:
         """Whether a value was computed from another one."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import chain
@@ -137,10 +138,17 @@ class Flow:
         if not op.scope:
             return None
         call = self.tape.calls[op.scope[-1]]
-        return None if self._holds_layer(call) else call
+        return None if self.holds_layer(call) else call
 
-    def _holds_layer(self, call: Call) -> bool:
-        return any(call.first <= i < call.last for i in self.layer_ops)
+    def holds_layer(self, call: Call) -> bool:
+        """Whether a layer's operator runs inside a call."""
+        ordered = self._ordered_layer_ops
+        following = bisect_left(ordered, call.first)
+        return following < len(ordered) and ordered[following] < call.last
+
+    @cached_property
+    def _ordered_layer_ops(self) -> list[int]:
+        return sorted(self.layer_ops)
 
     def _calls_reading_only(self, value: int) -> list[int]:
         """Module calls without layers whose one dynamic input is this value and nobody else reads it; inner first."""
@@ -153,7 +161,7 @@ class Flow:
         for number in reversed(scope):
             call = self.tape.calls[number]
             started_later = producer is None or call.first > producer
-            if not started_later or self._holds_layer(call):
+            if not started_later or self.holds_layer(call):
                 break
             if self._is_function_of(call, value) and all(call.first <= r < call.last for r in readers):
                 fitting.append(number)
@@ -235,14 +243,16 @@ class Flow:
     def _call_of_region(self, region: list[int]) -> Call | None:
         """The module call that consists of this region alone."""
         scopes = [self.tape.ops[i].scope for i in region]
+
+        def belongs(number: int) -> bool:
+            op = self.tape.ops[number]
+            return number in region or op.name in VIEWS or not self.tape.values[op.outputs[0]].dynamic
+
         for number in reversed(scopes[0]):
             call = self.tape.calls[number]
             if not all(number in scope for scope in scopes):
                 continue
-            dynamic = [i for i in range(call.first, call.last) if self.tape.values[self.tape.ops[i].outputs[0]].dynamic]
-            if all(i in region or self.tape.ops[i].name in VIEWS for i in dynamic):
-                return call
-            return None
+            return call if all(map(belongs, range(call.first, call.last))) else None
         return None
 
     def _name_of(self, region: list[int]) -> str:

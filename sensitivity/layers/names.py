@@ -80,10 +80,11 @@ def general_names(paths: Sequence[str]) -> list[Place]:
             prefix = ".".join(parts[:depth])
             layers_below[prefix] += 1
             children.setdefault(".".join(parts[: depth - 1]), set()).add(prefix)
-    return [_general_place(path, layers_below, children) for path in paths]
+    plain_rows = {row for row, below in children.items() if below.isdisjoint(children)}
+    return [_general_place(path, layers_below, children, plain_rows) for path in paths]
 
 
-def _general_place(path: str, layers_below: Counter[str], children: dict[str, set[str]]) -> Place:
+def _general_place(path: str, layers_below: Counter[str], children: dict[str, set[str]], plain_rows: set[str]) -> Place:
     parts = path.split(".")
     numbers = [i for i, part in enumerate(parts) if part.isdigit()]
     if not numbers:
@@ -95,6 +96,6 @@ def _general_place(path: str, layers_below: Counter[str], children: dict[str, se
             break
         chosen, stage_end = deeper, chosen + 1
     row = ".".join(parts[:chosen])
-    if all(child not in children for child in children[row]):
+    if row in plain_rows:
         return row or "layers", 0
     return ".".join(parts[:stage_end]) or "layers", int(parts[chosen])

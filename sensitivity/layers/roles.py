@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from sensitivity.layers.blocks import Block, Neighbours, find_blocks
 from sensitivity.layers.flow import Flow
@@ -45,13 +46,30 @@ class _Places:
 
     def _reads_input(self, call: SiteCall) -> bool:
         """Whether nothing with a weight stands between the model's input and a layer."""
-        _, ops = self.near.behind(call.source)
-        return not self.near.flow.layer_ops & set(ops)
+        return call.source not in self._made_by_layers
 
     def _reads_attention(self, call: SiteCall) -> bool:
         """Whether a layer reads an attention product through no other layer: the projection behind it."""
-        _, ops = self.near.behind(call.source)
-        return any(self.near.is_attention(self.near.tape.ops[number]) for number in ops)
+        return call.source in self._made_by_attention
+
+    @cached_property
+    def _made_by_layers(self) -> set[int]:
+        """Values that some layer has a part in."""
+        made: set[int] = set()
+        for number, op in enumerate(self.near.tape.ops):
+            if number in self.near.flow.layer_ops or not made.isdisjoint(self.near.tape.dynamic_inputs(op)):
+                made.update(op.outputs)
+        return made
+
+    @cached_property
+    def _made_by_attention(self) -> set[int]:
+        """Values that an attention product has a part in, through no layer."""
+        near, made = self.near, set[int]()
+        for number, op in enumerate(near.tape.ops):
+            passes_on = number not in near.by_op and not made.isdisjoint(near.tape.dynamic_inputs(op))
+            if passes_on or near.is_attention(op):
+                made.update(op.outputs)
+        return made
 
     def _outputs(self) -> set[int]:
         """Layers whose output the model returns through no other layer, along the main branch of residual adds."""
@@ -91,22 +109,54 @@ class _Places:
         feeding = {id(site) for site, _, _ in fed.values()}
         inner = set()
         for site, call, products in fed.values():
-            before, _ = near.behind(call.source)
-            leaking = self._reach_output_without(products) if before else set()
-            if before and all(previous.op not in leaking for _, previous in before):
+            before = self._before_unless_one_leaks(call, products)
+            if before:
                 inner.add(id(site))
-                inner |= {id(s) for s, _ in before if id(s) not in feeding}
+                inner |= {id(previous) for previous in before if id(previous) not in feeding}
         projections = {id(site) for site, call in near.pairs if self._reads_attention(call)}
         return feeding - inner, inner, projections - feeding
 
-    def _reach_output_without(self, products: set[int]) -> set[int]:
-        """Operators whose result reaches the model's output on some path around the attention products."""
+    def _before_unless_one_leaks(self, call: SiteCall, products: set[int]) -> list[Site]:
+        """The layers that a layer reads, if all of them lead to attention products alone; else none.
+
+        The nearest is looked at first: on a residual stream its output is added to what goes on to the model's output,
+        so that of the many layers before no other need be looked at.
+        """
+        before = []
+        for site, previous in self.near.layers_behind(call.source):
+            if self._leaks(previous.op, products):
+                return []
+            before.append(site)
+        return before
+
+    def _leaks(self, number: int, products: set[int]) -> bool:
+        """Whether an operator's result reaches the model's output on some path around the attention products."""
+        near, last = self.near, max(products)
+        waiting, seen = [number], {number}
+        while waiting:
+            current = waiting.pop()
+            if current in products or current not in self._reaching_output:
+                continue
+            if current > last or not self._returned.isdisjoint(near.tape.ops[current].outputs):
+                return True
+            readers = {reader for value in near.tape.ops[current].outputs for reader in near.flow.readers(value)}
+            waiting += readers - seen
+            seen |= readers
+        return False
+
+    @cached_property
+    def _returned(self) -> frozenset[int]:
+        return frozenset(self.near.tape.outputs)
+
+    @cached_property
+    def _reaching_output(self) -> set[int]:
+        """Operators whose result the model's output is made of."""
         near = self.near
         waiting, seen = list(near.tape.outputs), set(near.tape.outputs)
         reached: set[int] = set()
         while waiting:
             number = near.tape.values[waiting.pop()].producer
-            if number is None or number in products or number in reached:
+            if number is None or number in reached:
                 continue
             reached.add(number)
             fresh = [v for v in near.tape.dynamic_inputs(near.tape.ops[number]) if v not in seen]

@@ -12,7 +12,6 @@ from torch import nn
 
 from sensitivity.errors import LayerNotFoundError
 from sensitivity.layers.blocks import Neighbours
-from sensitivity.layers.flow import Flow
 from sensitivity.layers.operators import DIVISIONS, FUSED_NORMS, REDUCTIONS
 from sensitivity.layers.sites import find_sites
 from sensitivity.layers.tape import Call, Op, Tape, trace
@@ -130,18 +129,14 @@ class _Found:
         return {path: others for path, others in found.items() if others}
 
     def _normalizes(self, call: Call) -> bool:
-        if _has_layer(call, self._flow):
+        if self._flow.holds_layer(call):
             return False
         names = {op.name for op in self._tape.ops[call.first : call.last]}
         return bool(names & _FUSED) or bool(names & REDUCTIONS and names & DIVISIONS)
 
     def _home(self, op: Op) -> str:
         calls: Iterator[Call] = (self._tape.calls[number] for number in reversed(op.scope))
-        return next((call.module for call in calls if _has_layer(call, self._flow)), "")
-
-
-def _has_layer(call: Call, flow: Flow) -> bool:
-    return any(call.first <= number < call.last for number in flow.layer_ops)
+        return next((call.module for call in calls if self._flow.holds_layer(call)), "")
 
 
 def _inside(call: Call, other: Call) -> bool:
