@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
@@ -122,6 +122,7 @@ class Wrapped:
         model: The caller's model itself; it is disturbed only inside ``quantized`` and while a method runs.
         layers: Its layers in execution order.
         calibrations: Those made by ``calibrate``, the latest last.
+        reasons: For a copy that ``equalized`` made: layers that could not be equalized whole, with the reason.
     """
 
     @checked(StudyError)
@@ -129,6 +130,7 @@ class Wrapped:
         self.model = model
         self.layers = layers
         self.calibrations: list[Calibration] = []
+        self.reasons: Mapping[str, str] = {}
         self._example_inputs = example_inputs
 
     @property
@@ -160,6 +162,28 @@ class Wrapped:
 
         basis = make_basis(self.model, self.layers, self._example_inputs)
         return Wrapped(basis.model, basis.layers, self._example_inputs)
+
+    def equalized(self) -> Wrapped:
+        """A copy of the model, batch norms folded, whose channels are as large where they are written as where read.
+
+        A channel may be divided by a number where one layer writes it and multiplied by it where others read it,
+        through all that is positively homogeneous: ReLU, LeakyReLU, PReLU, pooling, residual adds, concatenations,
+        depthwise convolutions, and the scale and shift of a norm. Outputs are the same but for rounding (checked), and
+        layers keep their names; what is quantized has fewer outlier channels. It costs nothing when the model runs.
+
+        Returns:
+            The copy; its ``reasons`` say which layers read channels that could not be scaled, and why.
+
+        Raises:
+            ExportError: If the model cannot be copied, is not in float32, or the copy computes something else.
+            TracingError: If it fails with the example inputs.
+        """
+        from sensitivity.deploy.prepare.equalized import equalized_copy
+
+        copied = equalized_copy(self.model, self.layers, self._example_inputs)
+        wrapped = Wrapped(copied.model, copied.layers, self._example_inputs)
+        wrapped.reasons = copied.reasons
+        return wrapped
 
     @checked(StudyError)
     def size_bytes(
