@@ -6,20 +6,23 @@ Opening one needs no torch; pandas and matplotlib are imported when a table or a
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
-from sensitivity.advise.flags import flags, stored_tolerance
+from sensitivity.advise.flags import flags
 from sensitivity.advise.protect import costs, protect
 from sensitivity.advise.rank import agreement, worst_first
 from sensitivity.advise.size import saved_bytes
+from sensitivity.advise.verdicts import images_needed, stored_tolerance, verdicts
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Score, Signals, StudyRecord
 from sensitivity.records.arguments import checked
 from sensitivity.records.files import write_text
 from sensitivity.records.latency import Latency, with_latency
 from sensitivity.records.signals import with_signals
+from sensitivity.records.study import RecipeLike
+from sensitivity.records.verdict import Verdict
 from sensitivity.report.reading import Reading
 from sensitivity.report.text import latex, markdown, rst, summary
 from sensitivity.report.thesis import read_thesis as read_thesis_record
@@ -32,8 +35,9 @@ if TYPE_CHECKING:
 class Study(StudyRecord):
     """All measurements of one model on one task, and what they say.
 
-    Every method that takes ``recipe`` wants its name; None means the only one, or all of them where several can be
-    shown side by side.
+    Every method that takes ``recipe`` takes its name or the recipe itself; None means the only one, or all of them
+    where several can be shown side by side. ``tolerance`` is the largest drop that does not matter, in points where the
+    unit is ``%``; None takes that of ``with_tolerance`` or of ``stop=``, else 0.1 points.
     """
 
     @classmethod
@@ -67,7 +71,7 @@ class Study(StudyRecord):
         return with_latency(self, latency)
 
     @checked(StudyError)
-    def table(self, recipe: str | None = None) -> DataFrame:
+    def table(self, recipe: RecipeLike | None = None) -> DataFrame:
         """One row for each layer in execution order, in percent and points; see ``report.table.frame``.
 
         Raises:
@@ -78,7 +82,9 @@ class Study(StudyRecord):
         return frame(read(self), recipe)
 
     @checked(StudyError)
-    def compare(self, other: StudyRecord, *, recipe: str | None = None, other_recipe: str | None = None) -> DataFrame:
+    def compare(
+        self, other: StudyRecord, *, recipe: RecipeLike | None = None, other_recipe: RecipeLike | None = None
+    ) -> DataFrame:
         """Drops and ranks side by side, with their rank correlation in ``attrs``; see ``report.table.compare``.
 
         Raises:
@@ -92,12 +98,12 @@ class Study(StudyRecord):
         return compare(self, other, recipe=recipe, other_recipe=other_recipe)
 
     @checked(StudyError)
-    def plot(self, path: str | Path | None = None, *, recipe: str | None = None, label: int = 5) -> Figure:
+    def plot(self, path: str | Path | None = None, *, recipe: RecipeLike | None = None, label: int = 5) -> Figure:
         """Every layer's score as a dip below the baseline; see ``report.figures.dips.dips``.
 
         Args:
             path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
-            recipe: Name of one recipe; None draws all below each other.
+            recipe: One recipe; None draws all below each other.
             label: How many of the worst layers to label.
 
         Raises:
@@ -129,12 +135,60 @@ class Study(StudyRecord):
         return picture
 
     @checked(StudyError)
-    def flags(self, tolerance: float | None = None, *, recipe: str | None = None) -> dict[str, frozenset[str]]:
-        """Every layer's structural flags, with ``dip`` or ``noise`` where measured; see ``advise.flags.flags``.
+    def with_tolerance(self, tolerance: float) -> Self:
+        """The same study with another tolerance for its verdicts, in tables, pictures and advice.
 
         Args:
-            tolerance: Largest drop that does not matter, in points where the unit is ``%``; None takes 0.1 points.
-            recipe: Name of the recipe; None where there is only one.
+            tolerance: Largest drop that does not matter, in points where the unit is ``%``.
+
+        Raises:
+            StudyError: If it is negative or not a finite number.
+        """
+        stored_tolerance(self, tolerance)
+        return replace(self, info=replace(self.info, tolerance=float(tolerance)))
+
+    @checked(StudyError)
+    def verdicts(self, recipe: RecipeLike | None = None, *, tolerance: float | None = None) -> dict[str, Verdict]:
+        """Every measured layer's verdict, as text: ``dip``, ``harmless`` or ``undecided``; see ``advise.verdicts``.
+
+        A ``dip`` has an interval above the tolerance, a ``harmless`` drop one within it, and an ``undecided`` drop
+        neither: ``images_needed`` says about how many images would decide it. A study that has no intervals at all
+        compares the drops themselves. Layers that failed, were skipped or not measured are left out.
+
+        Args:
+            recipe: The recipe or its name; None where there is only one.
+            tolerance: Largest drop that does not matter, in points where the unit is ``%``.
+
+        Raises:
+            StudyError: If the recipe is unknown or left out where there are several, or the tolerance is negative.
+        """
+        return verdicts(self, tolerance=tolerance, recipe=recipe)
+
+    @checked(StudyError)
+    def images_needed(
+        self, recipe: RecipeLike | None = None, *, tolerance: float | None = None
+    ) -> dict[str, int | None]:
+        """For every undecided layer, about how many images would decide it; see ``advise.verdicts.images_needed``.
+
+        None stands for a layer whose drop is so near the tolerance that the number would be beyond all reach, or that
+        has no interval.
+
+        Args:
+            recipe: The recipe or its name; None where there is only one.
+            tolerance: Largest drop that does not matter, in points where the unit is ``%``.
+
+        Raises:
+            StudyError: If the recipe is unknown or left out where there are several, or the tolerance is negative.
+        """
+        return images_needed(self, tolerance=tolerance, recipe=recipe)
+
+    @checked(StudyError)
+    def flags(self, tolerance: float | None = None, *, recipe: RecipeLike | None = None) -> dict[str, frozenset[str]]:
+        """Every layer's structural flags, with ``dip`` where that is its verdict; see ``advise.flags.flags``.
+
+        Args:
+            tolerance: Largest drop that does not matter, in points where the unit is ``%``.
+            recipe: The recipe or its name; None where there is only one.
 
         Raises:
             StudyError: If the recipe is unknown or left out where there are several, or the tolerance is negative.
@@ -149,7 +203,7 @@ class Study(StudyRecord):
         max_drop: float | None = None,
         size_bytes: int | None = None,
         latency_s: float | None = None,
-        recipe: str | None = None,
+        recipe: RecipeLike | None = None,
     ) -> Scheme:
         """A scheme that quantizes all layers but those that hurt most; see ``advise.protect.protect``.
 
@@ -160,7 +214,7 @@ class Study(StudyRecord):
             max_drop: Protect until the predicted drop is at most this, in points where the unit is ``%``.
             size_bytes: Protect what fits when all layers' parameters may take this many bytes.
             latency_s: Protect what fits when one run may take this many seconds; needs ``with_latency``.
-            recipe: Name of the recipe; None where there is only one.
+            recipe: The recipe or its name; None where there is only one.
 
         Raises:
             StudyError: If not exactly one criterion is given, it cannot be met, or times are needed and not there.
@@ -168,7 +222,7 @@ class Study(StudyRecord):
         return protect(self, top=top, max_drop=max_drop, size_bytes=size_bytes, latency_s=latency_s, recipe=recipe)
 
     @checked(StudyError)
-    def to_html(self, path: str | Path, *, recipe: str | None = None) -> None:
+    def to_html(self, path: str | Path, *, recipe: RecipeLike | None = None) -> None:
         """Write one self-contained page: the picture, the worst layers, all layers, notes.
 
         Raises:
@@ -179,17 +233,17 @@ class Study(StudyRecord):
         write_text(path, page(read(self), recipe))
 
     @checked(StudyError)
-    def to_markdown(self, *, recipe: str | None = None) -> str:
+    def to_markdown(self, *, recipe: RecipeLike | None = None) -> str:
         """The layers as a table in GitHub's markdown."""
         return markdown(read(self), recipe)
 
     @checked(StudyError)
-    def to_latex(self, *, recipe: str | None = None) -> str:
+    def to_latex(self, *, recipe: RecipeLike | None = None) -> str:
         """The layers as a LaTeX ``longtable`` with ``booktabs`` rules."""
         return latex(read(self), recipe)
 
     @checked(StudyError)
-    def to_rst(self, *, recipe: str | None = None) -> str:
+    def to_rst(self, *, recipe: RecipeLike | None = None) -> str:
         """The layers as a reStructuredText ``list-table``."""
         return rst(read(self), recipe)
 
@@ -211,6 +265,8 @@ def read(study: StudyRecord) -> Reading:
     return Reading(
         study,
         flags={name: flags(study, recipe=name) for name in recipes},
+        verdicts={name: verdicts(study, recipe=name) for name in recipes},
+        images_needed={name: images_needed(study, recipe=name) for name in recipes},
         worst_first={name: worst_first(study, name) for name in recipes},
         saved_bytes={name: saved_bytes(study, name) for name in recipes},
         tolerance=stored_tolerance(study, None),

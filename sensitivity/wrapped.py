@@ -317,7 +317,16 @@ class Wrapped:
                 with watching(len(variants) * len(task), progress) as watch:
                     outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
             return Study.of(
-                study_record(outcome, task, self.layers, recipes, disturber, direction=direction, started=started)
+                study_record(
+                    outcome,
+                    task,
+                    self.layers,
+                    recipes,
+                    disturber,
+                    direction=direction,
+                    stop=stop,
+                    started=started,
+                )
             )
 
     @checked(StudyError)

@@ -50,7 +50,8 @@ sys.modules["torch"] = None  # any import of it now fails
 from sensitivity.study import Study, pareto
 folder = {str(tmp_path)!r}
 study = Study.load(folder + "/study.json")
-study.table(); study.flags(); study.protect(top=2); study.compare(study); repr(study); study._repr_html_()
+study.table(); study.flags(); study.verdicts(); study.images_needed()
+study.protect(top=2); study.compare(study); repr(study); study._repr_html_()
 study.plot(folder + "/dips.png"); study.to_html(folder + "/page.html"); pareto(study, path=folder + "/pareto.png")
 study.to_markdown(); study.to_latex(); study.to_rst()
 print(len(study.layers))
@@ -75,7 +76,7 @@ def test_flags_take_a_tolerance_in_points_and_a_recipe() -> None:
     study = with_second_recipe(make_study([0.01]))
     (name,) = study.flags(recipe="INT8")
     assert "dip" in study.flags(0.9, recipe="INT8")[name]
-    assert "noise" in study.flags(1.1, recipe="INT8")[name]
+    assert "dip" not in study.flags(1.1, recipe="INT8")[name]
     assert "dip" in study.flags(tolerance=1.1, recipe="INT4")[name]
 
 

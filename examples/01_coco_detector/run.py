@@ -80,7 +80,7 @@ def tell_dips(study: sv.Study, recipe: str, most: int) -> None:
     print(f"\n{recipe}: {len(gains)} of {len(table)} layers seem to gain, up to {chance:.2f} points of AP: chance.")
     print(f"layers that drop by more: {(table['drop'] > chance).sum()}")
     for row in dips.itertuples():
-        print(f"  {row.name:34} {row.drop:6.2f} points  {row.flags}")
+        print(f"  {row.name:34} {row.drop:6.2f} points  {row.verdict:9}  {row.traits}".rstrip())
     print("Smaller drops may be chance as well: do not read a ranking into them.")
 
 

@@ -49,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     table = study.table()
     print(f"\n{recipe.name}: largest gain, which can only be chance: {-table['drop'].min():.2f} points; worst layers:")
     for row in table.nlargest(WORST, "drop").itertuples():
-        print(f"  {row.name:42} {row.drop:6.2f} points  {row.flags}")
+        print(f"  {row.name:42} {row.drop:6.2f} points  {row.verdict:9}  {row.traits}".rstrip())
 
     study.save(given.out / "study.json")
     study.plot(given.out / "dips.png")

@@ -86,7 +86,7 @@ def by_flag(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     for name, table in tables.items():
         large = table["drop"] > LARGE_DROP
         worst = table["drop"].rank(ascending=False) <= WORST
-        flags = table["flags"].str.split(", ")
+        flags = table["traits"].str.split(", ")
         flagged = flags.map(lambda found: "exit" in found or "depthwise" in found)
         rows.append(
             [

@@ -9,10 +9,12 @@ from numbers import Integral, Real
 from typing import Literal
 
 from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
+from sensitivity.advise.verdicts import verdicts
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
 from sensitivity.records.latency import Latency, latency_of
 from sensitivity.records.size import layer_bytes
+from sensitivity.records.study import RecipeLike
 
 DECIBEL = "dB"
 
@@ -41,7 +43,7 @@ def protect(
     max_drop: float | None = None,
     size_bytes: int | None = None,
     latency_s: float | None = None,
-    recipe: str | None = None,
+    recipe: RecipeLike | None = None,
 ) -> Scheme:
     """A scheme with every layer quantized but the ones that hurt most; give exactly one criterion.
 
@@ -63,7 +65,7 @@ def protect(
             added; layers are protected by drop avoided for each extra second. What is expected is the quantized
             graph's time and the sum of what protecting each layer adds; changes of format between layers are in
             neither, so measure the scheme on the engine.
-        recipe: Name of the recipe that the other layers get; None where the study has only one.
+        recipe: The recipe, or its name, that the other layers get; None where the study has only one.
 
     Returns:
         Rule ``*`` with the recipe, then one rule for each protected layer, with ``reasons``, ``predicted_drop`` (a
@@ -102,7 +104,7 @@ def _check_number(name: str, value: object) -> None:
         raise StudyError(f"{name}={value!r}: give {what}.")
 
 
-def trade_offs(study: StudyRecord, recipe: str | None = None) -> list[TradeOff]:
+def trade_offs(study: StudyRecord, recipe: RecipeLike | None = None) -> list[TradeOff]:
     """Size, latency and predicted drop when the worst layers are protected one after the other, none first, all last.
 
     Raises:
@@ -143,7 +145,7 @@ class _Advice:
         remaining: Predicted drop when the first 0, 1, 2 ... of ``ranked`` are protected.
     """
 
-    def __init__(self, study: StudyRecord, recipe: str | None) -> None:
+    def __init__(self, study: StudyRecord, recipe: RecipeLike | None) -> None:
         if study.direction != ONE_AT_A_TIME:
             raise StudyError(
                 f"protect needs a study of direction {ONE_AT_A_TIME!r}; this one is {study.direction!r}, whose drops "
@@ -151,8 +153,9 @@ class _Advice:
             )
         measurements = {m.layer: m for m in study.of_recipe(recipe)}
         self.study = study
-        self.recipe: Recipe = study.recipes[recipe if recipe is not None else next(iter(study.recipes))]
+        self.recipe: Recipe = study.recipes[study.recipe_name(recipe)]
         self.layers = {layer.name: layer for layer in study.layers}
+        self.verdicts = verdicts(study, recipe=recipe)
         self.ranked: list[Measurement] = worst_first(study, recipe)
         self.unknown = {
             name: _why_unknown(measurements.get(name))
@@ -263,7 +266,8 @@ class _Advice:
         drop = drop_of(measurement) * self.study.scale
         digits = ".1g" if 0.0 < abs(drop) < 0.005 else ".2f"
         place = f"drop {drop:{digits}}{_unit(self.study)} (rank {rank} of {len(self.ranked)})"
-        return ", ".join([place, *sorted(self.layers[measurement.layer].flags)])
+        verdict = self.verdicts.get(measurement.layer)
+        return ", ".join([place, *([verdict] if verdict else []), *sorted(self.layers[measurement.layer].flags)])
 
 
 def _unit(study: StudyRecord) -> str:

@@ -7,12 +7,13 @@ from math import isfinite, isnan, nan
 from sensitivity.records import Measurement, StudyRecord
 from sensitivity.records.correlation import spearman
 from sensitivity.records.signals import ESTIMATES, SIMILARITIES
+from sensitivity.records.study import RecipeLike
 
 ONE_AT_A_TIME = "one-at-a-time"
 FEWEST_LAYERS = 3
 
 
-def worst_first(study: StudyRecord, recipe: str | None = None) -> list[Measurement]:
+def worst_first(study: StudyRecord, recipe: RecipeLike | None = None) -> list[Measurement]:
     """The measurements that have a drop, the layer that hurts most first; ties stay in execution order.
 
     With one layer disturbed at a time that is the largest drop. With all but one disturbed it is the smallest: the
@@ -20,7 +21,7 @@ def worst_first(study: StudyRecord, recipe: str | None = None) -> list[Measureme
 
     Args:
         study: What was measured.
-        recipe: Name of the recipe; None where the study has only one.
+        recipe: The recipe or its name; None where the study has only one.
 
     Raises:
         StudyError: If the recipe is unknown, or left out where there are several.
@@ -40,7 +41,7 @@ def has_drop(measurement: Measurement) -> bool:
     return not isnan(drop_of(measurement))
 
 
-def agreement(study: StudyRecord, recipe: str | None = None) -> dict[str, float]:
+def agreement(study: StudyRecord, recipe: RecipeLike | None = None) -> dict[str, float]:
     """Spearman's rank correlation of each signal and estimate with the measured drops.
 
     1 means that the signal puts the layers in the order of their drops, 0 that it says nothing of them; the sign of
@@ -49,7 +50,7 @@ def agreement(study: StudyRecord, recipe: str | None = None) -> dict[str, float]
 
     Args:
         study: What was measured.
-        recipe: Name of the recipe; None where the study has only one.
+        recipe: The recipe or its name; None where the study has only one.
 
     Returns:
         Signal to correlation, over the layers that have both; without signals that fewer than three layers have, or

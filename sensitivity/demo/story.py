@@ -13,7 +13,6 @@ from rich.text import Text
 
 import sensitivity as sv
 
-DIP, NOISE = "dip", "noise"
 BAR_WIDTH = 10
 
 NEXT_STEP = """
@@ -36,23 +35,26 @@ def tell_setting(console: Console, wrapped: sv.Wrapped, task: sv.PromptedMasks, 
 
 
 def tell_layers(console: Console, study: sv.Study) -> None:
-    """Every layer with its drop under every recipe, then the flagged layers by name."""
-    flags = {recipe: study.flags(recipe=recipe) for recipe in study.recipes}
+    """Every layer with its drop under every recipe, then the dips by name."""
+    verdicts = {recipe: study.verdicts(recipe) for recipe in study.recipes}
     drops = {recipe: {m.layer: m.drop for m in study.of_recipe(recipe)} for recipe in study.recipes}
     longest = max(drop or 0.0 for found in drops.values() for drop in found.values())
     table = _table("layer", "kind", "role", numbers=[*study.recipes, ""])
     for layer in study.layers:
         found = [drops[recipe][layer.name] for recipe in study.recipes]
-        cells = [_drop(study, drop, flags[recipe][layer.name]) for recipe, drop in zip(drops, found, strict=True)]
+        cells = [
+            _drop(study, drop, verdicts[recipe].get(layer.name)) for recipe, drop in zip(drops, found, strict=True)
+        ]
         bar = Bar(longest, 0, max(0.0, *(drop or 0.0 for drop in found)), width=BAR_WIDTH, color="red")
         table.add_row(layer.name, layer.kind, layer.role, *cells, bar)
     baseline = f"[bold]{_shown(study, study.baseline.value)} {study.unit}[/]"
     console.print(f"With nothing quantized, {study.metric} is {baseline}. Points lost with one layer quantized:", table)
-    for recipe, flagged in flags.items():
-        dips = sorted(
-            (name for name in flagged if DIP in flagged[name]), key=lambda name: -(drops[recipe][name] or 0.0)
-        )
-        console.print(f"[bold]{recipe}[/], layers flagged as {DIP}: {', '.join(dips) or 'none'}", highlight=False)
+    for recipe, of_layer in verdicts.items():
+        dips = [name for name, verdict in of_layer.items() if verdict == "dip"]
+        dips.sort(key=lambda name: -(drops[recipe][name] or 0.0))
+        undecided = sum(verdict == "undecided" for verdict in of_layer.values())
+        more = f"; undecided on so few images: {undecided}" if undecided else ""
+        console.print(f"[bold]{recipe}[/], dips: {', '.join(dips) or 'none'}{more}", highlight=False)
 
 
 def tell_schemes(console: Console, study: sv.Study, measured: Sequence[tuple[sv.Scheme, sv.Score]]) -> None:
@@ -94,8 +96,8 @@ def _title(scheme: sv.Scheme) -> str:
     return f"{recipes}, {len(scheme.reasons) or 'nothing'} protected"
 
 
-def _drop(study: sv.Study, drop: float | None, flags: frozenset[str]) -> Text:
-    style = "bold red" if DIP in flags else "dim" if NOISE in flags else ""
+def _drop(study: sv.Study, drop: float | None, verdict: str | None) -> Text:
+    style = {"dip": "bold red", "harmless": "dim"}.get(verdict or "", "")
     return Text("failed" if drop is None else _shown(study, drop), style)
 
 

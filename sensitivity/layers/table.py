@@ -79,11 +79,12 @@ class LayerTable(Sequence[Layer]):
         return self._part(select(self._layers, pattern, model=self.model))
 
     def to_frame(self) -> pd.DataFrame:
-        """One row a layer, one column an attribute; flags as text."""
+        """One row a layer, one column an attribute; the flags as text under ``traits``, since frames have ``flags``."""
         import pandas as pd
 
-        rows = [layer.to_json() | {"flags": " ".join(sorted(layer.flags))} for layer in self._layers]
-        return pd.DataFrame(rows, columns=list(Layer.__dataclass_fields__))
+        rows = [layer.to_json() | {"traits": " ".join(sorted(layer.flags))} for layer in self._layers]
+        columns = ["traits" if name == "flags" else name for name in Layer.__dataclass_fields__]
+        return pd.DataFrame(rows, columns=columns)
 
     def _part(self, layers: Iterable[Layer]) -> LayerTable:
         return LayerTable(layers, model=self.model)
@@ -98,7 +99,7 @@ class LayerTable(Sequence[Layer]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        columns = ["name", "module", "kind", "role", "flags", "norm", "activation", "calls", "parameters", "macs"]
+        columns = ["name", "module", "kind", "role", "traits", "norm", "activation", "calls", "parameters", "macs"]
         html: str = self.to_frame()[columns].to_html(index=False)
         return f"<p>{len(self)} layers of {self.model}</p>{html}"
 

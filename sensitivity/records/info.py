@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 from sensitivity.errors import StudyError
+from sensitivity.records.arguments import check
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +91,18 @@ class Facts(Mapping[str, Any]):
         return f"{type(self).__name__}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
 
 
+class IntervalOf(StrEnum):
+    """What the interval of a drop is about; equal to its text.
+
+    Attributes:
+        OTHER_IMAGES: The drop on other images of the same kind.
+        THIS_DATA_SET: The drop on all images of this data set, of which some were scored.
+    """
+
+    OTHER_IMAGES = "other-images"
+    THIS_DATA_SET = "this-data-set"
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class StudyInfo(Facts):
     """Facts about how a study was made.
@@ -98,7 +112,11 @@ class StudyInfo(Facts):
         torch: Version of torch.
         weights: Digest of the model's parameters and buffers.
         calibration_images: Images that activation ranges were measured on; by recipe where these differ.
-        intervals: What the bounds of the drops mean, as a sentence.
+        intervals: What the bounds of the drops mean, in words.
+        interval_level: Chance that the intervals of all layers hold at once, e.g. 0.95.
+        interval_of: What the intervals are about.
+        tolerance: Largest drop that does not matter, in the unit people see; None takes the default of ``verdicts``.
+        images: Images of the whole task, some of which a ``stop`` may have left out.
         source: Name of the file that the numbers were read from.
         latency: Name of a recipe to the times that ``Study.with_latency`` added.
     """
@@ -108,11 +126,21 @@ class StudyInfo(Facts):
     weights: str | None = None
     calibration_images: int | Mapping[str, int] | None = None
     intervals: str | None = None
+    interval_level: float | None = None
+    interval_of: IntervalOf | None = None
+    tolerance: float | None = None
+    images: int | None = None
     source: str | None = None
     latency: Mapping[str, Times] | None = None
 
     @classmethod
     def _read(cls, name: str, value: Any) -> Any:
+        if name in ("interval_level", "tolerance"):
+            check(name, value, float, StudyError)
+        if name == "images":
+            check(name, value, int, StudyError)
+        if name == "interval_of":
+            return _interval_of(value)
         return _times(value) if name == "latency" else value
 
     def to_json(self) -> dict[str, Any]:
@@ -151,6 +179,13 @@ class VerificationInfo(Facts):
         """Plain values that ``of`` turns back into equal facts."""
         plain = {name: list(value) if isinstance(value, tuple) else value for name, value in self.items()}
         return plain | ({} if self.scheme is None else {"scheme": [list(rule) for rule in self.scheme]})
+
+
+def _interval_of(text: object) -> IntervalOf:
+    try:
+        return IntervalOf(str(text))
+    except ValueError as error:
+        raise StudyError(f"info: interval_of={text!r:.40} is none of {', '.join(IntervalOf)}.") from error
 
 
 def _times(plain: Mapping[str, Any]) -> dict[str, Times]:

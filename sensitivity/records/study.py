@@ -21,6 +21,8 @@ from sensitivity.records.recipe import Recipe
 SCHEMA_VERSION = 1
 _DIRECTIONS = ("one-at-a-time", "all-but-one")
 _NAME = re.compile(r".+:\d{1,9}:\d{1,9}", re.DOTALL)
+RecipeLike = str | Recipe
+"""A recipe of a study, by its name or by value."""
 _MAY_BE_NAN = ("metrics", "signals")
 """A metric may be undefined on the images, such as AP of small objects where there are none."""
 
@@ -152,23 +154,44 @@ class StudyRecord:
         return 100.0 if self.unit == "%" else 1.0
 
     @checked(StudyError)
-    def of_recipe(self, recipe: str | None = None) -> tuple[Measurement, ...]:
+    def of_recipe(self, recipe: RecipeLike | None = None) -> tuple[Measurement, ...]:
         """The measurements of one recipe, in execution order.
 
         Args:
-            recipe: Its name; None where the study has only one.
+            recipe: The recipe or its name; None where the study has only one.
 
         Raises:
-            StudyError: If the name is unknown, or left out where there are several recipes.
+            StudyError: If the recipe is unknown, or left out where there are several recipes.
+        """
+        name = self.recipe_name(recipe)
+        return tuple(m for m in self.measurements if m.recipe == name)
+
+    @checked(StudyError)
+    def recipe_name(self, recipe: RecipeLike | None = None) -> str:
+        """The name under which the study knows a recipe.
+
+        Args:
+            recipe: Its name, or the recipe itself, of which what it does counts and not its name; None where the study
+                has only one.
+
+        Raises:
+            StudyError: If the study has no such recipe, or it is left out where there are several.
         """
         names = tuple(self.recipes)
         if recipe is None:
             if len(names) != 1:
                 raise StudyError(f"this study has {len(names)} recipes; name one with recipe=: {', '.join(names)}.")
-            recipe = names[0]
-        if recipe not in self.recipes:
-            raise StudyError(f"no recipe {recipe!r} in this study. It has: {', '.join(names)}.")
-        return tuple(m for m in self.measurements if m.recipe == recipe)
+            return names[0]
+        if isinstance(recipe, str):
+            if recipe not in self.recipes:
+                raise StudyError(f"no recipe {recipe!r} in this study. It has: {', '.join(names)}.")
+            return recipe
+        same = [name for name, known in self.recipes.items() if known.digest == recipe.digest]
+        if not same:
+            raise StudyError(
+                f"recipe={recipe.name!r} does something else than the recipes of this study: {', '.join(names)}."
+            )
+        return recipe.name if recipe.name in same else same[0]
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal study."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
+from sensitivity.records.study import RecipeLike
 from sensitivity.report.figures.dips import dips
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import Rows, rows
@@ -31,12 +32,12 @@ _STYLE = """
 """
 
 
-def page(reading: Reading, recipe: str | None = None) -> str:
+def page(reading: Reading, recipe: RecipeLike | None = None) -> str:
     """A whole HTML document that needs no other file and no network.
 
     Args:
         reading: What there is to show.
-        recipe: Name of one recipe; None shows all.
+        recipe: One recipe; None shows all.
 
     Raises:
         StudyError: If the recipe is unknown, or nothing was measured.
@@ -78,6 +79,7 @@ def _facts(reading: Reading, recipes: Iterable[str]) -> str:
         "direction": study.direction,
         "layers": f"{len(study.layers)}",
         **{f"recipe {name}": counts(reading, name) for name in recipes},
+        **({"intervals": reading.intervals} if reading.intervals else {}),
         **{f"rank correlation with the drops, {n}": told for n in recipes if (told := reading.agreement_of(n))},
     }
     return f"<dl>{''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items())}</dl>"

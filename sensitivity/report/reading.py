@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from math import isfinite, isnan
 
 from sensitivity.records import Measurement, StudyRecord
+from sensitivity.records.info import IntervalOf
+from sensitivity.records.study import RecipeLike
+from sensitivity.records.verdict import Verdict
 
 
 @dataclass(frozen=True)
@@ -16,6 +19,8 @@ class Reading:
     Attributes:
         study: What was measured.
         flags: Recipe to layer to all of its flags, structural and measured.
+        verdicts: Recipe to layer to the verdict on its drop; a layer without a drop has none.
+        images_needed: Recipe to undecided layer to about how many images would decide it, None where nobody can tell.
         worst_first: Recipe to the measurements that have a drop, the layer that hurts most first.
         saved_bytes: Recipe to layer to the bytes of parameters that the recipe saves.
         tolerance: Drop that does not matter, as stored (a fraction where the unit is ``%``).
@@ -24,6 +29,8 @@ class Reading:
 
     study: StudyRecord
     flags: Mapping[str, Mapping[str, frozenset[str]]]
+    verdicts: Mapping[str, Mapping[str, Verdict]]
+    images_needed: Mapping[str, Mapping[str, int | None]]
     worst_first: Mapping[str, Sequence[Measurement]]
     saved_bytes: Mapping[str, Mapping[str, int]]
     tolerance: float
@@ -33,7 +40,30 @@ class Reading:
         """The rank correlations of a recipe, e.g. ``estimate_output_mse 0.66, output_sqnr_db 0.71``; or nothing."""
         return ", ".join(f"{name} {value:.2f}" for name, value in self.agreement.get(recipe, {}).items())
 
-    def recipes(self, recipe: str | None) -> tuple[str, ...]:
+    def verdict(self, recipe: str, layer: str) -> str:
+        """The verdict on a layer, e.g. ``undecided (about 1,200 images would decide)``; empty where there is none."""
+        verdict = self.verdicts[recipe].get(layer)
+        images = self.images_needed[recipe].get(layer)
+        needed = "" if images is None else f" (about {images:,} images would decide)"
+        return "" if verdict is None else f"{verdict}{needed}"
+
+    def verdict_counts(self, recipe: str) -> str:
+        """How many layers have which verdict, e.g. ``3 dip, 60 harmless, 6 undecided``; empty where there are none."""
+        found = list(self.verdicts[recipe].values())
+        return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found)
+
+    @property
+    def intervals(self) -> str:
+        """What the intervals mean, as one sentence; empty where there are none."""
+        info = self.study.info
+        if info.interval_level is None or info.interval_of is None:
+            return f"Intervals: {info.intervals}." if info.intervals else ""
+        about = f"the drops on other images of the same kind; {self.study.baseline.images:,} images were scored"
+        if info.interval_of is IntervalOf.THIS_DATA_SET:
+            about = "the drops on all images of this data set"
+        return f"These are simultaneous {100 * info.interval_level:.4g} % intervals over all layers, of {about}."
+
+    def recipes(self, recipe: RecipeLike | None) -> tuple[str, ...]:
         """The recipe asked for, or all where None is.
 
         Raises:
@@ -41,8 +71,12 @@ class Reading:
         """
         if recipe is None:
             return tuple(self.study.recipes)
-        self.study.of_recipe(recipe)
-        return (recipe,)
+        return (self.study.recipe_name(recipe),)
+
+    @property
+    def shown_tolerance(self) -> str:
+        """The drop that does not matter, with its unit, e.g. ``0.10 points``."""
+        return f"{self.shown(self.tolerance)}{self.drop_unit}"
 
     @property
     def one_at_a_time(self) -> bool:

@@ -5,11 +5,26 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from sensitivity.records import Layer, Measurement
+from sensitivity.records.study import RecipeLike
+from sensitivity.records.verdict import Verdict
 from sensitivity.report.reading import Reading
 
 ABSENT = "–"
 NOT_ANALYSED = "not analysed"
-COLUMNS = ("layer", "recipe", "kind", "role", "flags", "drop", "interval", "score", "images", "parameters", "result")
+COLUMNS = (
+    "layer",
+    "recipe",
+    "kind",
+    "role",
+    "traits",
+    "drop",
+    "interval",
+    "verdict",
+    "score",
+    "images",
+    "parameters",
+    "result",
+)
 NUMBERS = ("drop", "interval", "score", "images", "parameters")
 
 
@@ -28,12 +43,12 @@ class Rows:
     body: tuple[tuple[str, ...], ...]
 
 
-def rows(reading: Reading, recipe: str | None = None) -> Rows:
+def rows(reading: Reading, recipe: RecipeLike | None = None) -> Rows:
     """One row for each layer in execution order, then one for each module that is in no layer.
 
     Args:
         reading: What there is to show.
-        recipe: Name of one recipe; None for all, told apart by a column of their own.
+        recipe: One recipe; None for all, told apart by a column of their own.
 
     Raises:
         StudyError: If the recipe is unknown.
@@ -41,7 +56,9 @@ def rows(reading: Reading, recipe: str | None = None) -> Rows:
     study, names = reading.study, reading.recipes(recipe)
     cells = [row for name in names for row in _recipe_rows(reading, name)]
     cells += [{"layer": module.module, "result": f"skipped: {module.reason}"} for module in study.skipped]
-    optional = {"recipe": len(names) > 1, "interval": any(row.get("interval") for row in cells)}
+    optional = {"recipe": len(names) > 1} | {
+        column: any(row.get(column) for row in cells) for column in ("interval", "verdict")
+    }
     columns = [column for column in COLUMNS if optional.get(column, True)]
     units = {
         "drop": f"drop{_bracketed(reading.drop_unit)}",
@@ -58,7 +75,9 @@ def _recipe_rows(reading: Reading, recipe: str) -> list[dict[str, str]]:
     measurements = {m.layer: m for m in reading.study.of_recipe(recipe)}
     flags = reading.flags[recipe]
     return [
-        _facts(layer, flags[layer.name]) | {"recipe": recipe} | _result(reading, measurements.get(layer.name))
+        _facts(layer, flags[layer.name])
+        | {"recipe": recipe, "verdict": reading.verdict(recipe, layer.name)}
+        | _result(reading, measurements.get(layer.name))
         for layer in reading.study.layers
     ]
 
@@ -68,7 +87,7 @@ def _facts(layer: Layer, flags: frozenset[str]) -> dict[str, str]:
         "layer": layer.name,
         "kind": layer.kind,
         "role": layer.role,
-        "flags": ", ".join(sorted(flags)),
+        "traits": ", ".join(sorted(flags - {Verdict.DIP})),  # a column of its own has the verdict
         "parameters": f"{layer.parameters:,}",
     }
 

@@ -8,6 +8,7 @@ import pandas as pd
 
 from sensitivity.records import Layer, Measurement, StudyRecord
 from sensitivity.records.correlation import spearman
+from sensitivity.records.study import RecipeLike
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import NOT_ANALYSED
 
@@ -17,15 +18,18 @@ _FACTS = (
     "module",
     "kind",
     "role",
-    "flags",
+    "traits",
     "drop",
     "drop_low",
     "drop_high",
+    "verdict",
+    "images_needed",
     "score",
     "images",
     "status",
     "reason",
 )
+_TEXTS = ("name", "recipe", "module", "kind", "role", "traits", "verdict", "status", "reason")
 _COSTS = ("parameters", "weight_bytes", "saved_bytes", "macs")
 
 
@@ -36,7 +40,7 @@ class _Columns(NamedTuple):
     signals: dict[str, str]
 
 
-def frame(reading: Reading, recipe: str | None = None) -> pd.DataFrame:
+def frame(reading: Reading, recipe: RecipeLike | None = None) -> pd.DataFrame:
     """One row for each layer in execution order, then one for each module that is in no layer.
 
     Scores, drops and metrics are in the unit people see: percent and points where the study's unit is ``%``. What is
@@ -46,13 +50,14 @@ def frame(reading: Reading, recipe: str | None = None) -> pd.DataFrame:
 
     Args:
         reading: What there is to show.
-        recipe: Name of one recipe; None for all, one block of rows after the other, told apart by a column ``recipe``
+        recipe: One recipe; None for all, one block of rows after the other, told apart by a column ``recipe``
             that a study of one recipe does not have.
 
     Returns:
-        Columns ``name``, ``module``, ``kind``, ``role``, ``flags`` (text, structural and measured), ``drop``,
-        ``drop_low``, ``drop_high``, ``score``, ``images``, ``status``, ``reason``, every metric, ``parameters``,
-        ``weight_bytes``, ``saved_bytes`` (by the recipe), ``macs``, every signal (in its own unit).
+        Columns ``name``, ``module``, ``kind``, ``role``, ``traits`` (flags as text, structural and measured), ``drop``,
+        ``drop_low``, ``drop_high``, ``verdict``, ``images_needed`` (to decide an undecided layer), ``score``,
+        ``images``, ``status``, ``reason``, every metric, ``parameters``, ``weight_bytes``, ``saved_bytes`` (by the
+        recipe), ``macs``, every signal (in its own unit).
 
     Raises:
         StudyError: If the recipe is unknown.
@@ -65,7 +70,7 @@ def frame(reading: Reading, recipe: str | None = None) -> pd.DataFrame:
     if len(names) == 1:
         columns.remove("recipe")
     table = pd.DataFrame(rows, columns=columns)
-    numbers = [c for c in columns if c not in ("name", "recipe", "module", "kind", "role", "flags", "status", "reason")]
+    numbers = [column for column in columns if column not in _TEXTS]
     table[numbers] = table[numbers].astype(float)
     table.attrs = {
         "model": study.model,
@@ -79,7 +84,11 @@ def frame(reading: Reading, recipe: str | None = None) -> pd.DataFrame:
 
 
 def compare(
-    study: StudyRecord, other: StudyRecord, *, recipe: str | None = None, other_recipe: str | None = None
+    study: StudyRecord,
+    other: StudyRecord,
+    *,
+    recipe: RecipeLike | None = None,
+    other_recipe: RecipeLike | None = None,
 ) -> pd.DataFrame:
     """Two studies side by side, one row for each layer name that either of them measured.
 
@@ -127,13 +136,16 @@ def _layer_rows(reading: Reading, recipe: str, columns: _Columns) -> list[dict[s
 
 
 def _facts(reading: Reading, layer: Layer, recipe: str) -> dict[str, Any]:
+    verdict = reading.verdicts[recipe].get(layer.name)
     return {
         "name": layer.name,
         "recipe": recipe,
         "module": layer.module or None,
         "kind": layer.kind,
         "role": layer.role,
-        "flags": ", ".join(sorted(reading.flags[recipe][layer.name])),
+        "traits": ", ".join(sorted(reading.flags[recipe][layer.name])),
+        "verdict": str(verdict) if verdict else None,
+        "images_needed": reading.images_needed[recipe].get(layer.name),
         "parameters": layer.parameters,
         "weight_bytes": layer.weight_bytes,
         "saved_bytes": reading.saved_bytes[recipe][layer.name],
@@ -166,7 +178,7 @@ def _columns(study: StudyRecord) -> _Columns:
     )
 
 
-def _drops(study: StudyRecord, recipe: str | None) -> pd.DataFrame:
+def _drops(study: StudyRecord, recipe: RecipeLike | None) -> pd.DataFrame:
     rows = [
         {"name": m.layer, "drop": None if m.drop is None else m.drop * study.scale} for m in study.of_recipe(recipe)
     ]

@@ -6,6 +6,8 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from sensitivity.records import Status
+from sensitivity.records.study import RecipeLike
+from sensitivity.records.verdict import Verdict
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import Rows, rows
 
@@ -38,25 +40,29 @@ def summary(reading: Reading, worst: int = 5) -> str:
         width = max((len(m.layer) for m in ranked), default=0)
         for measurement in ranked:
             drop = f"drop {reading.drop(measurement)}{reading.drop_unit} {reading.interval(measurement)}".rstrip()
-            flags = ", ".join(sorted(reading.flags[name][measurement.layer]))
-            lines.append(f"  {measurement.layer:<{width}}  {drop}  {flags}".rstrip())
+            traits = sorted(reading.flags[name][measurement.layer] - {Verdict.DIP})
+            words = ", ".join([*filter(None, [reading.verdict(name, measurement.layer)]), *traits])
+            lines.append(f"  {measurement.layer:<{width}}  {drop}  {words}".rstrip())
         if reading.agreement_of(name):
             lines.append(f"  rank correlation with the drops: {reading.agreement_of(name)}")
+    lines += [reading.intervals] if reading.intervals else []
     lines += [f"note: {note}" for note in study.notes]
     return "\n".join(lines)
 
 
 def counts(reading: Reading, recipe: str) -> str:
-    """How many layers have which status, e.g. ``65 measured, 1 failed, 3 not analysed``."""
+    """How many layers have which status and verdict, e.g. ``65 measured, 1 failed; 2 dip, 63 harmless at ...``."""
     measurements = reading.study.of_recipe(recipe)
     statuses = [m.status for m in measurements]
     found = sorted(dict.fromkeys(statuses), key=lambda status: status != Status.MEASURED)
     parts = [f"{statuses.count(status)} {status}" for status in found or [Status.MEASURED]]
     missing = len(reading.study.layers) - len(measurements)
-    return ", ".join([*parts, *([f"{missing} not analysed"] if missing else [])])
+    text = ", ".join([*parts, *([f"{missing} not analysed"] if missing else [])])
+    verdicts = reading.verdict_counts(recipe)
+    return f"{text}; {verdicts} at a tolerance of {reading.shown_tolerance}" if verdicts else text
 
 
-def markdown(reading: Reading, recipe: str | None = None) -> str:
+def markdown(reading: Reading, recipe: RecipeLike | None = None) -> str:
     """The layers as a table in GitHub's markdown.
 
     Raises:
@@ -69,7 +75,7 @@ def markdown(reading: Reading, recipe: str | None = None) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def latex(reading: Reading, recipe: str | None = None) -> str:
+def latex(reading: Reading, recipe: RecipeLike | None = None) -> str:
     """The layers as a LaTeX ``longtable``; needs the packages ``longtable`` and ``booktabs``.
 
     Raises:
@@ -83,7 +89,7 @@ def latex(reading: Reading, recipe: str | None = None) -> str:
     return "\n".join([*start, *head, *body, r"\end{longtable}"])
 
 
-def rst(reading: Reading, recipe: str | None = None) -> str:
+def rst(reading: Reading, recipe: RecipeLike | None = None) -> str:
     """The layers as a reStructuredText ``list-table``.
 
     Raises:

@@ -12,8 +12,11 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.records import Recipe, StudyInfo, StudyRecord
+from sensitivity.records.info import IntervalOf
 from sensitivity.sweep.plan import Direction
 from sensitivity.sweep.scoring import Outcome
+from sensitivity.sweep.stopping.judge import LEVEL
+from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import calibration_images
 
 
@@ -25,6 +28,7 @@ def study_record(
     disturber: Disturber,
     *,
     direction: Direction,
+    stop: Confidence | None,
     started: float,
 ) -> StudyRecord:
     """The record of a sweep.
@@ -36,6 +40,7 @@ def study_record(
         recipes: What was done to the layers.
         disturber: Knows the model and the ranges that were used.
         direction: Which layers were disturbed at a time.
+        stop: When a drop was known well enough, in the unit people see.
         started: What ``time.perf_counter`` said when the analysis began.
     """
     return StudyRecord(
@@ -57,5 +62,9 @@ def study_record(
             weights=weights_digest(disturber.model),
             calibration_images=calibration_images(recipes, disturber),
             intervals=outcome.intervals,
+            interval_level=(stop.level if stop else LEVEL) if outcome.intervals else None,
+            interval_of=(IntervalOf.THIS_DATA_SET if stop else IntervalOf.OTHER_IMAGES) if outcome.intervals else None,
+            tolerance=stop.tolerance if stop else None,
+            images=len(task),
         ),
     )

@@ -45,8 +45,8 @@ def test_top_protects_the_worst_and_says_why() -> None:
     scheme = protect(study, top=2)
     worst, second = study.layers[1], study.layers[2]
     assert protected(scheme) == [worst.name, second.name]
-    assert scheme.reasons[worst.name] == "drop 4.31 points (rank 1 of 4), depthwise"
-    assert scheme.reasons[second.name] == "drop 2.00 points (rank 2 of 4), exit, no-activation"
+    assert scheme.reasons[worst.name] == "drop 4.31 points (rank 1 of 4), dip, depthwise"
+    assert scheme.reasons[second.name] == "drop 2.00 points (rank 2 of 4), dip, exit, no-activation"
     assert scheme.predicted_drop == pytest.approx(0.01)
     assert scheme.size_bytes == counted_bytes(study, scheme)
 
@@ -109,7 +109,7 @@ def test_layers_nothing_is_known_of_are_protected_with_the_reason() -> None:
     study = replace(study, measurements=study.measurements[:3])
     scheme = protect(study, top=1)
     assert scheme.reasons == {
-        study.layers[2].name: "drop 20.00 points (rank 1 of 2), exit, no-activation",
+        study.layers[2].name: "drop 20.00 points (rank 1 of 2), dip, exit, no-activation",
         study.layers[1].name: "not measured: NaN in the output",
         study.layers[3].name: "not measured: not in the analysis",
     }

@@ -15,7 +15,8 @@ from sensitivity.study import Study, read
 from tests.made_studies import INT8, make_study, random_study, with_intervals, with_second_recipe
 
 COLUMNS = [
-    "name", "module", "kind", "role", "flags", "drop", "drop_low", "drop_high", "score", "images", "status", "reason",
+    "name", "module", "kind", "role", "traits", "drop", "drop_low", "drop_high", "verdict", "images_needed", "score",
+    "images", "status", "reason",
     "miou", "miou_small", "parameters", "weight_bytes", "saved_bytes", "macs", "output_sqnr_db",
 ]  # fmt: skip
 
@@ -46,7 +47,7 @@ def test_scores_are_in_percent_and_signals_and_sizes_as_they_are() -> None:
     assert row["output_sqnr_db"] == 30.0
     assert (row["parameters"], row["macs"], row["images"]) == (layer.parameters, layer.macs, 50)
     assert row["saved_bytes"] == layer_bytes(layer, None) - layer_bytes(layer, INT8)
-    assert row["flags"] == "dip, no-norm"
+    assert row["traits"] == "dip, no-norm"
 
 
 def test_other_units_are_not_scaled() -> None:

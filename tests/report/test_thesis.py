@@ -196,7 +196,7 @@ def test_the_worst_layers_are_those_the_tables_say(shared_data: Path) -> None:
     l0 = read_study(shared_data / "thesis" / "l0.csv")
     worst = list(l0.protect(top=3).reasons.items())
     assert [name for name, _ in worst] == ["stage3:4:2", "stage3:1:1", "stage3:1:2"]
-    assert worst[0][1].startswith("drop 21.64 points (rank 1 of 65), exit")
+    assert worst[0][1].startswith("drop 21.64 points (rank 1 of 65), dip, exit")
     l2 = read_study(shared_data / "thesis" / "l2.csv")
     assert list(l2.protect(top=1).reasons) == ["stage4:5:5"], "released as 4:5:4, the depthwise layer"
     assert not any(math.isnan(m.drop) for m in l2.measurements if m.drop is not None)

@@ -10,11 +10,20 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 from sensitivity.records import Layer, Measurement, StudyRecord
+from sensitivity.records.verdict import Verdict
 from sensitivity.report.figures.labels import Label, place_labels
-from sensitivity.report.figures.marks import BASELINE_COLOUR, FAILED_COLOUR, MARKER_SIZES, colour_of, marker_of
+from sensitivity.report.figures.marks import (
+    BASELINE_COLOUR,
+    FAILED_COLOUR,
+    INTERVAL_COLOUR,
+    MARKER_SIZES,
+    colour_of,
+    filling_of,
+    marker_of,
+)
 from sensitivity.report.reading import Reading
 
-# least height of the y axis as a multiple of the drop that does not matter: noise is not blown up to look like dips
+# least height of the y axis as a multiple of the drop that does not matter: chance is not blown up to look like dips
 _LEAST_SPAN = 4.0
 
 
@@ -27,28 +36,31 @@ class Dip:
         layer: The layer.
         score: Score with it disturbed; None where there is no result.
         ends: Ends of the score's interval, in no order; None where there is none.
+        verdict: Whether the drop matters; None where nobody can tell.
     """
 
     position: int
     layer: Layer
     score: float | None
     ends: tuple[float, float] | None
+    verdict: Verdict | None
 
 
-def dips_of(study: StudyRecord, layers: Sequence[Layer], recipe: str) -> list[Dip]:
+def dips_of(reading: Reading, layers: Sequence[Layer], recipe: str) -> list[Dip]:
     """The layers of one panel, left to right.
 
     A score is the baseline minus the drop rather than ``Measurement.score``: where a layer was decided on few images,
     its drop was measured against the baseline on the same images.
     """
+    study = reading.study
     measurements = {m.layer: m for m in study.of_recipe(recipe)}
-    found = []
+    panel = []
     for position, layer in enumerate(layers):
         measurement = measurements.get(layer.name)
         score = None if measurement is None else _score(study, measurement)
         ends = None if measurement is None or score is None else _ends(study, measurement)
-        found.append(Dip(position, layer, score, ends))
-    return found
+        panel.append(Dip(position, layer, score, ends, reading.verdicts[recipe].get(layer.name)))
+    return panel
 
 
 def hang_from(study: StudyRecord, dips: Sequence[Dip]) -> float:
@@ -62,7 +74,7 @@ def hang_from(study: StudyRecord, dips: Sequence[Dip]) -> float:
 
 
 def draw(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
-    """The baseline, a stem and a marker for each score, whiskers for intervals, crosses where there is no result."""
+    """The baseline, a stem and a marker for each score, lines for intervals, crosses where there is no result."""
     hang = hang_from(reading.study, dips)
     if isfinite(reading.study.baseline.value):
         _draw_baseline(axes, hang, reading.shown(reading.study.baseline.value))
@@ -76,15 +88,14 @@ def draw(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
 def set_limits(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
     """Limits with room for labels below the deepest dip; better is up, also where lower scores are better.
 
-    Intervals may widen the axis to twice what the scores need; longer ones run out of the picture.
+    Every interval is inside as a whole.
     """
     study = reading.study
     scores = [dip.score for dip in dips if dip.score is not None] + [hang_from(study, dips)]
     low, high = min(scores), max(scores)
     span = max(high - low, _LEAST_SPAN * reading.tolerance * study.scale, 1e-9)
     ends = [end for dip in dips if dip.ends is not None for end in dip.ends if isfinite(end)]
-    low = max(min([low, *ends]), low - span / 2)
-    high = min(max([high, *ends]), high + span / 2)
+    low, high = min([low, *ends]), max([high, *ends])
     span = max(high - low, span)
     room_worse, room_better = 0.24 * span, 0.06 * span
     if study.higher_is_better:
@@ -94,17 +105,20 @@ def set_limits(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
 
 
 def label_worst(axes: Axes, reading: Reading, dips: Sequence[Dip], recipe: str, count: int) -> None:
-    """Name and drop beside the worst layers, as far as their drop is a dip. The limits must be final.
+    """Name, drop and verdict beside the worst layers that lose anything. The limits must be final.
 
-    With all layers but one disturbed there is no such flag, and the worst are labelled whatever their drop.
+    With all layers but one disturbed there are no verdicts, and the worst are labelled whatever their drop.
     """
     at = {dip.layer.name: dip for dip in dips}
     labels = []
     for measurement in reading.worst_first[recipe][:count]:
         dip = at[measurement.layer]
-        told = "dip" in reading.flags[recipe][measurement.layer] or not reading.one_at_a_time
-        if dip.score is not None and told:
-            labels.append(Label(dip.position, dip.score, f"{dip.layer.name}\ndrop {reading.drop(measurement)}"))
+        loses = measurement.drop is not None and measurement.drop > 0.0
+        if dip.score is not None and (loses or not reading.one_at_a_time):
+            verdict = "" if dip.verdict in (None, Verdict.DIP) else f", {dip.verdict}"
+            labels.append(
+                Label(dip.position, dip.score, f"{dip.layer.name}\ndrop {reading.drop(measurement)}{verdict}")
+            )
     place_labels(axes, labels, _covered(axes, reading.study, dips))
 
 
@@ -122,7 +136,10 @@ def _ends(study: StudyRecord, measurement: Measurement) -> tuple[float, float] |
         return None
     baseline, sign = study.baseline.value, _sign(study)
     low, high = (study.scale * (baseline - sign * drop) for drop in (measurement.drop_low, measurement.drop_high))
-    return low, high
+    if study.unit != "%":
+        return low, high
+    inside = [min(max(end, 0.0), 100.0) for end in (low, high)]  # no share lies beyond
+    return inside[0], inside[1]
 
 
 def _sign(study: StudyRecord) -> float:
@@ -147,17 +164,17 @@ def _draw_baseline(axes: Axes, height: float, value: str) -> None:
 
 def _draw_dip(axes: Axes, dip: Dip, score: float, hang: float) -> None:
     colour, marker = colour_of(dip.layer), marker_of(dip.layer)
-    axes.vlines(dip.position, score, hang, color=colour, linewidth=1.6, alpha=0.75, zorder=3, gid="stem")
+    strength = 0.4 if dip.verdict in (Verdict.UNDECIDED, Verdict.HARMLESS) else 0.75
+    axes.vlines(dip.position, score, hang, color=colour, linewidth=1.6, alpha=strength, zorder=3, gid="stem")
     if dip.ends is not None:
-        axes.vlines(dip.position, *dip.ends, color="#222222", linewidth=0.8, zorder=4, gid="whisker")
+        axes.vlines(dip.position, *dip.ends, color=INTERVAL_COLOUR, linewidth=1.2, zorder=2.5, gid="interval")
     axes.plot(
         dip.position,
         score,
         marker=marker,
         markersize=MARKER_SIZES[marker],
         color=colour,
-        markeredgecolor="white",
-        markeredgewidth=0.5,
+        **filling_of(dip.verdict, colour),
         zorder=5,
         gid="marker",
     )
@@ -179,7 +196,7 @@ def _draw_cross(axes: Axes, position: int) -> None:
 
 
 def _covered(axes: Axes, study: StudyRecord, dips: Sequence[Dip]) -> list[Bbox]:
-    """Pixel boxes of stems, whiskers and markers, which labels had better leave visible."""
+    """Pixel boxes of stems, intervals and markers, which labels had better leave visible."""
     hang, half = hang_from(study, dips), max(MARKER_SIZES.values()) * axes.figure.dpi / 72 / 2
     boxes = []
     for dip in dips:

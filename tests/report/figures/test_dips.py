@@ -8,6 +8,7 @@ from itertools import combinations, pairwise
 from typing import Any
 
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
@@ -121,25 +122,81 @@ def test_tick_labels_stay_legible_with_a_hundred_and_fifty_layers() -> None:
 def test_the_worst_layers_are_labelled_with_name_and_drop() -> None:
     study = make_study([0.0, 0.3, 0.0, 0.1, -0.2, 0.0002])
     labels = [label.get_text() for label in found(dips(study), "label")]
-    assert labels == [f"{study.layers[1].name}\ndrop 30.00", f"{study.layers[3].name}\ndrop 10.00"]
+    assert labels == [
+        f"{study.layers[1].name}\ndrop 30.00",
+        f"{study.layers[3].name}\ndrop 10.00",
+        f"{study.layers[5].name}\ndrop 0.02, harmless",
+    ]
     assert [label.get_text() for label in found(dips(study, label=1), "label")] == labels[:1]
     assert found(dips(study, label=0), "label") == []
 
 
-def test_a_drop_whose_interval_includes_zero_is_not_labelled() -> None:
+def test_the_worst_layers_are_labelled_whatever_their_verdict() -> None:
     study = make_study([0.1, 0.2])
     unsure = replace(study.measurements[1], drop_low=-0.1, drop_high=0.5)
     figure = dips(replace(study, measurements=(study.measurements[0], unsure)))
-    assert [label.get_text() for label in found(figure, "label")] == [f"{study.layers[0].name}\ndrop 10.00"]
+    first, second = (layer.name for layer in study.layers)
+    labels = {label.get_text() for label in found(figure, "label")}
+    assert labels == {f"{second}\ndrop 20.00, undecided", f"{first}\ndrop 10.00, undecided"}
 
 
-def test_whiskers_span_the_interval_around_the_score() -> None:
+def faces(figure: Figure) -> list[str]:
+    markers = sorted(found(figure, "marker"), key=lambda marker: marker.get_xdata()[0])
+    return [str(marker.get_markerfacecolor()) for marker in markers]
+
+
+def test_a_dip_is_filled_a_harmless_layer_pale_and_an_undecided_one_hollow() -> None:
+    study = make_study([0.1, 0.1, 0.1])
+    bounds = ((0.05, 0.15), (-0.2, 0.0005), (-0.1, 0.3))
+    measured = [
+        replace(m, drop_low=low, drop_high=high) for m, (low, high) in zip(study.measurements, bounds, strict=True)
+    ]
+    study = replace(study, measurements=tuple(measured))
+    colour = KIND_COLOURS["mb"]
+    dip, harmless, undecided = faces(dips(study))
+    assert dip == colour
+    assert undecided == "white"
+    assert sum(to_rgb(colour)) < sum(to_rgb(harmless)) < 3.0
+    legend = [text.get_text() for text in dips(study).axes[0].get_legend().get_texts()]
+    assert "dip: loses more than 0.10 points" in legend
+    assert "harmless: loses 0.10 points at most" in legend
+    assert "undecided on so few images" in legend
+
+
+def test_no_interval_is_cut_off_and_none_reaches_beyond_a_share() -> None:
+    study = with_intervals(random_study(20, worst=0.05), half=0.6)
+    figure = dips(study)
+    low, high = figure.axes[0].get_ylim()
+    ends = [end for line in found(figure, "interval") for end in line.get_segments()[0][:, 1]]
+    assert len(ends) == 40
+    assert low < min(ends) <= 20
+    assert max(ends) == 100 < high
+
+
+def test_intervals_lie_behind_stems_and_markers() -> None:
+    figure = dips(with_intervals(random_study(8)))
+    behind = max(line.get_zorder() for line in found(figure, "interval"))
+    assert behind < min(artist.get_zorder() for artist in found(figure, "marker") + found(figure, "stem"))
+
+
+def test_the_legend_says_in_english_what_the_intervals_hold() -> None:
+    info = {"intervals": "x", "interval_level": 0.95, "interval_of": "other-images"}
+    words = {}
+    for about in ("other-images", "this-data-set"):
+        study = replace(with_intervals(random_study(8)), info=info | {"interval_of": about})
+        words[about] = [text.get_text() for text in dips(study).axes[0].get_legend().get_texts()]
+    said = "95 % intervals, valid\nfor all layers at once,\nfor "
+    assert said + "other images like these" in words["other-images"]
+    assert said + "all images of the data set" in words["this-data-set"]
+
+
+def test_intervals_span_what_was_computed_around_the_score() -> None:
     study = make_study([0.1, 0.2])
     sure = replace(study.measurements[0], drop_low=0.08, drop_high=0.13)
     figure = dips(replace(study, measurements=(sure, study.measurements[1])))
-    (whisker,) = found(figure, "whisker")
-    assert sorted(whisker.get_segments()[0][:, 1]) == pytest.approx([65.5, 70.5])
-    assert "interval of the drop" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+    (interval,) = found(figure, "interval")
+    assert sorted(interval.get_segments()[0][:, 1]) == pytest.approx([65.5, 70.5])
+    assert "interval of the score" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
 
 def test_a_layer_decided_on_few_images_is_drawn_by_its_paired_drop() -> None:
@@ -165,6 +222,7 @@ def test_colour_tells_the_kind_and_shape_the_flag() -> None:
         "exit",
         "depthwise",
         "other layers",
+        "dip: loses more than 0.10 points",
     ]
 
 

@@ -133,6 +133,17 @@ def test_a_sweep_of_all_images_has_intervals_for_all_layers_at_once(wrapped: sv.
     assert alone.measurements[0].drop_high < first.drop_high, "fewer layers, fewer chances to be wrong"
 
 
+def test_a_study_knows_what_its_intervals_are_about_and_the_tolerance_of_its_stop(wrapped: sv.Wrapped) -> None:
+    task = MeanTask(20)
+    whole, bare = analyze(wrapped, task).info, analyze(wrapped, task, intervals=False).info
+    stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=0.3, level=0.9, minimum_images=8))
+    assert (whole.interval_level, whole.interval_of, whole.tolerance, whole.images) == (0.95, "other-images", None, 20)
+    assert (bare.interval_level, bare.interval_of) == (None, None)
+    info = stopped.info
+    assert (info.interval_level, info.interval_of, info.tolerance) == (0.9, "this-data-set", 0.3)
+    assert stopped.verdicts() == stopped.verdicts(tolerance=0.3)
+
+
 def test_too_few_images_give_no_interval(wrapped: sv.Wrapped) -> None:
     assert all(one.drop_low is None for one in analyze(wrapped, MeanTask(7)).measurements)
 
