@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Measurement, StudyRecord
 from sensitivity.records.correlation import spearman
 from sensitivity.records.study import RecipeLike
@@ -107,7 +108,11 @@ def compare(
     Raises:
         StudyError: If a recipe is unknown, or left out where there are several.
     """
-    mine, theirs = _drops(study, recipe), _drops(other, other_recipe)
+    mine = _drops(study, recipe)
+    try:
+        theirs = _drops(other, other_recipe)
+    except StudyError as error:
+        raise StudyError(f"other_recipe: {error}") from error
     both = mine.merge(theirs, on="name", how="outer", suffixes=("", "_other"), sort=False)
     layers = {layer.name: layer for layer in (*other.layers, *study.layers)}
     order = {name: position for position, name in enumerate(dict.fromkeys([*mine["name"], *theirs["name"]]))}
