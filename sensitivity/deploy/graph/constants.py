@@ -29,7 +29,7 @@ class Constants:
     """The constants of a graph, computed when they are asked for."""
 
     def __init__(self, graph: ModelProto) -> None:
-        self._initializers = {one.name: one for one in graph.graph.initializer}
+        self._initializers = {tensor.name: tensor for tensor in graph.graph.initializer}
         self._makers = {name: node for node in graph.graph.node for name in node.output}
         self._opsets = list(graph.opset_import)
 
@@ -85,7 +85,7 @@ class Constants:
             if node is None or (not is_ready and current in visited):
                 continue
             if is_ready:
-                ordered += [] if any(node is one for one in ordered) else [node]
+                ordered += [] if any(node is other for other in ordered) else [node]
                 continue
             visited.add(current)
             waiting += [(current, True), *((value, False) for value in node.input if value)]
@@ -96,7 +96,7 @@ class Constants:
         from onnx.reference import ReferenceEvaluator
 
         read = {value for node in nodes for value in node.input}
-        initializers = [one for key, one in self._initializers.items() if key in read]
+        initializers = [tensor for key, tensor in self._initializers.items() if key in read]
         output = onnx.ValueInfoProto(name=name)
         graph = onnx.helper.make_graph(nodes, "constant", [], [output], initializers)
         model = onnx.helper.make_model(graph, opset_imports=self._opsets)

@@ -58,7 +58,7 @@ class Finder:
         self._sides = qdq.sides
         self._nodes = {node.name: node for node in qdq.graph.graph.node}
         self._makers = {name: node for node in qdq.graph.graph.node for name in node.output}
-        self._constants = {one.name for one in qdq.graph.graph.initializer}
+        self._constants = {tensor.name for tensor in qdq.graph.graph.initializer}
         self._readers = consumers(qdq.graph)
 
     def quantizer_behind(self, name: str) -> tuple[str, str] | None:
@@ -81,7 +81,7 @@ class Finder:
         tensor: str = self._nodes[name].output[0]
         readers = self._readers.get(tensor, [])
         if self._nodes[name].op_type == "MatMul" and len(readers) == 1 and readers[0].op_type == "Add":
-            bias = [one for one in readers[0].input if one != tensor]
+            bias = [operand for operand in readers[0].input if operand != tensor]
             if len(bias) == 1 and bias[0] in self._constants:
                 tensor = readers[0].output[0]
         return tensor
@@ -125,7 +125,7 @@ class Finder:
         if params is not None:
             end, kind = _append_quantizer(graph, end, params), onnx.TensorProto.INT8
         elif self._makers[end].op_type == "QuantizeLinear":
-            zero = next(one for one in graph.graph.initializer if one.name == self._makers[end].input[2])
+            zero = next(tensor for tensor in graph.graph.initializer if tensor.name == self._makers[end].input[2])
             kind = zero.data_type
         del graph.graph.input[:]
         del graph.graph.output[:]

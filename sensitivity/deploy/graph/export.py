@@ -112,16 +112,16 @@ def export(plan: Plan, parts: Iterable[str] | None = None) -> Exported:
 
 def _export(plan: Plan, parts: tuple[str, ...] | None) -> Exported:
     paths = [""] if parts is None else _checked(plan.model, list(parts))
-    found: list[Part] = []
+    exported: list[Part] = []
     attempts: list[Attempt] = []
     for path in paths:
-        _export_or_descend(plan, path, found, attempts, descend=parts is None)
-    if not found:
+        _export_or_descend(plan, path, exported, attempts, descend=parts is None)
+    if not exported:
         reasons = "\n".join(f"- {attempt}" for attempt in attempts)
         raise ExportError(
             f"nothing of {plan.layers.model} could be exported:\n{reasons}\nName the submodules that can be, parts=..."
         )
-    return Exported(tuple(found), tuple(attempts))
+    return Exported(tuple(exported), tuple(attempts))
 
 
 def _checked(model: nn.Module, paths: list[str]) -> list[str]:
@@ -139,10 +139,10 @@ def _checked(model: nn.Module, paths: list[str]) -> list[str]:
     return paths
 
 
-def _export_or_descend(plan: Plan, path: str, found: list[Part], attempts: list[Attempt], *, descend: bool) -> None:
+def _export_or_descend(plan: Plan, path: str, exported: list[Part], attempts: list[Attempt], *, descend: bool) -> None:
     """Export a submodule, or else its children that hold layers of the model."""
     try:
-        found.append(_export_part(plan, path, attempts))
+        exported.append(_export_part(plan, path, attempts))
         return
     except ExportError as error:
         attempts.append(Attempt(path, "none", str(error)))
@@ -152,7 +152,7 @@ def _export_or_descend(plan: Plan, path: str, found: list[Part], attempts: list[
     for name, _ in plan.model.get_submodule(path).named_children():
         child = prefix + name
         if any(layer.module == child or layer.module.startswith(child + ".") for layer in plan.layers):
-            _export_or_descend(plan, child, found, attempts, descend=True)
+            _export_or_descend(plan, child, exported, attempts, descend=True)
 
 
 def _export_part(plan: Plan, path: str, attempts: list[Attempt]) -> Part:
@@ -244,16 +244,16 @@ def _translated(what: str) -> Iterator[None]:
         with _silence(), torch.no_grad():
             yield
     except Exception as error:
-        told = error.__cause__ or error  # dynamo wraps the reason in advice
-        lines = [line.strip() for line in _COLOURS.sub("", str(told)).splitlines() if line.strip()]
-        raise ExportError(f"{what} failed: {type(told).__name__}: {lines[0] if lines else 'no message'}") from error
+        reason = error.__cause__ or error  # dynamo wraps the reason in advice
+        lines = [line.strip() for line in _COLOURS.sub("", str(reason)).splitlines() if line.strip()]
+        raise ExportError(f"{what} failed: {type(reason).__name__}: {lines[0] if lines else 'no message'}") from error
 
 
 @contextlib.contextmanager
 def _silence() -> Iterator[None]:
     """No warnings, no logs of torch, nothing printed: a failed export dumps its graph."""
     loggers = [logging.getLogger(name) for name in ("torch", *logging.root.manager.loggerDict) if name[:5] == "torch"]
-    disabled = [one.disabled for one in loggers]
+    disabled = [logger.disabled for logger in loggers]
     exporter = logging.getLogger("torch.onnx")  # makes further ones on its way
     level = exporter.level
     with contextlib.ExitStack() as stack:
@@ -262,14 +262,14 @@ def _silence() -> Iterator[None]:
         stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
         warnings.simplefilter("ignore")
         exporter.setLevel(logging.ERROR)
-        for one in loggers:
-            one.disabled = True
+        for logger in loggers:
+            logger.disabled = True
         try:
             yield
         finally:
             exporter.setLevel(level)
-            for one, was in zip(loggers, disabled, strict=True):
-                one.disabled = was
+            for logger, was in zip(loggers, disabled, strict=True):
+                logger.disabled = was
 
 
 def _named(graph: ModelProto, path: str, signature: Signature) -> ModelProto:
@@ -285,14 +285,16 @@ def _named(graph: ModelProto, path: str, signature: Signature) -> ModelProto:
         )
     prefix = f"{path}." if path else ""
     names = {
-        one.name: prefix + one.name.removeprefix(_CORE) for one in graph.graph.initializer if one.name.startswith(_CORE)
+        tensor.name: prefix + tensor.name.removeprefix(_CORE)
+        for tensor in graph.graph.initializer
+        if tensor.name.startswith(_CORE)
     }
-    names |= {one.name: f"input{number}" for number, one in enumerate(inputs)}
+    names |= {port.name: f"input{number}" for number, port in enumerate(inputs)}
     _rename(graph, names)
-    for number, one in enumerate(graph.graph.output):
+    for number, output in enumerate(graph.graph.output):
         # an Identity: engines give the name of an output to what computes it, and the layer's own would be lost
-        source, one.name = names.get(one.name, one.name), f"output{number}"
-        graph.graph.node.append(onnx.helper.make_node("Identity", [source], [one.name], name=one.name))
+        source, output.name = names.get(output.name, output.name), f"output{number}"
+        graph.graph.node.append(onnx.helper.make_node("Identity", [source], [output.name], name=output.name))
     try:
         onnx.checker.check_model(graph)
     except onnx.checker.ValidationError as error:
@@ -306,5 +308,5 @@ def _rename(graph: ModelProto, names: dict[str, str]) -> None:
             for place, name in enumerate(values):
                 values[place] = names.get(name, name)
     for values in (graph.graph.initializer, graph.graph.input, graph.graph.value_info):
-        for one in values:
-            one.name = names.get(one.name, one.name)
+        for value in values:
+            value.name = names.get(value.name, value.name)

@@ -193,7 +193,7 @@ def bias_place(graph: ModelProto, node: NodeProto, bias: npt.NDArray[Any] | None
     """
     import onnx.numpy_helper
 
-    constants = {one.name: one for one in graph.graph.initializer}
+    constants = {tensor.name: tensor for tensor in graph.graph.initializer}
 
     def is_bias(name: str) -> bool:
         content = onnx.numpy_helper.to_array(constants[name]) if name in constants else None
@@ -219,12 +219,12 @@ def sweep_up(graph: ModelProto, keep: Iterable[str] = ()) -> None:
         graph: Changed in place.
         keep: Further tensors that are needed.
     """
-    needed = {one.name for one in graph.graph.output} | set(keep)
+    needed = {output.name for output in graph.graph.output} | set(keep)
     for node in reversed(graph.graph.node):
         if needed & set(node.output):
             needed |= set(node.input)
     nodes = [node for node in graph.graph.node if needed & set(node.output)]
-    weights = [one for one in graph.graph.initializer if one.name in needed]
+    weights = [tensor for tensor in graph.graph.initializer if tensor.name in needed]
     del graph.graph.node[:]
     del graph.graph.initializer[:]
     graph.graph.node.extend(nodes)
@@ -277,11 +277,11 @@ def _zeros_padded(graph: ModelProto, pad: NodeProto) -> list[int] | None:
     import onnx.helper
     import onnx.numpy_helper
 
-    modes = [onnx.helper.get_attribute_value(one) for one in pad.attribute if one.name == "mode"]
+    modes = [onnx.helper.get_attribute_value(setting) for setting in pad.attribute if setting.name == "mode"]
     has_axes = len(pad.input) > _PAD_AXES and pad.input[_PAD_AXES]
     if modes not in ([], [b"constant"]) or has_axes:
         return None
-    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.graph.initializer}
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
     for node in graph.graph.node:
         if node.op_type == "Constant" and node.attribute[0].name == "value":
             constants[node.output[0]] = onnx.numpy_helper.to_array(node.attribute[0].t)

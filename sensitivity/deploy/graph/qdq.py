@@ -63,14 +63,14 @@ def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
     graph = onnx.ModelProto()
     graph.CopyFrom(fp32)
     turn_to_the_right(graph)
-    found, missing = find_nodes(graph, plan)
-    for node in found:
+    layer_nodes, missing = find_nodes(graph, plan)
+    for node in layer_nodes:
         if _pads_with_zeros(plan.model.get_submodule(node.layer.module)):
             absorb_zero_padding(graph, node.node)
     writer = _Writer(graph)
-    for one in found:
-        if one.layer.name in plan.recipes:
-            writer.quantize(one, plan)
+    for layer_node in layer_nodes:
+        if layer_node.layer.name in plan.recipes:
+            writer.quantize(layer_node, plan)
     writer.finish()
     sweep_up(graph)
     try:
@@ -81,10 +81,10 @@ def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
             "another type inside (autocast), turn that off, or protect those layers."
         ) from error
     names: dict[str, list[str]] = {}
-    for one in found:
-        names.setdefault(one.layer.name, []).append(one.node.name)
+    for layer_node in layer_nodes:
+        names.setdefault(layer_node.layer.name, []).append(layer_node.node.name)
     wrong = {name: reason for name, reason in missing.items() if name in plan.recipes}
-    sides = {one.node.name: one.side for one in found}
+    sides = {layer_node.node.name: layer_node.side for layer_node in layer_nodes}
     return QdqGraph(graph, {name: tuple(calls) for name, calls in names.items()}, writer.quantizers, wrong, sides)
 
 
@@ -95,9 +95,9 @@ def _pads_with_zeros(module: nn.Module) -> bool:
     return any(step * (side - 1) % 2 for step, side in zip(module.dilation, module.kernel_size, strict=True))
 
 
-def _call_of(one: LayerNode) -> str:
+def _call_of(layer_node: LayerNode) -> str:
     """``#1`` and so on, where a layer has several calls."""
-    return "" if one.layer.calls == 1 else f"{CALL_MARK}{one.call}"
+    return "" if layer_node.layer.calls == 1 else f"{CALL_MARK}{layer_node.call}"
 
 
 @dataclass
@@ -117,16 +117,16 @@ class _Writer:
     _weights: dict[str, bytes] = field(default_factory=dict)
     _written: set[str] = field(default_factory=set)
 
-    def quantize(self, one: LayerNode, plan: Plan) -> None:
+    def quantize(self, layer_node: LayerNode, plan: Plan) -> None:
         """Quantize input and weight of one call of a layer."""
-        params = plan.input_params(one.layer, one.call)
+        params = plan.input_params(layer_node.layer, layer_node.call)
         if params is not None:
-            module = plan.model.get_submodule(one.layer.module)
-            pad = self._own_pad(one) if getattr(module, "padding_mode", "zeros") != "zeros" else None
-            self._quantize_input(one, params, pad)
-        self._replace_weight(one, plan)
-        if plan.recipes[one.layer.name].bias_correction:
-            self._replace_bias(one, plan)
+            module = plan.model.get_submodule(layer_node.layer.module)
+            pad = self._own_pad(layer_node) if getattr(module, "padding_mode", "zeros") != "zeros" else None
+            self._quantize_input(layer_node, params, pad)
+        self._replace_weight(layer_node, plan)
+        if plan.recipes[layer_node.layer.name].bias_correction:
+            self._replace_bias(layer_node, plan)
 
     def finish(self) -> None:
         """Write the new nodes into the graph."""
@@ -136,78 +136,80 @@ class _Writer:
         del self.graph.graph.node[:]
         self.graph.graph.node.extend(nodes)
 
-    def _own_pad(self, one: LayerNode) -> NodeProto | None:
+    def _own_pad(self, layer_node: LayerNode) -> NodeProto | None:
         """The node that pads a layer's input (reflected, replicated) as part of the layer; None if there is none."""
-        maker = next((node for node in self.graph.graph.node if one.node.input[0] in node.output), None)
+        maker = next((node for node in self.graph.graph.node if layer_node.node.input[0] in node.output), None)
         return maker if maker is not None and maker.op_type == "Pad" else None
 
-    def _quantize_input(self, one: LayerNode, params: QuantParams, pad: NodeProto | None = None) -> None:
+    def _quantize_input(self, layer_node: LayerNode, params: QuantParams, pad: NodeProto | None = None) -> None:
         """Q and DQ in front of a node; layers that read one tensor with one scale share them.
 
         A layer that pads by itself has them in front of its padding: its input is what the padding reads.
         """
-        position = 1 - one.side
-        source = one.node.input[position] if pad is None else pad.input[0]
-        stem = f"{one.node.name}.input"
+        position = 1 - layer_node.side
+        source = layer_node.node.input[position] if pad is None else pad.input[0]
+        stem = f"{layer_node.node.name}.input"
         scale, zero = params.scale.numpy(), params.zero_point.numpy()
         key = source, scale.tobytes(), zero.tobytes(), params.format.name
         if key not in self._inputs:
             dtype = np.int8 if params.format.is_signed else np.uint8
             scales = self._constants(stem, scale.astype(np.float32), zero.astype(dtype))
             self._inputs[key] = (f"{stem}.codes", f"{stem}.quantized")
-            self._add(one.node, "QuantizeLinear", [source, *scales], f"{stem}.codes")
-            self._add(one.node, "DequantizeLinear", [f"{stem}.codes", *scales], f"{stem}.quantized")
-        self.quantizers[one.node.name], one.node.input[position] = self._inputs[key]
+            self._add(layer_node.node, "QuantizeLinear", [source, *scales], f"{stem}.codes")
+            self._add(layer_node.node, "DequantizeLinear", [f"{stem}.codes", *scales], f"{stem}.quantized")
+        self.quantizers[layer_node.node.name], layer_node.node.input[position] = self._inputs[key]
         if pad is not None:
-            self._repeat(pad, one, f"{stem}.padded")
+            self._repeat(pad, layer_node, f"{stem}.padded")
 
-    def _repeat(self, pad: NodeProto, one: LayerNode, output: str) -> None:
+    def _repeat(self, pad: NodeProto, layer_node: LayerNode, output: str) -> None:
         """The padding once more, of the quantized input; nothing reads the old one."""
         import onnx
 
         again = onnx.NodeProto()
         again.CopyFrom(pad)
-        again.name, again.input[0], again.output[0] = output, one.node.input[0], output
-        self._before.setdefault(one.node.name, []).append(again)
-        one.node.input[0] = output
+        again.name, again.input[0], again.output[0] = output, layer_node.node.input[0], output
+        self._before.setdefault(layer_node.node.name, []).append(again)
+        layer_node.node.input[0] = output
 
-    def _replace_weight(self, one: LayerNode, plan: Plan) -> None:
-        codes = plan.multiplied_codes(one.layer, one.call)
+    def _replace_weight(self, layer_node: LayerNode, plan: Plan) -> None:
+        codes = plan.multiplied_codes(layer_node.layer, layer_node.call)
         if codes is None:
-            self._prune(one, plan)
+            self._prune(layer_node, plan)
             return
-        values = one.arranged(codes.codes.cpu().numpy().astype(np.int8))
-        axis = one.axis_of(codes.params.axis)
+        values = layer_node.arranged(codes.codes.cpu().numpy().astype(np.int8))
+        axis = layer_node.axis_of(codes.params.axis)
         scale, zero = codes.params.scale.cpu().numpy(), codes.params.zero_point.numpy().astype(np.int8)
-        name, is_new = self._weight_name(one, values, ".T" if one.is_transposed else "")
+        name, is_new = self._weight_name(layer_node, values, ".T" if layer_node.is_transposed else "")
         if is_new:
             self._constant(f"{name}.codes", values)
             self._constants(name, scale, zero)
-        stem = name + _call_of(one)  # a shared head has a DQ for each call
+        stem = name + _call_of(layer_node)  # a shared head has a DQ for each call
         inputs = [f"{name}.codes", f"{name}.scale", f"{name}.zero_point"]
-        self._add(one.node, "DequantizeLinear", inputs, f"{stem}.quantized", **({} if axis is None else {"axis": axis}))
-        one.node.input[one.side] = f"{stem}.quantized"
+        self._add(
+            layer_node.node, "DequantizeLinear", inputs, f"{stem}.quantized", **({} if axis is None else {"axis": axis})
+        )
+        layer_node.node.input[layer_node.side] = f"{stem}.quantized"
 
-    def _replace_bias(self, one: LayerNode, plan: Plan) -> None:
+    def _replace_bias(self, layer_node: LayerNode, plan: Plan) -> None:
         """The corrected bias in the place of the old one, which stands at the node or is added behind it."""
-        own = plan.model.get_submodule(one.layer.module)._parameters.get("bias")
-        bias = plan.bias(one.layer)
+        own = plan.model.get_submodule(layer_node.layer.module)._parameters.get("bias")
+        bias = plan.bias(layer_node.layer)
         if bias is None or (own is not None and torch.equal(own, bias)):
             return
-        place = bias_place(self.graph, one.node, None if own is None else own.detach().cpu().numpy())
+        place = bias_place(self.graph, layer_node.node, None if own is None else own.detach().cpu().numpy())
         if place is None and own is not None:
-            raise ExportError(f"the bias of {one.node.name} is nowhere in the graph: it cannot be corrected.")
-        name = f"{one.layer.module}.bias.corrected"
+            raise ExportError(f"the bias of {layer_node.node.name} is nowhere in the graph: it cannot be corrected.")
+        name = f"{layer_node.layer.module}.bias.corrected"
         if name not in self._written:
             self._written.add(name)
             self._constant(name, bias.cpu().numpy())
         if place is not None:
             reader, position = place
             reader.input[position] = name
-        elif one.node.op_type == "MatMul":
-            self._add_behind(one.node, name)
+        elif layer_node.node.op_type == "MatMul":
+            self._add_behind(layer_node.node, name)
         else:
-            one.node.input.append(name)
+            layer_node.node.input.append(name)
 
     def _add_behind(self, node: NodeProto, addend: str) -> None:
         """Something added to what a node writes; all that read it read the sum."""
@@ -218,22 +220,22 @@ class _Writer:
         added = onnx.helper.make_node("Add", [node.output[0], addend], [written], name=f"{node.name}.bias")
         self._behind.setdefault(node.name, []).append(added)
 
-    def _prune(self, one: LayerNode, plan: Plan) -> None:
+    def _prune(self, layer_node: LayerNode, plan: Plan) -> None:
         """A pruned weight that stays in float takes the place of the old one."""
-        if plan.recipes[one.layer.name].pruning is None:
+        if plan.recipes[layer_node.layer.name].pruning is None:
             return
-        values = one.arranged(plan.multiplied_weight(one.layer, one.call).cpu().numpy())
-        name, is_new = self._weight_name(one, values, ".pruned.T" if one.is_transposed else ".pruned")
+        values = layer_node.arranged(plan.multiplied_weight(layer_node.layer, layer_node.call).cpu().numpy())
+        name, is_new = self._weight_name(layer_node, values, ".pruned.T" if layer_node.is_transposed else ".pruned")
         if is_new:
             self._constant(name, values)
-        one.node.input[one.side] = name
+        layer_node.node.input[layer_node.side] = name
 
-    def _weight_name(self, one: LayerNode, values: npt.NDArray[Any], ending: str) -> tuple[str, bool]:
+    def _weight_name(self, layer_node: LayerNode, values: npt.NDArray[Any], ending: str) -> tuple[str, bool]:
         """A name for a weight, and whether it has yet to be written; calls that multiply by the same share it."""
-        name = f"{one.layer.module}.{one.layer.weight}".strip(".") + ending
+        name = f"{layer_node.layer.module}.{layer_node.layer.weight}".strip(".") + ending
         content = values.tobytes()
         if self._weights.setdefault(name, content) != content:
-            name += _call_of(one)
+            name += _call_of(layer_node)
         is_new = name not in self._written
         self._written.add(name)
         self._weights[name] = content
@@ -265,7 +267,7 @@ def expose(graph: ModelProto, tensors: Sequence[str]) -> ModelProto:
     copied = onnx.ModelProto()
     copied.CopyFrom(graph)
     inferred = onnx.shape_inference.infer_shapes(copied)
-    infos = {one.name: one for one in inferred.graph.value_info}
+    infos = {info.name: info for info in inferred.graph.value_info}
     for name in tensors:
         copied.graph.output.append(infos.get(name) or onnx.ValueInfoProto(name=name))
     return copied

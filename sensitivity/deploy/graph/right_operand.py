@@ -32,12 +32,12 @@ def turn_to_the_right(graph: ModelProto) -> None:
     constants = Constants(graph)
     inferred = onnx.shape_inference.infer_shapes(graph)
     ranks = {
-        one.name: len(one.type.tensor_type.shape.dim)
+        tensor.name: len(tensor.type.tensor_type.shape.dim)
         for values in (inferred.graph.value_info, inferred.graph.input, inferred.graph.output)
-        for one in values
-        if one.type.tensor_type.HasField("shape")
+        for tensor in values
+        if tensor.type.tensor_type.HasField("shape")
     }
-    ranks |= {one.name: len(one.dims) for one in graph.graph.initializer}
+    ranks |= {tensor.name: len(tensor.dims) for tensor in graph.graph.initializer}
     nodes: list[NodeProto] = []
     for node in graph.graph.node:
         nodes += (_rewritten(node, constants, ranks) if node.op_type in _PRODUCTS else None) or [node]
@@ -88,8 +88,8 @@ def _letters(node: NodeProto, ranks: dict[str, int]) -> tuple[list[str], list[st
     return ["out", "in"], [*batch, "in", "column"], [*batch, "out", "column"]
 
 
-def _order(given: Sequence[str], wanted: Sequence[str]) -> list[int]:
-    return [list(given).index(letter) for letter in wanted]
+def _order(letters: Sequence[str], wanted: Sequence[str]) -> list[int]:
+    return [list(letters).index(letter) for letter in wanted]
 
 
 def _transpose(source: str, output: str, order: Sequence[int]) -> NodeProto:

@@ -88,14 +88,14 @@ def find_multiplied(
     taken = {layer: _Taken(model, layer) for layer in layers if layer.runs_in is not None}
     if not taken:
         return {}
-    hooks = [(model.get_submodule(layer.runs_in or ""), one) for layer, one in taken.items()]
+    hooks = [(model.get_submodule(layer.runs_in or ""), taker) for layer, taker in taken.items()]
     with contextlib.ExitStack() as stack:
-        for layer, one in taken.items():
+        for layer, taker in taken.items():
             if layer.name in (instead or {}):
-                stack.enter_context(exchanged(*one.parameter, (instead or {})[layer.name]))
+                stack.enter_context(exchanged(*taker.parameter, (instead or {})[layer.name]))
         stack.enter_context(hooked(before=hooks))
         try:
             model(*args, **kwargs)
         except Exception as error:
             raise TracingError(f"{type(model).__name__} fails with the example inputs: {error}.") from error
-    return {layer.name: tuple(one.weights[: layer.calls]) for layer, one in taken.items()}
+    return {layer.name: tuple(taker.weights[: layer.calls]) for layer, taker in taken.items()}

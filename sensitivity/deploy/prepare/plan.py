@@ -231,7 +231,8 @@ class Plan:
         if key not in self._weights:
             whole = None if is_computed(layer) else self.weight_codes(layer)
             self._weights[key] = tuple(
-                _codes(one.weight.float(), recipe.weights, one.axis, whole) for one in self._float_multiplied(layer)
+                _codes(multiplied.weight.float(), recipe.weights, multiplied.axis, whole)
+                for multiplied in self._float_multiplied(layer)
             )
         return self._weights[key][call]
 
@@ -276,8 +277,8 @@ class Plan:
         recipe = self.recipes.get(layer.name)
         if recipe is None or recipe.activations is None:
             return None
-        found = self.ranges[recipe.digest].range_of(Point(layer.name, "input", call))
-        low, high = (torch.tensor(end, dtype=torch.float64).reshape(()) for end in (found.low, found.high))
+        bounds = self.ranges[recipe.digest].range_of(Point(layer.name, "input", call))
+        low, high = (torch.tensor(end, dtype=torch.float64).reshape(()) for end in (bounds.low, bounds.high))
         return params_from_range(low, high, recipe.activations)
 
     @contextlib.contextmanager
@@ -345,7 +346,11 @@ class Plan:
 
         def change(weight: Tensor, axis: int) -> Tensor:
             here = Multiplied.of(weight, axis).weight
-            same = (call for call, one in known if one.weight.shape == here.shape and torch.equal(one.weight, here))
+            same = (
+                call
+                for call, multiplied in known
+                if multiplied.weight.shape == here.shape and torch.equal(multiplied.weight, here)
+            )
             call = next(same, None)
             if call is None:
                 raise TracingError(
@@ -366,11 +371,11 @@ Watch = Callable[[Layer, int, str, Tensor], None]
 def _watched(change: Change, layer: Layer, watch: Watch) -> Change:
     """The same change, of whose tensors somebody is told first."""
 
-    def told(place: str, call: int, tensor: Tensor) -> Tensor | None:
+    def tell_first(place: str, call: int, tensor: Tensor) -> Tensor | None:
         watch(layer, call, place, tensor)
         return change(place, call, tensor)
 
-    return told
+    return tell_first
 
 
 def _parameter_of(model: nn.Module, layer: Layer) -> Tensor:
@@ -400,10 +405,10 @@ def make_basis(model: nn.Module, layers: LayerTable, example_inputs: Any) -> Bas
         ExportError: If the model cannot be copied.
         TracingError: If it fails with these inputs.
     """
-    given = on_device_of(model, arguments_of(example_inputs))
-    args, kwargs = one_sample(given)
+    arguments = on_device_of(model, arguments_of(example_inputs))
+    args, kwargs = one_sample(arguments)
     if not _runs_singly(model, args, kwargs):
-        args, kwargs = given
+        args, kwargs = arguments
     folded = folded_copy(model, layers, args, kwargs)
     multiplied = find_multiplied(folded.model, folded.layers, args, kwargs)
     return Basis(folded.model, folded.layers, folded.kept, args, kwargs, weights_digest(model), multiplied)
@@ -443,7 +448,8 @@ def make_plan(
     recipes = resolve(scheme, basis.layers, model=basis.layers.model)
     check_deployable(recipes, target)
     disturber = Disturber(model, calibrations)  # knows which ranges belong to which weights
-    ranges = {one.digest: disturber.calibration_for(one) for one in recipes.values() if one.needs_calibration}
+    needy = [recipe for recipe in recipes.values() if recipe.needs_calibration]
+    ranges = {recipe.digest: disturber.calibration_for(recipe) for recipe in needy}
     plan = Plan(basis, scheme, recipes, {}, ranges, target)
     refuses = target.refuses_layer
     if refuses is not None:

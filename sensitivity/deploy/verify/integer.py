@@ -102,7 +102,7 @@ def codes_of(qdq: QdqGraph, reader: str, values: npt.NDArray[np.float32]) -> npt
 
     codes = qdq.quantizers[reader]
     quantizer = next(node for node in qdq.graph.graph.node if codes in node.output)
-    constants = {one.name: one for one in qdq.graph.graph.initializer}
+    constants = {tensor.name: tensor for tensor in qdq.graph.graph.initializer}
     scale, zero = (onnx.numpy_helper.to_array(constants[name]) for name in quantizer.input[1:3])
     steps: npt.NDArray[np.int64] = np.rint(np.asarray(values) / scale).astype(np.int64)
     return steps + int(zero)
@@ -214,7 +214,7 @@ def _along_channels(values: Tensor, spatial: int) -> Tensor:
 
 def _exact_type(codes: Codes, params: list[QuantParams]) -> torch.dtype:
     """float32 where no sum of products can leave its integers, else float64, whose integers no layer leaves."""
-    largest = max(max(-one.qmin, one.qmax) + abs(int(one.zero_point)) for one in params)
+    largest = max(max(-each.qmin, each.qmax) + abs(int(each.zero_point)) for each in params)
     weight = codes.codes.abs().to(torch.int64)
     worst = int(weight.flatten(1).sum(1).max()) if weight.dim() > 1 else int(weight.sum())
     along_input = int(weight.transpose(0, 1).flatten(1).sum(1).max()) if weight.dim() > 1 else worst

@@ -95,24 +95,24 @@ def local_agreement(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> d
         calls: Arguments of each part, by path.
     """
     plan = deployed.plan
-    found: dict[str, list[Agreement]] = {}
-    for one in deployed.parts:
-        module = plan.model.get_submodule(one.path)
+    agreements: dict[str, list[Agreement]] = {}
+    for part in deployed.parts:
+        module = plan.model.get_submodule(part.path)
         engines: dict[str, Any] = {}
-        for args, kwargs in calls[one.path]:
-            made, untried = trials(plan, one.qdq, simulate_and_record(plan, module, args, kwargs))
+        for args, kwargs in calls[part.path]:
+            made, untried = trials(plan, part.qdq, simulate_and_record(plan, module, args, kwargs))
             for name, reason in untried.items():
-                found.setdefault(name, []).append(Agreement(reason=reason))
+                agreements.setdefault(name, []).append(Agreement(reason=reason))
             for trial in made:
-                found.setdefault(trial.layer.name, []).append(_tried(deployed, one, trial, engines))
-    return {name: _together(several) for name, several in found.items()}
+                agreements.setdefault(trial.layer.name, []).append(_tried(deployed, part, trial, engines))
+    return {name: _together(several) for name, several in agreements.items()}
 
 
-def _tried(deployed: Deployed, one: DeployedPart, trial: Trial, engines: dict[str, Any]) -> Agreement:
+def _tried(deployed: Deployed, part: DeployedPart, trial: Trial, engines: dict[str, Any]) -> Agreement:
     name, wanted = node_name(trial.layer, trial.call), trial.wanted.cpu()
     key = f"{name} {tuple(trial.inputs.shape)}"
     try:
-        engine = engines.get(key) or deployed.build(trial.graph, one.part)
+        engine = engines.get(key) or deployed.build(trial.graph, part.part)
         computed = torch.as_tensor(engine.run(trial.inputs.cpu().numpy())[0])
     except EngineError as error:
         return Agreement(reason=f"{name} cannot be run by itself: {error}")
@@ -127,9 +127,11 @@ def _tried(deployed: Deployed, one: DeployedPart, trial: Trial, engines: dict[st
 
 
 def _together(several: Sequence[Agreement]) -> Agreement:
-    measured = [one.sqnr_db for one in several if one.sqnr_db is not None]
-    reasons = dict.fromkeys(one.reason for one in several if one.reason)
-    return Agreement(merged([one.counts for one in several]), min(measured, default=None), "; ".join(reasons))
+    measured = [agreement.sqnr_db for agreement in several if agreement.sqnr_db is not None]
+    reasons = dict.fromkeys(agreement.reason for agreement in several if agreement.reason)
+    return Agreement(
+        merged([agreement.counts for agreement in several]), min(measured, default=None), "; ".join(reasons)
+    )
 
 
 def simulate_and_record(
@@ -181,21 +183,21 @@ def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Tr
     untried: dict[str, str] = {}
     for layer in plan.quantized:
         for call in range(layer.calls if layer.name in qdq.nodes else 0):
-            found = seen.get(node_name(layer, call))
-            if reason := _untriable(plan, layer, call, found):
+            call_seen = seen.get(node_name(layer, call))
+            if reason := _untriable(plan, layer, call, call_seen):
                 untried[layer.name] = reason
-            elif found is not None:
+            elif call_seen is not None:
                 made.append(_trial(plan, finder, layer, call, seen))
     return made, untried
 
 
-def _untriable(plan: Plan, layer: Layer, call: int, found: Seen | None) -> str:
-    if found is None:
+def _untriable(plan: Plan, layer: Layer, call: int, call_seen: Seen | None) -> str:
+    if call_seen is None:
         return f"{node_name(layer, call)} did not run on the samples compared"
-    if found.output is None:
+    if call_seen.output is None:
         kind = type(plan.model.get_submodule(layer.module)).__name__
         return f"{layer.weight} of a {kind} is one of several steps: what it alone computes is not to be seen"
-    if not found.output.numel():
+    if not call_seen.output.numel():
         return f"{node_name(layer, call)} had nothing to compute on the samples compared"
     return ""
 
@@ -249,9 +251,13 @@ def _own_params(output: Tensor) -> QuantParams:
     return params_from_range(-largest, largest, QuantSpec("int8"))
 
 
-def merged(found: Sequence[Counts]) -> Counts:
+def merged(counts: Sequence[Counts]) -> Counts:
     """Codes compared, codes that differ and the largest difference over several comparisons."""
-    return sum(one[0] for one in found), sum(one[1] for one in found), max((one[2] for one in found), default=0)
+    return (
+        sum(part[0] for part in counts),
+        sum(part[1] for part in counts),
+        max((part[2] for part in counts), default=0),
+    )
 
 
 def compare(engine_codes: Any, codes: Tensor) -> Counts:
@@ -261,6 +267,6 @@ def compare(engine_codes: Any, codes: Tensor) -> Counts:
         engine_codes: As many as ``codes``.
         codes: The simulation's.
     """
-    given = torch.as_tensor(engine_codes).reshape(codes.shape)
-    difference = (given.to(torch.int64) - codes.to(torch.int64)).abs()
+    computed = torch.as_tensor(engine_codes).reshape(codes.shape)
+    difference = (computed.to(torch.int64) - codes.to(torch.int64)).abs()
     return difference.numel(), int((difference > 0).sum()), int(difference.max()) if difference.numel() else 0
