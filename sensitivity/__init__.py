@@ -46,6 +46,7 @@ _HOME = {
     "Confidence": "sweep.stopping.race",
     "Sweep": "sweep.settings",
     "ray_executor": "sweep.passes.ray_workers",
+    "connect": "tasks.connect",
     "register_engine": "deploy.engines.registry",
     "recipe_for": "deploy.doctor.recipe_for",
     "CocoDetection": "tasks.coco",
@@ -96,6 +97,7 @@ __all__ = [
     "Wrapped",
     "__version__",
     "callback_task",
+    "connect",
     "pareto",
     "ray_executor",
     "read_thesis",
@@ -135,6 +137,7 @@ if TYPE_CHECKING:
     from sensitivity.tasks.callback import callback_task
     from sensitivity.tasks.classification import Classification
     from sensitivity.tasks.coco import CocoDetection
+    from sensitivity.tasks.connect import connect
     from sensitivity.tasks.datasets import Resize
     from sensitivity.tasks.fidelity import FeatureFidelity
     from sensitivity.tasks.loader import LoaderTask

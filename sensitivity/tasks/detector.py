@@ -15,6 +15,8 @@ from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.connectors.connected import OfKnownLabels
+from sensitivity.tasks.connectors.registry import as_connected
 from sensitivity.tasks.datasets import (
     ImageFiles,
     Preprocess,
@@ -30,7 +32,7 @@ from sensitivity.tasks.ground_truth import Detections
 from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault, whole_number
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
-Labels: TypeAlias = str | Sequence[int]
+Labels: TypeAlias = str | Sequence[int] | Mapping[int, int]
 Prediction: TypeAlias = dict[str, Any]
 
 IOU_TYPES = ("bbox", "segm")
@@ -52,8 +54,12 @@ class DetectionTask(abc.ABC):
             ``labels`` (N,) and, for ``segm``, ``masks``: (N, H, W) bool or a list of RLE. Arrays or tensors.
         iou_type: ``bbox`` or ``segm``: whether boxes or masks are compared.
         labels: What a label of the adapter means: ``index`` into the ascending category ids of the annotation file,
-            ``category_id`` itself, or a sequence of category ids to index into.
-        batch_size: Images in a batch. Scores do not depend on it, but for the model's own arithmetic.
+            ``category_id`` itself, a sequence of category ids to index into, or a dict of label to category id. None:
+            what the family of ``model`` says, or ``index``.
+        model: The network that will be scored, of a family that ``sv.connect`` knows, or what that returned:
+            ``preprocess``, ``adapter``, ``labels`` and ``batch_size`` need not be given then.
+        batch_size: Images in a batch; None for 8, or what suits ``model``. Scores do not depend on it, but for the
+            model's own arithmetic.
         limit: Use the first so many images only; None for all.
         metric: The metric that layers are judged by.
         name: Short text for titles.
@@ -75,11 +81,12 @@ class DetectionTask(abc.ABC):
         images: str | Path,
         annotations: str | Path,
         *,
-        preprocess: Preprocess,
-        adapter: Adapter,
+        model: Any = None,
+        preprocess: Preprocess | None = None,
+        adapter: Adapter | None = None,
         iou_type: str = "bbox",
-        labels: Labels = "index",
-        batch_size: int = 8,
+        labels: Labels | None = None,
+        batch_size: int | None = None,
         limit: int | None = None,
         metric: str = "AP",
         name: str | None = None,
@@ -92,12 +99,23 @@ class DetectionTask(abc.ABC):
         self.annotations = CocoAnnotations.load(annotations, with_masks=iou_type == "segm").first(limit)
         self._check_annotations()
         self._files = ImageFiles(images, self.annotations.file_names())
+        connected = None if model is None else as_connected(model)
+        if connected is not None:
+            preprocess, batch_size = preprocess or connected.preprocess, batch_size or connected.batch_size
+            if adapter is None and connected.adapter is not None:
+                labels = connected.labels_in(self.annotations.categories) if labels is None else labels
+                adapter = OfKnownLabels(connected.adapter, tuple(_label_table(labels, self.annotations.category_ids)))
+        if preprocess is None or adapter is None:
+            missing = "preprocess" if preprocess is None else "adapter"
+            raise TaskError(
+                f"{missing}= is missing. Give preprocess= and adapter=, or model= of a family that sv.connect knows."
+            )
         self._preprocess = preprocess
         self._adapter = adapter
         self._iou_type = iou_type
-        self._labels = labels
-        self._categories = _label_table(labels, self.annotations.category_ids)
-        self._batch_size = check_batch_size(batch_size)
+        self._labels: Labels = "index" if labels is None else labels
+        self._categories = _label_table(self._labels, self.annotations.category_ids)
+        self._batch_size = check_batch_size(8 if batch_size is None else batch_size)
         self._input_sizes: dict[int, Size] = {}
 
     def __len__(self) -> int:
@@ -295,11 +313,15 @@ def _label_table(labels: Labels, category_ids: Sequence[int]) -> dict[int, int]:
     """Category id of each label that an adapter may give."""
     if isinstance(labels, str) and labels == "category_id":
         return {category: category for category in category_ids}
-    table = category_ids if isinstance(labels, str) and labels == "index" else _listed_ids(labels)
-    unknown = sorted(set(table) - set(category_ids))
+    if isinstance(labels, Mapping):
+        table = dict(zip(labels, _listed_ids(list(labels.values())), strict=True))
+    else:
+        listed = category_ids if isinstance(labels, str) and labels == "index" else _listed_ids(labels)
+        table = dict(enumerate(listed))
+    unknown = sorted(set(table.values()) - set(category_ids))
     if unknown:
         raise TaskError(f"labels= has the category ids {unknown[:5]}, which the annotation file does not know.")
-    return dict(enumerate(table))
+    return table
 
 
 def _listed_ids(labels: Labels) -> list[int]:

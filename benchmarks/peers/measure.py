@@ -1,0 +1,111 @@
+"""One engine for all: OpenVINO on this CPU runs what each tool made, the task scores it."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino
+import torch
+
+from sensitivity.contracts import Task
+from sensitivity.sweep.stopping.jackknife import scores_without, standard_error, student_quantile
+
+MULTIPLYING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
+PRECISION = "f32"
+LATENCY_ROUNDS = 30
+LEVEL = 0.95
+
+
+def compiled(file: Path) -> Any:
+    """A network compiled for the CPU: one thread, and fp32 where it is not quantized."""
+    config = {
+        "INFERENCE_PRECISION_HINT": PRECISION,
+        "INFERENCE_NUM_THREADS": 1,
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+        "PERFORMANCE_HINT": "LATENCY",
+    }
+    return openvino.Core().compile_model(str(file), "CPU", config)
+
+
+def predictions_of(task: Task, network: Any, rebuild: Callable[[Sequence[Any]], Any] | None = None) -> dict[int, Any]:
+    """A task's predictions of a compiled network of batch 1.
+
+    Args:
+        task: What is scored.
+        network: A compiled OpenVINO model.
+        rebuild: Makes the model's outputs of its flat list of tensors; None for the form that the adapters take.
+    """
+    request = network.create_infer_request()
+
+    def run(x: torch.Tensor) -> Any:
+        columns: list[list[Any]] = []
+        for image in x.numpy():
+            request.infer([image[None]])
+            outputs = [
+                torch.from_numpy(np.array(request.get_output_tensor(i).data)) for i in range(len(network.outputs))
+            ]
+            columns.append(outputs)
+        joined = [torch.cat(parts) for parts in zip(*columns, strict=True)]
+        if rebuild is not None:
+            return rebuild(joined)
+        return joined[0] if len(joined) == 1 else tuple(joined)
+
+    return {
+        position: prediction
+        for batch in task.batches()
+        for position, prediction in zip(batch.images, task.predict(run, batch), strict=True)
+    }
+
+
+def int8_layers(network: Any) -> tuple[int, int]:
+    """How many of the operations that multiply weights ran in int8, and how many there are."""
+    kinds = [operation.get_rt_info() for operation in network.get_runtime_model().get_ordered_ops()]
+    precisions = [
+        str(
+            facts["runtimePrecision"].astype(str)
+            if hasattr(facts["runtimePrecision"], "astype")
+            else facts["runtimePrecision"]
+        )
+        for facts in kinds
+        if str(facts["layerType"].astype(str) if hasattr(facts["layerType"], "astype") else facts["layerType"])
+        in MULTIPLYING
+    ]
+    return sum(precision in ("i8", "u8") for precision in precisions), len(precisions)
+
+
+def latency_ratio(network: Any, float_network: Any, image: Any) -> float:
+    """Median time of a run over that of the float network; runs are interleaved."""
+    requests = [one.create_infer_request() for one in (network, float_network)]
+    times: list[list[float]] = [[], []]
+    for _ in range(LATENCY_ROUNDS):
+        for request, own in zip(requests, times, strict=True):
+            started = time.perf_counter()
+            request.infer([image])
+            own.append(time.perf_counter() - started)
+    ours, theirs = (statistics.median(own[3:]) for own in times)
+    return ours / theirs
+
+
+def sqnr_db(network: Any, float_network: Any, images: Any) -> float:
+    """Signal-to-quantization-noise ratio of all outputs over some images, against the float network."""
+    signal = noise = 0.0
+    for image in images:
+        for ours, theirs in zip(network([image]).values(), float_network([image]).values(), strict=True):
+            signal += float(np.square(theirs.astype(np.float64)).sum())
+            noise += float(np.square(ours.astype(np.float64) - theirs).sum())
+    return float(10 * np.log10(signal / noise)) if noise else float("inf")
+
+
+def difference(
+    task: Task, ours: Mapping[int, Any], theirs: Mapping[int, Any], groups: Sequence[Sequence[int]]
+) -> tuple[float, float]:
+    """How much more the first predictions score, and half the width of its 95 % interval; by leaving groups out."""
+    gain = task.score(ours)[task.metric] - task.score(theirs)[task.metric]
+    pairs = zip(scores_without(task, ours, groups), scores_without(task, theirs, groups), strict=True)
+    error = standard_error([first - second for first, second in pairs])
+    return gain, student_quantile(LEVEL, len(groups) - 1) * error

@@ -1,0 +1,107 @@
+"""What a worker is asked, and what it answers; imported in every peer's environment, so by standard library alone.
+
+A worker is run as ``python with_PEER.py JOB.json``. It writes the quantized network to ``job.out`` and ``answer.json``
+beside it, with the seconds from the float model to the quantized one.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Job:
+    """One network for one way of quantizing it.
+
+    Attributes:
+        net: Name of the network.
+        variant: Which of the peer's ways.
+        data: Folder of the shared data, with the weights.
+        repository: Folder of this project, with the networks' modules.
+        onnx: The float network as an ONNX file of batch 1.
+        calibration: npy file (N, 3, H, W) float32, the images that ranges are measured on.
+        out: Where the quantized network goes; the worker chooses the ending, ``.onnx`` or ``.xml``.
+        max_drop: Largest loss of the metric, as a fraction, for ways that aim at one.
+        folder: Scratch folder of views, for ways that score.
+    """
+
+    net: str
+    variant: str
+    data: str
+    repository: str
+    onnx: str
+    calibration: str
+    out: str
+    max_drop: float
+    folder: str
+
+    def write(self, path: Path) -> None:
+        """As a JSON file."""
+        path.write_text(json.dumps(asdict(self), indent=1), encoding="utf-8")
+
+
+def answer(work: Callable[[Job], dict[str, Any]]) -> None:
+    """Do a job: the worker's main function.
+
+    Args:
+        work: Quantizes, and returns ``file`` (name of what was written) and what it wants to tell besides.
+    """
+    path = Path(sys.argv[1])
+    job = Job(**json.loads(path.read_text(encoding="utf-8")))
+    started = time.perf_counter()
+    try:
+        told = work(job)
+    except Exception as error:  # noqa: BLE001 - a peer that fails is a row of the table, with its reason
+        traceback.print_exc()
+        told = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    told.setdefault("seconds", time.perf_counter() - started)
+    Path(job.out).with_suffix(".json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+
+
+def torch_model(job: Job) -> Any:
+    """The float network, in evaluation mode, for peers that take a torch module."""
+    for example in ("01_coco_detector", "02_semantic_segmentation"):
+        sys.path.insert(0, str(Path(job.repository) / "examples" / example))
+    weights = Path(job.data) / "weights" / f"{job.net}.safetensors"
+    if job.net.startswith("yolo"):
+        import yolo_fastest  # type: ignore[import-not-found]
+
+        return yolo_fastest.load(weights, xl=job.net.endswith("xl"))
+    if job.net.startswith("fastestdet"):
+        import fastestdet  # type: ignore[import-not-found]
+
+        return fastestdet.load(weights)
+    import espnetv2  # type: ignore[import-not-found]
+
+    width = "s" + job.net.split("_s")[1].removesuffix("_voc384").replace("_", ".")
+    return espnetv2.load(weights, width=width)
+
+
+def flattened(model: Any) -> Any:
+    """The network with a tuple of tensors as its output, in the order of a depth-first walk."""
+    import torch
+
+    class Flat(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = model
+
+        def forward(self, x: Any) -> Any:
+            return tuple(_leaves(self.model(x)))
+
+    return Flat().eval()
+
+
+def _leaves(value: Any) -> list[Any]:
+    if isinstance(value, dict):
+        return [leaf for part in value.values() for leaf in _leaves(part)]
+    if isinstance(value, list | tuple):
+        return [leaf for part in value for leaf in _leaves(part)]
+    return [value]

@@ -1,0 +1,172 @@
+"""ultralytics' detectors and instance segmenters: YOLO of all versions, end to end or with its NMS, and RT-DETR.
+
+Images are prepared as the package's validation does with square inputs: the long side resized, the rest filled (YOLO),
+or stretched (RT-DETR). The settings of its non-maximum suppression are those of its validation.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from sensitivity.errors import ModelError
+from sensitivity.tasks.connectors.connected import Connected, Purpose, noise
+from sensitivity.tasks.datasets import Size
+from sensitivity.tasks.pixels import Pixels
+
+CONFIDENCE = 0.001
+IOU = 0.7
+MOST = 300
+FILL = 114
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """The long side resized to the input, the image in its middle, grey around it.
+
+    Attributes:
+        side: Height and width of the input, in pixels.
+    """
+
+    side: int
+
+    def __call__(self, image: Pixels) -> Tensor:
+        """Turn (H, W, 3) uint8 RGB into (3, side, side) float32 in [0, 1]."""
+        import cv2
+
+        height, width = image.shape[:2]
+        ratio = self.side / max(height, width)
+        if ratio != 1:
+            inner = (min(math.ceil(width * ratio), self.side), min(math.ceil(height * ratio), self.side))
+            image = np.asarray(cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR), np.uint8)
+        top, left = (round((self.side - side) / 2 - 0.1) for side in image.shape[:2])
+        canvas = np.full((self.side, self.side, 3), FILL, np.uint8)
+        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+        return torch.from_numpy(canvas.transpose(2, 0, 1).copy()).float() / 255
+
+
+@dataclass(frozen=True)
+class Stretched:
+    """The whole image stretched to a square.
+
+    Attributes:
+        side: Height and width of the input, in pixels.
+    """
+
+    side: int
+
+    def __call__(self, image: Pixels) -> Tensor:
+        """Turn (H, W, 3) uint8 RGB into (3, side, side) float32 in [0, 1]."""
+        import cv2
+
+        if image.shape[:2] != (self.side, self.side):
+            image = np.asarray(cv2.resize(image, (self.side, self.side), interpolation=cv2.INTER_LINEAR), np.uint8)
+        return torch.from_numpy(image.transpose(2, 0, 1).copy()).float() / 255
+
+
+@dataclass(frozen=True)
+class Suppressed:
+    """Boxes of a YOLO, by the package's own non-maximum suppression; with masks of the original size where it has them.
+
+    Attributes:
+        side: Height and width of the input, in pixels.
+        classes: Number of classes.
+        end2end: Whether the head has chosen its boxes already.
+        masks: Whether masks are wanted.
+    """
+
+    side: int
+    classes: int
+    end2end: bool = False
+    masks: bool = False
+
+    def __call__(self, outputs: Any, sizes: Sequence[Size]) -> list[dict[str, Any]]:
+        """Predictions in original pixels, one dict for each image."""
+        from ultralytics.utils import nms, ops  # type: ignore[import-not-found]
+
+        raw, prototypes = self._separated(outputs)
+        kept = nms.non_max_suppression(
+            raw,
+            CONFIDENCE,
+            IOU,
+            nc=self.classes if self.masks else 0,
+            multi_label=True,
+            max_det=MOST,
+            end2end=self.end2end,
+            max_time_img=math.inf,  # its limit would make results depend on the machine
+        )
+        predictions = []
+        for number, (rows, size) in enumerate(zip(kept, sizes, strict=True)):
+            prediction = {"scores": rows[:, 4], "labels": rows[:, 5].long()}
+            if prototypes is not None:
+                masks = ops.process_mask(prototypes[number], rows[:, 6:], rows[:, :4], (self.side, self.side))
+                prediction["masks"] = ops.scale_masks(masks[None].float(), size)[0] > 0.5
+            prediction["boxes"] = ops.scale_boxes((self.side, self.side), rows[:, :4].clone(), size)
+            predictions.append(prediction)
+        return predictions
+
+    def _separated(self, outputs: Any) -> tuple[Tensor, Tensor | None]:
+        """The boxes' tensor, and the prototypes of masks."""
+        if not self.masks:
+            return (outputs if isinstance(outputs, Tensor) else outputs[0]), None
+        first = outputs[0]
+        return (first[0], first[1]) if isinstance(first, list | tuple) else (first, outputs[1])
+
+
+@dataclass(frozen=True)
+class Queries:
+    """Boxes of an RT-DETR, which needs no suppression."""
+
+    def __call__(self, outputs: Any, sizes: Sequence[Size]) -> list[dict[str, Any]]:
+        """Predictions in original pixels, one dict for each image."""
+        from ultralytics.utils import ops
+
+        rows = outputs if isinstance(outputs, Tensor) else outputs[0]
+        predictions = []
+        for image, (height, width) in zip(rows, sizes, strict=True):
+            boxes = ops.xywh2xyxy(image[:, :4]) * image.new_tensor([width, height, width, height])
+            scores, labels = image[:, 4], image[:, 5].long()
+            if image.shape[1] > 6:  # class scores instead of a chosen class
+                scores, labels = image[:, 4:].max(1)
+            kept = scores > CONFIDENCE
+            predictions.append(
+                {"boxes": boxes[kept][:MOST], "scores": scores[kept][:MOST], "labels": labels[kept][:MOST]}
+            )
+        return predictions
+
+
+def connect(model: Any, *, image_size: int = 640) -> Connected:
+    """A network of ultralytics.
+
+    Args:
+        model: A ``YOLO`` or ``RTDETR`` object, or its network (``yolo.model``).
+        image_size: Height and width of the input, in pixels; a multiple of 32.
+    """
+    network: Any = model if isinstance(getattr(model, "model", None), nn.Sequential) else getattr(model, "model", model)
+    head: Any = network.model[-1] if isinstance(getattr(network, "model", None), nn.Sequential) else None
+    kind = type(head).__name__
+    if "RTDETR" not in kind and "Detect" not in kind and "Segment" not in kind:
+        raise ModelError(
+            f"the network ends in a {kind}: this connector knows detectors and instance segmenters of ultralytics. "
+            "Give preprocess= and adapter= to the task yourself."
+        )
+    network.eval()
+    masks = "Segment" in kind
+    queries = "RTDETR" in kind
+    end2end = bool(getattr(head, "end2end", False))
+    return Connected(
+        family="ultralytics",
+        purpose=Purpose.INSTANCES if masks else Purpose.DETECTION,
+        model=network,
+        example_inputs=noise(1, 3, image_size, image_size),
+        preprocess=Stretched(image_size) if queries else Letterbox(image_size),
+        adapter=Queries() if queries else Suppressed(image_size, int(head.nc), end2end=end2end, masks=masks),
+        classes=tuple(network.names[number] for number in sorted(network.names)) if network.names else None,
+        batch_size=8,
+    )
