@@ -103,7 +103,7 @@ class Step:
         in_float: Layers that stay in float.
         meets: Whether the scheme meets the goal as far as this step could tell; None where it failed.
         chosen: Whether the search went on from this scheme, or ended with it.
-        passes: Passes over the task that it cost, those for its proposals included.
+        passes: Passes over the task that it cost, those for its proposals included; a replayed one counts as whole.
         seconds: Time that it took in the run that measured it.
         predicted_db: SQNR of the outputs that the search expected of this scheme; None where it expected none.
         output_db: SQNR of the outputs that was measured; None where it was not.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,11 @@ from sensitivity.search.assignment import Assignment, changed
 from sensitivity.search.groups import Group
 from sensitivity.search.noise import OutputNoise
 
+SUSPECTS = 16
+"""Groups that are looked at inside the quantized network: those that make the most noise when quantized alone."""
+
 CURED_GROUPS = 12
-"""Groups whose cures are looked for: those whose protection would take away the most noise."""
+"""Suspects whose cures are looked for: those whose protection would take away the most noise."""
 
 WORTH = 0.01
 """Share of the network's noise that a proposal must take away."""
@@ -56,7 +60,9 @@ def propose(
     cost: Callable[[Layer], float],
     refused: Mapping[str, Collection[str]],
 ) -> Proposals:
-    """Give each group float, and the worst ones each other recipe, inside a scheme, and see what the outputs gain.
+    """Leave groups in float, and give the worst each other recipe, inside a scheme; see what the outputs gain.
+
+    Groups that make little noise by themselves are not tried inside: noise powers nearly add up.
 
     Args:
         noise: Compares outputs.
@@ -67,13 +73,18 @@ def propose(
         refused: Names of layers that a recipe does not fit, by the recipe's name.
     """
     quantized = [group for group in groups if any(layer in assignment for layer in group)]
-    in_float = [changed(assignment, group, None) for group in quantized]
-    before, *after = noise.of([assignment, *in_float], replay=False)
+    alone = noise.of([_only(assignment, group) for group in quantized], replay=True)
+    loud = {group: fidelity.noise for group, fidelity in zip(quantized, alone, strict=True) if fidelity is not None}
+    ranked = sorted(quantized, key=lambda group: loud.get(group, math.inf), reverse=True)
+    suspects, others = ranked[:SUSPECTS], ranked[SUSPECTS:]
+    before, *after = noise.of([assignment, *(changed(assignment, group, None) for group in suspects)], replay=False)
     total = before.noise if before is not None else 0.0
+    passes = 1 + len(quantized) + len(suspects)
     if total <= 0.0:
-        return Proposals((), (), 1 + len(in_float))
-    gains = [0.0 if found is None else 1.0 - found.noise / total for found in after]
-    protections = [Proposal(group, None, gain) for group, gain in zip(quantized, gains, strict=True)]
+        return Proposals((), (), passes)
+    gains = [0.0 if fidelity is None else 1.0 - fidelity.noise / total for fidelity in after]
+    protections = [Proposal(group, None, gain) for group, gain in zip(suspects, gains, strict=True)]
+    rest = [Proposal(group, None, loud.get(group, 0.0) / total) for group in others]
     worst = sorted(protections, key=lambda proposal: proposal.gain, reverse=True)[:CURED_GROUPS]
     trials = [
         (proposal.group, recipe)
@@ -91,9 +102,13 @@ def propose(
             cures[group] = Proposal(group, recipe, gain)
     return Proposals(
         tuple(sorted(cures.values(), key=lambda proposal: proposal.gain, reverse=True)),
-        tuple(_by_worth(protections, cost)),
-        1 + len(in_float) + len(trials),
+        (*_by_worth(protections, cost), *_by_worth(rest, cost)),
+        passes + len(trials),
     )
+
+
+def _only(assignment: Assignment, group: Group) -> Assignment:
+    return {layer: assignment[layer] for layer in group if layer in assignment}
 
 
 def _by_worth(protections: Sequence[Proposal], cost: Callable[[Layer], float]) -> list[Proposal]:

@@ -288,6 +288,8 @@ class Search:
                 continue
             names = tuple(layer.name for layer in group)
             assignment = changed(best.assignment, group, recipe)
+            if any(trial.assignment == assignment for trial in self.tried):
+                continue
             self._try([_Plan(StepKind.RELEASE, f"{_count(names)} quantized again", assignment, names, recipe.name)])
 
     def _recipe_before(self, group: Group) -> Recipe | None:
