@@ -32,6 +32,22 @@ class Uneven(nn.Module):
         return out
 
 
+class Opposites(nn.Module):
+    """Two layers that read a value far beyond all others: the first one's is thrown away, the second one's is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.clipped, self.whole = nn.Conv2d(3, 8, 1, bias=False), nn.Conv2d(3, 8, 1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        spike = torch.zeros_like(x)
+        spike[:, 0, 0, 0] = 60.0
+        kept = torch.ones_like(x[:, :1])
+        kept[:, :, 0, 0] = 0.0
+        return torch.cat([self.clipped(x + spike) * kept, self.whole(x * 0.1 + spike) / 8.0], dim=1)
+
+
 class Closeness:
     """100 % where the outputs are those of the float model; less by the noise's share of the signal."""
 
@@ -71,6 +87,6 @@ class Closeness:
         return hashlib.sha256(self.inputs.numpy().tobytes()).hexdigest()
 
 
-def subject(images: int = 8) -> tuple[sv.Wrapped, Closeness]:
-    model = Uneven().eval()
-    return sv.wrap(model, torch.zeros(1, 3, 8, 8), name="uneven"), Closeness(model, images)
+def subject(images: int = 8, net: type[nn.Module] = Uneven) -> tuple[sv.Wrapped, Closeness]:
+    model = net().eval()
+    return sv.wrap(model, torch.zeros(1, 3, 8, 8), name=net.__name__.lower()), Closeness(model, images)

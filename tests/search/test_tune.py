@@ -20,8 +20,9 @@ from sensitivity.errors import (
     StudyError,
     TaskError,
 )
+from sensitivity.records.scheme import Rule
 from sensitivity.records.tuned import StepKind
-from tests.search.closeness import Closeness, subject
+from tests.search.closeness import Closeness, Opposites, subject
 
 SYMMETRIC = sv.Recipe(
     "symmetric", weights=sv.QuantSpec("int8", "per-channel"), activations=sv.QuantSpec("int8", observer="minmax")
@@ -66,25 +67,37 @@ def test_the_cheapest_candidate_that_meets_the_target_is_chosen_over_a_better_on
     assert tight.size_bytes > loose.size_bytes
 
 
-def test_layers_get_other_recipes_before_any_is_left_in_float(quiet: dict[str, Any]) -> None:
-    """The candidate that is better as a whole is worse in one layer."""
+CLIPPING = sv.Recipe(
+    "clipping",
+    weights=sv.QuantSpec("int8", "per-channel"),
+    activations=sv.QuantSpec("int8", observer="percentile", percentile=99.0),
+)
+
+
+def test_a_layer_gets_another_recipe_where_that_is_enough_and_none_is_left_in_float(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject(net=Opposites)
+    best = sv.Scheme((Rule("*", SYMMETRIC), Rule("clipped", CLIPPING)))
+    ranges = wrapped.calibrate(task.inputs, [SYMMETRIC, CLIPPING])
+    mixed = 100 * (1.0 - wrapped.evaluate(task, best).value)
+    tuned = wrapped.tune(task, max_drop=1.1 * mixed, candidates=[SYMMETRIC, CLIPPING], calibration=ranges, **quiet)
+    assert [step.kind for step in tuned.steps] == [StepKind.CANDIDATE, StepKind.CANDIDATE, StepKind.CURE]
+    assert not any(step.meets for step in tuned.steps[:2])
+    assert tuned.met
+    assert tuned.in_float == ()
+    assert tuned.score.value == wrapped.evaluate(task, best).value
+    assert tuned.steps[2].bought == pytest.approx(tuned.steps[0].drop - tuned.drop)  # type: ignore[operator]
+
+
+def test_layers_are_left_in_float_where_no_recipe_is_enough(quiet: dict[str, Any]) -> None:
     wrapped, task = subject()
-    drops = [
-        step.drop
-        for step in wrapped.tune(
-            task, max_drop=99.0, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet
-        ).steps
-    ]
-    target = 100 * min(drop for drop in drops if drop is not None) * 0.5
-    tuned = wrapped.tune(task, max_drop=target, candidates=[SYMMETRIC, AFFINE], calibration=task.inputs, **quiet)
-    kinds = [step.kind for step in tuned.steps]
+    candidates = [SYMMETRIC, AFFINE]
+    loose = wrapped.tune(task, max_drop=99.0, candidates=candidates, calibration=task.inputs, **quiet)
+    target = 50 * loose.drop
+    tuned = wrapped.tune(task, max_drop=target, candidates=candidates, calibration=task.inputs, **quiet)
     assert tuned.met
     assert 100 * tuned.drop <= target
-    protections = [number for number, kind in enumerate(kinds) if kind is StepKind.PROTECT]
-    cures = [number for number, kind in enumerate(kinds) if kind is StepKind.CURE]
-    assert protections
-    assert all(cure < protections[0] for cure in cures)
     assert tuned.in_float
+    assert {step.kind for step in tuned.steps} >= {StepKind.CANDIDATE, StepKind.PROTECT}
     assert score_of(wrapped, task, tuned) == tuned.score.value
 
 
