@@ -112,7 +112,7 @@ def test_the_checks_run_the_test_command_that_the_readme_promises(repository: Pa
     assert [line for line in lines if re.match(pattern[1], line)] == [TEST_COMMAND]
 
 
-@pytest.mark.parametrize("page", ["layers.md", "quantization.md", "tasks.md", "sweep.md", "confidence.md"])
+@pytest.mark.parametrize("page", ["layers.md", "quantization.md", "tasks.md", "sweep.md", "confidence.md", "tune.md"])
 def test_the_examples_of_a_page_give_what_it_shows(repository: Path, page: str) -> None:
     failed, attempted = doctest.testfile(str(repository / "docs" / page), module_relative=False)
     assert attempted > 0

@@ -149,6 +149,19 @@ def test_the_thesis_example_computes_the_drops_that_its_tables_hold(
     assert {model: float(drop) for model, drop in found} == {m: pytest.approx(d, abs=0.051) for m, d in worst.items()}
 
 
+def test_the_tune_example_names_the_layer_that_was_spoilt_and_cures_or_protects_it(
+    repository: Path, tmp_path: Path
+) -> None:
+    printed = run(repository, "04_tune", "--out", tmp_path)
+    assert "only float saves layers:0:2" in printed
+    assert "bars meets a drop of at most 1 points" in printed
+    tuned = sv.Tuned.load(tmp_path / "tuned.json")
+    assert tuned.met
+    assert tuned.in_float == ("layers:0:2",)
+    for name in ("diagnosis.png", "path.png", "path.html"):
+        assert (tmp_path / name).stat().st_size > 0
+
+
 def test_every_example_has_a_page_that_the_documentation_links(repository: Path) -> None:
     index = (repository / "docs" / "index.md").read_text(encoding="utf-8")
     for example in sorted((repository / "examples").iterdir()):
