@@ -69,7 +69,7 @@ def Prune(level_or_pattern: float | str) -> Recipe:  # noqa: N802 - stands besid
     kept, colon, group = level_or_pattern.partition(":")
     if not (colon and kept.isdecimal() and group.isdecimal()):
         raise RecipeError(
-            f"level_or_pattern={level_or_pattern!r}: a pattern is of the form 'n:m'. Give e.g. '2:4', or a level as a "
+            f"level_or_pattern={level_or_pattern!r} is not of the form 'n:m'. Give e.g. '2:4', or a level as a "
             "number: Prune(0.5)."
         )
     return Recipe(f"prune-{level_or_pattern}", pruning=Pruning(n=int(kept), m=int(group)))

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
-from sensitivity.records.arguments import checked
+from sensitivity.records.arguments import CHECKED_WHERE_USED, checked
 from sensitivity.records.registry import Registry
 
 if TYPE_CHECKING:
@@ -66,10 +66,10 @@ _OBSERVERS = Registry(
 @checked(RecipeError)
 def register_observer(
     name: str,
-    observer: ObserverSource,
+    observer: Annotated[ObserverSource, CHECKED_WHERE_USED],
     *,
-    granularities: Granularity | Iterable[Granularity] = ("per-tensor",),
-    depends_on: Setting | Iterable[Setting] = ("format", "symmetric"),
+    granularities: Annotated[Granularity | Iterable[Granularity], CHECKED_WHERE_USED] = ("per-tensor",),
+    depends_on: Annotated[Setting | Iterable[Setting], CHECKED_WHERE_USED] = ("format", "symmetric"),
     samples: bool = False,
     integers_only: bool = False,
     weights: bool = True,
@@ -118,9 +118,11 @@ def register_observer(
 
 def _checked(argument: str, values: Iterable[Any], choices: tuple[str, ...]) -> tuple[Any, ...]:
     """The values as a tuple; what is none of the choices is refused."""
+    if not isinstance(values, (str, list, tuple, set, frozenset)):
+        raise RecipeError(f"{argument}={values!r:.80}: give one of {', '.join(choices)}, or several in a list.")
     given = (values,) if isinstance(values, str) else tuple(values)
     for value in given:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise RecipeError(f"{argument} has {value!r}. Choose from: {', '.join(choices)}.")
     return given
 

@@ -72,6 +72,8 @@ class Scoring:
             TaskError: If the undisturbed model cannot be scored, or not with a number.
         """
         baseline = self._baseline()
+        if baseline.value == 0.0 and self._task.higher_is_better and self._task.unit == "%":
+            self._notes.append(Note(NoteKind.REMARK, _nothing_found(baseline)))
         rows = [self._row(variant, baseline) for variant in variants]
         if self._without_bounds:
             count, why = len(self._without_bounds), self._without_bounds[0]
@@ -181,6 +183,14 @@ class Scoring:
         return Measurement(
             variant.layer.name, variant.recipe.name, None, None, status=status, reason=reason, seconds=seconds
         )
+
+
+def _nothing_found(baseline: Score) -> str:
+    return (
+        f"{baseline.metric} of the undisturbed model is 0 on {baseline.images} images, so that no drop can be seen. "
+        "Compare what the adapter returns with the annotations (order and unit of boxes, labels, thresholds), and look "
+        "at what preprocess makes of an image."
+    )
 
 
 def _said(error: Exception) -> str:

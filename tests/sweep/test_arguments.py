@@ -22,7 +22,7 @@ from sensitivity.errors import (
     TaskError,
 )
 from sensitivity.sweep.arguments import check_arguments, stored_stop
-from tests.sweep.mean_task import MeanTask
+from tests.sweep.mean_task import Chain, MeanTask
 
 
 def images() -> torch.Tensor:
@@ -61,7 +61,7 @@ WRONG: list[tuple[dict[str, Any], type[SensitivityError], str]] = [
     ({"replay": None}, StudyError, "replay=None: give True or False"),
     ({"settings": {"replay": False}}, StudyError, r"settings=.*: give a sv\.Sweep or None"),
     ({"settings": sv.Sweep(), "replay": True}, StudyError, r"settings= and replay= both say how the sweep runs"),
-    ({"direction": "both"}, RecipeError, "direction 'both' is not known"),
+    ({"direction": "both"}, RecipeError, "direction='both' is not known"),
 ]
 
 
@@ -102,6 +102,19 @@ def test_a_tolerance_that_no_one_would_allow_is_refused_where_the_metric_is_in_p
     check_arguments(sv.FeatureFidelity(images()), stop=sv.Confidence(tolerance=30.0))  # of dB
 
 
+@pytest.mark.parametrize(("fraction", "points"), [(0.001, "0.1"), (0.005, "0.5"), (0.02, "2")])
+def test_a_tolerance_that_was_meant_as_a_fraction_is_refused_with_the_points(fraction: float, points: str) -> None:
+    stop = sv.Confidence(tolerance=fraction)
+    with pytest.raises(StudyError, match=rf"For a fraction of {fraction} give tolerance={points}\.$"):
+        check_arguments(MeanTask(8), stop=stop)
+    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
+    for act in (wrapped.analyze, wrapped.explain):
+        with pytest.raises(StudyError, match=rf"give tolerance={points}\.$"):
+            act(MeanTask(8), sv.INT8_WEIGHTS, stop=stop)
+    check_arguments(sv.FeatureFidelity(images()), stop=stop)  # of dB
+    check_arguments(MeanTask(8), stop=sv.Confidence(tolerance=0.05))
+
+
 def test_a_tolerance_is_in_points_where_the_metric_is_in_percent_and_in_its_own_unit_elsewhere() -> None:
     stop = sv.Confidence(tolerance=0.5)
     assert stored_stop(stop, MeanTask(8)) == sv.Confidence(tolerance=0.005)
@@ -118,3 +131,14 @@ def test_what_makes_sense_is_let_through(tmp_path: Path) -> None:
             stop=sv.Confidence(tolerance=0.1),
         )
         sv.Sweep(executor=executor, memory_limit=0, on_error="raise")
+
+
+def test_a_baseline_of_zero_is_noted_for_then_no_layer_can_lower_it() -> None:
+    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
+    nothing = sv.callback_task(lambda model: 0.0, metric="AP", unit="%")
+    (note,) = wrapped.analyze(nothing, sv.INT8_WEIGHTS, progress=False).notes
+    assert note.startswith("AP of the undisturbed model is 0 on 1 images, so that no drop can be seen")
+    something = sv.callback_task(lambda model: 0.1, metric="AP", unit="%")
+    loss = sv.callback_task(lambda model: 0.0, metric="loss", higher_is_better=False)
+    for task in (something, loss):
+        assert wrapped.analyze(task, sv.INT8_WEIGHTS, progress=False).notes == ()

@@ -165,7 +165,7 @@ def test_an_unknown_layer_is_refused_before_anything_runs(wrapped: sv.Wrapped, i
     [
         ([], "one-at-a-time", "one or more recipes"),
         ([sv.INT4_WEIGHTS, sv.INT4_WEIGHTS], "one-at-a-time", "different names"),
-        ([sv.INT4_WEIGHTS], "sideways", "direction 'sideways' is not known"),
+        ([sv.INT4_WEIGHTS], "sideways", "direction='sideways' is not known"),
     ],
 )
 def test_a_plan_that_makes_no_sense_is_refused(

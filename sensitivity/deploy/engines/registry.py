@@ -160,9 +160,9 @@ def register_engine(
         EngineError: If the name is taken, or is not lower case.
     """
     if name != name.strip().lower() or not name or name == ANY_ENGINE.name:
-        raise EngineError(f"name={name!r}: an engine cannot be called that. Give a name in lower case, e.g. 'mine'.")
+        raise EngineError(f"name=: an engine cannot be called {name!r}: give a name in lower case, e.g. 'mine'.")
     if name in _KINDS:
-        raise EngineError(f"name={name!r}: an engine of this name is registered already. Choose another.")
+        raise EngineError(f"name={name!r} is registered already. Choose another name.")
     _KINDS[name] = EngineKind(
         name=name,
         title=name,

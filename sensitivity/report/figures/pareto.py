@@ -71,8 +71,7 @@ def pareto(
     figure = Picture(7.5, 5.0)
     axes = figure.add_axes((0.11, 0.12, 0.85, 0.78))
     _draw_curves(axes, study, scale, curves)
-    baseline = study.scale * study.baseline.value
-    text = f"baseline {baseline:.2f} {study.unit}".rstrip()
+    baseline, text = study.scale * study.baseline.value, f"baseline {shown_baseline(study)}"
     axes.axhline(baseline, color="#222222", linewidth=0.8, linestyle="--", label=text, gid="baseline")
     if points:
         _draw_measured(axes, points, front(points, study.higher_is_better))
@@ -95,7 +94,24 @@ def _point(study: StudyRecord, scale: float, label: str, cost: float, score: flo
     shown = score.value * study.scale if isinstance(score, Score) else score
     if not (isfinite(cost) and isfinite(shown)):
         raise StudyError(f"measured scheme {label!r} costs {cost} and scores {shown}: give finite numbers.")
+    if not isinstance(score, Score) and study.unit == "%" and _is_fraction(study, score):
+        raise StudyError(
+            f"measured scheme {label!r} scores {score:g}, which as {study.metric} in % is next to nothing, and as a "
+            f"fraction near the baseline of {shown_baseline(study)}. Give {100 * score:g}, or what wrapped.evaluate "
+            "returned."
+        )
     return Point(label, cost * scale, shown)
+
+
+def shown_baseline(study: StudyRecord) -> str:
+    """The baseline as people see it."""
+    return f"{study.scale * study.baseline.value:.2f} {study.unit}".rstrip()
+
+
+def _is_fraction(study: StudyRecord, score: float) -> bool:
+    """Whether a score, meant as percent, would be lost beside the baseline, but is like it as a fraction."""
+    baseline = study.baseline.value
+    return baseline > 0.02 and 0.5 * baseline <= score <= min(1.0, 1.5 * baseline)
 
 
 def _draw_curves(

@@ -106,3 +106,14 @@ def test_latency_is_drawn_in_milliseconds_from_the_times_of_the_study() -> None:
     assert figure.axes[0].get_xlabel() == "time of one run (ms)"
     with pytest.raises(StudyError, match="this study has no times"):
         pareto(make_study([0.1]), against="latency")
+
+
+def test_a_score_that_was_meant_as_a_fraction_is_refused_with_the_percent() -> None:
+    study = make_study([0.1, 0.2])
+    assert study.baseline.value == 0.785
+    with pytest.raises(StudyError, match=r"scores 0\.77, .* near the baseline of 78\.50 %\. Give 77, or what"):
+        pareto(study, measured=[("mine", 1000.0, 0.77)])
+    as_score = Score(0.77, {"mIoU": 0.77}, "mIoU", "%", 8)
+    for score in (77.0, as_score, 0.1):  # a network can be broken down to a tenth of a percent
+        (points,) = found(pareto(study, measured=[("mine", 1000.0, score)]), "measured")
+        assert list(points.get_data()[1]) == [pytest.approx(score if isinstance(score, float) else 77.0)]
