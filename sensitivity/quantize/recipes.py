@@ -64,7 +64,7 @@ def Prune(level_or_pattern: float | str) -> Recipe:  # noqa: N802 - stands besid
     if not isinstance(level_or_pattern, str):
         level = float(level_or_pattern)
         if not 0.0 <= level < 1.0:
-            raise RecipeError(f"level_or_pattern={level:g}: give the share of weights to remove, from 0 to below 1.")
+            raise RecipeError(f"level_or_pattern={level:g} must lie in [0, 1): it is the share of weights removed.")
         return Recipe(f"prune-{level:g}", pruning=Pruning(level=level))
     kept, colon, group = level_or_pattern.partition(":")
     if not (colon and kept.isdecimal() and group.isdecimal()):

@@ -19,7 +19,7 @@ from sensitivity.perturb.interrupts import deferred_interrupts
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.state import ModelState
 
-INTERRUPTS = 60
+INTERRUPTS = 500 if "SENSITIVITY_SOAK" in os.environ else 60
 
 
 @pytest.fixture
@@ -64,7 +64,7 @@ def test_interrupts_at_random_moments_leave_nothing_behind() -> None:
         assert nn.Module.__call__ is call
         assert torch.is_grad_enabled()
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert raised > 0
+    assert raised > INTERRUPTS / 10
 
 
 @pytest.mark.usefixtures("_python_handles_ctrl_c")

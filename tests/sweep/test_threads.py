@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ import sensitivity as sv
 from sensitivity.errors import ModelInUseError
 from tests.sweep.mean_task import MeanTask
 
-PAIRS = 20
+PAIRS = 50 if "SENSITIVITY_SOAK" in os.environ else 10
 
 
 class Net(nn.Module):
@@ -87,7 +88,7 @@ def test_sweeps_of_two_models_in_two_threads_are_those_of_one_thread_and_leave_n
     torch.manual_seed(2)
     expected = [analyzed(left), analyzed(right)]
     before = patched()
-    for _ in range(PAIRS // 2):
+    for _ in range(PAIRS):
         assert at_once(lambda: analyzed(left), lambda: analyzed(right)) == expected
         assert patched() == before
 
@@ -99,7 +100,7 @@ def test_half_precision_in_one_thread_does_not_change_a_sweep_in_another() -> No
     task = PooledTask(6, batch_size=2)
     expected = [left.evaluate(task, scheme).value, analyzed(right)]
     before = patched()
-    for _ in range(PAIRS // 4):
+    for _ in range(PAIRS // 2):
         assert at_once(lambda: left.evaluate(task, scheme).value, lambda: analyzed(right)) == expected
         assert patched() == before
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,9 @@ import pytest
 from sensitivity.tasks.coco import COCO_METRICS, evaluate_coco
 from sensitivity.tasks.lvis import evaluate_lvis
 from tests.tasks.random_scenes import pycocotools_evaluation, random_results, random_truth
+
+
+COCO_SETS, LVIS_SETS = (60, 40) if "SENSITIVITY_SOAK" in os.environ else (20, 10)
 
 
 def random_set(seed: int) -> tuple[dict[str, Any], list[dict[str, Any]]]:
@@ -26,7 +30,7 @@ def as_nan(numbers: Any) -> list[float]:
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(COCO_SETS))
 def test_a_random_coco_set_scores_as_in_pycocotools(seed: int, iou_type: str) -> None:
     truth, results = random_set(seed)
     scores = evaluate_coco(truth, results, iou_type)
@@ -35,7 +39,7 @@ def test_a_random_coco_set_scores_as_in_pycocotools(seed: int, iou_type: str) ->
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(LVIS_SETS))
 def test_a_random_lvis_set_scores_as_in_the_lvis_package(
     seed: int, iou_type: str, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
