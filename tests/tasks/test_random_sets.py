@@ -14,7 +14,6 @@ from sensitivity.tasks.coco import COCO_METRICS, evaluate_coco
 from sensitivity.tasks.lvis import evaluate_lvis
 from tests.tasks.random_scenes import pycocotools_evaluation, random_results, random_truth
 
-
 COCO_SETS, LVIS_SETS = (60, 40) if "SENSITIVITY_SOAK" in os.environ else (20, 10)
 
 
