@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING
 
 from sensitivity.cli.deploy import calibrate
 from sensitivity.cli.models import add_engine, add_model, add_task, check_engine, made_images, made_task, made_wrapped
-from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
+from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, add_tolerance, check_place, writing
 from sensitivity.cli.recipes import HELP, recipe
 from sensitivity.deploy.engines.registry import engine_names
-from sensitivity.errors import CalibrationError, EngineError, ExportError
+from sensitivity.errors import CalibrationError, EngineError, ExportError, StudyError
 from sensitivity.records.note import NoteKind, of_kind
 
 if TYPE_CHECKING:
+    from sensitivity.contracts import Task
+    from sensitivity.records import Recipe
     from sensitivity.study import Study
     from sensitivity.wrapped import Wrapped
 
@@ -39,6 +41,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="STUDY.json",
         help="where to write (default: %(default)s)",
     )
+    parser.add_argument(
+        "--stop", action="store_true", help="give a layer no more images once its drop is decided; needs --tolerance"
+    )
+    add_tolerance(parser)
+    parser.add_argument("--no-intervals", action="store_true", help="score every layer once, without an interval")
+    parser.add_argument("--workers", type=int, metavar="N", help="run in N processes (default: in this one)")
     timed = ", ".join(engine_names(timed=True))
     add_engine(
         parser, "--latency", help=f"then time every layer, for protect --latency; not done by default: on {timed}"
@@ -56,13 +64,19 @@ def run(given: argparse.Namespace) -> Answer:
             f"recipe {needy[0]} quantizes activations and needs images to measure their ranges on: give --calibration "
             "package.module:callable, other images than the task's own where there are some."
         )
+    if given.stop and not given.tolerance:
+        raise StudyError(
+            "--stop needs the drop that matters: give --tolerance POINTS above zero, e.g. --tolerance 0.5."
+        )
+    if given.workers is not None and given.workers < 1:
+        raise StudyError(f"--workers {given.workers}: give a number of processes from 1 on.")
     check_place(given.out)
     if given.latency is not None:
         check_engine(given, given.latency, timed=True).check_runs_here()  # told before the sweep, not after it
     wrapped, task = made_wrapped(given), made_task(given.task)
     if given.calibration is not None:
         calibrate(wrapped, made_images(given.calibration), [one for one in recipes if one.needs_calibration])
-    study = wrapped.analyze(task, recipes, layers=given.layers or "*", store=given.store)
+    study = _analyzed(wrapped, task, recipes, given)
     _save(study, given.out)
     interrupted = of_kind(study.notes, NoteKind.INTERRUPTED)
     complaint, code = "; ".join(interrupted), INTERRUPTED if interrupted else 0
@@ -72,6 +86,21 @@ def run(given: argparse.Namespace) -> Answer:
         _save(study, given.out)
     text = f"{study}\nwrote {given.out}; sensitivity report {given.out} draws it"
     return Answer(text, study.to_json(), code, complaint)
+
+
+def _analyzed(wrapped: Wrapped, task: Task, recipes: list[Recipe], given: argparse.Namespace) -> Study:
+    from sensitivity.sweep.settings import Sweep
+    from sensitivity.sweep.stopping.race import Confidence
+
+    study = wrapped.analyze(
+        task,
+        recipes,
+        layers=given.layers or "*",
+        store=given.store,
+        stop=Confidence(tolerance=given.tolerance) if given.stop else None,
+        settings=Sweep(workers=given.workers, intervals=not given.no_intervals),
+    )
+    return study if given.tolerance is None else study.with_tolerance(given.tolerance)
 
 
 def _timed(wrapped: Wrapped, study: Study, engine: str) -> tuple[Study, str]:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from sensitivity.deploy.engines.registry import EngineKind
     from sensitivity.wrapped import Wrapped
 
-FORM = "package.module:callable"
+FORM = "package.module:callable or path.py:callable"
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

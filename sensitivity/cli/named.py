@@ -1,4 +1,4 @@
-"""``package.module:callable``: what a command line names of the user's own code."""
+"""``package.module:callable`` or ``path.py:callable``: what a command line names of the user's own code."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from difflib import get_close_matches
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from sensitivity.errors import SensitivityError
@@ -17,7 +18,7 @@ def call_named(text: str, what: str, error: type[SensitivityError]) -> Any:
     An exception of the user's own code is passed on as it is.
 
     Args:
-        text: ``package.module:callable``; dots after the colon reach into classes.
+        text: ``package.module:callable`` or ``path.py:callable``; dots after the colon reach into classes.
         what: What it is wanted for, in messages.
         error: Raised where the text names nothing that can be called.
     """
@@ -28,15 +29,11 @@ def named(text: str, what: str, error: type[SensitivityError]) -> Callable[[], A
     """What a text names; see ``call_named``."""
     module_name, colon, path = text.partition(":")
     if not (module_name and colon and path):
-        raise error(f"{what} {text!r} is not of the form package.module:callable, e.g. my_models:resnet.")
-    if "" not in sys.path:
-        sys.path.insert(0, "")  # as python -m does
-    try:
-        found: Any = import_module(module_name)
-    except ModuleNotFoundError as missing:
-        if missing.name is None or not f"{module_name}.".startswith(f"{missing.name}."):
-            raise  # the module is there and lacks something of its own
-        raise error(f"there is no module {missing.name!r} for {what} {text!r}. Run where Python finds it.") from missing
+        raise error(
+            f"{what} {text!r} is not of the form package.module:callable or path.py:callable, e.g. my_models:resnet or "
+            "models/mine.py:resnet."
+        )
+    found = _module(module_name, what, text, error)
     for step in path.split("."):
         if not hasattr(found, step):
             near = get_close_matches(step, dir(found), n=3)
@@ -50,6 +47,29 @@ def named(text: str, what: str, error: type[SensitivityError]) -> Callable[[], A
         )
     function: Callable[[], Any] = found
     return function
+
+
+def _module(name: str, what: str, text: str, error: type[SensitivityError]) -> Any:
+    """The module of a name, or of a file that ends in ``.py``."""
+    path = Path(name)
+    if path.suffix == ".py":
+        if not path.is_file():
+            raise error(f"there is no file {name!r} for {what} {text!r}.")
+        folder, name = str(path.parent.resolve()), path.stem
+        if folder not in sys.path:
+            sys.path.insert(0, folder)
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # as python -m does
+    try:
+        module = import_module(name)
+    except ModuleNotFoundError as missing:
+        if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
+            raise  # the module is there and lacks something of its own
+        raise error(f"there is no module {missing.name!r} for {what} {text!r}. Run where Python finds it.") from missing
+    origin = getattr(module, "__file__", None)
+    if path.suffix == ".py" and (origin is None or Path(origin).resolve() != path.resolve()):
+        raise error(f"{what} {text!r}: a module named {name!r} is there already, from {origin}. Rename the file.")
+    return module
 
 
 def _is_module(found: Any) -> bool:

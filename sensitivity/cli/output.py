@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import ctypes
 import json
@@ -34,6 +35,28 @@ class Answer:
     plain: Any = None
     code: int = 0
     complaint: str = ""
+
+
+def add_tolerance(parser: argparse.ArgumentParser) -> None:
+    """Add --tolerance."""
+    parser.add_argument(
+        "--tolerance",
+        type=tolerance,
+        metavar="POINTS",
+        help="largest drop that does not matter, for the verdicts dip, harmless and undecided (default: that of the "
+        "study, else 0.1 points of a metric in %%)",
+    )
+
+
+def tolerance(text: str) -> float:
+    """A drop that does not matter; for argparse."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value >= 0.0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no drop like 0.5, in points where the metric is in %")
+    return value
 
 
 def print_json(value: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.cli.output import Answer, writing
+from sensitivity.cli.output import Answer, add_tolerance, writing
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
 from sensitivity.records.latency import latency_of
@@ -33,6 +33,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("--recipe", metavar="NAME", help="what the other layers get, where the study has several")
     parser.add_argument("--out", type=Path, metavar="SCHEME.json", help="write the scheme, for deploy and verify")
+    add_tolerance(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: the scheme")
     parser.set_defaults(run=run)
 
@@ -49,6 +50,8 @@ def size(text: str) -> int:
 def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
     study = Study.load(given.study)
+    if given.tolerance is not None:
+        study = study.with_tolerance(given.tolerance)
     recipes = [given.recipe] if given.recipe else list(study.recipes)
     if given.latency is not None and not any(latency_of(study, name) for name in recipes):
         raise StudyError(

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
-from sensitivity.cli.output import Answer, writing
+from sensitivity.cli.output import Answer, add_tolerance, writing
 from sensitivity.errors import StudyError
 from sensitivity.records.files import write_text
 from sensitivity.study import Study
@@ -32,6 +32,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="where to write; the ending says what: .html .md .tex .rst .png .svg .pdf; may be given again",
     )
     parser.add_argument("--recipe", metavar="NAME", help="one recipe of the study; all of them without this")
+    add_tolerance(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: the files written")
     parser.set_defaults(run=run)
 
@@ -44,6 +45,8 @@ def run(given: argparse.Namespace) -> Answer:
             f"{unknown[0]} has no ending that says what to write. Use one of {' '.join(['.html', *TEXTS, *PICTURES])}."
         )
     study = Study.load(given.study)
+    if given.tolerance is not None:
+        study = study.with_tolerance(given.tolerance)
     targets = given.out or [given.study.with_suffix(ending) for ending in USUAL]
     for target in targets:
         with writing(target):

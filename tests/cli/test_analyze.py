@@ -41,6 +41,53 @@ def test_json_is_the_study_and_nothing_else(tmp_path: Path, capsys: pytest.Captu
     assert Study.from_json(json.loads(capsys.readouterr().out)) == Study.load(tmp_path / "a.json")
 
 
+def test_stop_and_tolerance_and_intervals_reach_the_sweep(tmp_path: Path) -> None:
+    out, words = tmp_path / "a.json", ["analyze", MODEL, TASK, "--recipe", "int8-weights"]
+    assert main([*words, "--out", str(out), "--stop", "--tolerance", "3"]) == 0
+    info = Study.load(out).info
+    assert (info.interval_of, info.tolerance) == ("this-data-set", 3.0)
+    assert main([*words, "--out", str(out), "--no-intervals", "--tolerance", "4"]) == 0
+    info = Study.load(out).info
+    assert (info.interval_level, info.tolerance) == (None, 4.0)
+    for command in (["report", "--out", str(tmp_path / "a.md")], ["protect", "--top", "1"]):
+        assert main([command[0], str(out), *command[1:], "--tolerance", "1000"]) == 0
+    assert "| dip " not in (tmp_path / "a.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stop"], "--stop needs the drop that matters"),
+        (["--workers", "0"], "--workers 0: give a number of processes from 1 on"),
+    ],
+)
+def test_settings_that_make_no_sense_are_told_in_the_words_of_the_command_line(
+    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["analyze", MODEL, TASK, "--recipe", "int8-weights", *words]) == 1
+    assert said in capsys.readouterr().err
+
+
+def test_workers_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    settings: list[sv.Sweep] = []
+
+    def analyze(*_: object, **keywords: sv.Sweep) -> None:
+        settings.append(keywords["settings"])
+        raise sv.SensitivityError("enough")
+
+    monkeypatch.setattr(sv.Wrapped, "analyze", analyze)
+    assert (
+        main(["analyze", MODEL, TASK, "--recipe", "int8-weights", "--workers", "3", "--out", str(tmp_path / "a")]) == 1
+    )
+    assert settings == [sv.Sweep(workers=3)]
+
+
+def test_a_tolerance_that_is_no_drop_is_a_wrong_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(["analyze", MODEL, TASK, "--tolerance", "-1"])
+    assert "'-1' is no drop like 0.5" in capsys.readouterr().err
+
+
 def test_layers_are_chosen_by_pattern(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     words = ["--recipe", "int8-weights", "--layers", "@stem", "--layers", "@output", "--out", str(out)]

@@ -35,6 +35,19 @@ def test_modules_of_the_current_folder_are_found() -> None:
     assert call_named("a_module_of_mine:make", "MODEL", ModelError) == "made"
 
 
+def test_a_file_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    file = tmp_path / "some" / "a_file_of_mine.py"
+    file.parent.mkdir()
+    file.write_text("def make():\n    return 'made'\n", encoding="utf-8")
+    assert call_named(f"{file}:make", "MODEL", ModelError) == "made"
+    with pytest.raises(ModelError, match=r"there is no file 'nowhere\.py' for MODEL"):
+        call_named("nowhere.py:make", "MODEL", ModelError)
+    (tmp_path / "json.py").write_text("def make():\n    return 1\n", encoding="utf-8")
+    with pytest.raises(ModelError, match=r"a module named 'json' is there already, from .*Rename the file"):
+        call_named(f"{tmp_path / 'json.py'}:make", "MODEL", ModelError)
+
+
 @pytest.mark.usefixtures("module_in_current_folder")
 def test_what_a_users_module_lacks_is_not_hidden() -> None:
     with pytest.raises(ModuleNotFoundError, match="not_installed_at_all"):
