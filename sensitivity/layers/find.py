@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 from typing import Any
 
@@ -45,30 +44,13 @@ def find_layers(
     if not sites:
         reasons = "; ".join(f"{module.module}: {module.reason}" for module in skipped[:3]) or "it has no such module"
         raise ModelError(f"no convolution or linear layer ran in {type(model).__name__}: {reasons}.")
-    names = _names(sites, naming)
+    names = name_layers([site.module for site in sites], naming)
     structures = structure_of(tape, flow, sites)
     layers = [
         _layer(order, layer_name, site, structure, model)
         for order, (layer_name, site, structure) in enumerate(zip(names, sites, structures, strict=True))
     ]
     return LayerTable(_whole_blocks(layers), model=name or _model_name(model), skipped=skipped)
-
-
-def _names(sites: list[Site], naming: NamingScheme | None) -> list[str]:
-    """A name for each site; those whose module is not called with their input are numbered behind the others.
-
-    So the names of plain layers do not depend on what else multiplies within their block.
-    """
-    plain = [number for number, site in enumerate(sites) if site.called]
-    others = [number for number, site in enumerate(sites) if not site.called]
-    names = dict(zip(plain, name_layers([sites[number].module for number in plain], naming), strict=True))
-    together = name_layers([sites[number].module for number in [*plain, *others]], naming) if others else []
-    taken = Counter(name.rpartition(":")[0] for name in names.values())
-    for number, name in zip(others, together[len(plain) :], strict=True):
-        place = name.rpartition(":")[0]
-        names[number] = f"{place}:{taken[place]}"
-        taken[place] += 1
-    return [names[number] for number in range(len(sites))]
 
 
 def _check_eager(model: nn.Module) -> None:

@@ -58,7 +58,6 @@ class Site:
             parameter itself.
         runs_in: Path of the module in whose calls the operator runs, where its input is not simply what the layer's own
             module is called with; else None.
-        called: Whether its module is called with what it multiplies, or something that is reshaped to it.
     """
 
     module: str
@@ -73,7 +72,6 @@ class Site:
     parameter: str
     output_axis: int | None
     runs_in: str | None = None
-    called: bool = True
     calls: list[SiteCall] = field(default_factory=list)
 
     @property
@@ -140,7 +138,6 @@ def _site(tape: Tape, flow: Flow, group: list[Weighted]) -> Site:
         itself = _called_plainly(tape, group)
     site.computed_weight = not all(tape.values[origin.value].parameter is not None for origin in origins)
     site.output_axis = axes.pop() if itself and len(axes) == 1 else None
-    site.called = all(_reads_an_argument(flow, one) for one in group)
     if site.output_axis is None or not all(_reads_its_argument_alone(tape, one, operators) for one in group):
         site.runs_in = _home(tape, group)
     return site
@@ -151,13 +148,6 @@ def _called_plainly(tape: Tape, group: list[Weighted]) -> bool:
     return all(one.call is not None and one.parameter.startswith(one.module) for one in group) and isinstance(
         tape.modules[group[0].module], _PLAIN
     )
-
-
-def _reads_an_argument(flow: Flow, one: Weighted) -> bool:
-    """Whether what is multiplied is an argument of the module's call, reshaped or padded."""
-    if one.call is None or not flow.tape.values[one.source].dynamic:
-        return False
-    return flow.root(one.source) in {flow.root(value) for value in one.call.inputs}
 
 
 def _reads_its_argument_alone(tape: Tape, one: Weighted, operators: set[int]) -> bool:
