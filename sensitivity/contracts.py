@@ -200,6 +200,8 @@ class EngineCapabilities:
         weight_granularities: How many weights share a scale: ``per-tensor``, ``per-channel``.
         activation_formats: The same of activations; None for every one that fills int8 or uint8.
         affine_activations: Whether activations may have a zero point other than 0.
+        depthwise_channel_activations: Whether a depthwise convolution runs in int8 with a scale for each channel of its
+            input (QuantizeLinear with an axis). No engine known runs other layers so.
         rests: Precisions in which it can compute what is not quantized. An engine with others than ``fp32`` is built
             with the keyword ``rest=`` where a scheme asks for one of them.
         keeps_fp32: Whether it computes marked modules in fp32 where the rest is in half precision.
@@ -212,6 +214,7 @@ class EngineCapabilities:
     weight_granularities: tuple[str, ...] = ("per-tensor", "per-channel")
     activation_formats: tuple[str, ...] | None = None
     affine_activations: bool = True
+    depthwise_channel_activations: bool = False
     rests: tuple[str, ...] = ("fp32",)
     keeps_fp32: bool = False
     times_layers: bool = False

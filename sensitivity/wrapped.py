@@ -558,7 +558,7 @@ class Wrapped:
         from sensitivity.deploy.prepare.placement import check_deployable
 
         made_for = target_of(target)
-        check_deployable(resolve(scheme, self.layers, model=self.name), made_for)  # before images are run
+        check_deployable(resolve(scheme, self.layers, model=self.name), self.layers, made_for)  # before images are run
         return self._plans.plan(scheme, self._ready(calibration, scheme.recipes), target=made_for, example=example)
 
     @checked(StudyError)

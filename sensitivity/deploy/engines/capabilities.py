@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from sensitivity.contracts import EngineCapabilities
 
-OPENVINO = EngineCapabilities(rests=("fp32", "bf16", "fp16"), times_layers=True)
+OPENVINO = EngineCapabilities(depthwise_channel_activations=True, rests=("fp32", "bf16", "fp16"), times_layers=True)
 """Whether the CPU computes in half precision, and whether it saturates, is asked on the machine."""
 
-ONNXRUNTIME = EngineCapabilities(saturates=False)
+ONNXRUNTIME = EngineCapabilities(depthwise_channel_activations=True, saturates=False)
 
 TENSORRT = EngineCapabilities(activation_formats=("int8",), affine_activations=False, times_layers=True)
 """Symmetric int8 with zero point 0 only."""
 
-SIMULATION = EngineCapabilities(rests=("fp32", "bf16", "fp16"), keeps_fp32=True, saturates=False)
+SIMULATION = EngineCapabilities(
+    depthwise_channel_activations=True, rests=("fp32", "bf16", "fp16"), keeps_fp32=True, saturates=False
+)

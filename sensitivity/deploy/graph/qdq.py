@@ -155,8 +155,9 @@ class _Writer:
             dtype = np.int8 if params.format.is_signed else np.uint8
             scales = self._constants(stem, scale.astype(np.float32), zero.astype(dtype))
             self._inputs[key] = (f"{stem}.codes", f"{stem}.quantized")
-            self._add(layer_node.node, "QuantizeLinear", [source, *scales], f"{stem}.codes")
-            self._add(layer_node.node, "DequantizeLinear", [f"{stem}.codes", *scales], f"{stem}.quantized")
+            axis = {} if params.axis is None else {"axis": params.axis}
+            self._add(layer_node.node, "QuantizeLinear", [source, *scales], f"{stem}.codes", **axis)
+            self._add(layer_node.node, "DequantizeLinear", [f"{stem}.codes", *scales], f"{stem}.quantized", **axis)
         self.quantizers[layer_node.node.name], layer_node.node.input[position] = self._inputs[key]
         if pad is not None:
             self._repeat(pad, layer_node, f"{stem}.padded")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sensitivity.contracts import EngineCapabilities
 from sensitivity.errors import ExportError
+from sensitivity.layers.table import LayerTable
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.formats import NumberFormat, find_format, formats
 
@@ -33,21 +34,22 @@ class Target:
     refuses_layer: Callable[[Layer], str | None] | None = None
 
 
-ANY_ENGINE = Target()
+ANY_ENGINE = Target(capabilities=EngineCapabilities(depthwise_channel_activations=True))
 
 
-def check_deployable(recipes: Mapping[str, Recipe], target: Target = ANY_ENGINE) -> None:
+def check_deployable(recipes: Mapping[str, Recipe], layers: LayerTable, target: Target = ANY_ENGINE) -> None:
     """Nothing, if Q/DQ can express the recipe of every layer for a target.
 
     Args:
         recipes: What each layer gets, by its name.
+        layers: The layers.
         target: What it is for.
 
     Raises:
         ExportError: If one cannot be expressed.
     """
     for name, recipe in recipes.items():
-        if reason := refusal(recipe, target):
+        if reason := refusal(recipe, target) or refuses_channels(recipe, layers[name]):
             raise ExportError(f"recipe {recipe.name!r} of {name} cannot be deployed: {reason}")
 
 
@@ -59,6 +61,19 @@ def refusal(recipe: Recipe, target: Target = ANY_ENGINE) -> str | None:
             "sv.INT8, or Recipe(..., placement='deploy')."
         )
     return _refuses_weights(recipe, target) or _refuses_activations(recipe, target)
+
+
+def refuses_channels(recipe: Recipe, layer: Layer) -> str | None:
+    """Why a layer's input cannot have a scale for each channel; None if it can, or has none."""
+    if recipe.activations is None or recipe.activations.granularity == "per-tensor":
+        return None
+    reads_alone = layer.groups > 1 and layer.groups == layer.in_channels == layer.out_channels
+    if reads_alone and layer.conv_type == "Conv2d" and layer.runs_in is None:
+        return None
+    return (
+        "activations must be quantized per tensor where a layer sums over channels. Give a scale for each channel to "
+        "depthwise convolutions only: scheme.quantize('@depthwise', recipe)."
+    )
 
 
 def _refuses_weights(recipe: Recipe, target: Target) -> str | None:
@@ -85,8 +100,11 @@ def _refuses_activations(recipe: Recipe, target: Target) -> str | None:
             f"activations in {activations.format} need a Clip between Q and DQ, which no engine fuses. "
             f"Choose one of {_names(_is_activation_format, runs)}."
         )
-    if activations.granularity != "per-tensor":
-        return "activations must be quantized per tensor: engines have no other."
+    if activations.granularity == "per-channel" and activations.axis in (None, 1):
+        if not able.depthwise_channel_activations:
+            return f"activations must be quantized per tensor: {target.name} has no other."
+    elif activations.granularity != "per-tensor":
+        return "activations must be quantized per tensor, or per channel in front of depthwise convolutions."
     is_affine = not (activations.symmetric and number_format.is_signed)
     if activations.format not in (runs or [activations.format]) or (is_affine and not able.affine_activations):
         symmetric, zero_point = ("", "") if able.affine_activations else ("symmetric ", " with zero point 0")

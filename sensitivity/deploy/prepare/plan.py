@@ -278,7 +278,8 @@ class Plan:
         if recipe is None or recipe.activations is None:
             return None
         bounds = self.ranges[recipe.digest].range_of(Point(layer.name, "input", call))
-        low, high = (torch.tensor(end, dtype=torch.float64).reshape(()) for end in (bounds.low, bounds.high))
+        shape = (-1,) if recipe.activations.granularity == "per-channel" else ()
+        low, high = (torch.tensor(end, dtype=torch.float64).reshape(shape) for end in (bounds.low, bounds.high))
         return params_from_range(low, high, recipe.activations)
 
     @contextlib.contextmanager
@@ -446,7 +447,7 @@ def make_plan(
         CalibrationError: If activations are to be quantized and no ranges are known.
     """
     recipes = resolve(scheme, basis.layers, model=basis.layers.model)
-    check_deployable(recipes, target)
+    check_deployable(recipes, basis.layers, target)
     disturber = Disturber(model, calibrations)  # knows which ranges belong to which weights
     needy = [recipe for recipe in recipes.values() if recipe.needs_calibration]
     ranges = {recipe.digest: disturber.calibration_for(recipe) for recipe in needy}

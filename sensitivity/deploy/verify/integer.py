@@ -104,8 +104,11 @@ def codes_of(qdq: QdqGraph, reader: str, values: npt.NDArray[np.float32]) -> npt
     quantizer = next(node for node in qdq.graph.graph.node if codes in node.output)
     constants = {tensor.name: tensor for tensor in qdq.graph.graph.initializer}
     scale, zero = (onnx.numpy_helper.to_array(constants[name]) for name in quantizer.input[1:3])
-    steps: npt.NDArray[np.int64] = np.rint(np.asarray(values) / scale).astype(np.int64)
-    return steps + int(zero)
+    numbers = np.asarray(values)
+    if scale.ndim:  # one for each channel, along axis 1
+        scale, zero = (constant.reshape(1, -1, *[1] * (numbers.ndim - 2)) for constant in (scale, zero))
+    steps: npt.NDArray[np.int64] = np.rint(numbers / scale).astype(np.int64)
+    return steps + zero.astype(np.int64)
 
 
 class _IntegerLayer:
@@ -165,7 +168,7 @@ class _IntegerLayer:
         codes = quantize(values, params, rounding="onnx")
         if self._seen is not None:
             self._seen[node_name(self._layer, call)] = codes
-        return codes.to(self._dtype) - params.zero_point.to(self._dtype)
+        return codes.to(self._dtype) - params.spread(params.zero_point, codes.shape).to(self._dtype)
 
     def rescale(self, _: nn.Module, __: tuple[Any, ...], total: Tensor) -> Tensor:
         """The integer sum as the float that it stands for, bias added."""
@@ -214,7 +217,7 @@ def _along_channels(values: Tensor, spatial: int) -> Tensor:
 
 def _exact_type(codes: Codes, params: list[QuantParams]) -> torch.dtype:
     """float32 where no sum of products can leave its integers, else float64, whose integers no layer leaves."""
-    largest = max(max(-each.qmin, each.qmax) + abs(int(each.zero_point)) for each in params)
+    largest = max(max(-each.qmin, each.qmax) + int(each.zero_point.abs().max()) for each in params)
     weight = codes.codes.abs().to(torch.int64)
     worst = int(weight.flatten(1).sum(1).max()) if weight.dim() > 1 else int(weight.sum())
     along_input = int(weight.transpose(0, 1).flatten(1).sum(1).max()) if weight.dim() > 1 else worst
