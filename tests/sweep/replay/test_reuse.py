@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.layers.inputs import arguments_of
@@ -104,3 +105,34 @@ def test_a_pass_is_answered_with_just_what_was_planned(operators_pay: bool, monk
                 assert followed == planned, name
                 compared += bool(planned)
     assert compared > 10
+
+
+@pytest.mark.parametrize("kind", ["chain", "residual"])
+def test_planning_for_twice_the_layers_asks_the_rule_twice_as_often(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(2, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            return x + self.conv(x)
+
+    asked: list[int] = []
+    original = ReuseRule.for_call
+
+    def counting(self: ReuseRule, *args: Any) -> Any:
+        asked.append(1)
+        return original(self, *args)
+
+    monkeypatch.setattr(ReuseRule, "for_call", counting)
+    counts = []
+    for layers in (20, 40, 80):
+        make = Residual if kind == "residual" else lambda: nn.Conv2d(2, 2, 1)
+        model, x = nn.Sequential(*(make() for _ in range(layers))).eval(), torch.zeros(1, 2, 2, 2)
+        asked.clear()
+        with torch.no_grad():
+            convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
+            Replayer(model, operators=False).record(partial(model, x), [{conv} for conv in convs])
+        counts.append(len(asked))
+    assert counts[0] >= 20
+    assert counts[2] - counts[1] <= 2.1 * (counts[1] - counts[0]), counts
