@@ -6,7 +6,6 @@ which ``pip install -e '.[dev]'`` was run before; ``.ci/run`` does so.
 
 from __future__ import annotations
 
-import re
 import tomllib
 from pathlib import Path
 
@@ -120,7 +119,10 @@ def docs(session: nox.Session) -> None:
 
 
 def oldest_requirements() -> list[str]:
-    """Every lower bound of the project's base and test dependencies, pinned."""
+    """Every lower bound of the base and test dependencies, pinned; of two bounds of one package the higher."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     requirements = [*project["dependencies"], *project["optional-dependencies"]["test"]]
-    return sorted({re.sub(r">=", "==", requirement) for requirement in requirements if ">=" in requirement})
+    bounds: dict[str, str] = {}
+    for name, bound in (requirement.split(">=") for requirement in requirements if ">=" in requirement):
+        bounds[name] = max(bound, bounds.get(name, "0"), key=lambda text: [int(part) for part in text.split(".")])
+    return [f"{name}=={bound}" for name, bound in sorted(bounds.items())]
