@@ -30,13 +30,13 @@ def test_dips_are_named_worst_first() -> None:
     study = make_study([0.02, 0.0, 0.123, 0.0005])
     tell_layers(on, study)
     first, *_, worst, _ = (layer.name for layer in study.layers)
-    assert f"INT8, layers flagged as dip: {worst}, {first}\n" in out.getvalue()
+    assert f"INT8, dips: {worst}, {first}\n" in out.getvalue()
 
 
 def test_it_says_so_when_nothing_dips() -> None:
     on, out = console()
     tell_layers(on, make_study([0.0, 0.0005]))
-    assert "INT8, layers flagged as dip: none" in out.getvalue()
+    assert "INT8, dips: none" in out.getvalue()
 
 
 def test_schemes_are_told_with_measured_and_predicted_loss_and_what_they_protect() -> None:
