@@ -10,7 +10,7 @@ class OmissionKind(StrEnum):
     """Why a layer is not quantized, as far as code decides on it."""
 
     LEFT_IN_FLOAT = "left in float"
-    """The plan leaves it in float: its weight is computed in each pass, or the engine runs it badly in int8."""
+    """The plan leaves it in float: no calibration image reached it, or the engine runs it badly in int8."""
 
     NOT_EXPORTED = "simulated only"
     """No exported graph holds it, so that it runs in PyTorch, in float."""
