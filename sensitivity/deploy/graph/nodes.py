@@ -120,6 +120,8 @@ class _Known:
         self._layers: dict[str, list[Layer]] = {}
         hashes: dict[str, list[Layer]] = {}
         for layer in plan.layers:
+            if layer.runs_in is not None and not plan.basis.multiplied[layer.name]:
+                continue  # no operator was given its weight in the pass
             self._layers.setdefault(layer.parameter, []).append(layer)
             array = self._weight(layer, 0)
             for key in {_hash(array), _hash(array.T)}:

@@ -8,7 +8,7 @@ from importlib import import_module
 from types import MappingProxyType
 from typing import Any
 
-from sensitivity.errors import MissingPackageError, ModelError, TaskError
+from sensitivity.errors import MissingPackageError, ModelError, TaskError, how_to_install
 from sensitivity.tasks.connectors.connected import Connected
 
 FAMILIES = MappingProxyType(
@@ -45,8 +45,8 @@ def surroundings(model: Any, *, family: str | None = None, **settings: Any) -> C
         return make(model, **settings)
     except ModuleNotFoundError as error:
         raise MissingPackageError(
-            f"connecting a network of {chosen} needs the package {error.name!r}, which is not installed. Install the "
-            f"extra {chosen}: python -m pip install 'layer-sensitivity[{chosen}]'."
+            f"connecting a network of {chosen} needs the package {error.name!r}, which is not installed. "
+            f"{how_to_install(chosen)}"
         ) from error
 
 
