@@ -267,7 +267,8 @@ def test_an_engine_that_times_no_layers_is_told_before_the_work(capsys: pytest.C
 
 
 def test_recipes_by_name_are_those_of_the_front_door() -> None:
-    presets = [sv.INT8, sv.INT8_WEIGHTS, sv.INT8_ACTIVATIONS, sv.INT4_WEIGHTS, sv.FP8, sv.THESIS]
+    presets = [sv.INT8, sv.INT8_AFFINE, sv.INT8_MINMAX, sv.INT8_WEIGHTS, sv.INT8_ACTIVATIONS]
+    presets += [sv.INT4_WEIGHTS, sv.FP8, sv.THESIS]
     assert {one.name: one for one in presets} == READY
     assert recipe("prune-0.5") == sv.Prune(0.5)
     assert recipe("prune-2:4") == sv.Prune("2:4")

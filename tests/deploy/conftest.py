@@ -12,7 +12,7 @@ from tests.deploy.nets import NETS, SharedHead, build, images
 def wrapped(request: pytest.FixtureRequest) -> sv.Wrapped:
     """A net in the shape of resnet18, mobilenet_v3 or EfficientViT."""
     made = sv.wrap(build(NETS[request.param]), images(1), name=request.param)
-    made.calibrate([images(8, seed=1)])
+    made.calibrate([images(8, seed=1)], [sv.INT8, sv.INT8_MINMAX])
     return made
 
 
@@ -20,5 +20,5 @@ def wrapped(request: pytest.FixtureRequest) -> sv.Wrapped:
 def shared() -> sv.Wrapped:
     """A net with a head shared over two levels, and a nest of outputs."""
     made = sv.wrap(build(SharedHead), images(1))
-    made.calibrate([images(8, seed=1)])
+    made.calibrate([images(8, seed=1)], [sv.INT8, sv.INT8_MINMAX])
     return made

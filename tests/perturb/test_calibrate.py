@@ -16,7 +16,7 @@ from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.quantize.calibration import Point
 
 PERCENTILE = sv.Recipe("percentile", activations=sv.QuantSpec(observer="percentile"))
-RECIPES = [sv.INT8, sv.THESIS, sv.FP8, PERCENTILE, sv.INT8_ACTIVATIONS]
+RECIPES = [sv.INT8_MINMAX, sv.THESIS, sv.FP8, PERCENTILE, sv.Recipe("activations", activations=sv.QuantSpec())]
 
 
 class Net(nn.Module):

@@ -54,7 +54,8 @@ def no_gradients() -> Iterator[None]:
         yield
 
 
-HEAD = sv.Scheme.only("head", sv.INT8_ACTIVATIONS)
+ACTIVATIONS = sv.Recipe("activations", activations=sv.QuantSpec())
+HEAD = sv.Scheme.only("head", ACTIVATIONS)
 
 
 def expected(model: Pyramid, x: Tensor, highest: list[float]) -> list[Tensor]:
@@ -69,7 +70,7 @@ def expected(model: Pyramid, x: Tensor, highest: list[float]) -> list[Tensor]:
 
 def test_a_pass_with_fewer_calls_does_not_shift_the_next_one(wrapped: sv.Wrapped, model: Pyramid) -> None:
     x = image(0)
-    wrapped.calibrate([x], sv.INT8_ACTIVATIONS)
+    wrapped.calibrate([x], ACTIVATIONS)
     high = float(x.abs().max())
     with wrapped.quantized(HEAD):
         first = model(x)
@@ -83,8 +84,8 @@ def test_a_pass_with_fewer_calls_does_not_shift_the_next_one(wrapped: sv.Wrapped
 
 def test_the_order_of_the_calibration_images_does_not_swap_the_calls(wrapped: sv.Wrapped) -> None:
     images = [image(0), image(1, levels=1), image(2), image(3, levels=1), image(4, levels=1)]
-    ranges = wrapped.calibrate(images).ranges
-    assert ranges == wrapped.calibrate(images[::-1]).ranges
+    ranges = wrapped.calibrate(images, sv.INT8_MINMAX).ranges
+    assert ranges == wrapped.calibrate(images[::-1], sv.INT8_MINMAX).ranges
     highest = {point.call: found.high[0] for point, found in ranges.items() if point.layer.startswith("head")}
     both = torch.cat([images[0], images[2]])
     assert highest == {0: float(torch.cat(images).max()), 1: pytest.approx(100 * float(both.max()))}
@@ -92,7 +93,7 @@ def test_the_order_of_the_calibration_images_does_not_swap_the_calls(wrapped: sv
 
 def test_an_exception_in_the_middle_of_a_pass_does_not_shift_the_next_one(wrapped: sv.Wrapped, model: Pyramid) -> None:
     x = image(0)
-    wrapped.calibrate([x])
+    wrapped.calibrate([x], sv.INT8_MINMAX)
     with wrapped.quantized(HEAD):
         before = model(x)
         model.fail = ValueError("out of memory")
@@ -104,7 +105,7 @@ def test_an_exception_in_the_middle_of_a_pass_does_not_shift_the_next_one(wrappe
 
 
 def test_a_call_that_was_never_calibrated_is_refused(wrapped: sv.Wrapped, model: Pyramid) -> None:
-    wrapped.calibrate([image(0, levels=1)])
+    wrapped.calibrate([image(0, levels=1)], sv.INT8_MINMAX)
     with (
         wrapped.quantized(HEAD),
         pytest.raises(CalibrationError, match=r"call #1 of head:0:0 in one pass was never calibrated, only #0"),
@@ -117,7 +118,7 @@ def test_a_call_beyond_those_traced_has_a_range_where_the_calibration_saw_it(
 ) -> None:
     model.levels = 3
     x = image(0)
-    wrapped.calibrate([x])
+    wrapped.calibrate([x], sv.INT8_MINMAX)
     high = float(x.abs().max())
     with wrapped.quantized(HEAD):
         found = model(x)[1:]
@@ -128,7 +129,7 @@ def test_a_call_beyond_those_traced_has_a_range_where_the_calibration_saw_it(
 def test_a_layer_that_ran_once_when_it_was_traced_has_one_range_however_often_it_runs(model: Pyramid) -> None:
     wrapped = sv.wrap(model, image(0, levels=1))
     x = image(0)
-    calibration = wrapped.calibrate([x])
+    calibration = wrapped.calibrate([x], sv.INT8_MINMAX)
     [found] = [found for point, found in calibration.ranges.items() if point.layer == "head:0:0"]
     assert found.high[0] == pytest.approx(100 * float(x.max()))
     with wrapped.quantized(HEAD):
@@ -138,7 +139,7 @@ def test_a_layer_that_ran_once_when_it_was_traced_has_one_range_however_often_it
 def test_a_head_called_by_itself_is_refused_since_which_call_it_is_cannot_be_known(
     wrapped: sv.Wrapped, model: Pyramid
 ) -> None:
-    wrapped.calibrate([image(0)])
+    wrapped.calibrate([image(0)], sv.INT8_MINMAX)
     with (
         wrapped.quantized(HEAD),
         pytest.raises(CalibrationError, match=r"head:0:0 ran 1 time\(s\) in a call of a Sequential from outside"),
@@ -157,8 +158,8 @@ def test_a_part_called_from_outside_is_a_pass_of_its_own() -> None:
 
     model, x = Whole().eval(), image(0)
     wrapped = sv.wrap(model, x)
-    wrapped.calibrate([x])
-    with wrapped.quantized(sv.Scheme.only("part.head", sv.INT8)):
+    wrapped.calibrate([x], sv.INT8_MINMAX)
+    with wrapped.quantized(sv.Scheme.only("part.head", sv.INT8_MINMAX)):
         inside = model(x)
         for _ in range(2):
             for one, other in zip(model.part(x), inside, strict=True):
@@ -168,10 +169,10 @@ def test_a_part_called_from_outside_is_a_pass_of_its_own() -> None:
 def test_a_sweep_gives_a_shared_head_what_a_single_evaluation_does(wrapped: sv.Wrapped) -> None:
     images = torch.cat([image(0), image(1, levels=1), image(2)])
     task = sv.callback_task(lambda model: sum(float(one.sum()) for x in images for one in model(x[None])))
-    wrapped.calibrate(images)
-    study = wrapped.analyze(task, sv.INT8, progress=False)
+    wrapped.calibrate(images, sv.INT8_MINMAX)
+    study = wrapped.analyze(task, sv.INT8_MINMAX, progress=False)
     for row in study.measurements:
-        alone = wrapped.evaluate(task, sv.Scheme.only(row.layer, sv.INT8))
+        alone = wrapped.evaluate(task, sv.Scheme.only(row.layer, sv.INT8_MINMAX))
         assert row.score == alone.value
 
 
@@ -208,7 +209,7 @@ def test_an_activation_that_serves_two_layers_forgets_a_pass_that_broke() -> Non
 
 
 def test_no_hook_is_left_on_what_holds_a_shared_layer(wrapped: sv.Wrapped, model: Pyramid) -> None:
-    wrapped.calibrate([image(0)])
+    wrapped.calibrate([image(0)], sv.INT8_MINMAX)
     for fail in (None, ValueError("broken"), KeyboardInterrupt("broken")):
         model.fail = fail
         try:
@@ -223,8 +224,8 @@ def test_no_hook_is_left_on_what_holds_a_shared_layer(wrapped: sv.Wrapped, model
 
 def test_signals_of_a_shared_head_use_the_range_of_each_call(wrapped: sv.Wrapped, model: Pyramid) -> None:
     x = image(0)
-    wrapped.calibrate([x], sv.INT8_ACTIVATIONS)
-    found = wrapped.signals([image(1, levels=1), x], sv.INT8_ACTIVATIONS, layers="head")["head:0:0"]
+    wrapped.calibrate([x], ACTIVATIONS)
+    found = wrapped.signals([image(1, levels=1), x], ACTIVATIONS, layers="head")["head:0:0"]
     high = float(x.abs().max())
     given = [(image(1, levels=1), high), (x, high), (100 * x, 100 * high)]
     signal = noise = 0.0

@@ -128,8 +128,8 @@ def test_only_weights_and_inputs_of_the_chosen_layers_change(net: Net, images: T
 
 def test_int8_folds_the_norm_and_quantizes_input_and_weight_as_torch_does(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images)
-    wrapped.calibrate([images])
-    with wrapped.quantized(sv.Scheme.only("conv", sv.INT8)):
+    wrapped.calibrate([images], sv.INT8_MINMAX)
+    with wrapped.quantized(sv.Scheme.only("conv", sv.INT8_MINMAX)):
         simulated = net.norm(net.conv(images))
 
     scale = net.norm.weight / torch.sqrt(net.norm.running_var + net.norm.eps)
@@ -168,11 +168,11 @@ def test_each_call_of_a_shared_layer_has_its_own_range() -> None:
     model, x = Shared().eval(), torch.randn(1, 2, 4, 4)
     wrapped = sv.wrap(model, x)
     assert wrapped.layers["head"].calls == 2
-    calibration = wrapped.calibrate([x])
+    calibration = wrapped.calibrate([x], sv.INT8_MINMAX)
     small, large = sorted(r.high[0] - r.low[0] for r in calibration.ranges.values())
     assert large == pytest.approx(100 * small, rel=1e-5)
     plain = model(x)[0]
-    with wrapped.quantized(sv.Scheme.all(sv.INT8)):
+    with wrapped.quantized(sv.Scheme.all(sv.INT8_MINMAX)):
         for _ in range(2):  # the second pass starts again at the first call
             first = model(x)[0]
             assert (first - plain).abs().max() < 0.05 * plain.abs().max()

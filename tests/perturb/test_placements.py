@@ -10,7 +10,7 @@ from torch.nn import functional as F
 import sensitivity as sv
 from sensitivity.errors import RecipeError
 
-DEPLOY = sv.INT8
+DEPLOY = sv.INT8_MINMAX
 CONV_NORM_ACT = sv.Recipe(
     "thesis-minmax",
     weights=sv.QuantSpec("int8", "per-channel"),

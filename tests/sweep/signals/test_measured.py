@@ -91,7 +91,7 @@ def test_the_input_is_quantized_where_the_recipe_does_and_the_folded_weight_is_c
     net: Net, images: Tensor
 ) -> None:
     wrapped = sv.wrap(net, images[:1])
-    signals = wrapped.signals(images, sv.INT8, calibration=images, layers="conv")
+    signals = wrapped.signals(images, sv.INT8_MINMAX, calibration=images, layers="conv")
     gamma = (net.norm.weight / torch.sqrt(net.norm.running_var + net.norm.eps)).numpy().reshape(-1, 1, 1, 1)
     weight = net.conv.weight.numpy()
     folded = weight * gamma
@@ -188,12 +188,12 @@ def test_dead_channels_are_those_that_never_vary_behind_the_activation(net: Net,
 
 def test_clipped_values_are_counted_against_the_calibrated_range(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images[:1])
-    calibration = wrapped.calibrate(images, sv.INT8)
-    assert wrapped.signals(images, sv.INT8, layers="conv")["conv:0:0"]["clipped_share"] == 0.0
+    calibration = wrapped.calibrate(images, sv.INT8_MINMAX)
+    assert wrapped.signals(images, sv.INT8_MINMAX, layers="conv")["conv:0:0"]["clipped_share"] == 0.0
     step = float(images.abs().max()) / 127
     larger = images * 1.3
     beyond = (larger > 127.5 * step) | (larger < -128.5 * step)
-    found = wrapped.signals(larger, sv.INT8, calibration=calibration, layers="conv")
+    found = wrapped.signals(larger, sv.INT8_MINMAX, calibration=calibration, layers="conv")
     assert found["conv:0:0"]["clipped_share"] == pytest.approx(float(beyond.double().mean()), abs=1e-12)
     assert float(beyond.double().mean()) > 0
 
