@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sensitivity.errors import TaskError
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.latency import Latency
 from sensitivity.records.size import layer_bytes
@@ -300,9 +301,15 @@ class Search:
         return None
 
     def _settle(self) -> Trial:
-        """The best scheme, measured on all images: what ``stop=`` had decided on fewer is looked at again."""
+        """The best scheme, measured on all images: what ``stop=`` had decided on fewer is looked at again.
+
+        Raises:
+            TaskError: If every measurement failed.
+        """
         while True:
             best = self.best()
+            if math.isinf(drop_of(best)):
+                raise TaskError(f"none of the schemes could be measured: {best.measurement.reason}")
             if best.measurement.images == self.trials.images:
                 self._mark(best)
                 return best

@@ -10,7 +10,7 @@ from torch import nn
 from sensitivity.contracts import Store, Task
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.progress import Watcher
-from sensitivity.records import Measurement, Score
+from sensitivity.records import Measurement, NoteKind, Score
 from sensitivity.search.assignment import Assignment
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.run import Settings, sweep
@@ -75,6 +75,9 @@ class Trials:
         Args:
             assignments: What each quantized layer gets; empty ones leave the model in float.
             all_images: Score on every image, also where a stop was set.
+
+        Raises:
+            KeyboardInterrupt: On Ctrl-C; the store has what was measured.
         """
         quantized = [assignment for assignment in assignments if assignment]
         if not quantized and not all_images:
@@ -89,6 +92,8 @@ class Trials:
             store=self._store,
             watch=self._watch,
         )
+        if any(note.kind is NoteKind.INTERRUPTED for note in outcome.notes):
+            raise KeyboardInterrupt  # a sweep ends early; a search would measure the same again
         if self._baseline is None or outcome.baseline.images > self._baseline.images:
             self._baseline = outcome.baseline
         self.notes += [note for note in map(str, outcome.notes) if note not in self.notes]

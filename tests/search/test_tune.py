@@ -314,3 +314,29 @@ def test_the_model_is_left_as_it_was(quiet: dict[str, Any]) -> None:
     assert wrapped.model.training
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in wrapped.model.modules())
     assert all(torch.equal(tensor, before[name]) for name, tensor in wrapped.model.state_dict().items())
+
+
+def test_schemes_that_all_fail_end_the_search_with_their_reason(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    plain = task.score
+    task.score = lambda found: plain(found) if max(found.values()) == 0 else {"closeness": float("nan")}  # type: ignore[method-assign,assignment]
+    with pytest.raises(TaskError, match="none of the schemes could be measured: closeness is not a number"):
+        wrapped.tune(task, size_bytes=10**9, candidates=[SYMMETRIC], calibration=task.inputs, **quiet)
+
+
+def test_ctrl_c_ends_the_search_and_the_store_goes_on(tmp_path: Path, quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    options = {"max_drop": 50.0, "candidates": [SYMMETRIC, AFFINE], "calibration": task.inputs, **quiet}
+    plain = task.predict
+
+    def predict(model: Any, batch: Any) -> list[Any]:
+        if task.passes == 4:
+            raise KeyboardInterrupt
+        return plain(model, batch)
+
+    task.predict = predict  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        wrapped.tune(task, store=tmp_path / "tune.jsonl", **options)
+    task.predict = plain  # type: ignore[method-assign]
+    again = wrapped.tune(task, store=tmp_path / "tune.jsonl", **options)
+    assert again.score == wrapped.tune(task, **options).score
