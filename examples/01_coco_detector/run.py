@@ -1,4 +1,4 @@
-"""Finds the layers of a COCO detector that quantization breaks, protects the worst, and measures what that gains."""
+"""Finds the layers of a COCO detector that plain ranges break, and compares protecting the worst with better ranges."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from detectors import DETECTORS, Detector
 
 import sensitivity as sv
 
-RECIPES = (sv.INT8, sv.INT4_WEIGHTS)
+RECIPES = (sv.INT8_MINMAX, sv.INT4_WEIGHTS)
+CURES = (sv.INT8, sv.INT8_AFFINE)  # the same eight bits, with ranges that were chosen better
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     task = make_task(detector, given.images, given.annotations, given.limit)
     calibration = make_task(detector, given.calibration_images, given.calibration_annotations, given.limit)
-    wrapped.calibrate(calibration, sv.INT8)
+    wrapped.calibrate(calibration, [sv.INT8_MINMAX, *CURES])
     if given.explain:
         print(wrapped.explain(task, RECIPES, layers=given.layers))
         return
@@ -97,6 +98,9 @@ def tell_schemes(wrapped: sv.Wrapped, study: sv.Study, task: sv.CocoDetection, t
             label = f"{recipe.name}, {len(scheme.reasons)} of {len(study.layers)} layers protected"
             tell_scheme(label, wrapped.evaluate(task, scheme), scheme.size_bytes)
         scheme.save(folder / f"scheme-{recipe.name}.json")
+    for recipe in CURES:
+        scheme = sv.Scheme.all(recipe)
+        tell_scheme(f"{recipe.name}, nothing protected", wrapped.evaluate(task, scheme), wrapped.size_bytes(scheme))
 
 
 def tell_scheme(label: str, score: sv.Score, size_bytes: int) -> None:

@@ -81,12 +81,13 @@ def test_the_detector_example_goes_from_real_images_to_a_measured_scheme(
         assert len(list(csv.DictReader(file))) == 2 * len(study.layers)
     assert (tmp_path / "layers.md").read_text(encoding="utf-8").startswith("| layer")
     assert (tmp_path / "dips.png").read_bytes().startswith(b"\x89PNG")
-    for recipe in (sv.INT8, sv.INT4_WEIGHTS):
+    for recipe in (sv.INT8_MINMAX, sv.INT4_WEIGHTS):
         scheme = sv.Scheme.load(tmp_path / f"scheme-{recipe.name}.json")
         assert scheme.recipes == (recipe,)
         unmeasured = len(study.layers) - len(study.of_recipe(recipe.name))
         assert len(scheme.reasons) == unmeasured + 1
         assert f"{recipe.name}, {unmeasured + 1} of {len(study.layers)} layers protected" in printed
+    assert all(f"{recipe.name}, nothing protected" in printed for recipe in (sv.INT8, sv.INT8_AFFINE))
 
 
 @pytest.mark.slow
