@@ -62,8 +62,15 @@ class _Remembered:
         """Write the remembered content; False where there is no copy of it."""
         if self.content is None:
             return False
-        with torch.inference_mode(self.tensor.is_inference()), torch.no_grad():
-            self.tensor.detach().copy_(self.content)
+        try:
+            with torch.inference_mode(self.tensor.is_inference()), torch.no_grad():
+                # a detached sparse tensor has indices and values of its own
+                target = self.tensor.detach() if self.tensor.layout is torch.strided else self.tensor
+                target.copy_(self.content)
+        except RuntimeError:
+            if self.tensor.layout is torch.strided:
+                raise
+            return False  # torch cannot write another number of elements into a compressed sparse tensor
         self.version = version_of(self.tensor)
         return True
 
@@ -192,12 +199,17 @@ def _recomputed(module: nn.Module, name: str) -> bool:
 
 
 def _same_bytes(left: Tensor, right: Tensor) -> bool:
-    if left.layout is not torch.strided or left.shape != right.shape or left.dtype != right.dtype:
-        return left.layout is not torch.strided
+    if left.layout != right.layout or left.shape != right.shape or left.dtype != right.dtype:
+        return False
+    left, right = _dense(left), _dense(right)
     if torch.equal(left.detach(), right):  # the fast way; NaN differs from itself here
         return True
     return _checksum(left) == _checksum(right)
 
 
-def _checksum(tensor: Tensor) -> int | None:
-    return zlib.crc32(raw_bytes(tensor).numpy().data) if tensor.layout is torch.strided else None
+def _checksum(tensor: Tensor) -> int:
+    return zlib.crc32(raw_bytes(_dense(tensor)).numpy().data)
+
+
+def _dense(tensor: Tensor) -> Tensor:
+    return tensor if tensor.layout is torch.strided else tensor.detach().to_dense()

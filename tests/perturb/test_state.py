@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import sensitivity as sv
 from sensitivity.errors import ModelError
+from sensitivity.perturb.state import ModelState
 
 
 def counts_by_batch_statistics(model: Remembering, features: Tensor) -> Tensor:
@@ -155,3 +156,17 @@ def test_a_model_on_the_meta_device_is_wrapped_and_refused_where_numbers_are_nee
     }
     with pytest.raises(ModelError, match=r"Sequential cannot run: 0\.weight is on the meta device.*to_empty"):
         acts[act]()
+
+
+@pytest.mark.filterwarnings("ignore:Sparse .* tensor support is in beta state")
+@pytest.mark.parametrize("layout", [torch.sparse_coo, torch.sparse_csr])
+def test_a_sparse_buffer_that_a_pass_writes_to_is_noticed_and_put_back(layout: torch.layout) -> None:
+    model = nn.Linear(3, 3)
+    model.register_buffer("graph", torch.eye(3).to_sparse(layout=layout))
+    state = ModelState(model)
+    model.graph.values().add_(1.0)
+    assert state.learn() == []
+    assert torch.equal(model.graph.to_dense(), torch.eye(3))
+    model.graph.values().add_(1.0)
+    assert state.restore() == []
+    assert torch.equal(model.graph.to_dense(), torch.eye(3))
