@@ -14,7 +14,6 @@ from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.journal import check_can_lock
 
 LARGEST_TOLERANCE = 20.0  # points of a metric in percent, from which on a tolerance says nothing
-LIKELY_FRACTIONS = (0.001, 0.02)  # from 0.1 to 2 points: tolerances were fractions before they were points
 
 
 def check_arguments(
@@ -111,8 +110,7 @@ def check_stop(stop: object, task: Task) -> None:
     """Refuse what says not when to stop, or allows drops that no one would.
 
     Raises:
-        StudyError: If it is no ``Confidence``, or of a metric in percent and with a tolerance of many points, or of so
-            few that it must be a fraction.
+        StudyError: If it is no ``Confidence``, or of a metric in percent and with a tolerance of many points.
     """
     if stop is None:
         return
@@ -124,12 +122,6 @@ def check_stop(stop: object, task: Task) -> None:
         raise StudyError(
             f"stop=Confidence(tolerance={stop.tolerance:g}) allows a drop of {stop.tolerance:g} points of "
             f"{task.metric}. Give a tolerance below {LARGEST_TOLERANCE:g}; 0.5 is half a point."
-        )
-    if task.unit == "%" and LIKELY_FRACTIONS[0] <= stop.tolerance <= LIKELY_FRACTIONS[1]:
-        raise StudyError(
-            f"stop=Confidence(tolerance={stop.tolerance:g}) is {stop.tolerance:g} points of {task.metric}, which no "
-            "data set decides: tolerances are in points, as drops are shown. For a fraction of "
-            f"{stop.tolerance:g} give tolerance={100 * stop.tolerance:g}."
         )
 
 

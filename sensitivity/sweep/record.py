@@ -13,11 +13,14 @@ from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.records import Recipe, StudyInfo, StudyRecord
 from sensitivity.records.info import IntervalOf
+from sensitivity.records.note import Note, NoteKind
 from sensitivity.sweep.plan import Direction
 from sensitivity.sweep.scoring import Outcome
 from sensitivity.sweep.stopping.judge import LEVEL
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import calibration_images
+
+LIKELY_FRACTIONS = (0.001, 0.02)  # from 0.1 to 2 points: tolerances were fractions before they were points
 
 
 def study_record(
@@ -55,7 +58,7 @@ def study_record(
         recipes={recipe.name: recipe for recipe in recipes},
         direction=direction,
         skipped=layers.skipped,
-        notes=tuple(outcome.notes),
+        notes=(*outcome.notes, *remarks_on(stop, task)),
         info=StudyInfo(
             seconds=round(time.perf_counter() - started, 3),
             torch=torch.__version__,
@@ -68,3 +71,15 @@ def study_record(
             images=len(task),
         ),
     )
+
+
+def remarks_on(stop: Confidence | None, task: Task) -> tuple[Note, ...]:
+    """A tolerance that was probably meant as a fraction, where the metric is in percent; it is taken as it is given."""
+    if stop is None or task.unit != "%" or not LIKELY_FRACTIONS[0] <= stop.tolerance <= LIKELY_FRACTIONS[1]:
+        return ()
+    text = (
+        f"stop=Confidence(tolerance={stop.tolerance:g}) is {stop.tolerance:g} points of {task.metric}, which takes "
+        "very many images to decide: tolerances are in points, as drops are shown. If you meant the fraction "
+        f"{stop.tolerance:g}, give tolerance={100 * stop.tolerance:g}."
+    )
+    return (Note(NoteKind.REMARK, text),)

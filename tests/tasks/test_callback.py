@@ -53,7 +53,7 @@ def test_the_data_are_one_image() -> None:
 )
 def test_results_that_are_no_metric_are_refused(result: Any, message: str) -> None:
     with pytest.raises(PredictionError, match=message):
-        predict_all(callback_task(lambda model: result), None)
+        predict_all(callback_task(lambda model: result), abs)
 
 
 def test_the_digest_depends_on_the_function_the_key_and_the_metric() -> None:
