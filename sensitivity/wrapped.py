@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Unpack
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Unpack
 
 import torch
 from torch import nn
 
 from sensitivity.contracts import Executor, Store, Task
-from sensitivity.errors import CalibrationError, ModelError, StudyError
+from sensitivity.errors import ModelError, StudyError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
 from sensitivity.layers.find import find_layers
@@ -22,15 +22,15 @@ from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.names import NamingScheme
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.calibrate import calibrate
+from sensitivity.perturb.arguments import CalibrationLike, Images, check_calibrated, check_calibration, check_recipes
+from sensitivity.perturb.calibrator import Calibrator
 from sensitivity.perturb.disturb import Disturber
-from sensitivity.perturb.images import check_images, runs_on
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.simulate import simulated
 from sensitivity.perturb.sole_use import sole_use
 from sensitivity.perturb.state import ModelState
-from sensitivity.progress import told, watching
+from sensitivity.progress import watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score, Signals
@@ -40,13 +40,7 @@ from sensitivity.records.tuned import Goal
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates
 from sensitivity.score import evaluate
 from sensitivity.study import Study
-from sensitivity.sweep.arguments import (
-    check_arguments,
-    check_calibrated,
-    check_calibration,
-    check_recipes,
-    stored_stop,
-)
+from sensitivity.sweep.arguments import check_arguments, stored_stop
 from sensitivity.sweep.explain import Explanation, explain
 from sensitivity.sweep.plan import Direction, plan
 from sensitivity.sweep.record import study_record
@@ -59,12 +53,6 @@ from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.journal import opened
 from sensitivity.verification import Verification
 
-Images = Annotated[Task | Iterable[Any], CHECKED_WHERE_USED]
-"""A task, or preprocessed images."""
-
-CalibrationLike = Annotated[Calibration | Sequence[Calibration] | Task | Iterable[Any], CHECKED_WHERE_USED]
-"""Ranges, or images to measure them on."""
-
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
     from sensitivity.deploy.engines.registry import Build
@@ -74,12 +62,16 @@ if TYPE_CHECKING:
     from sensitivity.diagnosis import Diagnosis
     from sensitivity.tuned import Tuned
 
+Patterns: TypeAlias = str | Iterable[str]
+Recipes: TypeAlias = Recipe | Sequence[Recipe]
+StoreLike: TypeAlias = Store | str | Path | None
+
 
 @checked(StudyError)
 def wrap(
     model: nn.Module, example_inputs: Any, *, name: str | None = None, naming: NamingScheme | None = None
 ) -> Wrapped:
-    """A model with its layers found and named, ready to be disturbed and measured.
+    """A model with its layers found and named, ready to be perturbed and measured.
 
     Args:
         model: Any ``torch.nn.Module``; it is not changed, now or later.
@@ -105,21 +97,24 @@ def verify(wrapped: Wrapped, deployed: Deployed, task: Task | None = None, **set
 class Wrapped:
     """A model and its layers.
 
-    What several methods take has one meaning:
+    What several methods take has one meaning, and is not described again in each of them:
 
     - ``recipe``: what is done to a layer; ``scheme``: which layer gets which recipe.
     - ``layers``: names, module paths or patterns of the layers to measure.
-    - ``calibration``: activation ranges (one ``Calibration`` or several), or images to measure them on first: a task,
-      batches or single images. None takes the last ranges made here that fit.
+    - ``calibration``: activation ranges (one ``Calibration`` or several), or images to measure them on first. None
+      takes the last ranges made here that fit.
+    - ``images``: a task (its inputs), or preprocessed images: batches or single ones, as tensors, tuples or dicts like
+      the example inputs.
     - ``progress``: show a progress bar; by default where a person is watching (a terminal or a notebook).
     - ``engine``, ``parts``, ``example`` and the engine's own ``settings``: as in ``deploy``.
 
     So have errors: a pattern or a rule that selects no layer is a ``LayerNotFoundError``, missing ranges and missing
-    images are a ``CalibrationError``, a task without images or a score is a ``TaskError``, and a package that is not
-    installed is a ``MissingPackageError``. A method lists what it raises beside these.
+    images are a ``CalibrationError``, a task without images or a score is a ``TaskError``, an unknown engine or recipe
+    is an ``EngineError`` or a ``RecipeError``, and a package that is not installed is a ``MissingPackageError``. A
+    method lists what it raises beside these.
 
     Attributes:
-        model: The caller's model itself; it is disturbed only inside ``quantized`` and while a method runs.
+        model: The caller's model itself; it is perturbed only inside ``quantized`` and while a method runs.
         layers: Its layers in execution order.
         calibrations: Those made by ``calibrate``, the latest last.
         reasons: For a copy that ``equalized`` made: layers that could not be equalized whole, with the reason.
@@ -166,10 +161,8 @@ class Wrapped:
     def equalized(self) -> Wrapped:
         """A copy of the model, batch norms folded, whose channels are as large where they are written as where read.
 
-        A channel may be divided by a number where one layer writes it and multiplied by it where others read it,
-        through all that is positively homogeneous: ReLU, LeakyReLU, PReLU, pooling, residual adds, concatenations,
-        depthwise convolutions, and the scale and shift of a norm. Outputs are the same but for rounding (checked), and
-        layers keep their names; what is quantized has fewer outlier channels. It costs nothing when the model runs.
+        What quantizes it meets fewer outlier channels; its outputs are the same but for rounding, which is checked,
+        layers keep their names, and it costs nothing when the model runs. See ``deploy.prepare.equalized``.
 
         Returns:
             The copy; its ``reasons`` say which layers read channels that could not be scaled, and why.
@@ -206,54 +199,33 @@ class Wrapped:
     ) -> Calibration:
         """Measure the activation ranges that recipes need, all layers and placements in one streaming pass.
 
-        Args:
-            images: A task (its images, run as it runs them), or preprocessed images: batches or single ones, as
-                tensors, tuples or dicts like the example inputs.
-            recipe: Says which tensors are observed, and how; several, or those of a scheme, share the pass.
-            progress: Show a progress bar.
+        Several recipes, or those of a scheme, share the pass.
 
         Returns:
             The ranges for all of the recipes; also kept for later calls that are given none. A layer with a tensor that
-            no hook can see has none; disturbing it says why.
+            no hook can see has none; perturbing it says why.
 
         Raises:
             CalibrationError: If an activation holds NaN or infinity, or no layer ran.
             RecipeError: If a recipe, or all of a scheme, quantizes no activations, or no layer can be observed.
         """
-        recipes = check_calibrated(recipe)
-        images = with_reference(self.model, images) if isinstance(images, Task) else check_images(images)
-        total = len(images) if isinstance(images, Sized) else None
-        with watching(total, progress) as watch:
-            runs = runs_on(self.model, images, self._example_inputs)
-            counted = told(runs, watch, total, in_images=isinstance(images, Task))
-            calibration = calibrate(self.model, self.layers, recipes, counted)
-        self.calibrations.append(calibration)
-        return calibration
+        return self._calibrator.calibrate(images, check_calibrated(recipe), progress=progress)
 
     @checked(StudyError)
     @contextlib.contextmanager
-    def quantized(self, scheme: Scheme, *, calibration: CalibrationLike | None = None) -> Iterator[nn.Module]:
+    def quantized(self, scheme: Scheme, *, calibration: CalibrationLike = None) -> Iterator[nn.Module]:
         """The simulated model for the time of a ``with`` block: the caller's own object, put back afterwards.
 
         The rest is emulated in half precision where the scheme says so. Batch norms are not folded:
         ``plan(scheme).simulated()`` is nearer to an engine.
-
-        Args:
-            scheme: Which layer gets which recipe.
-            calibration: Activation ranges or images.
         """
-        ready = self._ready(calibration, scheme.recipes)
+        ready = self._calibrator.ready_for(scheme.recipes, calibration)
         with simulated(self.model, self.layers, scheme, ready, self._example_inputs):
             yield self.model
 
     @checked(StudyError)
-    def evaluate(
-        self, task: Task, scheme: Scheme | None = None, *, calibration: CalibrationLike | None = None
-    ) -> Score:
-        """Score the model on a ``task`` under a ``scheme``; without one, as it is.
-
-        ``calibration`` is that of ``quantized``.
-        """
+    def evaluate(self, task: Task, scheme: Scheme | None = None, *, calibration: CalibrationLike = None) -> Score:
+        """Score the model on a task under a scheme; without one, as it is."""
         check_calibration(calibration)
         task = with_reference(self.model, task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
@@ -264,25 +236,25 @@ class Wrapped:
     def analyze(
         self,
         task: Task,
-        recipe: Recipe | Sequence[Recipe] = INT8,
+        recipe: Recipes = INT8,
         *,
-        calibration: CalibrationLike | None = None,
-        layers: str | Iterable[str] = "*",
+        calibration: CalibrationLike = None,
+        layers: Patterns = "*",
         direction: Annotated[Direction, CHECKED_WHERE_USED] = "one-at-a-time",
-        store: Store | str | Path | None = None,
+        store: StoreLike = None,
         stop: Confidence | None = None,
         settings: Sweep | None = None,
         progress: bool | None = None,
         **keywords: Unpack[SweepKeywords],
     ) -> Study:
-        """Disturb one layer at a time and score the task each time, in one pass over the data; see ``sweep.run.sweep``.
+        """Perturb one layer at a time and score the task each time, in one pass over the data; see ``sweep.run.sweep``.
 
         Args:
             task: Data and metric.
             recipe: What is done to each layer; several give one study with all of them.
             calibration: Activation ranges or images.
-            layers: The layers to measure; the others are never disturbed.
-            direction: ``one-at-a-time``, or ``all-but-one``: disturb every one of ``layers`` except the one.
+            layers: The layers to measure; the others are never perturbed.
+            direction: ``one-at-a-time``, or ``all-but-one``: perturb every one of ``layers`` except the one.
             store: A file that every result is written to as soon as it is there. Stop any time and run again to go on
                 from there, also with more layers or recipes; the study is the same to the last bit but for the times.
             stop: When a layer's drop is known well enough to give it no more images, which then come in a seeded random
@@ -304,30 +276,19 @@ class Wrapped:
             ModelInUseError: If another thread measures this model.
             ExecutorError: If a worker died whose work is not run again, or something cannot be sent to workers.
         """
-        started = time.perf_counter()
-        how = settings_of(settings, keywords)
+        started, how = time.perf_counter(), settings_of(settings, keywords)
         check_arguments(task, calibration=calibration, store=store, stop=stop)
         recipes = check_recipes(recipe)
         with sole_use(self.model):
             task = with_reference(self.model, task)
-            disturber = Disturber(self.model, self._ready(calibration, recipes, progress=progress))
+            disturber = self._disturber(recipes, calibration, progress=progress)
             variants = plan(self.layers.select(layers), recipes, direction=direction)
-            with how.workplace() as executor, opened(store) as kept:
+            total = len(variants) * len(task)
+            with how.workplace() as executor, opened(store) as kept, watching(total, progress) as watch:
                 passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
-                with watching(len(variants) * len(task), progress) as watch:
-                    outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
-            return Study.of(
-                study_record(
-                    outcome,
-                    task,
-                    self.layers,
-                    recipes,
-                    disturber,
-                    direction=direction,
-                    stop=stop,
-                    started=started,
-                )
-            )
+                outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
+            facts: dict[str, Any] = {"direction": direction, "stop": stop, "started": started}
+            return Study.of(study_record(outcome, task, self.layers, recipes, disturber, **facts))
 
     @checked(StudyError)
     def tune(
@@ -338,9 +299,9 @@ class Wrapped:
         size_bytes: int | None = None,
         latency_s: float | None = None,
         engine: str | Build | None = "openvino",
-        calibration: CalibrationLike | None = None,
-        candidates: Annotated[Recipe | Sequence[Recipe] | None, CHECKED_WHERE_USED] = None,
-        store: Store | str | Path | None = None,
+        calibration: CalibrationLike = None,
+        candidates: Annotated[Recipes | None, CHECKED_WHERE_USED] = None,
+        store: StoreLike = None,
         stop: Confidence | None = None,
         executor: Executor | None = None,
         progress: bool | None = None,
@@ -363,36 +324,31 @@ class Wrapped:
             stop: Measure a scheme on no more images than decide whether it is within ``max_drop``; its level counts,
                 its tolerance is replaced. The scheme that is chosen is measured on all images.
             executor: Where passes over the task run, as in ``sv.Sweep``.
-            progress: Show a progress bar; by default where a person is watching (a terminal or a notebook).
+            progress: Show a progress bar.
 
         Raises:
             StudyError: If there is no target, or one that fp32 itself misses.
             RecipeError: If a candidate is no recipe, or two have the same name.
-            EngineError: If the engine is unknown, runs none of the candidates, or cannot tell a latency asked for.
+            EngineError: If the engine runs none of the candidates, or cannot tell a latency asked for.
             MissingPackageError: If a latency is asked for, and the engine's package is not installed.
-            CalibrationError: If activations are to be quantized and no ranges are known, or there are no images.
-            TaskError: If the task has no images or the undisturbed model cannot be scored.
             StoreError: As in ``analyze``.
         """
-        from sensitivity.search.tune import Subject, decisive, request_of, tune
+        from sensitivity.search.tune import Subject, request_of, settings_for, tune
         from sensitivity.tuned import Tuned
 
         request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates)
         check_arguments(task, calibration=calibration, store=store, stop=stop)
         with sole_use(self.model):
             task = with_reference(self.model, task)
-            ready = self._ready(calibration, request.candidates, progress=progress)
+            ready = self._calibrator.ready_for(request.candidates, calibration, progress=progress)
             ranges: dict[str, Any] = {"calibration": ready or None}
             subject = Subject(
-                self.model,
-                self.layers,
-                self._example_inputs,
-                Disturber(self.model, ready),
+                *(self.model, self.layers, self._example_inputs, Disturber(self.model, ready)),
                 plan=partial(self.plan, **ranges),
                 deploy=partial(self.deploy, **ranges),
                 latency=partial(self.latency, **ranges),
             )
-            settings = Settings.of(Sweep(executor=executor), executor=executor, stop=decisive(stop, request.goal, task))
+            settings = settings_for(request.goal, task, stop=stop, executor=executor)
             with opened(store) as kept, watching(None, progress) as watch:
                 record = tune(subject, task, request.with_ranges(ready), settings=settings, store=kept, watch=watch)
         return Tuned.of(record, partial(self.deploy, engine=engine or "torch", **ranges))
@@ -401,10 +357,10 @@ class Wrapped:
     def explain(
         self,
         task: Task,
-        recipe: Recipe | Sequence[Recipe] = INT8,
+        recipe: Recipes = INT8,
         *,
-        calibration: CalibrationLike | None = None,
-        layers: str | Iterable[str] = "*",
+        calibration: CalibrationLike = None,
+        layers: Patterns = "*",
         direction: Annotated[Direction, CHECKED_WHERE_USED] = "one-at-a-time",
         stop: Confidence | None = None,
         settings: Sweep | None = None,
@@ -412,9 +368,9 @@ class Wrapped:
     ) -> Explanation:
         """What ``analyze`` will cost in this process, from a short probe on the first batches; print it.
 
-        ``task``, ``recipe``, ``layers``, ``direction``, ``stop``, ``settings`` and its fields as ``keywords`` are those
-        of ``analyze``. Images given as ``calibration`` are run now, and the time for that is not part of the estimate.
-        With a ``stop`` the estimate is an upper bound. ``executor`` and ``workers`` do not count: all runs here.
+        The arguments are those of ``analyze``. Images given as ``calibration`` are run now, and the time for that is
+        not part of the estimate. With a ``stop`` the estimate is an upper bound. ``executor`` and ``workers`` do not
+        count: all runs here.
 
         Raises:
             StudyError: If ``settings`` and one of its fields are both given, or a setting is out of range.
@@ -423,27 +379,17 @@ class Wrapped:
         check_arguments(task, calibration=calibration, stop=stop)
         recipes = check_recipes(recipe)
         task = with_reference(self.model, task)
-        disturber = Disturber(self.model, self._ready(calibration, recipes))
+        disturber = self._disturber(recipes, calibration)
         variants = plan(self.layers.select(layers), recipes, direction=direction)
         return explain(self.model, task, variants, disturber, stop=stored_stop(stop, task), settings=how)
 
     @checked(StudyError)
     def signals(
-        self,
-        images: Images,
-        recipe: Recipe = INT8,
-        *,
-        calibration: CalibrationLike | None = None,
-        layers: str | Iterable[str] = "*",
+        self, images: Images, recipe: Recipe = INT8, *, calibration: CalibrationLike = None, layers: Patterns = "*"
     ) -> Signals:
-        """Disturb one layer at a time and compare without labels; see ``sweep.signals.measured.measure_signals``.
+        """Perturb one layer at a time and compare without labels; see ``sweep.signals.measured.measure_signals``.
 
-        Args:
-            images: A task (its inputs; a task without them calls the model itself), or preprocessed images; a few are
-                usual.
-            recipe: What is done to each layer.
-            calibration: Activation ranges or images.
-            layers: The layers to disturb.
+        A few images are usual. A task without inputs calls the model itself.
 
         Returns:
             SQNR of weight, layer output and model outputs, cosines, dead channels, clipped values; a mapping from the
@@ -453,7 +399,7 @@ class Wrapped:
             ModelError: If the model returns no floating-point tensor.
             TaskError: If the task never calls the model as a whole.
         """
-        disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
+        disturber = self._disturber(check_recipes(recipe), calibration)
         passes = ((run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs))
         return measure_signals(disturber, self.layers.select(layers), recipe, passes, name=self.name)
 
@@ -463,17 +409,17 @@ class Wrapped:
         images: Images,
         recipe: Recipe = INT8,
         *,
-        calibration: CalibrationLike | None = None,
-        layers: str | Iterable[str] = "*",
+        calibration: CalibrationLike = None,
+        layers: Patterns = "*",
         enough_db: float | None = None,
     ) -> Diagnosis:
         """What each layer's damage comes from and what cures it, measured; see ``search.diagnose.diagnose``.
 
         Args:
-            images: A task (its inputs), or preprocessed images; some eight are usual.
+            images: A task or preprocessed images; some eight are usual.
             recipe: What is done to each layer.
             calibration: Activation ranges or images; None measures the ranges of all recipes tried on ``images``.
-            layers: Names, module paths or patterns of the layers to look at.
+            layers: The layers to look at.
             enough_db: SQNR of the model's outputs below which a layer counts as hurt; None takes 10 dB below the median
                 layer: ten times the damage of the typical one.
 
@@ -481,24 +427,14 @@ class Wrapped:
             A finding for each layer: its damage, what mending each cause gives back, and the cheapest cure.
 
         Raises:
-            CalibrationError: If no ranges fit the recipe, or there are no images.
             ModelError: If the model returns no floating-point tensor.
         """
         from sensitivity.diagnosis import Diagnosis
-        from sensitivity.search.diagnose import check_some, diagnose, recipes_for
+        from sensitivity.search.diagnose import diagnose_on
 
         selected = self.layers.select(layers)
-        images = images if isinstance(images, Task) else list(check_images(images))
-        check_some(images)
-        needed = recipes_for(recipe)
-        with sole_use(self.model):
-            source = images if calibration is None and any(one.needs_calibration for one in needed) else calibration
-            disturber = Disturber(self.model, self._ready(source, needed))
-            passes = [(run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs)]
-            record = diagnose(
-                self.model, self.layers, recipe, disturber, passes, selected=selected, enough_db=enough_db
-            )
-        return Diagnosis.of(record)
+        ranges: dict[str, Any] = {"calibrator": self._calibrator, "calibration": calibration}
+        return Diagnosis.of(diagnose_on(images, recipe, selected=selected, enough_db=enough_db, **ranges))
 
     @checked(StudyError)
     def screen(
@@ -507,19 +443,14 @@ class Wrapped:
         recipe: Recipe = INT8,
         *,
         loss: Loss | None = None,
-        calibration: CalibrationLike | None = None,
-        layers: str | Iterable[str] = "*",
+        calibration: CalibrationLike = None,
+        layers: Patterns = "*",
     ) -> Signals:
         """**Estimate** which layers matter, to choose what to measure first; see ``sweep.signals.estimated.screen``.
 
-        Args:
-            images: A task (as in ``signals``), or preprocessed images, best one by one; one is usual. All activations
-                of a batch are held at once.
-            recipe: What would be done to each layer.
-            loss: Takes the model's outputs and the batch as given (a task's ``Batch``, or the item of ``images``) and
-                returns a scalar tensor; by default the outputs with random signs, which needs no labels.
-            calibration: Activation ranges or images.
-            layers: The layers to estimate.
+        ``images`` come best one by one, and one is usual: all activations of a batch are held at once. ``loss`` takes
+        the model's outputs and the batch as given (a task's ``Batch``, or the item of ``images``) and returns a scalar
+        tensor; None takes the outputs with random signs, which needs no labels.
 
         Returns:
             ``estimate_first_order``, ``estimate_second_order`` and ``estimate_output_mse`` by layer;
@@ -529,37 +460,28 @@ class Wrapped:
             ModelError: If the loss is no scalar or cannot be differentiated.
             TaskError: If the task never calls the model as a whole.
         """
-        disturber = Disturber(self.model, self._ready(calibration, check_recipes(recipe)))
+        disturber = self._disturber(check_recipes(recipe), calibration)
         passes = output_passes(self.model, images, self._example_inputs)
         return screen(disturber, self.layers.select(layers), recipe, passes, name=self.name, loss=loss)
 
     @checked(StudyError)
     def plan(
-        self,
-        scheme: Scheme,
-        *,
-        calibration: CalibrationLike | None = None,
-        target: str | Target = "any",
-        example: Any = None,
+        self, scheme: Scheme, *, calibration: CalibrationLike = None, target: str | Target = "any", example: Any = None
     ) -> Plan:
         """What deploying a scheme means: a folded copy of the model, every scale, and what is left out with its reason.
 
-        Args:
-            scheme: Which layer gets which recipe.
-            calibration: Activation ranges or images.
-            target: Name of an engine: what it does not run well in int8 is left out; ``any`` leaves nothing out.
-            example: Inputs that fix the sizes of the exported graph; by default the example inputs.
+        ``target`` is the name of an engine: what it does not run well in int8 is left out; ``any`` leaves nothing out.
 
         Raises:
             ExportError: If a recipe cannot be expressed as Q/DQ, or the model cannot be copied.
-            EngineError: If no engine is called ``target``.
         """
         from sensitivity.deploy.engines.registry import target_of
         from sensitivity.deploy.prepare.placement import check_deployable
 
         made_for = target_of(target)
         check_deployable(resolve(scheme, self.layers, model=self.name), self.layers, made_for)  # before images are run
-        return self._plans.plan(scheme, self._ready(calibration, scheme.recipes), target=made_for, example=example)
+        ready = self._calibrator.ready_for(scheme.recipes, calibration)
+        return self._plans.plan(scheme, ready, target=made_for, example=example)
 
     @checked(StudyError)
     def deploy(
@@ -567,7 +489,7 @@ class Wrapped:
         scheme: Scheme,
         engine: str | Build = "openvino",
         *,
-        calibration: CalibrationLike | None = None,
+        calibration: CalibrationLike = None,
         parts: Iterable[str] | None = None,
         example: Any = None,
         load: str | Path | None = None,
@@ -592,7 +514,6 @@ class Wrapped:
         Raises:
             ExportError: If a recipe cannot be expressed as Q/DQ, or nothing can be exported.
             EngineBuildError: If the engine cannot be built.
-            EngineError: If the engine is unknown.
         """
         from sensitivity.deploy.deployed import deploy
         from sensitivity.deploy.engines.registry import kind_of
@@ -647,25 +568,24 @@ class Wrapped:
         recipe: Recipe = INT8,
         engine: str | Build = "openvino",
         *,
-        calibration: CalibrationLike | None = None,
+        calibration: CalibrationLike = None,
         parts: Iterable[str] | None = None,
         example: Any = None,
         **settings: Any,
     ) -> Latency:
         """Time every layer on an engine, quantized and in float; ``study.with_latency`` takes the result.
 
-        ``recipe`` is what the quantized layers have; ``engine`` one that tells the time of single layers (``openvino``,
-        ``tensorrt``); ``example`` fixes the sizes that are timed. ``calibration``, ``parts`` and the engine's own
-        ``settings`` are those of ``deploy``.
+        The arguments are those of ``deploy``; ``engine`` is one that tells the time of single layers (``openvino``,
+        ``tensorrt``), ``recipe`` what the quantized layers have, and ``example`` fixes the sizes that are timed.
 
         Raises:
-            EngineError: If the engine is unknown, or does not tell the time of single layers.
+            EngineError: If the engine does not tell the time of single layers.
             ExportError: If the recipe cannot be expressed as Q/DQ, or nothing can be exported.
             EngineBuildError: If the engine cannot be built.
         """
         from sensitivity.deploy.verify.latency import measure_latency
 
-        ready = self._ready(calibration, check_recipes(recipe))
+        ready = self._calibrator.ready_for(check_recipes(recipe), calibration)
         options: dict[str, Any] = {"calibration": ready or None, "parts": parts, "example": example, **settings}
         quantized, in_float = (self.deploy(scheme, engine, **options) for scheme in (Scheme.all(recipe), Scheme()))
         return measure_latency(quantized, in_float, recipe)
@@ -677,8 +597,8 @@ class Wrapped:
         task: Task,
         *,
         engine: str | Build = "openvino",
-        layers: str | Iterable[str] = "*",
-        calibration: CalibrationLike | None = None,
+        layers: Patterns = "*",
+        calibration: CalibrationLike = None,
         parts: Iterable[str] | None = None,
         gates: Gates | None = None,
         recipe: Recipe | str | None = None,
@@ -687,21 +607,19 @@ class Wrapped:
         """Measure some layers of a study again on an engine; see ``deploy.verify.study_rows.verify_measurements``.
 
         ``study`` is what ``analyze`` returned for this model and ``task``; ``layers`` and ``recipe`` choose its rows,
-        by default all. ``gates`` says how near the drops must be. ``engine``, ``calibration``, ``parts`` and the
-        engine's own ``settings`` are those of ``deploy``.
+        by default all. ``gates`` says how near the drops must be.
 
         Returns:
             The study with those rows ``verified`` whose drop on the engine is the simulated one.
 
         Raises:
             StudyError: If the study is of another task, of other layers or weights, or has no such recipe.
-            EngineError: If the engine is unknown.
         """
         from sensitivity.deploy.verify.same_model import check_study
         from sensitivity.deploy.verify.study_rows import Chosen, verify_measurements
 
         check_study(study, self.model, self.layers)
-        ready = self._ready(calibration, list(study.recipes.values()))
+        ready = self._calibrator.ready_for(list(study.recipes.values()), calibration)
         run = partial(self.deploy, engine=engine, calibration=ready or None, parts=parts, **settings)
         chosen = Chosen(self.layers.select(layers), recipe)
         rows = verify_measurements(study, run, with_reference(self.model, task), chosen=chosen, gates=gates)
@@ -714,22 +632,14 @@ class Wrapped:
 
         return Plans(self.model, self.layers, self._example_inputs)
 
-    def _ready(
-        self, calibration: CalibrationLike | None, recipes: Sequence[Recipe], *, progress: bool | None = None
-    ) -> list[Calibration]:
-        """Calibrations for recipes: those at hand, those given, or new ones from one pass over the images given."""
-        check_calibration(calibration)
-        if calibration is None:
-            return self.calibrations
-        if isinstance(calibration, Calibration):
-            return [calibration]
-        if isinstance(calibration, Sequence) and {isinstance(item, Calibration) for item in calibration} == {True}:
-            return list(calibration)
-        needed = [recipe for recipe in recipes if recipe.needs_calibration]
-        try:
-            return [self.calibrate(calibration, needed, progress=progress)] if needed else []
-        except CalibrationError as error:
-            raise CalibrationError(f"calibration=: {error}") from error
+    @property
+    def _calibrator(self) -> Calibrator:
+        return Calibrator(self.model, self.layers, self._example_inputs, self.calibrations)
+
+    def _disturber(
+        self, recipes: Sequence[Recipe], calibration: CalibrationLike, *, progress: bool | None = None
+    ) -> Disturber:
+        return Disturber(self.model, self._calibrator.ready_for(recipes, calibration, progress=progress))
 
     def __repr__(self) -> str:
         return f"Wrapped({self.name}, {len(self.layers)} layers)"

@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "layers": GROUND | {"interception", "turns"},
     "quantize": GROUND,
     "tasks": GROUND,
-    "perturb": GROUND | {"layers", "quantize", "interception", "turns"},
+    "perturb": GROUND | {"layers", "quantize", "progress", "interception", "turns"},
     "progress": {"errors"},
     "score": GROUND | {"turns"},
     "sweep": GROUND | {"layers", "quantize", "perturb", "progress", "score", "interception", "turns"},

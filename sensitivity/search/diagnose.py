@@ -10,14 +10,20 @@ from typing import Any
 
 from torch import nn
 
+from sensitivity.contracts import Task
 from sensitivity.errors import CalibrationError, SensitivityError
 from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.arguments import CalibrationLike, Images
+from sensitivity.perturb.calibrator import Calibrator
 from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.images import check_images
+from sensitivity.perturb.sole_use import sole_use
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
 from sensitivity.search.noise import OutputNoise
 from sensitivity.search.treatments import Treatment, treatments_of
 from sensitivity.sweep.signals.fidelity import Fidelity
+from sensitivity.sweep.signals.passes import output_passes
 
 BELOW_TYPICAL_DB = 10.0
 """A layer is hurt where it does at least ten times the damage (10 dB) of the typical one, the median."""
@@ -29,12 +35,42 @@ AS_GOOD_DB = 0.5
 """A cheaper cure is preferred to a better one that is at most this much better."""
 
 
-def recipes_for(recipe: Recipe) -> list[Recipe]:
-    """Every recipe that a diagnosis tries, whose ranges share one pass."""
-    return [recipe, *(treatment.recipe for treatment in treatments_of(recipe))]
+def diagnose_on(
+    images: Images,
+    recipe: Recipe,
+    *,
+    calibrator: Calibrator,
+    calibration: CalibrationLike,
+    selected: Sequence[Layer],
+    enough_db: float | None = None,
+) -> DiagnosisRecord:
+    """Run the images through the model for a diagnosis; where no calibration is given, they give the ranges as well.
+
+    Args:
+        images: A task, or preprocessed images.
+        recipe: What is done to each layer.
+        calibrator: Knows the model and its layers.
+        calibration: Activation ranges or images; None measures the ranges of all recipes tried on ``images``.
+        selected: The layers to look at.
+        enough_db: As in ``diagnose``.
+
+    Raises:
+        CalibrationError: If no ranges fit the recipe, or there are no images.
+        ModelError: If the model returns no floating-point tensor.
+    """
+    model, layers = calibrator.model, calibrator.layers
+    images = images if isinstance(images, Task) else list(check_images(images))
+    _check_some(images)
+    tried = [recipe, *(treatment.recipe for treatment in treatments_of(recipe))]
+    with sole_use(model):
+        if calibration is None and any(recipe.needs_calibration for recipe in tried):
+            calibration = images
+        disturber = Disturber(model, calibrator.ready_for(tried, calibration))
+        passes = [(run, count) for run, count, _ in output_passes(model, images, calibrator.example_inputs)]
+        return diagnose(model, layers, recipe, disturber, passes, selected=selected, enough_db=enough_db)
 
 
-def check_some(images: Sized) -> None:
+def _check_some(images: Sized) -> None:
     """Refuse to diagnose on nothing.
 
     Raises:
@@ -71,7 +107,7 @@ def diagnose(
         CalibrationError: If the recipe quantizes activations and no ranges fit it, or there are no images.
         ModelError: If the model returns no floating-point tensor.
     """
-    check_some(passes)
+    _check_some(passes)
     if recipe.needs_calibration:
         disturber.calibration_for(recipe)
     failed: dict[str, str] = {}

@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import nn
 
-from sensitivity.contracts import Store, Task
+from sensitivity.contracts import Executor, Store, Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.doctor.saturation import capabilities_here
 from sensitivity.deploy.engines.registry import Build, EngineKind, engine_names, kind_of
@@ -39,6 +39,7 @@ from sensitivity.search.search import Search, Space, drop_of
 from sensitivity.search.trials import Trial, Trials
 from sensitivity.sweep.arguments import stored_stop
 from sensitivity.sweep.run import Settings
+from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.signals.passes import output_passes
 from sensitivity.sweep.stopping.race import Confidence
 
@@ -165,11 +166,18 @@ def check_engine(goal: Goal, kind: EngineKind | None) -> str:
     return ""
 
 
-def decisive(stop: Confidence | None, goal: Goal, task: Task) -> Confidence | None:
-    """When a scheme is known to be within the largest drop or beyond it, in the unit that drops are stored in."""
-    if stop is None or not goal.max_drop:
-        return stored_stop(stop, task)
-    return stored_stop(replace(stop, tolerance=goal.max_drop), task)
+def settings_for(goal: Goal, task: Task, *, stop: Confidence | None, executor: Executor | None) -> Settings:
+    """How passes run; with a stop, until a scheme is known to be within the largest drop or beyond it.
+
+    Args:
+        goal: What is to be reached.
+        task: Data and metric.
+        stop: Its level counts; its tolerance only where there is no largest drop.
+        executor: Where passes run; None is this process.
+    """
+    if stop is not None and goal.max_drop:
+        stop = replace(stop, tolerance=goal.max_drop)
+    return Settings.of(Sweep(executor=executor), executor=executor, stop=stored_stop(stop, task))
 
 
 def tune(

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from sensitivity.contracts import Store, Task
-from sensitivity.errors import CalibrationError, RecipeError, StoreError, StudyError, TaskError
-from sensitivity.quantize.calibration import Calibration
-from sensitivity.records import Recipe, Scheme
+from sensitivity.errors import StoreError, StudyError, TaskError
+from sensitivity.perturb.arguments import check_calibration
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.journal import check_can_lock
 
@@ -52,58 +50,6 @@ def check_task(task: object) -> Task:
             "methods of sensitivity.contracts.Task."
         )
     return task
-
-
-def check_calibration(given: object) -> None:
-    """Refuse what is neither ranges nor images; images are looked at when they are run.
-
-    Raises:
-        CalibrationError: If it is a path, or nothing that can be gone through.
-    """
-    if isinstance(given, (str, Path)):
-        raise CalibrationError(
-            f"calibration={str(given)!r} is a path. Load ranges with sv.Calibration.load(path), or give images as "
-            "tensors."
-        )
-    wrong = not isinstance(given, (Calibration, Task, Iterable)) or isinstance(given, (bytes, bytearray))
-    if given is not None and wrong:
-        raise CalibrationError(f"calibration={given!r:.80}: give a Calibration, a list of them, a task, or images.")
-    if isinstance(given, (Sequence, Task)) and len(given) == 0:
-        raise CalibrationError(
-            f"calibration={given!r:.80} holds no image to calibrate with. Give at least one; some hundred are usual."
-        )
-
-
-def check_calibrated(given: object) -> list[Recipe]:
-    """The recipes to calibrate for: those given, or those of a scheme that quantize activations.
-
-    Raises:
-        RecipeError: If there is none, or something else is among them.
-    """
-    if not isinstance(given, Scheme):
-        return check_recipes(given)
-    recipes = [recipe for recipe in given.recipes if recipe.needs_calibration]
-    if not recipes:
-        raise RecipeError("no recipe of this scheme quantizes activations: there is nothing to calibrate.")
-    return recipes
-
-
-def check_recipes(given: object) -> list[Recipe]:
-    """The recipe or recipes as a list.
-
-    Raises:
-        RecipeError: If there is none, or something else is among them.
-    """
-    found = list(given) if isinstance(given, Iterable) and not isinstance(given, str) else [given]
-    wrong = [one for one in found if not isinstance(one, Recipe)]
-    if wrong:
-        raise RecipeError(
-            f"recipe={wrong[0]!r:.80} is no recipe. Give one such as sv.INT8, or several in a list; "
-            "sv.Recipe(...) makes your own."
-        )
-    if not found:
-        raise RecipeError("one or more recipes are needed, and none was given. Give one such as sv.INT8.")
-    return [one for one in found if isinstance(one, Recipe)]
 
 
 def check_stop(stop: object, task: Task) -> None:
