@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,18 @@ def stdout_aside() -> Iterator[None]:
         yield
 
 
+SIZES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+
+
+def size(text: str) -> int:
+    """Bytes, with an optional KiB, MiB or GiB behind the number; for argparse."""
+    unit = text.lstrip("0123456789.")
+    try:
+        return int(float(text.removesuffix(unit)) * SIZES[unit.strip()])
+    except (ValueError, KeyError):
+        raise argparse.ArgumentTypeError(f"{text!r} is no size like 300000, 800KiB or 20MiB") from None
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[None]:
     """Make the folder of a file, and turn what the file system refuses into a message with what to do next.
@@ -97,6 +109,19 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise SensitivityError(f"cannot write {path}: {error}. Name another place.") from error
+
+
+def write_all(places: Mapping[Path | None, Callable[[Path], object]]) -> list[str]:
+    """Write each file by its function, and give a line on each; None is written nowhere.
+
+    Raises:
+        SensitivityError: If a file cannot be written there.
+    """
+    written = [(path, write) for path, write in places.items() if path is not None]
+    for path, write in written:
+        with writing(path):
+            write(path)
+    return [f"wrote {path}" for path, _ in written]
 
 
 def check_place(path: Path | None) -> None:

@@ -6,13 +6,11 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.cli.output import Answer, add_tolerance, writing
+from sensitivity.cli.output import Answer, add_tolerance, size, writing
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
 from sensitivity.records.latency import latency_of
 from sensitivity.study import Study
-
-SIZES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -36,15 +34,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     add_tolerance(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: the scheme")
     parser.set_defaults(run=run)
-
-
-def size(text: str) -> int:
-    """Bytes, with an optional KiB, MiB or GiB behind the number."""
-    unit = text.lstrip("0123456789.")
-    try:
-        return int(float(text.removesuffix(unit)) * SIZES[unit.strip()])
-    except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size like 300000, 800KiB or 20MiB") from None
 
 
 def run(given: argparse.Namespace) -> Answer:

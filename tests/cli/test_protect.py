@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sensitivity.cli.main import main
-from sensitivity.cli.protect import size
+from sensitivity.cli.output import size
 from sensitivity.records import Scheme
 from sensitivity.records.latency import Latency
 from sensitivity.study import Study

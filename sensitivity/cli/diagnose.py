@@ -1,0 +1,78 @@
+"""``sensitivity diagnose``: what each layer's damage comes from, and what cures it, measured."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sensitivity.cli.models import FORM, add_calibration, add_model, made_images, made_wrapped
+from sensitivity.cli.output import Answer, check_place, write_all
+from sensitivity.cli.recipes import HELP, recipe
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "diagnose",
+        help="say what each layer's damage comes from, and what cures it",
+        description="Quantize each layer alone and compare the model's outputs; give the layers that are hurt other "
+        "recipes, each of which mends one cause, and measure what that gives back.",
+    )
+    add_model(parser)
+    parser.add_argument(
+        "images", metavar="IMAGES", help=f"{FORM} that returns preprocessed images, or a task; some eight are usual"
+    )
+    add_calibration(parser)
+    parser.add_argument(
+        "--recipe",
+        type=recipe,
+        default="int8",
+        metavar="RECIPE",
+        help=f"what is done to each layer: {HELP} (default: %(default)s)",
+    )
+    parser.add_argument("--layers", action="append", metavar="PATTERN", help="only these layers, e.g. 'stage3:*:*'")
+    parser.add_argument(
+        "--enough-db",
+        type=float,
+        metavar="DB",
+        help="SQNR of the outputs below which a layer is hurt (default: 10 dB below the median layer's)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("diagnosis.json"),
+        metavar="FILE",
+        help="where to write the findings (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        default=Path("diagnosis.png"),
+        metavar="FILE",
+        help="where to draw them; .png, .svg or .pdf (default: %(default)s)",
+    )
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every layer as a row")
+    parser.add_argument("--json", action="store_true", help="print JSON: the findings")
+    parser.set_defaults(run=run)
+
+
+def run(given: argparse.Namespace) -> Answer:
+    """Run the command."""
+    for path in (given.out, given.picture, given.table):
+        check_place(path)
+    wrapped = made_wrapped(given)
+    diagnosis = wrapped.diagnose(
+        made_images(given.images),
+        given.recipe,
+        calibration=None if given.calibration is None else made_images(given.calibration),
+        layers=given.layers or "*",
+        enough_db=given.enough_db,
+    )
+    written = write_all(
+        {
+            given.out: diagnosis.save,
+            given.picture: diagnosis.plot,
+            given.table: lambda path: diagnosis.table().to_csv(path, index=False),
+        }
+    )
+    return Answer("\n".join([str(diagnosis), *written]), diagnosis.to_json())

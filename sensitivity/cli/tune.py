@@ -1,0 +1,130 @@
+"""``sensitivity tune``: search for a scheme that meets a target, measured with the task. Exit code 1 if none does."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from sensitivity.cli.models import add_engine, add_model, add_task, check_engine, made_images, made_task, made_wrapped
+from sensitivity.cli.output import FAILED, Answer, check_place, size, write_all
+from sensitivity.cli.recipes import HELP, recipe
+from sensitivity.deploy.engines.registry import engine_names
+from sensitivity.errors import CalibrationError, StudyError
+from sensitivity.records.tuned import Goal
+
+NO_ENGINE = "none"
+
+
+def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "tune",
+        help="search for a scheme that meets a target: cures first, float last",
+        description="Measure whole networks under several recipes, then other recipes for single layers, then layers "
+        "in float, until a target is met. Exits with 1 where it cannot be met. With --store it can be stopped at any "
+        "time; the same command goes on from there.",
+    )
+    add_model(parser)
+    add_task(parser)
+    _add_target(parser)
+    add_engine(
+        parser,
+        "--engine",
+        default="openvino",
+        help=f"what the scheme is for: {', '.join(engine_names())}, or {NO_ENGINE} to search in the simulation alone "
+        "(default: %(default)s)",
+    )
+    parser.add_argument(
+        "--recipe",
+        action="append",
+        type=recipe,
+        metavar="RECIPE",
+        help=f"a candidate: {HELP}; may be given again (default: several of 8 bits, with --size-bytes fewer as well)",
+    )
+    parser.add_argument("--store", type=Path, metavar="FILE", help="keep every result here, and go on from it")
+    parser.add_argument(
+        "--stop",
+        action="store_true",
+        help="give a scheme no more images once it is known to meet --max-drop or not; the one chosen sees all",
+    )
+    parser.add_argument("--workers", type=int, metavar="N", help="run in N processes (default: in this one)")
+    _add_files(parser)
+    parser.add_argument("--json", action="store_true", help="print JSON: what tuned.json holds")
+    parser.set_defaults(run=run)
+
+
+def _add_target(parser: argparse.ArgumentParser) -> None:
+    target = parser.add_argument_group("target", "one of these or several")
+    target.add_argument("--max-drop", type=float, metavar="POINTS", help="largest drop, in points where it is in %%")
+    target.add_argument(
+        "--size-bytes", type=size, metavar="BYTES", help="most bytes of all layers' parameters, e.g. 800KiB"
+    )
+    target.add_argument("--latency-s", type=float, metavar="SECONDS", help="most seconds of one run on the engine")
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    for option, name, what in (
+        ("--out", "tuned.json", "the scheme and every step of the way there"),
+        ("--scheme", "scheme.json", "the scheme alone, for deploy and verify"),
+        ("--picture", "path.png", "the score of every step; .png, .svg or .pdf"),
+    ):
+        parser.add_argument(option, type=Path, default=Path(name), metavar="FILE", help=f"{what} (default: {name})")
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every step as a row")
+
+
+def run(given: argparse.Namespace) -> Answer:
+    """Run the command."""
+    from sensitivity.sweep.settings import Sweep
+    from sensitivity.sweep.stopping.race import Confidence
+
+    goal = Goal(given.max_drop, given.size_bytes, given.latency_s)
+    _check(given)
+    engine = None if given.engine == NO_ENGINE else given.engine
+    if engine is not None:
+        check_engine(given, engine, timed=goal.latency_s is not None)
+    wrapped, task = made_wrapped(given), made_task(given.task)
+    with Sweep(workers=given.workers).workplace() as executor:
+        tuned = wrapped.tune(
+            task,
+            max_drop=goal.max_drop,
+            size_bytes=goal.size_bytes,
+            latency_s=goal.latency_s,
+            engine=engine,
+            calibration=None if given.calibration is None else made_images(given.calibration),
+            candidates=given.recipe,
+            store=given.store,
+            stop=Confidence(tolerance=given.max_drop) if given.stop else None,
+            executor=executor,
+        )
+    written = write_all(
+        {
+            given.out: tuned.save,
+            given.scheme: tuned.scheme.save,
+            given.picture: tuned.plot,
+            given.table: lambda path: tuned.table().to_csv(path, index=False),
+        }
+    )
+    complaint = "" if tuned.met else tuned.notes[-1]
+    return Answer("\n".join([str(tuned), *written]), tuned.to_json(), 0 if tuned.met else FAILED, complaint)
+
+
+def _check(given: argparse.Namespace) -> None:
+    """Tell what cannot work before anything is loaded.
+
+    Raises:
+        CalibrationError: If a candidate needs images and none were named.
+        StudyError: If an option makes no sense without another one, or with its value.
+        SensitivityError: If a file cannot be written.
+    """
+    needy = given.recipe is None or any(candidate.needs_calibration for candidate in given.recipe)
+    if needy and given.calibration is None:
+        raise CalibrationError(
+            "the candidates quantize activations and need images to measure their ranges on: give --calibration "
+            "package.module:callable, other images than the task's own where there are some."
+        )
+    if given.stop and not given.max_drop:
+        raise StudyError("--stop needs the drop that matters: give --max-drop POINTS above zero, e.g. --max-drop 0.5.")
+    if given.workers is not None and given.workers < 1:
+        raise StudyError(f"--workers {given.workers}: give a number of processes from 1 on.")
+    for path in (given.out, given.scheme, given.picture, given.table):
+        check_place(path)

@@ -1,0 +1,123 @@
+"""``sensitivity tune`` gives what ``wrapped.tune`` gives, writes it, and says with its exit code whether it is met."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+import sensitivity as sv
+from sensitivity.cli.main import main
+from tests.cli import named_models
+
+HERE = "tests.cli.named_models"
+MODEL, TASK, IMAGES = f"{HERE}:model", f"{HERE}:task", f"{HERE}:images"
+ROOMY = str(10**6)
+
+
+@pytest.fixture(autouse=True)
+def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+def tune(*words: str) -> int:
+    return main(["tune", MODEL, TASK, "--engine", "none", *words])
+
+
+def steps(tuned: sv.Tuned) -> list[tuple[Any, ...]]:
+    return [(step.kind, step.what, step.score, step.chosen) for step in tuned.steps]
+
+
+def test_it_is_what_wrapped_tune_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--recipe", "int8", "--recipe", "int8-affine", "--calibration", IMAGES, "--size-bytes", ROOMY]
+    assert tune(*words, "--table", "steps.csv") == 0
+    net, example = named_models.model()
+    expected = sv.wrap(net.eval(), example).tune(
+        named_models.task(),
+        size_bytes=10**6,
+        engine=None,
+        candidates=[sv.INT8, sv.INT8_AFFINE],
+        calibration=named_models.images(),
+    )
+    tuned = sv.Tuned.load("tuned.json")
+    assert steps(tuned) == steps(expected)
+    assert sv.Scheme.load("scheme.json") == tuned.scheme == expected.scheme
+    assert Path("path.png").read_bytes().startswith(b"\x89PNG")
+    assert list(pd.read_csv("steps.csv")["what"]) == [step.what for step in expected.steps]
+    told = capsys.readouterr().out
+    assert all(f"wrote {name}" in told for name in ("tuned.json", "scheme.json", "path.png", "steps.csv"))
+
+
+def test_json_is_the_tuned_model_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune("--recipe", "int4-weights", "--size-bytes", "1MiB", "--json") == 0
+    assert sv.Tuned.from_json(json.loads(capsys.readouterr().out)) == sv.Tuned.load("tuned.json")
+
+
+def test_a_target_that_is_not_met_exits_with_1_and_the_nearest_scheme_is_written(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert tune("--recipe", "int4-weights", "--size-bytes", "10") == 1
+    captured = capsys.readouterr()
+    assert "the target of at most 10 bytes was not met; the nearest that was measured has" in captured.err
+    assert captured.err.count("\n") == 1
+    assert [rule.recipe for rule in sv.Scheme.load("scheme.json").rules] == [sv.INT4_WEIGHTS]
+
+
+def test_a_store_is_gone_on_from() -> None:
+    words = ["--recipe", "int8-weights", "--size-bytes", ROOMY, "--store", "kept.jsonl"]
+    assert tune(*words) == 0
+    kept = Path("kept.jsonl").read_bytes()
+    first = sv.Tuned.load("tuned.json")
+    assert tune(*words) == 0
+    assert Path("kept.jsonl").read_bytes().startswith(kept)
+    assert steps(sv.Tuned.load("tuned.json")) == steps(first)
+
+
+def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    passed: dict[str, Any] = {}
+
+    def stand_in(_: sv.Wrapped, task: sv.Task, **keywords: Any) -> None:
+        passed.update(keywords, task=task.name)
+        raise sv.SensitivityError("enough")
+
+    monkeypatch.setattr(sv.Wrapped, "tune", stand_in)
+    words = ["--engine", "openvino", "--max-drop", "0.5", "--size-bytes", "2KiB", "--latency-s", "0.25", "--stop"]
+    files = ["--store", "kept.jsonl", "--recipe", "int8-weights", "--workers", "2"]
+    assert main(["tune", MODEL, TASK, *words, *files]) == 1
+    assert type(passed.pop("executor")).__name__ == "ProcessPoolExecutor"
+    assert passed == {
+        "task": "four images",
+        "engine": "openvino",
+        "max_drop": 0.5,
+        "size_bytes": 2048,
+        "latency_s": 0.25,
+        "stop": sv.Confidence(tolerance=0.5),
+        "store": Path("kept.jsonl"),
+        "candidates": [sv.INT8_WEIGHTS],
+        "calibration": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "tune needs a target"),
+        (["--max-drop", "-1"], "max_drop=-1.0 asks for a better score"),
+        (["--max-drop", "1"], "the candidates quantize activations and need images .* give --calibration"),
+        (["--size-bytes", "9", "--recipe", "int8-weights", "--stop"], "--stop needs the drop that matters"),
+        (["--size-bytes", "9", "--recipe", "int8-weights", "--workers", "0"], "--workers 0: give a number"),
+        (["--size-bytes", "9", "--recipe", "int8-weights", "--out", "."], "cannot write .*it is a folder"),
+        (["--size-bytes", "9", "--recipe", "int8-weights", "--engine", "nine"], "no engine is called 'nine'"),
+        (["--latency-s", "9", "--recipe", "int8-weights", "--engine", "torch"], "torch does not tell the time"),
+    ],
+)
+def test_what_cannot_work_is_told_before_the_model_is_loaded(
+    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(named_models, "model", lambda: pytest.fail("the model was loaded"))
+    assert main(["tune", MODEL, TASK, *words]) == 1
+    assert re.search(said, capsys.readouterr().err)
