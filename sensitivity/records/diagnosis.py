@@ -6,16 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Self, overload
+from typing import Any, ClassVar, Self, overload
 
 from sensitivity.errors import LayerNotFoundError, StudyError
 from sensitivity.records.arguments import check_fields, checked
-from sensitivity.records.files import load_json, write_json
-from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
-
-SCHEMA_VERSION = 1
+from sensitivity.records.saved import FileKind, Saved
 
 
 class DamageCause(StrEnum):
@@ -69,7 +65,7 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class DiagnosisRecord(Sequence[Finding]):
+class DiagnosisRecord(Sequence[Finding], Saved):
     """The findings of all layers, in execution order.
 
     Attributes:
@@ -81,6 +77,8 @@ class DiagnosisRecord(Sequence[Finding]):
         failed: Layers that could not be measured, with the reason.
         notes: What a reader should know.
     """
+
+    _kind: ClassVar[FileKind] = FileKind("diagnosis", "Diagnosis.save")
 
     model: str
     recipe: Recipe
@@ -152,46 +150,18 @@ class DiagnosisRecord(Sequence[Finding]):
             }
             for finding in self.findings
         ]
-        values: dict[str, Any] = to_plain(plain)
-        return {"schema": SCHEMA_VERSION} | values
+        return self._kind.described(plain)
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """The record that ``to_json`` described.
-
-        Raises:
-            StudyError: If this is none, or one of a newer version.
-        """
-        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA_VERSION:
-            schema = plain.get("schema", "none") if isinstance(plain, Mapping) else type(plain).__name__
-            raise StudyError(f"not a diagnosis of schema {SCHEMA_VERSION}: {schema}. Diagnosis.save writes one.")
-        try:
-            values = from_plain({key: value for key, value in plain.items() if key != "schema"})
-            values["recipe"] = Recipe.from_json(values["recipe"])
-            values["findings"] = tuple(map(_finding, values["findings"]))
-            values["notes"] = tuple(values["notes"])
-            record = cls(**values)
-            check_fields(record, StudyError)
-            for finding in record.findings:
-                check_fields(finding, StudyError)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StudyError(f"not a complete diagnosis: {error!r}. Diagnosis.save writes one.") from error
+    def _of_facts(cls, facts: dict[str, Any]) -> Self:
+        facts["recipe"] = Recipe.from_json(facts["recipe"])
+        facts["findings"] = tuple(map(_finding, facts["findings"]))
+        facts["notes"] = tuple(facts["notes"])
+        record = cls(**facts)
+        check_fields(record, StudyError)
+        for finding in record.findings:
+            check_fields(finding, StudyError)
         return record
-
-    @checked(StudyError)
-    def save(self, path: str | Path) -> None:
-        """Write the record as JSON, in one step: a reader never sees half a file."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    @checked(StudyError)
-    def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            StudyError: If the file is missing or holds no diagnosis.
-        """
-        return load_json(path, "a diagnosis", "Diagnosis.save", StudyError, cls.from_json)
 
 
 def _finding(plain: Mapping[str, Any]) -> Finding:

@@ -6,19 +6,16 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from sensitivity.errors import RecipeError, StudyError
+from sensitivity.errors import StudyError
 from sensitivity.records.arguments import check_fields, checked
-from sensitivity.records.files import load_json, write_json
 from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.note import noted, notes_of
-from sensitivity.records.plain import from_plain, to_plain
 from sensitivity.records.recipe import Recipe
+from sensitivity.records.saved import FileKind, Saved
 
-SCHEMA_VERSION = 1
 _DIRECTIONS = ("one-at-a-time", "all-but-one")
 _NAME = re.compile(r".+:\d{1,9}:\d{1,9}", re.DOTALL)
 RecipeLike = str | Recipe
@@ -110,7 +107,7 @@ class Measurement:
 
 
 @dataclass(frozen=True)
-class StudyRecord:
+class StudyRecord(Saved):
     """All measurements of one model on one task, with its baseline.
 
     Scores and drops are fractions where ``unit`` is ``%``; tables and plots show percent.
@@ -130,6 +127,8 @@ class StudyRecord:
         notes: What a reader should know, e.g. rows that a loader dropped. A ``Note`` has a kind that code may ask for.
         info: How it was made: weights, seconds, versions; a mapping is taken as well.
     """
+
+    _kind: ClassVar[FileKind] = FileKind("study", "Study.save")
 
     model: str
     task: str
@@ -195,12 +194,7 @@ class StudyRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal study."""
-        plain: dict[str, Any] = to_plain(self._facts())
-        return plain
-
-    def _facts(self) -> dict[str, Any]:
-        return {
-            "schema": SCHEMA_VERSION,
+        facts = {
             "model": self.model,
             "task": self.task,
             "metric": self.metric,
@@ -216,59 +210,28 @@ class StudyRecord:
             "note_kinds": [str(noted(note).kind) for note in self.notes],
             "info": self.info.to_json(),
         }
+        return self._kind.described(facts)
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """The study that ``to_json`` described.
-
-        Raises:
-            StudyError: If this is no study, or one of a newer version.
-        """
-        if not isinstance(plain, Mapping) or "schema" not in plain:
-            raise StudyError("not a study: it has no 'schema'. Give a file written by Study.save.")
-        if plain["schema"] != SCHEMA_VERSION:
-            raise StudyError(
-                f"study of schema {plain['schema']}; this version reads {SCHEMA_VERSION}. Update sensitivity."
-            )
-        try:
-            plain = from_plain(plain)
-            recipes = [Recipe.from_json(recipe) for recipe in plain["recipes"]]
-            study = cls(
-                model=plain["model"],
-                task=plain["task"],
-                metric=plain["metric"],
-                unit=plain["unit"],
-                higher_is_better=plain["higher_is_better"],
-                direction=plain["direction"],
-                baseline=Score(**plain["baseline"]),
-                recipes={recipe.name: recipe for recipe in recipes},
-                layers=tuple(Layer.from_json(layer) for layer in plain["layers"]),
-                measurements=tuple(Measurement.from_json(measurement) for measurement in plain["measurements"]),
-                skipped=tuple(SkippedModule(**module) for module in plain["skipped"]),
-                notes=notes_of(plain["notes"], plain.get("note_kinds", ())),
-                info=StudyInfo.of(plain["info"]),
-            )
-            _check(study, [recipe.name for recipe in recipes])
-        except RecipeError:
-            raise  # a ValueError, and says more
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StudyError(f"not a complete study: {error!r}. Give a file written by Study.save.") from error
+    def _of_facts(cls, facts: dict[str, Any]) -> Self:
+        recipes = [Recipe.from_json(recipe) for recipe in facts["recipes"]]
+        study = cls(
+            model=facts["model"],
+            task=facts["task"],
+            metric=facts["metric"],
+            unit=facts["unit"],
+            higher_is_better=facts["higher_is_better"],
+            direction=facts["direction"],
+            baseline=Score(**facts["baseline"]),
+            recipes={recipe.name: recipe for recipe in recipes},
+            layers=tuple(Layer.from_json(layer) for layer in facts["layers"]),
+            measurements=tuple(Measurement.from_json(measurement) for measurement in facts["measurements"]),
+            skipped=tuple(SkippedModule(**module) for module in facts["skipped"]),
+            notes=notes_of(facts["notes"], facts.get("note_kinds", ())),
+            info=StudyInfo.of(facts["info"]),
+        )
+        _check(study, [recipe.name for recipe in recipes])
         return study
-
-    @checked(StudyError)
-    def save(self, path: str | Path) -> None:
-        """Write the study as JSON, in one step: a reader never sees half a file."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    @checked(StudyError)
-    def load(cls, path: str | Path) -> Self:
-        """Read a study that ``save`` wrote.
-
-        Raises:
-            StudyError: If the file is missing or holds no study.
-        """
-        return load_json(path, "a study", "Study.save", StudyError, cls.from_json)
 
 
 def _check(study: StudyRecord, recipes: list[str]) -> None:

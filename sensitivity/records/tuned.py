@@ -5,17 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from sensitivity.errors import StudyError
-from sensitivity.records.arguments import check_fields, checked, number
-from sensitivity.records.files import load_json, write_json
-from sensitivity.records.plain import from_plain, to_plain
+from sensitivity.records.arguments import check_fields, number
+from sensitivity.records.saved import FileKind, Saved
 from sensitivity.records.scheme import Scheme
 from sensitivity.records.study import Score
-
-SCHEMA_VERSION = 1
 
 
 class StepKind(StrEnum):
@@ -160,7 +156,7 @@ class EngineScore:
 
 
 @dataclass(frozen=True)
-class TunedRecord:
+class TunedRecord(Saved):
     """The end of a search and the way there.
 
     Scores and drops are fractions where ``unit`` is ``%``.
@@ -187,6 +183,8 @@ class TunedRecord:
         seconds: Time that the search took.
         notes: What a reader should know, e.g. candidates that the engine does not run.
     """
+
+    _kind: ClassVar[FileKind] = FileKind("tuned model", "Tuned.save")
 
     model: str
     task: str
@@ -231,51 +229,23 @@ class TunedRecord:
         plain |= {"goal": asdict(self.goal), "baseline": asdict(self.baseline), "score": asdict(self.score)}
         plain |= {"scheme": self.scheme.to_json(), "steps": [asdict(step) for step in self.steps]}
         plain["engine"] = None if self.engine is None else asdict(self.engine)
-        values: dict[str, Any] = to_plain(plain)
-        return {"schema": SCHEMA_VERSION} | values
+        return self._kind.described(plain)
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """The record that ``to_json`` described.
-
-        Raises:
-            StudyError: If this is none, or one of a newer version.
-        """
-        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA_VERSION:
-            schema = plain.get("schema", "none") if isinstance(plain, Mapping) else type(plain).__name__
-            raise StudyError(f"not a tuned model of schema {SCHEMA_VERSION}: {schema}. Tuned.save writes one.")
-        try:
-            values = from_plain({key: value for key, value in plain.items() if key != "schema"})
-            values["goal"] = Goal(**values["goal"])
-            values["baseline"], values["score"] = Score(**values["baseline"]), Score(**values["score"])
-            values["scheme"] = Scheme.from_json(values["scheme"])
-            values["steps"] = tuple(_step(step) for step in values["steps"])
-            values["engine"] = None if values["engine"] is None else EngineScore(**values["engine"])
-            values["layers"], values["notes"] = tuple(values["layers"]), tuple(values["notes"])
-            record = cls(**values)
-            check_fields(record, StudyError, skip=("scheme",))
-            for part in (*record.steps, *([record.engine] if record.engine else [])):
-                check_fields(part, StudyError)
-            for score in (record.baseline, record.score):
-                check_fields(score, StudyError, skip=("metrics",))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StudyError(f"not a complete tuned model: {error!r}. Tuned.save writes one.") from error
+    def _of_facts(cls, facts: dict[str, Any]) -> Self:
+        facts["goal"] = Goal(**facts["goal"])
+        facts["baseline"], facts["score"] = Score(**facts["baseline"]), Score(**facts["score"])
+        facts["scheme"] = Scheme.from_json(facts["scheme"])
+        facts["steps"] = tuple(_step(step) for step in facts["steps"])
+        facts["engine"] = None if facts["engine"] is None else EngineScore(**facts["engine"])
+        facts["layers"], facts["notes"] = tuple(facts["layers"]), tuple(facts["notes"])
+        record = cls(**facts)
+        check_fields(record, StudyError, skip=("scheme",))
+        for part in (*record.steps, *([record.engine] if record.engine else [])):
+            check_fields(part, StudyError)
+        for score in (record.baseline, record.score):
+            check_fields(score, StudyError, skip=("metrics",))
         return record
-
-    @checked(StudyError)
-    def save(self, path: str | Path) -> None:
-        """Write the record as JSON, in one step: a reader never sees half a file."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    @checked(StudyError)
-    def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            StudyError: If the file is missing or holds no tuned model.
-        """
-        return load_json(path, "a tuned model", "Tuned.save", StudyError, cls.from_json)
 
 
 def _step(plain: Mapping[str, Any]) -> Step:

@@ -6,16 +6,13 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
-from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from sensitivity.errors import EngineError, StudyError
 from sensitivity.records.arguments import check_fields, checked
-from sensitivity.records.files import load_json, write_json
 from sensitivity.records.info import VerificationInfo
-from sensitivity.records.plain import from_plain, to_plain
+from sensitivity.records.saved import FileKind, Saved
 
-SCHEMA_VERSION = 1
 _MAY_BE_NAN = ("output_sqnr_db", "simulation_sqnr_db", "sqnr_db", "metric_variants")
 """What an engine that computes NaN gives."""
 
@@ -218,7 +215,7 @@ class OutputCheck:
 
 
 @dataclass(frozen=True)
-class VerificationRecord:
+class VerificationRecord(Saved):
     """What ``verify`` found.
 
     Numbers of the metric are fractions where ``unit`` is ``%``. What was not measured is None.
@@ -243,6 +240,8 @@ class VerificationRecord:
         info: Versions, and what was exported; a mapping is turned into one.
         outputs: One check for each tensor that is returned.
     """
+
+    _kind: ClassVar[FileKind] = FileKind("verification", "Verification.save")
 
     model: str
     engine: str
@@ -337,48 +336,20 @@ class VerificationRecord:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal record; numbers that JSON lacks as text."""
-        plain: dict[str, Any] = to_plain(asdict(replace(self, info=VerificationInfo())))
-        plain["info"] = to_plain(self.info.to_json())
-        return {"schema": SCHEMA_VERSION} | plain
+        facts = asdict(replace(self, info=VerificationInfo())) | {"info": self.info.to_json()}
+        return self._kind.described(facts)
 
     @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """The record that ``to_json`` described.
-
-        Raises:
-            StudyError: If this is no verification, or one of a newer version.
-        """
-        if not isinstance(plain, Mapping) or plain.get("schema") != SCHEMA_VERSION:
-            found = plain.get("schema", "none") if isinstance(plain, Mapping) else type(plain).__name__
-            raise StudyError(f"not a verification of schema {SCHEMA_VERSION}: {found}. Verification.save writes one.")
-        try:
-            values = from_plain({key: value for key, value in plain.items() if key != "schema"})
-            values["layers"] = tuple(_layer_check(check) for check in values["layers"])
-            values["outputs"] = tuple(OutputCheck(**check) for check in values.get("outputs", ()))
-            values["gates"] = Gates(**values["gates"])
-            values["info"] = VerificationInfo.of(values.get("info", {}))
-            record = cls(**values)
-            check_fields(record, StudyError, skip=("info", *_MAY_BE_NAN))
-            for part in (*record.layers, *record.outputs):
-                check_fields(part, StudyError, skip=_MAY_BE_NAN)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StudyError(f"not a complete verification: {error!r}. Verification.save writes one.") from error
+    def _of_facts(cls, facts: dict[str, Any]) -> Self:
+        facts["layers"] = tuple(_layer_check(check) for check in facts["layers"])
+        facts["outputs"] = tuple(OutputCheck(**check) for check in facts.get("outputs", ()))
+        facts["gates"] = Gates(**facts["gates"])
+        facts["info"] = VerificationInfo.of(facts.get("info", {}))
+        record = cls(**facts)
+        check_fields(record, StudyError, skip=("info", *_MAY_BE_NAN))
+        for part in (*record.layers, *record.outputs):
+            check_fields(part, StudyError, skip=_MAY_BE_NAN)
         return record
-
-    @checked(StudyError)
-    def save(self, path: str | Path) -> None:
-        """Write the record as JSON, in one step: a reader never sees half a file."""
-        write_json(path, self.to_json())
-
-    @classmethod
-    @checked(StudyError)
-    def load(cls, path: str | Path) -> Self:
-        """Read what ``save`` wrote.
-
-        Raises:
-            StudyError: If the file is missing or holds no verification.
-        """
-        return load_json(path, "a verification", "Verification.save", StudyError, cls.from_json)
 
 
 def _layer_check(plain: Mapping[str, Any]) -> LayerCheck:

@@ -44,7 +44,7 @@ def put(*path: Any, value: Any) -> Change:
 
 STUDIES: dict[str, tuple[Change, str]] = {
     "another schema": (put("schema", value=99), "study of schema 99"),
-    "a schema of text": (put("schema", value="1"), "study of schema 1"),
+    "a schema of text": (put("schema", value="1"), "study of schema '1'"),
     "a name that is a number": (put("model", value=5), "model=5: give text"),
     "a truth that is text": (put("higher_is_better", value="yes"), "higher_is_better='yes'"),
     "an unknown direction": (put("direction", value="sideways"), "direction='sideways'"),

@@ -144,9 +144,9 @@ def test_json_both_ways(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("{}", "not a verification of schema 1: none"),
-        ('{"schema": 9}', "not a verification of schema 1: 9"),
-        ("[]", "not a verification of schema 1: list"),
+        ("{}", "not a verification: it has no 'schema'"),
+        ('{"schema": 9}', "verification of schema 9; this version reads 1"),
+        ("[]", "not a verification: it has no 'schema'"),
         ('{"schema": 1}', "not a complete verification"),
         ("{", "is not JSON"),
     ],
