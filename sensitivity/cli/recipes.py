@@ -7,20 +7,9 @@ import json
 from pathlib import Path
 
 from sensitivity.errors import RecipeError
-from sensitivity.quantize.recipes import (
-    FP8,
-    INT4_WEIGHTS,
-    INT8,
-    INT8_ACTIVATIONS,
-    INT8_AFFINE,
-    INT8_MINMAX,
-    INT8_WEIGHTS,
-    THESIS,
-    Prune,
-)
+from sensitivity.quantize.recipes import PRESETS, Prune
 from sensitivity.records.recipe import Recipe
 
-PRESETS = (INT8, INT8_AFFINE, INT8_MINMAX, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
 READY = {preset.name: preset for preset in PRESETS}
 HELP = f"{', '.join(READY)}, prune-LEVEL (prune-0.5), prune-N:M (prune-2:4), or a JSON file of a recipe"
 

@@ -49,6 +49,9 @@ THESIS = Recipe(
 Its program divides the largest absolute value by 127.5, this library by 127: steps differ by 0.4 %.
 """
 
+PRESETS = (INT8, INT8_AFFINE, INT8_MINMAX, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
+"""All of the above, in the order in which people are told of them."""
+
 
 @checked(RecipeError)
 def Prune(level_or_pattern: float | str) -> Recipe:  # noqa: N802 - stands beside INT8 where a recipe is expected

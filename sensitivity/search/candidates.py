@@ -12,18 +12,13 @@ from sensitivity.quantize.recipes import INT8, INT8_AFFINE
 from sensitivity.records import QuantSpec, Recipe
 
 _WEIGHTS = QuantSpec("int8", "per-channel", observer="mse")
-_PERCENTILE = QuantSpec("int8", observer="percentile", sample_every=8)
-_AFFINE_PERCENTILE = replace(_PERCENTILE, format="uint8", symmetric=False)
-_CORRECTED = replace(INT8_AFFINE, name="int8-affine-corrected", bias_correction=True)
+_AFFINE_PERCENTILE = QuantSpec("uint8", symmetric=False, observer="percentile", sample_every=8)
 
 EIGHT_BITS = (
     INT8,
-    Recipe("int8-percentile", weights=_WEIGHTS, activations=_PERCENTILE),
     INT8_AFFINE,
-    Recipe(
-        "int8-affine-percentile", weights=_WEIGHTS, activations=replace(_PERCENTILE, format="uint8", symmetric=False)
-    ),
-    _CORRECTED,
+    Recipe("int8-affine-percentile", weights=_WEIGHTS, activations=_AFFINE_PERCENTILE),
+    replace(INT8_AFFINE, name="int8-affine-corrected", bias_correction=True),
 )
 """Ranges, zero points and corrected biases for weights and activations in 8 bits: all of the same size and speed."""
 

@@ -12,16 +12,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import sensitivity
 from sensitivity.errors import RecipeError
 from sensitivity.quantize import recipes
 from sensitivity.quantize.recipes import (
-    FP8,
     INT4_WEIGHTS,
     INT8,
     INT8_ACTIVATIONS,
     INT8_AFFINE,
     INT8_MINMAX,
     INT8_WEIGHTS,
+    PRESETS,
     THESIS,
     Prune,
 )
@@ -33,11 +34,16 @@ from sensitivity.records.recipe import PLACEMENTS
 FORMATS = tuple(number_format.name for number_format in formats())
 OBSERVERS = tuple(kind.name for kind in observers())
 
-PRESETS = (INT8, INT8_MINMAX, INT8_AFFINE, INT8_WEIGHTS, INT8_ACTIVATIONS, INT4_WEIGHTS, FP8, THESIS)
+
+def test_every_preset_is_listed_once_and_stands_at_the_front_door() -> None:
+    constants = [value for name, value in vars(recipes).items() if name.isupper() and isinstance(value, Recipe)]
+    assert sorted(preset.name for preset in PRESETS) == sorted(recipe.name for recipe in constants)
+    offered = [getattr(sensitivity, name) for name in sensitivity.__all__ if name.isupper()]
+    assert sorted(preset.name for preset in offered) == sorted(preset.name for preset in PRESETS)
 
 
 def test_presets_have_the_names_that_tables_show() -> None:
-    names = ["int8", "int8-minmax", "int8-affine", "int8-weights", "int8-activations", "int4-weights", "fp8", "thesis"]
+    names = ["int8", "int8-affine", "int8-minmax", "int8-weights", "int8-activations", "int4-weights", "fp8", "thesis"]
     assert [preset.name for preset in PRESETS] == names
     assert [Prune(0.5).name, Prune("2:4").name] == ["prune-0.5", "prune-2:4"]
     assert Prune(0.1 + 0.2).name == "prune-0.3"

@@ -177,7 +177,7 @@ def test_a_diagnosis_is_a_sequence_that_survives_saving_and_pickling(tmp_path: P
         diagnosis["nose"]
     plain: dict[str, Any] = json.loads((tmp_path / "diagnosis.json").read_text())
     for wrong in ({**plain, "schema": 9}, {key: plain[key] for key in plain if key != "recipe"}, [1]):
-        with pytest.raises(StudyError, match=r"not a complete diagnosis|diagnosis of schema 99"):
+        with pytest.raises(StudyError, match=r"not a complete diagnosis|not a diagnosis|diagnosis of schema 9"):
             sv.Diagnosis.from_json(wrong)  # type: ignore[arg-type]
 
 
