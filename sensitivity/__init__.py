@@ -47,6 +47,7 @@ _HOME = {
     "Sweep": "sweep.settings",
     "ray_executor": "sweep.passes.ray_workers",
     "connect": "tasks.connect",
+    "register_connector": "tasks.connectors.registry",
     "register_engine": "deploy.engines.registry",
     "recipe_for": "deploy.doctor.recipe_for",
     "CocoDetection": "tasks.coco",
@@ -102,6 +103,7 @@ __all__ = [
     "ray_executor",
     "read_thesis",
     "recipe_for",
+    "register_connector",
     "register_engine",
     "register_format",
     "register_observer",
@@ -138,6 +140,7 @@ if TYPE_CHECKING:
     from sensitivity.tasks.classification import Classification
     from sensitivity.tasks.coco import CocoDetection
     from sensitivity.tasks.connect import connect
+    from sensitivity.tasks.connectors.registry import register_connector
     from sensitivity.tasks.datasets import Resize
     from sensitivity.tasks.fidelity import FeatureFidelity
     from sensitivity.tasks.loader import LoaderTask

@@ -1,15 +1,16 @@
-"""What outsiders may bring: a task, a store, an executor, an engine, an observer."""
+"""What outsiders may bring: a task, a store, an executor, an engine, an observer, a connector."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True, slots=True)
@@ -339,4 +340,85 @@ class RangesRows(Protocol):
         Args:
             rows: Finite float32 (R, L): the elements of a weight that share a scale, in rows.
             narrow: Whether the lowest code of a symmetric signed integer format will be left out.
+        """
+
+
+class Purpose(StrEnum):
+    """What a network does with an image."""
+
+    DETECTION = "detection"
+    INSTANCES = "instance segmentation"
+    SEMANTIC = "semantic segmentation"
+    CLASSIFICATION = "classification"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Connected:
+    """A network with what its family puts around it; what a ``Connector`` returns.
+
+    Attributes:
+        family: Name of the family, such as ``torchvision``.
+        purpose: What it does with an image.
+        model: The network, in evaluation mode, from preprocessed batches to raw outputs; what is wrapped.
+        example_inputs: One image as ``preprocess`` makes it, of noise: (1, C, h, w).
+        preprocess: Makes a float32 tensor (C, h, w) of an image (H, W, 3) uint8 RGB, as the family does.
+        adapter: Makes predictions of the model's raw outputs and original sizes, with the family's post-processing;
+            None where the outputs are logits of classes.
+        classes: Name of each label from 0 on, where the family knows them; None for names that a label file must bring.
+        first_label: The label of the first class: 1 where 0 is the background.
+        last_label: The label of the last class, where the family knows it.
+        batch_size: Images in a batch: 1 where ``preprocess`` keeps their sizes.
+        parts: Where the raw heads end: paths of the submodules in front of the post-processing that ``model`` itself
+            does, for ``wrapped.deploy(parts=...)``. An engine then runs these, and the model goes on from their
+            outputs. None where the whole model can be exported, as its outputs are raw and ``adapter`` does the rest.
+    """
+
+    family: str
+    purpose: Purpose
+    model: nn.Module
+    example_inputs: Tensor
+    preprocess: Callable[[Any], Tensor]
+    adapter: Callable[..., Any] | None = None
+    classes: tuple[str, ...] | None = None
+    first_label: int = 0
+    last_label: int | None = None
+    batch_size: int = 1
+    parts: tuple[str, ...] | None = None
+
+    def labels_in(self, categories: Sequence[Mapping[str, Any]]) -> dict[int, int]:
+        """Category id of each label in a COCO annotation file with these categories.
+
+        By name, where the network knows the names of all of the file's categories. Otherwise a label that counts from 1
+        up to the file's largest id is an id itself, as in networks that were trained on ids with gaps; and if neither,
+        labels count the ids in ascending order.
+        """
+        ids = {str(category.get("name")): int(category["id"]) for category in categories}
+        if self.classes and set(ids) <= set(self.classes):
+            return {label: ids[name] for label, name in enumerate(self.classes) if name in ids}
+        ordered = sorted(int(category["id"]) for category in categories)
+        if self.first_label == 1 and self.last_label == ordered[-1]:
+            return {number: number for number in ordered}
+        return dict(enumerate(ordered, self.first_label))
+
+
+@runtime_checkable
+class Connector(Protocol):
+    """What puts around a network what its family puts around it: a function that ``register_connector`` knows.
+
+    Its keyword parameters are the family's settings, which ``sv.connect`` hands on. It changes nothing of the network
+    but its mode, and imports the family's package inside itself only. ``testing.connectors.ConnectorSuite`` checks what
+    it returns.
+    """
+
+    def __call__(self, model: Any, /, *args: Any, **settings: Any) -> Connected:
+        """Connect a network.
+
+        Args:
+            model: A network of the family.
+            args: None; every setting has a name.
+            settings: The family's own.
+
+        Raises:
+            ModelError: If the network is none that this connector knows.
+            TaskError: If a setting is out of range.
         """

@@ -33,6 +33,7 @@ from sensitivity.errors import (
     RecipeError,
 )
 from sensitivity.records import Layer, formats, observers
+from sensitivity.tasks.connectors import registry as families
 from sensitivity.testing.engines import EngineSuite, GraphCase
 from sensitivity.testing.observers import Make, ObserverSuite
 
@@ -125,7 +126,7 @@ class TestTheirObserver(ObserverSuite):
 def _bare(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever a test registers is forgotten after it."""
     monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
-    for known in (formats._FORMATS, observers._OBSERVERS):
+    for known in (formats._FORMATS, observers._OBSERVERS, families._FAMILIES):
         monkeypatch.setattr(known, "_values", dict(known._values))
 
 

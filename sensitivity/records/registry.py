@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Generic, Protocol, TypeVar
 
-from sensitivity.errors import RecipeError
+from sensitivity.errors import RecipeError, SensitivityError
 
 
 class Named(Protocol):
@@ -26,9 +26,13 @@ class Registry(Generic[Value]):
         what: What the values are, for messages: ``observer``.
         how: The call that adds one, for messages: ``sv.register_observer(name, ...)``.
         ours: The values that are always there and can never be replaced.
+        error: What is raised.
     """
 
-    def __init__(self, what: str, how: str, ours: Iterable[Value]) -> None:
+    def __init__(
+        self, what: str, how: str, ours: Iterable[Value], *, error: type[SensitivityError] = RecipeError
+    ) -> None:
+        self._error = error
         self._what = what
         self._how = how
         self._values = {value.name: value for value in ours}
@@ -46,13 +50,13 @@ class Registry(Generic[Value]):
         """
         name = value.name
         if not isinstance(name, str) or not name or not name.isprintable() or name != name.strip():
-            raise RecipeError(f"{name!r} is no name for a {self._what}. Give a short text, such as 'my_{self._what}'.")
+            raise self._error(f"{name!r} is no name for a {self._what}. Give a short text, such as 'my_{self._what}'.")
         if self._values.get(name) == value:
             return
         if name in self._ours:
-            raise RecipeError(f"{self._what} {name!r} is one of this library's own. Use another name.")
+            raise self._error(f"{self._what} {name!r} is one of this library's own. Use another name.")
         if name in self._values and not replace:
-            raise RecipeError(
+            raise self._error(
                 f"another {self._what} is registered as {name!r}. Use another name, since stored results name it, or "
                 "replace it with replace=True."
             )

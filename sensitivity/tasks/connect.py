@@ -6,12 +6,11 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from sensitivity.contracts import Task
+from sensitivity.contracts import Connected, Purpose, Task
 from sensitivity.errors import TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.classification import Classification
 from sensitivity.tasks.coco import CocoDetection
-from sensitivity.tasks.connectors.connected import Connected, Purpose
 from sensitivity.tasks.connectors.registry import surroundings
 from sensitivity.tasks.semantic import SemanticSegmentation
 

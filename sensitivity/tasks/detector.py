@@ -15,7 +15,7 @@ from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.connectors.connected import OfKnownLabels
+from sensitivity.tasks.connectors.known_labels import OfKnownLabels
 from sensitivity.tasks.connectors.registry import as_connected
 from sensitivity.tasks.datasets import (
     ImageFiles,

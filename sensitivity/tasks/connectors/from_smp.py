@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import TaskError
-from sensitivity.tasks.connectors.connected import Connected, Purpose, noise
+from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.datasets import Resize
 from sensitivity.tasks.semantic import LabelMaps
 

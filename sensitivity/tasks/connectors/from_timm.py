@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 from torch import nn
 
+from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import ModelError
-from sensitivity.tasks.connectors.connected import Connected, Purpose, noise
+from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.pixels import Pixels
 
 

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import ModelError
-from sensitivity.tasks.connectors.connected import Connected, Purpose, noise
+from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.datasets import Size
 from sensitivity.tasks.pixels import Pixels
 from sensitivity.tasks.semantic import LabelMaps

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import ModelError
-from sensitivity.tasks.connectors.connected import Connected, Purpose, noise
+from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.datasets import Size
 from sensitivity.tasks.pixels import Pixels
 

@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 import sensitivity as sv
+from sensitivity.contracts import Purpose
 from sensitivity.errors import MissingPackageError, ModelError, TaskError
 from sensitivity.tasks.connect import ConnectedModel, connect
-from sensitivity.tasks.connectors.connected import OfKnownLabels, Purpose
+from sensitivity.tasks.connectors.known_labels import OfKnownLabels
 from sensitivity.tasks.connectors.registry import family_of
 
 CATEGORIES = [{"id": 9, "name": "eel"}, {"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}]
