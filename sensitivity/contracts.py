@@ -120,6 +120,18 @@ class ScoresPart(Protocol):
 
 
 @runtime_checkable
+class StaysInProcess(Protocol):
+    """What a ``Task`` may have besides: it says that it runs only in the process that made it.
+
+    Attributes:
+        stays_in_process: Whether it does, e.g. because it counts its calls or holds a connection. Workers that a sweep
+            starts by itself (``workers="auto"``) are copies of that process, and what they change is lost.
+    """
+
+    stays_in_process: bool
+
+
+@runtime_checkable
 class LooksAtPredictions(Protocol):
     """What a ``Task`` may have besides: it tells predictions that cannot have been meant, such as boxes in 0..1."""
 

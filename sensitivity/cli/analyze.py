@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from sensitivity.contracts import Task
     from sensitivity.records import Recipe
     from sensitivity.study import Study
+    from sensitivity.sweep.settings import Workers
     from sensitivity.wrapped import Wrapped
 
 
@@ -46,13 +47,24 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_tolerance(parser)
     parser.add_argument("--no-intervals", action="store_true", help="score every layer once, without an interval")
-    parser.add_argument("--workers", type=int, metavar="N", help="run in N processes (default: in this one)")
+    parser.add_argument(
+        "--workers",
+        type=_workers,
+        default="auto",
+        metavar="N",
+        help="run in N processes; 1 runs in a single other one (default: auto, every core where that is faster)",
+    )
     timed = ", ".join(engine_names(timed=True))
     add_engine(
         parser, "--latency", help=f"then time every layer, for protect --latency; not done by default: on {timed}"
     )
     parser.add_argument("--json", action="store_true", help="print JSON: the study")
     parser.set_defaults(run=run)
+
+
+def _workers(text: str) -> int | Workers:
+    """A number of processes, or ``auto``."""
+    return "auto" if text == "auto" else int(text)
 
 
 def run(given: argparse.Namespace) -> Answer:
@@ -68,8 +80,8 @@ def run(given: argparse.Namespace) -> Answer:
         raise StudyError(
             "--stop needs the drop that matters: give --tolerance POINTS above zero, e.g. --tolerance 0.5."
         )
-    if given.workers is not None and given.workers < 1:
-        raise StudyError(f"--workers {given.workers}: give a number of processes from 1 on.")
+    if given.workers != "auto" and given.workers < 1:
+        raise StudyError(f"--workers {given.workers}: give a number of processes from 1 on, or auto.")
     check_place(given.out)
     if given.latency is not None:
         check_engine(given, given.latency, timed=True).check_runs_here()  # told before the sweep, not after it

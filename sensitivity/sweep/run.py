@@ -5,20 +5,22 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import nn
 
 from sensitivity.contracts import Executor, Store, Task
+from sensitivity.errors import StoreConflictError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.sole_use import random_state_before
 from sensitivity.progress import Watcher
 from sensitivity.records import Note, NoteKind
 from sensitivity.score import FirstLook
-from sensitivity.sweep.passes.forward import Forward, ReplayDiffersError
-from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
+from sensitivity.sweep.passes.every_core import EveryCore, processes_for
+from sensitivity.sweep.passes.forward import ReplayDiffersError
+from sensitivity.sweep.passes.in_process import Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.scoring import Outcome, Scoring
@@ -36,7 +38,7 @@ LOOK_SELDOM = 20.0  # times what the last look for them took
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Sweep):
-    """How a sweep runs, and when it stops; ``workers`` is no concern of it, but of who makes the executor.
+    """How a sweep runs, and when it stops; a number of ``workers`` is the concern of who makes the executor.
 
     Attributes:
         stop: When a drop is known well enough; None runs every variant on every image.
@@ -48,7 +50,8 @@ class Settings(Sweep):
     def of(cls, settings: Sweep, *, executor: Executor | None, stop: Confidence | None) -> Settings:
         """What a caller asked for, with the executor that was made for it."""
         asked = {each.name: getattr(settings, each.name) for each in fields(settings)}
-        return cls(**asked | {"executor": executor, "workers": None, "stop": stop})
+        auto = "auto" if settings.workers == "auto" and executor is None else None
+        return cls(**asked | {"executor": executor, "workers": auto, "stop": stop})
 
 
 def sweep(
@@ -97,7 +100,7 @@ def sweep(
     subject = _Subject(model, task, variants, disturber)
     with untouched(model), torch.no_grad():
         try:
-            judge, notes = _attempt(subject, settings, results, watch)
+            judge, notes = _attempt_as_before(subject, settings, results, watch)
         except ReplayDiffersError as error:
             results.distrust(error.note)
             judge, notes = _attempt(subject, settings, results, watch)
@@ -112,6 +115,18 @@ class _Subject:
     task: Task
     variants: Sequence[Variant]
     disturber: Disturber
+
+
+def _attempt_as_before(
+    subject: _Subject, settings: Settings, results: Results, watch: Watcher | None
+) -> tuple[Judge, list[Note]]:
+    """Run a sweep; go on with a store that was begun with several threads within a pass as it was begun."""
+    try:
+        return _attempt(subject, settings, results, watch)
+    except StoreConflictError:
+        if settings.workers is None or results.images:
+            raise
+        return _attempt(subject, replace(settings, workers=None), results, watch)
 
 
 def _attempt(
@@ -144,9 +159,6 @@ def _attempt(
 
 def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
     model, task, disturber = subject.model, subject.task, subject.disturber
-    if settings.executor is None:
-        forward = Forward(model, disturber, replay=replay, memory_limit=settings.memory_limit, late_checks=True)
-        return InProcess(model, task, forward, settings.on_error, whole=settings.stop is None)
     job = Job(
         model=model,
         task=task,
@@ -158,7 +170,11 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
         threads=torch.get_num_threads(),
         variants=subject.variants,
     )
-    return Distributed(settings.executor, job)
+    if settings.executor is not None:
+        return Distributed(settings.executor, job)
+    here = replace(job, whole=settings.stop is None).passes()
+    processes = processes_for(job) if settings.workers == "auto" else 1
+    return here if processes == 1 else EveryCore(here, job, processes)
 
 
 def _run(task: Task, passes: Passes, intake: _Intake) -> None:

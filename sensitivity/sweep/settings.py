@@ -7,13 +7,15 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import current_process, get_context
-from typing import Any, TypedDict, get_args
+from typing import Any, Literal, TypedDict, get_args
 
 from sensitivity.contracts import Executor
 from sensitivity.errors import ExecutorError, StudyError
 from sensitivity.sweep.passes.in_process import OnError
 
 _ON_ERROR = get_args(OnError)
+
+Workers = Literal["auto"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,8 +25,11 @@ class Sweep:
     Attributes:
         executor: Where passes run: any of ``concurrent.futures``, best a ``ProcessPoolExecutor``, or
             ``sv.ray_executor()``. The study is the same to the last bit. None is this process.
-        workers: Run passes in this many processes, which are started for the sweep and ended after it. They are
-            spawned: a script that uses them needs ``if __name__ == "__main__":``. None is this process.
+        workers: Where passes run without an executor. ``auto`` uses every core that torch's number of threads allows,
+            one single-threaded process each, where that is faster, and this process where it is not: for short
+            sweeps, callbacks, GPUs, and where processes cannot be forked (Windows, macOS). A whole number runs passes
+            in so many processes, which are started for the sweep and ended after it; they are spawned, so that a
+            script that uses them needs ``if __name__ == "__main__":``. None is this process with torch's threads.
         intervals: Give every drop bounds, which without a stop scores each layer some twenty times more: cheap for our
             COCO and LVIS tasks, which share the matching, dear for a metric of your own that is slow.
         replay: Recompute only what a disturbed layer can change; the result is the same to the last bit.
@@ -39,7 +44,7 @@ class Sweep:
     """
 
     executor: Executor | None = None
-    workers: int | None = None
+    workers: int | Workers | None = "auto"
     intervals: bool = True
     replay: bool = True
     memory_limit: int | None = None
@@ -52,9 +57,12 @@ class Sweep:
                 f"executor={executor!r} cannot take work. Give one of concurrent.futures, such as "
                 "ProcessPoolExecutor(4), or sv.ray_executor()."
             )
-        if workers is not None and not (_is_count(workers) and workers >= 1):
-            raise StudyError(f"workers={workers!r}: give a whole number of processes from 1 on, or None for this one.")
-        if executor is not None and workers is not None:
+        counted = isinstance(workers, int)
+        if workers is not None and workers != "auto" and not (_is_count(workers) and counted and workers >= 1):
+            raise StudyError(
+                f'workers={workers!r}: give a whole number of processes from 1 on, "auto", or None for this one.'
+            )
+        if executor is not None and counted:
             raise ExecutorError(
                 f"executor= and workers={workers} both say where passes run. Give one of them: workers= starts and "
                 "ends processes by itself."
@@ -74,7 +82,7 @@ class Sweep:
         Raises:
             ExecutorError: If ``workers`` is used by a script while its own workers import it.
         """
-        if self.workers is None:
+        if not isinstance(self.workers, int):
             yield self.executor
             return
         if getattr(current_process(), "_inheriting", False):
@@ -93,7 +101,7 @@ class SweepKeywords(TypedDict, total=False):
     """The settings as keywords of ``analyze`` itself, as they were before ``settings=``."""
 
     executor: Executor | None
-    workers: int | None
+    workers: int | Workers | None
     intervals: bool
     replay: bool
     memory_limit: int | None

@@ -14,7 +14,13 @@ from sensitivity.tasks.fingerprint import describe, fingerprint
 
 
 class CallbackTask:
-    """A task that is one call of a function; made by ``callback_task``."""
+    """A task that is one call of a function; made by ``callback_task``.
+
+    Attributes:
+        stays_in_process: True: what the function keeps or shows between calls would be lost in another process.
+    """
+
+    stays_in_process = True
 
     def __init__(
         self,

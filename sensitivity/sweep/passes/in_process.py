@@ -83,15 +83,23 @@ class InProcess:
         self.forward = forward
         self.on_error = on_error
         self.whole = whole
+        self._run: Run | None = None  # on the batch that was last started
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """The undisturbed model first, then every variant in the order given."""
         run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
         batches = len(self.task) // len(batch.images) if self.whole else 1
         expected = self.forward.baseline(run, variants, batches=batches)
+        self._run = run
         yield Unit(None, expected, notes=tuple(self.forward.notes))
+        yield from self.go_on(variants)
+
+    def go_on(self, variants: Sequence[Variant]) -> Iterator[Unit]:
+        """Variants on the batch whose undisturbed pass was the last one."""
+        if self._run is None:
+            raise RuntimeError("no batch was started")
         for variant in variants:
-            yield self._unit(variant, run)
+            yield self._unit(variant, self._run)
 
     def cancel(self) -> None:
         """Nothing runs ahead."""

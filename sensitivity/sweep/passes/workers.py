@@ -66,6 +66,7 @@ class Job:
         random_state: State of torch's generator that every pass starts from.
         threads: Threads of an operator; another number gives other bits.
         variants: All variants of the sweep; shards name them by position.
+        whole: Whether all batches of the task are run by one process.
     """
 
     model: nn.Module
@@ -77,13 +78,14 @@ class Job:
     random_state: torch.Tensor
     threads: int
     variants: Sequence[Variant]
+    whole: bool = False
 
     def passes(self) -> InProcess:
         """Runs them here as in one process; called once a worker, in the random state of the sweep."""
         forward = Forward(
             self.model, self.disturber, replay=self.replay, memory_limit=self.memory_limit, late_checks=True
         )
-        return InProcess(self.model, self.task, forward, self.on_error, whole=False)
+        return InProcess(self.model, self.task, forward, self.on_error, whole=self.whole)
 
 
 class Distributed:
@@ -110,8 +112,9 @@ class Distributed:
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """The undisturbed model first, then every variant in the order given."""
-        sent = _pickled(batch)
-        futures = [self._submit(sent, group) for group in self._groups(batch, variants)]
+        sent = pickled(batch)
+        some = groups(batch, variants, images=self._images, workers=self._workers)
+        futures = [self._submit(sent, group) for group in some]
         self._pending = [future for future in self._pending if not future.done()] + futures
         return self._units(futures)
 
@@ -136,14 +139,6 @@ class Distributed:
         except BrokenExecutor as error:
             raise _lost(error) from error
 
-    def _groups(self, batch: Batch, variants: Sequence[Variant]) -> list[Sequence[Variant]]:
-        """Variants in groups of neighbours: as few as keep all workers busy."""
-        batches = max(1, self._images // len(batch.images))
-        wanted = -(-SHARDS_A_WORKER * self._workers // batches)
-        count = max(1, min(wanted, len(variants) // SMALLEST_GROUP))
-        size = max(1, -(-len(variants) // count))
-        return [variants[start : start + size] for start in range(0, max(1, len(variants)), size)]
-
     def _share(self, job: Job) -> Shared:
         key = uuid.uuid4().hex
         if isinstance(self._executor, SharesOnce):
@@ -159,6 +154,22 @@ class Distributed:
         path = folder / key
         path.write_bytes(blob)
         return Shared(key, functools.partial(_read_job, path), folder)
+
+
+def groups(batch: Batch, variants: Sequence[Variant], *, images: int, workers: int) -> list[Sequence[Variant]]:
+    """Variants in groups of neighbours: as few as keep all workers busy.
+
+    Args:
+        batch: What they run on.
+        variants: What is to be divided.
+        images: Of the whole task.
+        workers: How many there are.
+    """
+    batches = max(1, images // len(batch.images))
+    wanted = -(-SHARDS_A_WORKER * workers // batches)
+    count = max(1, min(wanted, len(variants) // SMALLEST_GROUP))
+    size = max(1, -(-len(variants) // count))
+    return [variants[start : start + size] for start in range(0, max(1, len(variants)), size)]
 
 
 _at_hand: dict[str, tuple[Job, InProcess]] = {}
@@ -185,7 +196,7 @@ def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
     with process_state, torch.no_grad():
         before, threads = torch.get_rng_state(), torch.get_num_threads()
         try:
-            job, passes = _job(shared)
+            job, passes = job_of(shared)
             units = list(passes.start(pickle.loads(batch), [job.variants[position] for position in positions]))
         except Exception as error:
             _check_sendable(error)
@@ -193,10 +204,10 @@ def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
         finally:
             torch.set_rng_state(before)
             torch.set_num_threads(threads)
-    return _pickled([(None, units[0]), *zip(positions, (unit.of(None) for unit in units[1:]), strict=True)])
+    return pickled([(None, units[0]), *zip(positions, (unit.of(None) for unit in units[1:]), strict=True)])
 
 
-def _pickled(value: Any) -> bytes:
+def pickled(value: Any) -> bytes:
     """A value as bytes.
 
     Raises:
@@ -252,7 +263,8 @@ def _check_sendable(error: Exception) -> None:
         raise ExecutorError(f"a worker failed with {type(error).__name__}: {error}") from cause
 
 
-def _job(shared: Shared) -> tuple[Job, InProcess]:
+def job_of(shared: Shared) -> tuple[Job, InProcess]:
+    """In a worker: the job, and what runs its passes, which are kept until the next sweep."""
     if shared.key not in _at_hand:
         job: Job = shared.load()
         torch.set_rng_state(job.random_state)
