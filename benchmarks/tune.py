@@ -1,6 +1,7 @@
 """What ``wrapped.tune`` and ``wrapped.diagnose`` make of the trained networks of the project's shared data.
 
-Prints the diagnosis and every step of the search, and writes both pictures for each network:
+Prints the diagnosis and every step of the search, writes both pictures for each network, and ends with a table of all
+networks. Seconds of the processor are printed beside those of the clock, which count what else the machine runs:
 
     OMP_NUM_THREADS=1 python -m benchmarks.tune --data DATA --nets yolo_fastest_1_1_xl --out OUT
 """
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,12 @@ import sensitivity as sv
 from benchmarks.real_nets import real_nets
 
 DIAGNOSED_BATCHES = 1
+
+COLUMNS = (
+    "network", "metric", "fp32", "simulated", "drop in points", "engine", "layers in int8", "recipes", "met", "passes",
+    "CPU s", "clock s",
+)  # fmt: skip
+HEAD, RULE = f"| {' | '.join(COLUMNS)} |", "|---" * len(COLUMNS) + "|"
 
 
 def main() -> None:
@@ -32,16 +40,48 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
+    rows = [HEAD, RULE]
     for name in given.nets:
         net = real_nets()[name]
         wrapped = net.wrapped(given.data)
         val, train = net.split(given.data, "val"), net.split(given.data, "train")
         if not given.skip_diagnosis:
             diagnose(wrapped, train, given.out / f"{name}-diagnosis.png")
+        processor, clock = time.process_time(), time.perf_counter()
         tuned = wrapped.tune(val, max_drop=given.max_drop, engine=given.engine, calibration=train, progress=False)
-        print(f"{tuned}\n", flush=True)
+        processor, clock = time.process_time() - processor, time.perf_counter() - clock
+        rows.append(row(tuned, processor, clock))
+        print(f"{tuned}\n{processor:.0f} s of the processor, {clock:.0f} s by the clock\n", flush=True)
         tuned.plot(given.out / f"{name}-path.png")
         tuned.save(given.out / f"{name}.json")
+    print("\n".join(rows))
+
+
+def row(tuned: sv.Tuned, processor: float, clock: float) -> str:
+    """One network as a row of the table."""
+    scale = tuned.scale
+    interval = (
+        ""
+        if tuned.drop_low is None or tuned.drop_high is None
+        else (f" [{scale * tuned.drop_low:.2f}, {scale * tuned.drop_high:.2f}]")
+    )
+    on_engine = "" if tuned.engine is None else f"{scale * tuned.engine.score:.2f}"
+    recipes = ", ".join(dict.fromkeys(rule.recipe.name for rule in tuned.scheme.rules if rule.recipe is not None))
+    cells = [
+        tuned.model,
+        tuned.metric,
+        f"{scale * tuned.baseline.value:.2f}",
+        f"{scale * tuned.score.value:.2f}",
+        f"{scale * tuned.drop:.2f}{interval}",
+        on_engine,
+        f"{tuned.quantized} of {len(tuned.layers)}",
+        recipes + (", equalized" if getattr(tuned, "equalized", False) else ""),
+        "yes" if tuned.met else "no",
+        f"{tuned.passes:.1f}",
+        f"{processor:.0f}",
+        f"{clock:.0f}",
+    ]
+    return f"| {' | '.join(cells)} |"
 
 
 def diagnose(wrapped: sv.Wrapped, train: Any, picture: Path) -> None:

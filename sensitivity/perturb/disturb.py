@@ -6,6 +6,7 @@ import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -18,6 +19,7 @@ from sensitivity.perturb.operators import AtOperator
 from sensitivity.perturb.state import check_has_numbers
 from sensitivity.perturb.weights import changed_in_passing, disturbed_weight, exchanged
 from sensitivity.quantize.calibration import Calibration, Point
+from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fake import activation_quantizer
 from sensitivity.records import Layer, QuantSpec, Recipe
 
@@ -50,6 +52,7 @@ class Disturber:
         self.model = model
         self.calibrations = tuple(calibrations)
         self._prepared: dict[tuple[str, Recipe], _Prepared] = {}
+        self._weights_made: dict[tuple[Any, ...], Tensor | None] = {}
 
     @contextlib.contextmanager
     def applied(self, recipes: Mapping[Layer, Recipe], *, call: int | None = None) -> Iterator[None]:
@@ -120,10 +123,23 @@ class Disturber:
         if key not in self._prepared:
             module = self.model.get_submodule(layer.module)
             inputs = self.calibration_for(recipe).inputs_of(layer.name) if recipe.has_cures else None
-            weight = disturbed_weight(self.model, layer, recipe, inputs)
+            weight = self._weight(layer, recipe, inputs)
             bias = corrected_bias(module, layer, recipe, weight, inputs)
             self._prepared[key] = _Prepared(module, layer.weight, weight, bias, self._hooks(layer, recipe))
         return self._prepared[key]
+
+    def _weight(self, layer: Layer, recipe: Recipe, inputs: InputStatistics | None) -> Tensor | None:
+        """What a recipe makes of a weight; made once for recipes that differ in what they do to activations alone."""
+        key = (
+            layer.name,
+            recipe.weights,
+            recipe.pruning,
+            recipe.placement,
+            None if recipe.rounding == "nearest" else recipe,
+        )
+        if key not in self._weights_made:
+            self._weights_made[key] = disturbed_weight(self.model, layer, recipe, inputs)
+        return self._weights_made[key]
 
     def quantizers(self, layer: Layer, recipe: Recipe) -> Quantizers:
         """What a recipe does to each tensor of a layer that was observed, by place and call.

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 import sensitivity as sv
 from sensitivity.errors import CalibrationError, LayerNotFoundError, NotRestoredError
+from sensitivity.perturb import disturb
 from tests.models import CASES
 
 RECIPES = {"int8": sv.INT8, "int4-weights": sv.INT4_WEIGHTS, "prune": sv.Prune(0.5), "fp8": sv.FP8}
@@ -317,3 +318,35 @@ def test_a_broken_calibration_file_is_refused(tmp_path) -> None:
     path.write_text("{}")
     with pytest.raises(CalibrationError, match="holds no calibration"):
         sv.Calibration.load(path)
+
+
+def test_a_weight_is_quantized_once_for_recipes_that_differ_in_activations_alone(
+    net: Net, images: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[str] = []
+    real = disturb.disturbed_weight
+
+    def counted(model: nn.Module, layer: sv.Layer, recipe: sv.Recipe, inputs: object = None) -> Tensor | None:
+        made.append(recipe.name)
+        return real(model, layer, recipe, inputs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(disturb, "disturbed_weight", counted)
+    wrapped = sv.wrap(net, images)
+    weights = sv.QuantSpec("int4", "per-channel")
+    recipes = [
+        sv.Recipe("first", weights=weights, activations=sv.QuantSpec("int8", observer="minmax")),
+        sv.Recipe("second", weights=weights, activations=sv.QuantSpec("uint8", symmetric=False, observer="minmax")),
+        sv.Recipe("corrected", weights=weights, bias_correction=True),
+        sv.Recipe("rounded", weights=weights, rounding="compensated"),
+        sv.Recipe("placed", weights=weights, placement="conv-norm-act"),
+    ]
+    disturber = disturb.Disturber(net, [wrapped.calibrate(images, recipes[:4])])
+    layer = wrapped.layers["conv"]
+    kept = {}
+    for recipe in recipes:
+        with disturber.applied({layer: recipe}):
+            kept[recipe.name] = net.conv.weight.detach().clone()
+    assert made == ["first", "rounded", "placed"]
+    assert torch.equal(kept["first"], kept["second"])
+    assert not torch.equal(kept["first"], kept["rounded"])
+    assert not torch.equal(kept["first"], kept["placed"])
