@@ -412,6 +412,7 @@ class Wrapped:
         calibration: CalibrationLike = None,
         layers: Patterns = "*",
         enough_db: float | None = None,
+        engine: str | Build | None = None,
     ) -> Diagnosis:
         """What each layer's damage comes from and what cures it, measured; see ``search.diagnose.diagnose``.
 
@@ -422,6 +423,8 @@ class Wrapped:
             layers: The layers to look at.
             enough_db: SQNR of the model's outputs below which a layer counts as hurt; None takes 10 dB below the median
                 layer: ten times the damage of the typical one.
+            engine: Where its 8-bit sums saturate on this machine, each layer is run on it, and what weights in 7 bits
+                give back is one of the causes; None looks at the simulation alone, which does not saturate.
 
         Returns:
             A finding for each layer: its damage, what mending each cause gives back, and the cheapest cure.
@@ -429,12 +432,15 @@ class Wrapped:
         Raises:
             ModelError: If the model returns no floating-point tensor.
         """
+        from sensitivity.deploy.doctor.saturation import saturates_here
         from sensitivity.diagnosis import Diagnosis
         from sensitivity.search.diagnose import diagnose_on
 
         selected = self.layers.select(layers)
         ranges: dict[str, Any] = {"calibrator": self._calibrator, "calibration": calibration}
-        return Diagnosis.of(diagnose_on(images, recipe, selected=selected, enough_db=enough_db, **ranges))
+        deploy = partial(self.deploy, engine=engine) if engine is not None and saturates_here(engine) else None
+        record = diagnose_on(images, recipe, selected=selected, enough_db=enough_db, deploy=deploy, **ranges)
+        return Diagnosis.of(record)
 
     @checked(StudyError)
     def screen(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sensitivity.cli.models import FORM, add_calibration, add_model, made_images, made_wrapped
+from sensitivity.cli.models import FORM, add_calibration, add_engine, add_model, check_engine, made_images, made_wrapped
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.cli.recipes import HELP, recipe
 
@@ -37,6 +37,11 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="DB",
         help="SQNR of the outputs below which a layer is hurt (default: 10 dB below the median layer's)",
     )
+    add_engine(
+        parser,
+        "--engine",
+        help="an engine: where its sums saturate on this machine, run each layer on it, and say what that costs",
+    )
     parser.add_argument(
         "--out",
         type=Path,
@@ -60,6 +65,8 @@ def run(given: argparse.Namespace) -> Answer:
     """Run the command."""
     for path in (given.out, given.picture, given.table):
         check_place(path)
+    if given.engine is not None:
+        check_engine(given, given.engine)
     wrapped = made_wrapped(given)
     diagnosis = wrapped.diagnose(
         made_images(given.images),
@@ -67,6 +74,7 @@ def run(given: argparse.Namespace) -> Answer:
         calibration=None if given.calibration is None else made_images(given.calibration),
         layers=given.layers or "*",
         enough_db=given.enough_db,
+        engine=given.engine,
     )
     written = write_all(
         {

@@ -23,6 +23,8 @@ class DamageCause(StrEnum):
         UNEVEN_CHANNELS: Channels of the input differ in size; a scale for each would fit them.
         WEIGHTS: The weights are rounded.
         BIAS_SHIFT: The errors do not cancel: every output channel is off by a mean that its bias can take back.
+        SATURATION: The engine cuts off large sums of 8-bit products on this machine; weights in 7 bits do not reach
+            them. Looked for where an engine is named.
     """
 
     OUTLIERS = "outliers"
@@ -30,6 +32,7 @@ class DamageCause(StrEnum):
     UNEVEN_CHANNELS = "uneven channels"
     WEIGHTS = "weights"
     BIAS_SHIFT = "bias shift"
+    SATURATION = "saturation"
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,8 @@ class Finding:
 
     Attributes:
         layer: Its name.
-        output_db: SQNR of the model's outputs with the recipe on this layer alone, in dB; higher is better.
+        output_db: SQNR of the model's outputs with the recipe on this layer alone, in dB; higher is better. Where an
+            engine was named whose sums saturate on this machine, that of the engine's outputs.
         hurt: Whether it does more damage than is let pass.
         causes: What mending each cause alone gives back, in dB; empty where the layer was not treated.
             Mending one cause can make another worse, and then gives back less than nothing.
@@ -47,6 +51,9 @@ class Finding:
         cured_db: SQNR of the outputs with that cure, measured; None where there is none.
         needs_float: Whether only float saves the layer: it is hurt, and even with its cure it does more damage than
             all other layers with theirs.
+        equalized: Whether the cure is for the copy that ``wrapped.equalized()`` makes.
+        half_db: SQNR of the outputs with this layer alone in half precision, by its name (``bf16``, ``fp16``); empty
+            where the layer was not treated.
     """
 
     layer: str
@@ -56,6 +63,16 @@ class Finding:
     cure: Recipe | None = None
     cured_db: float | None = None
     needs_float: bool = False
+    equalized: bool = False
+    half_db: Mapping[str, float] = field(default_factory=dict)
+
+    def enough_in_half(self, enough_db: float) -> str | None:
+        """The half precision in which the layer is not hurt, ``bf16`` before ``fp16``; None where it is in both.
+
+        Args:
+            enough_db: SQNR of the outputs below which a layer counts as hurt.
+        """
+        return next((name for name, after_db in self.half_db.items() if after_db >= enough_db), None)
 
     @property
     def cause(self) -> DamageCause | None:

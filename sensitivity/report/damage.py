@@ -28,6 +28,8 @@ def frame(record: DiagnosisRecord) -> pd.DataFrame:
             "cure": "" if finding.cure is None else finding.cure.name,
             "cured_db": float("nan") if finding.cured_db is None else finding.cured_db,
             "needs_float": finding.needs_float,
+            "bf16_db": finding.half_db.get("bf16", float("nan")),
+            "fp16_db": finding.half_db.get("fp16", float("nan")),
         }
         for finding in record.findings
     ]
@@ -41,6 +43,8 @@ def frame(record: DiagnosisRecord) -> pd.DataFrame:
         "cure",
         "cured_db",
         "needs_float",
+        "bf16_db",
+        "fp16_db",
     ]
     return pd.DataFrame(rows, columns=columns)
 
@@ -83,4 +87,9 @@ def sentence(record: DiagnosisRecord, finding: Finding) -> str:
         text += f"; {finding.cause} ({finding.causes[finding.cause]:+.1f} dB)"
     if finding.cure is not None and finding.cured_db is not None:
         text += f"; {finding.cure.name}: {finding.cured_db:.1f} dB"
-    return text + ("; only float saves it" if finding.needs_float else "")
+    if not finding.needs_float:
+        return text
+    half = finding.enough_in_half(record.enough_db)
+    return (
+        text + "; only float saves it" + ("" if half is None else f", {half} is enough: {finding.half_db[half]:.1f} dB")
+    )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence, Sized
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from torch import nn
 
 from sensitivity.contracts import Task
-from sensitivity.errors import CalibrationError, SensitivityError
+from sensitivity.deploy.doctor.recipe_for import without_saturation
+from sensitivity.deploy.prepare.equalized import equalized_copy
+from sensitivity.errors import CalibrationError, EngineError, ExportError, SensitivityError
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.arguments import CalibrationLike, Images
 from sensitivity.perturb.calibrator import Calibrator
@@ -20,8 +23,9 @@ from sensitivity.perturb.images import check_images
 from sensitivity.perturb.sole_use import sole_use
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.search.comparisons import HALF_RESTS, EqualizedCopy, OnEngine, in_half
 from sensitivity.search.noise import OutputNoise
-from sensitivity.search.treatments import Treatment, treatments_of
+from sensitivity.search.treatments import Treatment, equalizing, treatments_of
 from sensitivity.sweep.signals.fidelity import Fidelity
 from sensitivity.sweep.signals.passes import output_passes
 
@@ -35,6 +39,22 @@ AS_GOOD_DB = 0.5
 """A cheaper cure is preferred to a better one that is at most this much better."""
 
 
+@dataclass(frozen=True)
+class Others:
+    """What else layers are compared on.
+
+    Attributes:
+        equalized: Makes the copy of the model whose channels are equalized; None does not try it.
+        engine: An engine of this machine whose sums saturate; None takes what is simulated.
+    """
+
+    equalized: Callable[[], EqualizedCopy] | None = None
+    engine: OnEngine | None = None
+
+
+NOTHING_ELSE = Others()
+
+
 def diagnose_on(
     images: Images,
     recipe: Recipe,
@@ -43,6 +63,7 @@ def diagnose_on(
     calibration: CalibrationLike,
     selected: Sequence[Layer],
     enough_db: float | None = None,
+    deploy: Callable[..., Any] | None = None,
 ) -> DiagnosisRecord:
     """Run the images through the model for a diagnosis; where no calibration is given, they give the ranges as well.
 
@@ -53,6 +74,8 @@ def diagnose_on(
         calibration: Activation ranges or images; None measures the ranges of all recipes tried on ``images``.
         selected: The layers to look at.
         enough_db: As in ``diagnose``.
+        deploy: Runs a scheme with these ranges on an engine of this machine whose sums saturate; None where none was
+            named, or its sums are exact.
 
     Raises:
         CalibrationError: If no ranges fit the recipe, or there are no images.
@@ -61,13 +84,38 @@ def diagnose_on(
     model, layers = calibrator.model, calibrator.layers
     images = images if isinstance(images, Task) else list(check_images(images))
     _check_some(images)
-    tried = [recipe, *(treatment.recipe for treatment in treatments_of(recipe))]
+    tried = [recipe, *(treatment.recipe for treatment in _treatments(recipe, saturates=deploy is not None))]
+
+    def passes_of(model: Any) -> list[tuple[Callable[[], Any], int]]:
+        return [(run, count) for run, count, _ in output_passes(model, images, calibrator.example_inputs)]
+
     with sole_use(model):
         if calibration is None and any(recipe.needs_calibration for recipe in tried):
             calibration = images
-        disturber = Disturber(model, calibrator.ready_for(tried, calibration))
-        passes = [(run, count) for run, count, _ in output_passes(model, images, calibrator.example_inputs)]
-        return diagnose(model, layers, recipe, disturber, passes, selected=selected, enough_db=enough_db)
+        ready = calibrator.ready_for(tried, calibration)
+        others = Others(
+            partial(_equalized, calibrator, recipe, calibration, passes_of) if recipe.placement == "deploy" else None,
+            None if deploy is None else OnEngine(partial(deploy, calibration=ready or None), passes_of, model),
+        )
+        return diagnose(
+            *(model, layers, recipe, Disturber(model, ready), passes_of(model)),
+            selected=selected,
+            enough_db=enough_db,
+            others=others,
+        )
+
+
+def _equalized(
+    calibrator: Calibrator,
+    recipe: Recipe,
+    calibration: CalibrationLike,
+    passes_of: Callable[[Any], list[tuple[Callable[[], Any], int]]],
+) -> EqualizedCopy:
+    """The equalized copy of a model, with ranges of its own."""
+    copied = equalized_copy(calibrator.model, calibrator.layers, calibrator.example_inputs)
+    own = Calibrator(copied.model, copied.layers, calibrator.example_inputs)
+    disturber = Disturber(copied.model, own.ready_for([recipe], calibration))
+    return EqualizedCopy(copied.model, copied.layers, disturber, passes_of(copied.model), copied.reasons)
 
 
 def _check_some(images: Sized) -> None:
@@ -89,6 +137,7 @@ def diagnose(
     *,
     selected: Sequence[Layer],
     enough_db: float | None = None,
+    others: Others = NOTHING_ELSE,
 ) -> DiagnosisRecord:
     """Quantize each layer alone, and the hurt ones in other ways as well, and compare the model's outputs.
 
@@ -102,6 +151,7 @@ def diagnose(
         passes: Runs the model on one batch each, and how many images that has.
         selected: The layers to look at.
         enough_db: SQNR below which a layer counts as hurt; None takes 10 dB below the median layer.
+        others: What else layers are compared on.
 
     Raises:
         CalibrationError: If the recipe quantizes activations and no ranges fit it, or there are no images.
@@ -113,22 +163,73 @@ def diagnose(
     failed: dict[str, str] = {}
     able = [layer for layer in selected if _fits(disturber, layer, recipe, failed)]
     noise = OutputNoise(model, disturber, passes)
+    simulated = noise.of([{layer: recipe} for layer in able], replay=True)
+    if others.engine is None:
+        fidelities = simulated
+    else:
+        fidelities = [_on_engine(others.engine, layer, recipe, failed) for layer in able]
     damages: dict[Layer, Fidelity] = {}
-    for layer, fidelity in zip(able, noise.of([{layer: recipe} for layer in able], replay=True), strict=True):
-        if fidelity is None:
-            failed[layer.name] = "the quantized model fails, or its outputs are not finite or of other shapes"
-        else:
+    for layer, fidelity in zip(able, fidelities, strict=True):
+        if fidelity is not None:
             damages[layer] = fidelity
+        else:
+            failed.setdefault(layer.name, "the quantized model fails, or its outputs are not finite or of other shapes")
     known = [fidelity.sqnr_db for fidelity in damages.values()]
     enough = enough_db if enough_db is not None else _typical(known) - BELOW_TYPICAL_DB
     worst = sorted(damages, key=lambda layer: damages[layer].sqnr_db)
     treated = [layer for layer in worst if damages[layer].sqnr_db < enough]
     treated += [layer for layer in worst[:FEWEST_TREATED] if layer not in treated and enough_db is None]
-    treatments, notes = _known_ranges(treatments_of(recipe), disturber)
+    treatments, notes = _known_ranges(_treatments(recipe, saturates=others.engine is not None), disturber)
     results = _treat(noise, disturber, treated, treatments)
-    findings = [_finding(layer, fidelity, results.get(layer), enough) for layer, fidelity in damages.items()]
+    if others.equalized is not None and treated:
+        notes += _equalize(others.equalized, recipe, treated, results)
+    findings = [
+        replace(_finding(layer, fidelity, results.get(layer), enough), half_db=halves)
+        for layer, fidelity in damages.items()
+        for halves in [_in_halves(model, layers, passes, layer) if layer in results else {}]
+    ]
     findings = _with_those_that_need_float(findings)
     return DiagnosisRecord(layers.model, recipe, tuple(findings), enough, noise.images, failed, tuple(notes))
+
+
+def _treatments(recipe: Recipe, *, saturates: bool) -> list[Treatment]:
+    """What is tried; on an engine whose sums saturate all of it with weights in 7 bits, whose sums are exact."""
+    exact = without_saturation(recipe) if saturates else recipe
+    first = [] if exact == recipe else [Treatment(exact, DamageCause.SATURATION)]
+    return [*first, *treatments_of(exact)]
+
+
+def _on_engine(engine: OnEngine, layer: Layer, recipe: Recipe, failed: dict[str, str]) -> Fidelity | None:
+    try:
+        fidelity = engine.of(layer, recipe)
+    except (EngineError, ExportError) as error:
+        failed[layer.name] = str(error)
+        return None
+    return fidelity if fidelity.finite else None
+
+
+def _equalize(
+    make: Callable[[], EqualizedCopy], recipe: Recipe, layers: Sequence[Layer], results: Mapping[Layer, Results]
+) -> list[str]:
+    """Measure layers on the equalized copy as well, and say why where there is none."""
+    try:
+        copy = make()
+        fidelities = copy.of(layers, recipe)
+    except SensitivityError as error:
+        return [f"equalization was not tried: {error}"]
+    treatment = equalizing(recipe)
+    for layer, fidelity in zip(layers, fidelities, strict=True):
+        if fidelity is not None:
+            results[layer][treatment] = fidelity.sqnr_db
+    return []
+
+
+def _in_halves(
+    model: nn.Module, layers: LayerTable, passes: Sequence[tuple[Callable[[], Any], int]], layer: Layer
+) -> dict[str, float]:
+    """SQNR of the outputs with a layer in each half precision; what is not finite is absent."""
+    fidelities = {half: in_half(model, layers, passes, layer, half) for half in HALF_RESTS}
+    return {half: fidelity.sqnr_db for half, fidelity in fidelities.items() if fidelity.finite}
 
 
 def _typical(known: Sequence[float]) -> float:
@@ -158,7 +259,7 @@ def _known_ranges(treatments: Sequence[Treatment], disturber: Disturber) -> tupl
     return known, [note] if missing else []
 
 
-Results = Mapping[Treatment, float]
+Results = dict[Treatment, float]
 """SQNR of the outputs in dB by what was tried; what failed is absent."""
 
 
@@ -176,7 +277,7 @@ def _treat(
     for (layer, treatment), fidelity in zip(trials, found, strict=True):
         if fidelity is not None:
             results[layer][treatment] = fidelity.sqnr_db
-    return dict(results)
+    return results
 
 
 def _finding(layer: Layer, damage: Fidelity, results: Results | None, enough_db: float) -> Finding:
@@ -185,13 +286,16 @@ def _finding(layer: Layer, damage: Fidelity, results: Results | None, enough_db:
     if not results:
         return Finding(layer.name, output_db, hurt)
     causes: dict[DamageCause, float] = {}
+    exact = next((db for treatment, db in results.items() if treatment.cause is DamageCause.SATURATION), output_db)
     for treatment, after_db in results.items():
         if treatment.cause is not None:
-            causes[treatment.cause] = max(after_db - output_db, causes.get(treatment.cause, -math.inf))
+            before_db = output_db if treatment.cause is DamageCause.SATURATION else exact
+            causes[treatment.cause] = max(after_db - before_db, causes.get(treatment.cause, -math.inf))
     cures = {treatment: after_db for treatment, after_db in results.items() if treatment.is_cure}
     cure = _cheapest(cures, output_db, enough_db) if hurt else None
-    cured_db = None if cure is None else cures[cure]
-    return Finding(layer.name, output_db, hurt, causes, None if cure is None else cure.recipe, cured_db)
+    if cure is None:
+        return Finding(layer.name, output_db, hurt, causes)
+    return Finding(layer.name, output_db, hurt, causes, cure.recipe, cures[cure], equalized=cure.equalized)
 
 
 def _with_those_that_need_float(findings: Sequence[Finding]) -> list[Finding]:

@@ -21,11 +21,13 @@ class Treatment:
         recipe: The changed recipe.
         cause: The cause that it mends alone; None where it mends several.
         is_cure: Whether engines run it as fast as the recipe itself.
+        equalized: Whether it is tried on the copy of the model whose channels are equalized.
     """
 
     recipe: Recipe
     cause: DamageCause | None
     is_cure: bool = True
+    equalized: bool = False
 
 
 def treatments_of(recipe: Recipe) -> tuple[Treatment, ...]:
@@ -41,6 +43,11 @@ def treatments_of(recipe: Recipe) -> tuple[Treatment, ...]:
     names.pop(recipe.digest, None)
     first = {treatment.recipe.digest: treatment for treatment in reversed(found)}
     return tuple(first[digest] for digest in names)
+
+
+def equalizing(recipe: Recipe) -> Treatment:
+    """The same recipe on the copy of the model whose channels are equalized, which costs nothing when it runs."""
+    return Treatment(_renamed(recipe, "equalized"), DamageCause.UNEVEN_CHANNELS, equalized=True)
 
 
 def _of_activations(recipe: Recipe) -> list[Treatment]:

@@ -50,3 +50,17 @@ def test_layers_and_line_and_calibration_reach_the_diagnosis(capsys: pytest.Capt
 def test_no_images_exit_with_1(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["diagnose", MODEL, f"{HERE}:no_images"]) == 1
     assert "returned NoneType, which is no images" in capsys.readouterr().err
+
+
+def test_the_engine_reaches_the_diagnosis(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    passed: dict[str, object] = {}
+
+    def stand_in(*_: object, **keywords: object) -> None:
+        passed.update(keywords)
+        raise sv.SensitivityError("enough")
+
+    monkeypatch.setattr(sv.Wrapped, "diagnose", stand_in)
+    assert main(["diagnose", MODEL, IMAGES, "--engine", "onnxruntime"]) == 1
+    assert passed["engine"] == "onnxruntime"
+    assert main(["diagnose", MODEL, IMAGES, "--engine", "nine"]) == 1
+    assert "no engine is called 'nine'" in capsys.readouterr().err

@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
+from onnx import numpy_helper
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.errors import CalibrationError, LayerNotFoundError, ModelError, StudyError
+from sensitivity.contracts import EngineCapabilities
+from sensitivity.deploy.engines import registry
+from sensitivity.deploy.engines.ort_engine import OrtEngine
+from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError, ModelError, StudyError
 from sensitivity.records.diagnosis import DamageCause
 from sensitivity.search.treatments import treatments_of
 
@@ -62,7 +68,10 @@ def wrapped_with(illness: str) -> sv.Wrapped:
     return sv.wrap(Ailing(illness).eval(), images()[:1], name=illness)
 
 
-def sqnr_db(wrapped: sv.Wrapped, layer: str, recipe: sv.Recipe) -> float:
+def sqnr_db(wrapped: sv.Wrapped, layer: str, recipe: sv.Recipe, *, equalized: bool = False) -> float:
+    if equalized:
+        wrapped = wrapped.equalized()
+        wrapped.calibrate(images(), recipe)
     with torch.no_grad():
         expected = wrapped.model(images()).double()
         with wrapped.quantized(sv.Scheme.only(layer, recipe)) as model:
@@ -88,9 +97,95 @@ def test_the_cause_that_was_built_in_is_found_and_its_cure_is_what_replaying_it_
     assert sick.cause == cause
     assert sick.output_db == pytest.approx(sqnr_db(wrapped, sick.layer, recipe), abs=1e-4)
     if sick.cure is not None:
-        assert sick.cured_db == pytest.approx(sqnr_db(wrapped, sick.layer, sick.cure), abs=1e-4)
+        replayed = sqnr_db(wrapped, sick.layer, sick.cure, equalized=sick.equalized)
+        assert sick.cured_db == pytest.approx(replayed, abs=1e-4)
         assert sick.cured_db > sick.output_db
     assert [finding.layer for finding in diagnosis] == [layer.name for layer in wrapped.layers]
+
+
+def test_channels_of_other_sizes_are_cured_by_the_equalized_copy() -> None:
+    sick = wrapped_with("uneven").diagnose(images(), MINMAX).hurt[0]
+    assert sick.equalized
+    assert sick.cure is not None
+    assert sick.cure.renamed("minmax") == MINMAX
+    assert sick.cured_db is not None
+    assert sick.cured_db > sick.output_db + 10.0
+    thesis = wrapped_with("uneven").diagnose(images(), sv.THESIS).hurt
+    assert not any(finding.equalized for finding in thesis)  # there norms are not folded, and the copy has none
+
+
+def test_a_model_that_cannot_be_equalized_is_diagnosed_without(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ExportError("it cannot be copied")
+
+    monkeypatch.setattr("sensitivity.search.diagnose.equalized_copy", refuse)
+    diagnosis = wrapped_with("uneven").diagnose(images(), MINMAX)
+    assert "equalization was not tried: it cannot be copied" in diagnosis.notes
+    assert not diagnosis.hurt[0].equalized
+
+
+@pytest.mark.parametrize(("half", "dtype"), [("bf16", torch.bfloat16), ("fp16", torch.float16)])
+def test_a_layer_in_half_precision_is_what_casting_its_tensors_gives(half: str, dtype: torch.dtype) -> None:
+    wrapped = wrapped_with("outliers")
+    sick = wrapped.diagnose(images(), MINMAX).hurt[0]
+    module = wrapped.model.get_submodule("layers.3")
+
+    def cast(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype).float()
+
+    with torch.no_grad():
+        expected = wrapped.model(images()).double()
+        hooks = [
+            module.register_forward_pre_hook(lambda _, args: (cast(args[0]),)),
+            module.register_forward_hook(lambda _, __, output: cast(output)),
+        ]
+        weight = module.weight.data.clone()
+        module.weight.data = cast(weight)
+        noise = (wrapped.model(images()).double() - expected).square().sum()
+        module.weight.data = weight
+        for hook in hooks:
+            hook.remove()
+    by_hand = float(10 * torch.log10(expected.square().sum() / noise))
+    assert sick.half_db[half] == pytest.approx(by_hand, abs=0.1)
+    assert sick.half_db[half] > sick.output_db + 10.0
+
+
+class Saturating(OrtEngine):
+    """A stand-in for a CPU without VNNI: outputs are wrong by a constant where a weight has a code beyond 64."""
+
+    def __init__(self, graph: bytes, **settings: Any) -> None:
+        super().__init__(graph, **settings)
+        tensors = map(numpy_helper.to_array, onnx.load_from_string(graph).graph.initializer)
+        self._wrong = any(tensor.dtype == "int8" and abs(tensor.astype(int)).max(initial=0) > 64 for tensor in tensors)
+
+    def run(self, *inputs: Any) -> tuple[Any, ...]:
+        return tuple(output + 0.5 * self._wrong for output in super().run(*inputs))
+
+
+def test_what_saturating_sums_cost_is_a_cause_that_weights_in_seven_bits_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(registry, "_KINDS", dict(registry._KINDS))
+    sv.register_engine("narrow", Saturating, capabilities=EngineCapabilities(saturates=True))
+    wrapped = sv.wrap(Ailing("none").eval(), images()[:1])
+    simulated = wrapped.diagnose(images(), MINMAX)
+    diagnosis = wrapped.diagnose(images(), MINMAX, engine="narrow", enough_db=30.0)
+    with torch.no_grad():
+        expected = wrapped.model(images()).double()
+        deployed = wrapped.deploy(sv.Scheme.only(diagnosis[0].layer, MINMAX), "narrow")
+        noise = (torch.cat([deployed(image[None]) for image in images()]).double() - expected).square().sum()
+    on_engine = float(10 * torch.log10(expected.square().sum() / noise))
+    assert len(diagnosis.hurt) == len(wrapped.layers)
+    assert diagnosis[0].output_db == pytest.approx(on_engine, abs=1e-3)
+    for finding in diagnosis:
+        assert finding.cause == DamageCause.SATURATION
+        assert finding.cure is not None
+        assert finding.cure.weights is not None
+        assert finding.cure.weights.format == "int7"
+        seven_bits = sqnr_db(wrapped, finding.layer, replace(finding.cure, name="seven"))
+        assert finding.cured_db == pytest.approx(seven_bits, abs=1e-4)
+        assert finding.causes[finding.cause] == pytest.approx(seven_bits - finding.output_db, abs=1e-4)
+    exact = wrapped.diagnose(images(), MINMAX, engine="onnxruntime")
+    assert [finding.output_db for finding in exact] == [finding.output_db for finding in simulated]
+    assert not any(DamageCause.SATURATION in finding.causes for finding in exact)
 
 
 def test_rounded_weights_are_named_where_they_do_the_damage() -> None:
@@ -120,7 +215,9 @@ def test_a_layer_whose_cure_leaves_more_damage_than_all_others_needs_float() -> 
     others = sum(10 ** (-(f.cured_db or f.output_db) / 10) for f in diagnosis if f is not sick)
     assert 10 ** (-(sick.cured_db or sick.output_db) / 10) > others
     assert diagnosis.needs_float == (sick.layer,)
-    assert "only float saves it" in repr(diagnosis)
+    assert sick.enough_in_half(diagnosis.enough_db) == "bf16"
+    assert f"only float saves it, bf16 is enough: {sick.half_db['bf16']:.1f} dB" in repr(diagnosis)
+    assert sick.enough_in_half(200.0) is None
 
 
 def test_the_shares_of_the_damage_add_up_to_all_of_it() -> None:

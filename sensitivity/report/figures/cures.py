@@ -19,6 +19,7 @@ _COLOURS = {
     DamageCause.UNEVEN_CHANNELS: "#e69f00",
     DamageCause.WEIGHTS: "#cc79a7",
     DamageCause.BIAS_SHIFT: "#56b4e9",
+    DamageCause.SATURATION: "#6a3d9a",
 }
 _UNKNOWN, _HARMLESS, _CURED, _FLOAT = "#5c5c5c", "#b9b9bd", "#1b7f5c", "#b00020"
 _INCHES_A_LAYER, _FEWEST_INCHES = 0.13, 6.5
@@ -92,12 +93,20 @@ def _label(axes: Axes, record: DiagnosisRecord, count: int) -> None:
     places = {finding.layer: position for position, finding in enumerate(record)}
     labels = []
     for finding in record.hurt[:count]:
-        words = "" if finding.cause is None else f"\n{finding.cause}"
-        cured = "" if finding.cured_db is None else f" → {finding.cured_db:.0f} dB"
-        share = f"{record.share_of(finding):.0%} of the damage"
-        text = f"{finding.layer}{words}\n{share}\n{finding.output_db:.0f}{cured}"
-        labels.append(Label(places[finding.layer], finding.output_db, text))
-    place_labels(axes, labels, _covered(axes, record))
+        labels.append(Label(places[finding.layer], finding.output_db, _words(record, finding)))
+    for text in place_labels(axes, labels, _covered(axes, record)):
+        text.set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.0})
+
+
+def _words(record: DiagnosisRecord, finding: Finding) -> str:
+    """A layer, what it suffers from, and what its cure leaves."""
+    lines = [finding.layer, f"{record.share_of(finding):.0%} of the damage"]
+    if finding.cause is not None:
+        lines.insert(1, str(finding.cause))
+    if finding.cure is None or finding.cured_db is None:
+        return "\n".join([*lines, f"{finding.output_db:.0f} dB, no cure"])
+    change = finding.cure.name.removeprefix(record.recipe.name).lstrip(", ")
+    return "\n".join([*lines, change, f"{finding.output_db:.0f} → {finding.cured_db:.0f} dB"])
 
 
 def _covered(axes: Axes, record: DiagnosisRecord) -> Sequence[Bbox]:
