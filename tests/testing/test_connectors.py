@@ -139,9 +139,9 @@ def test_a_reference_is_imported_when_a_network_is_connected(monkeypatch: pytest
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("timm", connect), "connector 'timm' is one of this library's own"),
-        (("mine", lambda model: connect(model)), "another connector is registered as 'mine'"),
-        ((" ", connect), "' ' is no name for a connector"),
+        (("timm", connect), "family 'timm' is one of this library's own"),
+        (("mine", lambda model: connect(model)), "another family is registered as 'mine'"),
+        ((" ", connect), "' ' is no name for a family"),
         (("other", 3), "connector=3 is no connector"),
         (("other", "connect"), "connector='connect' is no connector"),
     ],

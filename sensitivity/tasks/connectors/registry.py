@@ -49,7 +49,7 @@ def _ours(name: str, package: str | None = None) -> Family:
 
 
 _FAMILIES = Registry(
-    "connector",
+    "family",
     "sv.register_connector(name, connect)",
     (
         _ours("torchvision"),
