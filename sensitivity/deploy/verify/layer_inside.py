@@ -4,25 +4,33 @@ The graph is built once more with every tensor of codes as an output. A layer is
 input are the simulated ones: then its output codes should be, too. Behind layers that differ nothing can be told.
 
 Looking changes what runs: on a CPU without VNNI, OpenVINO halves the weights that meet codes which are an output, and
-no others. So where codes differ, the graph is built again with the numbers that the codes stand for as outputs, which
-leaves the kernels as they are deployed, and that graph decides.
+no others (its convolutions of signed codes would saturate else). So where codes differ, the graph is built again with
+the numbers that the codes stand for as outputs, which leaves the kernels as they are deployed, and that graph
+decides. The two graphs may round a tie at the input differently: a layer whose input codes differ there in a few places
+is judged by the output codes that these places cannot reach.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import prod
 from typing import Any
 
 from sensitivity.deploy.deployed import Deployed, DeployedPart
 from sensitivity.deploy.graph.cut import Finder
+from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.integer import codes_of, verify_graph
 from sensitivity.deploy.verify.layer_alone import Counts, Seen, compare, merged, simulate_and_record
+from sensitivity.records import Layer
 
 SAME_SHARE = 1e-2
 """Input codes that differ by no more than this, by one step, count as the same for a rough judgement."""
 
 ROUGH_SHARE, ROUGH_STEPS = 0.05, 4
 """A layer whose input codes are nearly the same is wrong where more of its output codes differ, by more steps."""
+
+_REPEATS = 4
+"""How often padding in two dimensions can repeat a number, in front of a layer and behind it."""
 
 
 def inside_graph(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> dict[str, Counts]:
@@ -54,7 +62,7 @@ def _judged_of(deployed: Deployed, calls: Mapping[str, Sequence[Any]], *, by_val
             seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(part.path), args, kwargs)
             compared = {name: _compared(output, seen.get(name)) for name, output in zip(readers, outputs, strict=True)}
             codes = {part.qdq.quantizers[name]: counts for name, counts in compared.items() if counts is not None}
-            for layer, counts in _judged(part, codes):
+            for layer, counts in _judged(part, codes, deployed.plan, by_values=by_values):
                 counts_of.setdefault(layer, []).append(counts)
     return {name: merged(several) for name, several in counts_of.items()}
 
@@ -66,19 +74,37 @@ def _compared(output: Any, seen: Seen | None) -> Counts | None:
     return compare(output, seen.codes.cpu())
 
 
-def _judged(part: DeployedPart, codes: Mapping[str, Counts]) -> list[tuple[str, Counts]]:
+def _judged(
+    part: DeployedPart, codes: Mapping[str, Counts], plan: Plan, *, by_values: bool
+) -> list[tuple[str, Counts]]:
     finder = Finder(part.qdq)
     judged = []
-    for layer, nodes in part.qdq.nodes.items():
+    for name, nodes in part.qdq.nodes.items():
         for node in nodes:
             behind = finder.quantizer_behind(node) if node in part.qdq.quantizers else None
             before = codes.get(part.qdq.quantizers.get(node, ""))
             after = codes.get(behind[0]) if behind is not None else None
             if before is None or after is None:
                 continue
-            exact = before[1] == 0
-            rough = before[1] <= SAME_SHARE * before[0] and before[2] <= 1
-            wrong = after[1] > ROUGH_SHARE * after[0] and after[2] > ROUGH_STEPS
-            if exact or (rough and wrong):
-                judged.append((layer, after))
+            if before[1] == 0 or (_nearly_same(before) and _is_wrong(before, after, _reach(plan.layers[name]))):
+                judged.append((name, after))
+            elif by_values and _nearly_same(before):
+                judged.append((name, (after[0], 0, 0)))  # the input codes that differ explain all
     return judged
+
+
+def _nearly_same(before: Counts) -> bool:
+    compared, different, steps = before
+    return different <= SAME_SHARE * compared and steps <= 1
+
+
+def _is_wrong(before: Counts, after: Counts, reach: int) -> bool:
+    """Whether output codes differ in a way that the few input codes which differ do not explain."""
+    compared, different, steps = after
+    roughly = different > ROUGH_SHARE * compared and steps > ROUGH_STEPS
+    return roughly or (different > before[1] * reach and steps > 1)
+
+
+def _reach(layer: Layer) -> int:
+    """The most output codes that one input code can change."""
+    return prod(layer.kernel_size) * layer.out_channels * _REPEATS

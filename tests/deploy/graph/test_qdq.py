@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
 from sensitivity.quantize.weights import weight_codes
 from sensitivity.records import QuantSpec, Recipe
-from tests.deploy.nets import SAFE_INT8, images
+from tests.deploy.nets import SAFE, SAFE_INT8, images
 
 
 @pytest.fixture(scope="module")
@@ -129,9 +128,8 @@ def test_a_layer_that_pads_by_itself_is_quantized_in_front_of_its_padding_as_it_
         nn.Conv2d(3, 16, 3, padding=1, padding_mode=mode), nn.ReLU(), nn.Conv2d(16, 8, 3, padding=1, padding_mode=mode)
     )
     wrapped = sv.wrap(net.eval(), images(1))
-    recipe = replace(SAFE_INT8, activations=sv.INT8_MINMAX.activations)
-    wrapped.calibrate([images(4, seed=1)], recipe)
-    deployed = wrapped.deploy(sv.Scheme.all(recipe))
+    wrapped.calibrate([images(4, seed=1)], SAFE_INT8)
+    deployed = wrapped.deploy(SAFE)
     graph = graph_of(deployed).graph
     pads = [node for node in graph.node if node.op_type == "Pad"]
     assert [node.input[0] for node in pads] == ["0.input.quantized", "2.input.quantized"]
