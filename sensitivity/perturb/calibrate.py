@@ -13,13 +13,13 @@ from sensitivity.contracts import Observer
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.perturb.activations import Hooks, activation_hooks, observer
 from sensitivity.perturb.cures import InputWatch
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.calibration import Calibration, Point, Range, serves
 from sensitivity.quantize.observers import make_observer
 from sensitivity.records import Layer, QuantSpec, Recipe
 from sensitivity.records.recipe import Placement
+from sensitivity.weights import weights_digest
 
 
 def calibrate(

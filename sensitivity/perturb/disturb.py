@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from sensitivity.errors import CalibrationError
 from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks, one_call, quantizer, unchanged
 from sensitivity.perturb.cures import corrected_bias
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
 from sensitivity.perturb.state import check_has_numbers
@@ -22,6 +21,7 @@ from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fake import activation_quantizer
 from sensitivity.records import Layer, QuantSpec, Recipe
+from sensitivity.weights import weights_digest
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
 from sensitivity.layers.modes import TorchModes
-from sensitivity.perturb.digest import raw_bytes
 from sensitivity.turns import process_state
+from sensitivity.weights import raw_bytes
 
 COPIED_WEIGHT_BYTES = 32 << 20
 """Up to this size parameters are copied and can be put back; of larger ones a checksum tells whether they changed."""

@@ -9,7 +9,6 @@ import torch
 
 from sensitivity.contracts import Task
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.records import Recipe, StudyInfo, StudyRecord
 from sensitivity.records.info import IntervalOf
@@ -19,6 +18,7 @@ from sensitivity.sweep.scoring import Outcome
 from sensitivity.sweep.stopping.judge import LEVEL
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import calibration_images
+from sensitivity.weights import weights_digest
 
 LIKELY_FRACTIONS = (0.001, 0.02)  # from 0.1 to 2 points: tolerances were fractions before they were points
 

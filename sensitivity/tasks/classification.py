@@ -20,6 +20,7 @@ from sensitivity.tasks.datasets import (
     check_batch_size,
     choose_positions,
     image_batches,
+    predicted_positions,
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
@@ -158,9 +159,7 @@ class Classification:
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        if not predictions:
-            raise TaskError("no predictions to score. Give the prediction of at least one image.")
-        choose_positions(list(predictions), len(self))
+        predicted_positions(predictions, len(self))
         ranks = np.array([int(prediction["rank"]) for prediction in predictions.values()])
         return {metric: float((ranks < within).mean()) for metric, within in WITHIN.items()}
 

@@ -12,10 +12,9 @@ import numpy as np
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations, read_json
-from sensitivity.tasks.curves import Counted, Curves, curves_without
+from sensitivity.tasks.curves import Curves, Matched
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
-from sensitivity.tasks.matching import SIZES
 from sensitivity.tasks.segmentations import as_rle, finite_number, finite_numbers, first_fault, whole_number
 
 _LIMITS = (1, 10, 100)
@@ -60,18 +59,14 @@ class CocoDetection(DetectionTask):
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        found = self._detections(predictions)
-        return coco_metrics(self._truth, found, list(predictions))
+        return coco_metrics(self._truth, self._detections(predictions), list(predictions))
 
     @checked(TaskError)
     def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
         """The metric over the images predicted less each group of them; what is matched once serves them all."""
-        found, images = self._detections(predictions), list(predictions)
-        matches = self._truth.match(found, images, limit=_LIMITS[-1])
         size, read = _READINGS[self.metric]
-        places = found.images[matches.detections]
-        without = curves_without(self._truth, matches, places, images, groups, size, limits=_LIMITS)
-        return [read(one) for one in without]
+        matched = _matched(self._truth, self._detections(predictions), list(predictions))
+        return [read(curves) for curves in matched.curves_without(groups, size)]
 
     @cached_property
     def _truth(self) -> GroundTruth:
@@ -111,12 +106,9 @@ def evaluate_coco(
         PredictionError: If a result lacks a key, is not finite, or names an unknown image or category.
         TaskError: If ``iou_type`` is unknown, or ``images`` is empty or has an id that the file has not.
     """
-    check_iou_type(iou_type)
-    if not isinstance(annotations, CocoAnnotations):
-        annotations = CocoAnnotations.load(annotations, with_masks=iou_type == "segm")
+    annotations = load_annotations(annotations, iou_type)
     chosen = choose_images(annotations, images)
-    results = read_results(detections)
-    found = as_detections(results, annotations, iou_type)
+    found = as_detections(read_results(detections), annotations, iou_type)
     return coco_metrics(GroundTruth(annotations, iou_type, use_categories=use_categories), found, chosen)
 
 
@@ -131,9 +123,26 @@ def coco_metrics(truth: GroundTruth, found: Detections, images: Sequence[int]) -
     Raises:
         PredictionError: If a category is unknown.
     """
-    matches, objects = truth.match(found, images, limit=_LIMITS[-1]), truth.count(images)
-    by_size = {size: Counted(matches, size, limits=_LIMITS).curves(objects[size]) for size in SIZES}
+    by_size = _matched(truth, found, images).curves()
     return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
+
+
+def _matched(truth: GroundTruth, found: Detections, images: Sequence[int]) -> Matched:
+    matches = truth.match(found, images, limit=_LIMITS[-1])
+    return Matched(truth, matches, found.images[matches.detections], images, _LIMITS)
+
+
+def load_annotations(annotations: CocoAnnotations | str | Path | Mapping[str, Any], iou_type: str) -> CocoAnnotations:
+    """Annotations from a file, or from what it holds, with masks where masks are compared.
+
+    Raises:
+        AnnotationError: If they are not sound.
+        TaskError: If ``iou_type`` is unknown.
+    """
+    check_iou_type(iou_type)
+    if isinstance(annotations, CocoAnnotations):
+        return annotations
+    return CocoAnnotations.load(annotations, with_masks=iou_type == "segm")
 
 
 def choose_images(annotations: CocoAnnotations, images: Sequence[int] | None) -> list[int]:

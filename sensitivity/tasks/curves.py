@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sensitivity.tasks.ground_truth import GroundTruth, Matches
-from sensitivity.tasks.matching import IOU_THRESHOLDS, Bools, Floats, Ints, by_threshold, place_in_run
+from sensitivity.tasks.matching import IOU_THRESHOLDS, SIZES, Bools, Floats, Ints, by_threshold, place_in_run
 
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
 
@@ -110,33 +110,42 @@ class Counted:
         )
 
 
-def curves_without(
-    truth: GroundTruth,
-    matches: Matches,
-    places: Ints,
-    images: Sequence[int],
-    groups: Sequence[Sequence[int]],
-    size: str,
-    *,
-    limits: tuple[int, ...],
-) -> Iterator[Curves]:
-    """Curves at one object size over the images less each group of them; nothing is matched or counted again.
+@dataclass(frozen=True)
+class Matched:
+    """Detections matched with the objects of some images.
 
-    Args:
+    Attributes:
         truth: The objects.
         matches: What became of the detections in all the images.
         places: (M,) position of the image of each match.
         images: Positions of the images.
-        groups: Those left out, each time others.
-        size: One of ``matching.SIZES``.
         limits: As for ``Counted``.
     """
-    counted = Counted(matches, size, limits=limits)
-    for group in map(list, groups):
-        left_out = np.zeros(1 + max(images, default=0), bool)
-        left_out[np.intersect1d(images, np.array(group, np.intp))] = True
-        rest = [image for image in images if not left_out[image]]
-        yield counted.curves(truth.count(rest)[size], left_out[places])
+
+    truth: GroundTruth
+    matches: Matches
+    places: Ints
+    images: Sequence[int]
+    limits: tuple[int, ...]
+
+    def curves(self) -> dict[str, Curves]:
+        """Curves at every object size."""
+        objects = self.truth.count(self.images)
+        return {size: Counted(self.matches, size, limits=self.limits).curves(objects[size]) for size in SIZES}
+
+    def curves_without(self, groups: Sequence[Sequence[int]], size: str) -> Iterator[Curves]:
+        """Curves at one object size over the images less each group of them; nothing is matched or counted again.
+
+        Args:
+            groups: Positions of the images that are left out, each time others.
+            size: One of ``matching.SIZES``.
+        """
+        counted = Counted(self.matches, size, limits=self.limits)
+        for group in map(list, groups):
+            left_out = np.zeros(1 + max(self.images, default=0), bool)
+            left_out[np.intersect1d(self.images, np.array(group, np.intp))] = True
+            rest = [image for image in self.images if not left_out[image]]
+            yield counted.curves(self.truth.count(rest)[size], left_out[self.places])
 
 
 def _so_far(counts: Bools) -> Ints:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -215,6 +215,17 @@ def choose_positions(images: Sequence[int] | None, count: int) -> tuple[int, ...
     if outside:
         raise TaskError(f"no image at position {outside[0]}. This task has {count}, counted from 0.")
     return chosen
+
+
+def predicted_positions(predictions: Mapping[int, Any], count: int) -> tuple[int, ...]:
+    """The positions of the predictions to score.
+
+    Raises:
+        TaskError: If there is no prediction, or no image at one of the positions.
+    """
+    if not predictions:
+        raise TaskError("no predictions to score. Give the prediction of at least one image.")
+    return choose_positions(list(predictions), count)
 
 
 def image_batches(

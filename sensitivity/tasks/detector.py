@@ -24,6 +24,7 @@ from sensitivity.tasks.datasets import (
     as_array,
     check_batch_size,
     image_batches,
+    predicted_positions,
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
@@ -238,9 +239,7 @@ class DetectionTask(abc.ABC):
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        if not predictions:
-            raise TaskError("no predictions to score. Give the prediction of at least one image.")
-        positions = self._files.positions(list(predictions))
+        positions = predicted_positions(predictions, len(self))
         of_images = list(predictions.values())
         scores = [np.asarray(prediction["scores"], np.float64).reshape(-1) for prediction in of_images]
         labels = [np.asarray(prediction["labels"], np.int64).reshape(-1) for prediction in of_images]

@@ -13,8 +13,9 @@ from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.records.decibels import CEILING_DB, decibels
-from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, run_on
+from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, predicted_positions, run_on
 from sensitivity.tasks.fingerprint import fingerprint
+from sensitivity.weights import weights_digest
 
 Floats = npt.NDArray[np.float64]
 
@@ -59,7 +60,7 @@ class FeatureFidelity:
         _check_inputs(self._inputs, self._batch_size)
         self.name = name
         self._reference: list[Floats] | None = None
-        self._reference_model: tuple[str | bytes, ...] = ()
+        self._reference_model: tuple[str, ...] = ()
 
     @checked(TaskError)
     def with_reference(self, model: Callable[..., Any]) -> Self:
@@ -72,7 +73,7 @@ class FeatureFidelity:
             PredictionError: If it returns no floating-point tensor, or numbers that are not finite.
         """
         task = type(self)(self._inputs, batch_size=self._batch_size, name=self.name)
-        task._reference_model = tuple(_parts_of(model))
+        task._reference_model = tuple(_identity(model))
         with torch.no_grad():
             task._reference = [output for batch in self.batches() for output in self._outputs(model, batch)]
         return task
@@ -133,9 +134,7 @@ class FeatureFidelity:
         Raises:
             TaskError: If there is no prediction, or no input at a position.
         """
-        if not predictions:
-            raise TaskError("no predictions to score. Give the prediction of at least one input.")
-        choose_positions(list(predictions), len(self))
+        predicted_positions(predictions, len(self))
         signal = [float(prediction["signal"]) for prediction in predictions.values()]
         noise = [float(prediction["noise"]) for prediction in predictions.values()]
         each = [decibels(*energies, ceiling=CEILING_DB) for energies in zip(signal, noise, strict=True)]
@@ -194,17 +193,12 @@ def _described(array: Floats) -> tuple[str, bytes]:
     return str(array.shape), array.tobytes()
 
 
-def _parts_of(model: Callable[..., Any]) -> Iterator[str | bytes]:
-    """What tells a model from others of its class: type, and names and numbers of its parameters and buffers."""
+def _identity(model: Callable[..., Any]) -> Iterator[str]:
+    """What tells a model from others: its class, and a hash of its parameters and buffers."""
     owner = model if hasattr(model, "__qualname__") else type(model)
     yield f"{owner.__module__}.{owner.__qualname__}"
     if isinstance(model, torch.nn.Module):
-        tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-        for name, tensor in sorted(tensors, key=lambda named: named[0]):
-            dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-            yield f"{name} {tuple(dense.shape)} {dense.dtype}"
-            flat = dense.cpu().flatten().clone(memory_format=torch.contiguous_format)  # also a view of one element
-            yield flat.view(torch.uint8).numpy().tobytes()
+        yield weights_digest(model)
 
 
 def _tensors(outputs: Any) -> Iterator[torch.Tensor]:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sequent
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.datasets import as_array, choose_positions, run_on
+from sensitivity.tasks.datasets import as_array, choose_positions, predicted_positions, run_on
 from sensitivity.tasks.fingerprint import describe, fingerprint
 
 UPDATED_AT_ONCE = 64
@@ -155,9 +155,7 @@ class LoaderTask:
             TaskError: If there is no prediction, or nothing at a position.
             PredictionError: If the metric gives no number, or not the one that was named.
         """
-        if not predictions:
-            raise TaskError("no predictions to score. Give the prediction of at least one sample.")
-        choose_positions(list(predictions), len(self))
+        predicted_positions(predictions, len(self))
         metric = copy.deepcopy(self._metric)
         units = list(predictions.values())
         for chunk in _chunks(units) if self._loader.per_sample else ([unit] for unit in units):

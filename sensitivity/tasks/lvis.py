@@ -13,11 +13,11 @@ import numpy as np
 from sensitivity.errors import AnnotationError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.coco import as_detections, choose_images, read_results
-from sensitivity.tasks.curves import Counted, Curves, curves_without
-from sensitivity.tasks.detector import DetectionTask, check_iou_type
-from sensitivity.tasks.ground_truth import Detections, GroundTruth, Matches
-from sensitivity.tasks.matching import ALL_LANES, SIZES, Bools, Ints, place_in_run
+from sensitivity.tasks.coco import as_detections, choose_images, load_annotations, read_results
+from sensitivity.tasks.curves import Curves, Matched
+from sensitivity.tasks.detector import DetectionTask
+from sensitivity.tasks.ground_truth import Detections, GroundTruth
+from sensitivity.tasks.matching import ALL_LANES, Bools, Ints, place_in_run
 from sensitivity.tasks.segmentations import whole_number
 
 MAX_DETECTIONS = 300
@@ -66,19 +66,14 @@ class Lvis(DetectionTask):
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        found = self._detections(predictions)
-        return _metrics(self._truth, found, list(predictions))
+        return _metrics(self._truth, self._detections(predictions), list(predictions))
 
     @checked(TaskError)
     def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
         """The metric over the images predicted less each group of them; what is matched once serves them all."""
-        truth, images = self._truth, list(predictions)
-        found = truth.judged(self._detections(predictions))
-        matches = truth.match_judged(found, images)
         size, read = _READINGS[self.metric]
-        places, limits = found.images[matches.detections], (MAX_DETECTIONS,)
-        without = curves_without(truth.objects, matches, places, images, groups, size, limits=limits)
-        return [read(one, truth.among) for one in without]
+        matched = self._truth.matched(self._detections(predictions), list(predictions))
+        return [read(curves, self._truth.among) for curves in matched.curves_without(groups, size)]
 
     @cached_property
     def _truth(self) -> _FederatedTruth:
@@ -118,13 +113,10 @@ def evaluate_lvis(
         PredictionError: If a result lacks a key, is not finite, or names an unknown image or category.
         TaskError: If ``iou_type`` is unknown, or ``images`` is empty or has an id that the file has not.
     """
-    check_iou_type(iou_type)
-    if not isinstance(annotations, CocoAnnotations):
-        annotations = CocoAnnotations.load(annotations, with_masks=iou_type == "segm")
+    annotations = load_annotations(annotations, iou_type)
     _check_federated(annotations)
     chosen = choose_images(annotations, images)
-    results = read_results(detections)
-    found = as_detections(results, annotations, iou_type)
+    found = as_detections(read_results(detections), annotations, iou_type)
     return _metrics(_FederatedTruth(annotations, iou_type), found, chosen)
 
 
@@ -133,26 +125,24 @@ class _FederatedTruth:
 
     def __init__(self, annotations: CocoAnnotations, iou_type: str) -> None:
         # as in the lvis package: objects without area are left out, and none is a crowd
-        objects = tuple({**one, "iscrowd": 0} for one in annotations.annotations if one["area"] > 0)
+        objects = tuple({**known, "iscrowd": 0} for known in annotations.annotations if known["area"] > 0)
         self.objects = GroundTruth(replace(annotations, annotations=objects), iou_type)
-        frequency = {category["id"]: category["frequency"] for category in annotations.categories}
-        frequencies = np.array([frequency[category] for category in annotations.category_ids], str)
-        self.among = {one: frequencies == one for one in _FREQUENCIES}
+        frequency_of = {category["id"]: category["frequency"] for category in annotations.categories}
+        frequencies = np.array([frequency_of[category] for category in annotations.category_ids], str)
+        self.among = {frequency: frequencies == frequency for frequency in _FREQUENCIES}
         self._category_ids = np.array(annotations.category_ids, np.intp)
         self._absent = self._listed(annotations, "neg_category_ids")
         self._incomplete = self._listed(annotations, "not_exhaustive_category_ids")
 
-    def match(self, found: Detections, images: Sequence[int]) -> Matches:
+    def matched(self, found: Detections, images: Sequence[int]) -> Matched:
         """What becomes of the detections that count."""
-        return self.match_judged(self.judged(found), images)
+        judged = self._judged(found)
+        matches = self.objects.match(judged, images, limit=MAX_DETECTIONS)
+        excused = np.isin(self._keys(judged), self._incomplete)[matches.detections]
+        matches = replace(matches, ignored=matches.ignored | np.where(excused, ALL_LANES & ~matches.true, np.uint64(0)))
+        return Matched(self.objects, matches, judged.images[matches.detections], images, (MAX_DETECTIONS,))
 
-    def match_judged(self, found: Detections, images: Sequence[int]) -> Matches:
-        """The same for detections that ``judged`` gave."""
-        matches = self.objects.match(found, images, limit=MAX_DETECTIONS)
-        excused = np.isin(self._keys(found), self._incomplete)[matches.detections]
-        return replace(matches, ignored=matches.ignored | np.where(excused, ALL_LANES & ~matches.true, np.uint64(0)))
-
-    def judged(self, found: Detections) -> Detections:
+    def _judged(self, found: Detections) -> Detections:
         """The best 300 of each image, less those without area or on a category that nobody looked for."""
         order = np.lexsort((-found.scores, found.images))
         best = order[place_in_run(found.images[order]) < MAX_DETECTIONS]
@@ -181,7 +171,7 @@ def _check_federated(annotations: CocoAnnotations) -> None:
                 f"image {image['id']} lacks {missing}, so this is no LVIS file. Use CocoDetection for COCO's."
             )
         for key in _LISTS:
-            if not isinstance(image[key], list | tuple) or not all(whole_number(one) in known for one in image[key]):
+            if not isinstance(image[key], list | tuple) or not all(whole_number(id_) in known for id_ in image[key]):
                 raise AnnotationError(
                     f"image {image['id']} has the {key} {image[key]!r:.80}; expected a list of the file's category ids."
                 )
@@ -193,6 +183,5 @@ def _check_federated(annotations: CocoAnnotations) -> None:
 
 
 def _metrics(truth: _FederatedTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
-    matches, objects = truth.match(found, images), truth.objects.count(images)
-    by_size = {size: Counted(matches, size, limits=(MAX_DETECTIONS,)).curves(objects[size]) for size in SIZES}
+    by_size = truth.matched(found, images).curves()
     return {metric: read(by_size[size], truth.among) for metric, (size, read) in _READINGS.items()}

@@ -19,7 +19,7 @@ from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.clicks import interior_point
 from sensitivity.tasks.coco import COCO_METRICS, as_detections, check_results, coco_metrics, read_results
-from sensitivity.tasks.datasets import ImageFiles, as_array, check_batch_size
+from sensitivity.tasks.datasets import ImageFiles, as_array, check_batch_size, predicted_positions
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.ground_truth import GroundTruth
 from sensitivity.tasks.pixels import Pixels
@@ -242,9 +242,7 @@ class PromptedMasks:
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        if not predictions:
-            raise TaskError("no predictions to score. Give the prediction of at least one image.")
-        positions = self._files.positions(list(predictions))
+        positions = predicted_positions(predictions, len(self))
         if self._kind == "detections":
             return self._average_precision({position: predictions[position] for position in positions})
         ious = np.concatenate([np.asarray(predictions[position]["ious"], np.float64) for position in positions])

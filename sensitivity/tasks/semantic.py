@@ -23,6 +23,7 @@ from sensitivity.tasks.datasets import (
     as_array,
     check_batch_size,
     image_batches,
+    predicted_positions,
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
@@ -245,9 +246,7 @@ class SemanticSegmentation:
         Raises:
             TaskError: If there is no prediction, or no image at a position.
         """
-        if not predictions:
-            raise TaskError("no predictions to score. Give the prediction of at least one image.")
-        positions = self._files.positions(list(predictions))
+        positions = predicted_positions(predictions, len(self))
         matrices = [np.asarray(predictions[position]["confusion"], np.int64) for position in positions]
         ious, accuracy = _measure(np.sum(matrices, axis=0))
         if self._absent == "zero":

@@ -21,7 +21,6 @@ from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.activations import Change, ChangeWeight, Hooks, activation_hooks, quantizer
 from sensitivity.perturb.cures import compensation_of, corrected_bias
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.kept import Kept, around, find_kept
@@ -35,6 +34,7 @@ from sensitivity.quantize.prune import prune_weight
 from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.quantize.weights import weight_params
 from sensitivity.records import Layer, QuantSpec, Recipe, Scheme
+from sensitivity.weights import weights_digest
 
 
 @dataclass(frozen=True, eq=False)

@@ -10,9 +10,9 @@ from torch import nn
 from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target
 from sensitivity.deploy.prepare.plan import Basis, Plan, make_basis, make_plan
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Scheme
+from sensitivity.weights import weights_digest
 
 
 class Plans:

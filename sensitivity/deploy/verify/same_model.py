@@ -7,8 +7,8 @@ from torch import nn
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.errors import EngineError, StudyError
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.records import StudyRecord
+from sensitivity.weights import weights_digest
 
 
 def check_deployed(deployed: object, model: nn.Module, name: str) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch._C._functorch import is_functorch_wrapped_tensor
 
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.perturb.digest import raw_bytes
+from sensitivity.weights import raw_bytes
 
 UNKNOWN = -1
 _UNCHANGING = (str, bytes, int, float, complex, frozenset, range, slice, Enum, np.generic, nn.Module)

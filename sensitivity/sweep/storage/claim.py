@@ -12,11 +12,11 @@ from torch import nn
 
 from sensitivity.contracts import Store, Task
 from sensitivity.errors import StoreConflictError
-from sensitivity.perturb.digest import weights_digest
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
 from sensitivity.sweep.plan import Variant
+from sensitivity.weights import weights_digest
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ import sensitivity as sv
 from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
-from sensitivity.perturb.digest import weights_digest
+from sensitivity.weights import weights_digest
 from tests.deploy.nets import SAFE, build, images
 
 

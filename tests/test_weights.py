@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from sensitivity.perturb.digest import weights_digest
+from sensitivity.weights import weights_digest
 
 
 def net(scale: float = 1.0, entry: float = 2.0, shape: int = 3) -> nn.Module:
