@@ -32,14 +32,8 @@ import numpy as np
 import torch
 from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
+from real_nets import real_nets
 from torch import Tensor
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "01_coco_detector"))
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "02_semantic_segmentation"))  # its run.py
-
-import espnetv2
-import run as segmentation_example
-from detectors import DETECTORS
 
 import sensitivity as sv
 from sensitivity.demo.run import CALIBRATION_SCENES, WEIGHTS, segment
@@ -184,30 +178,12 @@ def cut_out(pixels: np.ndarray, *, rows: slice, columns: slice, mirrored: bool) 
 # --- networks --------------------------------------------------------------------------------------------------------
 
 
-def detector(data: Path, out: Path, views: int, *, name: str, file: str) -> Net:
-    found = DETECTORS[name]
-    side = found.preprocess.side
-    wrapped = sv.wrap(found.load(data / "weights" / f"{file}.safetensors"), torch.zeros(1, 3, side, side), name=file)
-    settings = {"preprocess": found.preprocess, "adapter": found.decode, "batch_size": 10}
+def trained(data: Path, out: Path, views: int, *, name: str) -> Net:
+    net = real_nets()[name]
     annotations = write_views(data, out / "views", views)
-    task = sv.CocoDetection(annotations.parent / "images", annotations, **settings)
-    train = sv.CocoDetection(
-        data / "tiny_coco" / "train2017", data / "tiny_coco" / "annotations" / "instances_train2017.json", **settings
-    )
-    return Net(wrapped, task, inputs_of(train), [number % CHUNK for number in range(views)])
-
-
-def segmenter(data: Path, out: Path, views: int, *, width: str, file: str) -> Net:
-    side = espnetv2.INPUT_SIDE
-    model = espnetv2.load(data / "weights" / f"{file}.safetensors", width=width)
-    annotations = write_views(data, out / "views", views)
-    task = segmentation_example.make_task(annotations.parent / "images", annotations, None)
-    folder = data / "tiny_coco"
-    train = segmentation_example.make_task(
-        folder / "train2017", folder / "annotations" / "instances_train2017.json", None
-    )
-    wrapped = sv.wrap(model, torch.zeros(1, 3, side, side), name=file)
-    return Net(wrapped, task, inputs_of(train), [number % CHUNK for number in range(views)])
+    task = net.task(annotations.parent / "images", annotations)
+    sources = [number % CHUNK for number in range(views)]
+    return Net(net.wrapped(data), task, inputs_of(net.split(data, "train")), sources)
 
 
 def demo(data: Path, out: Path, views: int) -> Net:  # noqa: ARG001 - as the others
@@ -225,12 +201,12 @@ def inputs_of(task: sv.Task) -> list[Tensor]:
 
 NETS: dict[str, Callable[[Path, Path, int], Net]] = {
     "demo": demo,
-    "fastestdet": functools.partial(detector, name="fastestdet", file="fastestdet"),
-    "yolo_fastest_1_1": functools.partial(detector, name="yolo-fastest", file="yolo_fastest_1_1"),
-    "yolo_fastest_1_1_xl": functools.partial(detector, name="yolo-fastest-xl", file="yolo_fastest_1_1_xl"),
-    "espnetv2_s0_5": functools.partial(segmenter, width="s0.5", file="espnetv2_s0_5_voc384"),
-    "espnetv2_s1_0": functools.partial(segmenter, width="s1.0", file="espnetv2_s1_0_voc384"),
-    "espnetv2_s2_0": functools.partial(segmenter, width="s2.0", file="espnetv2_s2_0_voc384"),
+    "fastestdet": functools.partial(trained, name="fastestdet"),
+    "yolo_fastest_1_1": functools.partial(trained, name="yolo_fastest_1_1"),
+    "yolo_fastest_1_1_xl": functools.partial(trained, name="yolo_fastest_1_1_xl"),
+    "espnetv2_s0_5": functools.partial(trained, name="espnetv2_s0_5_voc384"),
+    "espnetv2_s1_0": functools.partial(trained, name="espnetv2_s1_0_voc384"),
+    "espnetv2_s2_0": functools.partial(trained, name="espnetv2_s2_0_voc384"),
 }
 
 

@@ -117,12 +117,12 @@ class Study(StudyRecord):
         return picture
 
     @checked(StudyError)
-    def plot_levels(self, path: str | Path | None = None, *, recipes: Sequence[str] | None = None) -> Figure:
+    def plot_levels(self, path: str | Path | None = None, *, recipes: Sequence[RecipeLike] | None = None) -> Figure:
         """Every layer's drop under every recipe as a map, e.g. of a sparsity sweep; see ``report.figures.levels``.
 
         Args:
             path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
-            recipes: Names of the recipes from top to bottom; None for all.
+            recipes: The recipes or their names from top to bottom; None for all.
 
         Raises:
             StudyError: If a recipe or the file's ending is unknown, or nothing was measured.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -64,6 +65,16 @@ class AtOperator:
         raise NotImplementedError
 
 
+@dataclass(frozen=True)
+class _Multiplied:
+    """An operator that multiplies a layer's weight: its name, and the places of the weight and the other operand."""
+
+    layer: AtOperator
+    name: str
+    weight: int
+    source: int
+
+
 class _Running(threading.local):
     """Whether this thread runs the product of an inner call, which an outer call sees as well."""
 
@@ -99,7 +110,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = str(func._schema.name.split("::")[-1])
         match = self._match(name, args)
         if match is not None:
-            return self._multiply(func, name, args, kwargs, *match)
+            return self._multiply(func, args, kwargs, match)
         result = func(*args, **kwargs)
         self._note(name, (args, kwargs), result)
         return result
@@ -113,8 +124,8 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return frozenset()
         return self._made_of.get(tensor)  # type: ignore[no-any-return, no-untyped-call]
 
-    def _match(self, name: str, args: tuple[Any, ...]) -> tuple[AtOperator, int, int] | None:
-        """The layer whose weight is an operand, with the positions of the weight and of the other operand."""
+    def _match(self, name: str, args: tuple[Any, ...]) -> _Multiplied | None:
+        """The layer whose weight is an operand."""
         positions = operand_positions(name)
         if positions is None or _running.product:
             return None
@@ -124,20 +135,12 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 continue
             layers = self._layers_of(weight)
             if layers:
-                return self._layers[min(layers)], positions[side], positions[1 - side]
+                return _Multiplied(self._layers[min(layers)], name, positions[side], positions[1 - side])
         return None
 
-    def _multiply(
-        self,
-        func: Any,
-        name: str,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        layer: AtOperator,
-        weight: int,
-        source: int,
-    ) -> Any:
+    def _multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], match: _Multiplied) -> Any:
         """The product of what stands for the two operands."""
+        layer, name, weight, source = match.layer, match.name, match.weight, match.source
         transposed = name in CONVOLUTIONS and bool(args[6])
         axis = output_axis_of_operand(name, int(weight > source), args[weight].dim(), transposed=transposed)
         changed = list(args)

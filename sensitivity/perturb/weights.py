@@ -52,7 +52,7 @@ def disturbed_weight(
         return None
     parameter = model.get_submodule(layer.module)._parameters[layer.weight]
     assert parameter is not None
-    return _disturbed(model, layer, recipe, parameter.detach(), output_axis(layer), inputs)
+    return _perturbed(model, layer, recipe, parameter.detach(), axis=output_axis(layer), inputs=inputs)
 
 
 def changed_in_passing(model: nn.Module, layer: Layer, recipe: Recipe) -> Callable[[Tensor, int], Tensor] | None:
@@ -69,7 +69,7 @@ def changed_in_passing(model: nn.Module, layer: Layer, recipe: Recipe) -> Callab
         for before, after in kept:
             if before.shape == weight.shape and torch.equal(before, weight):
                 return after
-        changed = _disturbed(model, layer, recipe, weight.detach(), axis)
+        changed = _perturbed(model, layer, recipe, weight.detach(), axis=axis)
         kept.append((weight.detach().clone(), changed))
         del kept[:-_MOST_PARTS]
         return changed
@@ -77,8 +77,14 @@ def changed_in_passing(model: nn.Module, layer: Layer, recipe: Recipe) -> Callab
     return change
 
 
-def _disturbed(
-    model: nn.Module, layer: Layer, recipe: Recipe, weight: Tensor, axis: int, inputs: InputStatistics | None = None
+def _perturbed(
+    model: nn.Module,
+    layer: Layer,
+    recipe: Recipe,
+    weight: Tensor,
+    *,
+    axis: int,
+    inputs: InputStatistics | None = None,
 ) -> Tensor:
     if recipe.pruning is not None:
         weight = prune_weight(weight, recipe.pruning, output_axis=axis, groups=layer.groups)

@@ -8,7 +8,7 @@ activations are quantized has no codes behind it; its float output is compared i
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -209,7 +209,7 @@ def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[st
     inputs = here.inputs if params is None or here.codes is None else dequantize(here.codes, params)
     output, end, has_bias = here.output, finder.end_of(name), layer.runs_in is None
     if not has_bias:
-        inputs, output = _as_the_graph_multiplies(plan, finder, layer, call, here, inputs)
+        inputs, output = _as_the_graph_multiplies(plan, finder, layer, call, replace(here, inputs=inputs))
         end = finder.product_of(name)
     shape = tuple(inputs.shape)
     if params is None or plan.weight_codes(layer) is None:
@@ -223,13 +223,12 @@ def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[st
     return Trial(layer, call, finder.cut(name, end, shape, own, with_bias=has_bias), inputs, codes, lasts=False)
 
 
-def _as_the_graph_multiplies(
-    plan: Plan, finder: Finder, layer: Layer, call: int, here: Seen, inputs: Tensor
-) -> tuple[Tensor, Tensor]:
+def _as_the_graph_multiplies(plan: Plan, finder: Finder, layer: Layer, call: int, here: Seen) -> tuple[Tensor, Tensor]:
     """Input and product of a layer that is met at its operator, in the arrangement that its node has.
 
     torch multiplies a matrix from either side; the graph may have it on the other one.
     """
+    inputs = here.inputs
     assert here.output is not None
     name = node_name(layer, call)
     multiplied = plan.basis.multiplied[layer.name][call]

@@ -60,9 +60,9 @@ def compensated_codes(
         block = (..., slice(start, start + moments.shape[1]))
         start += moments.shape[1]
         own, step = filters[block], scale[block]
-        found = _compensated(own, step, low[block], high[block], moments, own == 0 if keep_zeros else None)
-        was, now = (_squared_error(candidate * step - own, moments) for candidate in (nearest[block], found))
-        steps[block] = torch.where((now < was)[..., None], found, nearest[block])
+        compensated = _compensated(own, step, low[block], high[block], moments, frozen=own == 0 if keep_zeros else None)
+        was, now = (_squared_error(candidate * step - own, moments) for candidate in (nearest[block], compensated))
+        steps[block] = torch.where((now < was)[..., None], compensated, nearest[block])
     codes = weight_of(steps + zero, weight.shape, geometry)
     return codes.round().to(tensor_type(params.format))
 
@@ -85,12 +85,12 @@ def _squared_error(change: Tensor, moments: Tensor) -> Tensor:
 
 
 def _compensated(
-    filters: Tensor, scale: Tensor, low: Tensor, high: Tensor, moments: Tensor, frozen: Tensor | None
+    filters: Tensor, scale: Tensor, low: Tensor, high: Tensor, moments: Tensor, *, frozen: Tensor | None
 ) -> Tensor:
     """Steps (G, filters, B) of one block."""
     order = moments.diagonal(dim1=1, dim2=2).argsort(dim=1, descending=True, stable=True)
     rows = order[:, None, :].expand_as(filters)
-    left, steps_scale, lowest, highest = (one.gather(2, rows) for one in (filters, scale, low, high))
+    left, steps_scale, lowest, highest = (values.gather(2, rows) for values in (filters, scale, low, high))
     held = None if frozen is None else frozen.gather(2, rows)
     factor = _inverse_factor(moments, order)
     steps = torch.empty_like(left)

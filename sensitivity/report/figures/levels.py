@@ -16,6 +16,7 @@ from matplotlib.text import Text
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Recipe
+from sensitivity.records.study import RecipeLike
 from sensitivity.report.figures.page import stack, stage_runs
 from sensitivity.report.figures.picture import Picture
 from sensitivity.report.reading import Reading
@@ -32,7 +33,7 @@ _TICK_SHARES = (0.0, 0.05, 0.25, 0.5, 1.0)
 Floats = npt.NDArray[np.float64]
 
 
-def levels(reading: Reading, *, recipes: Sequence[str] | None = None) -> Picture:
+def levels(reading: Reading, *, recipes: Sequence[RecipeLike] | None = None) -> Picture:
     """The drop of every layer under every recipe, as colours: layers in execution order, one row a recipe.
 
     Colours follow the square root of the drop, so that the many small ones can be told apart. A dot marks the worst
@@ -40,7 +41,7 @@ def levels(reading: Reading, *, recipes: Sequence[str] | None = None) -> Picture
 
     Args:
         reading: What there is to show.
-        recipes: Names of recipes from top to bottom; None for all in the study's order.
+        recipes: Recipes or their names from top to bottom; None for all in the study's order.
 
     Returns:
         A matplotlib ``Figure``.
@@ -49,7 +50,7 @@ def levels(reading: Reading, *, recipes: Sequence[str] | None = None) -> Picture
         StudyError: If a recipe is unknown, or no layer has a finite drop under any of them.
     """
     study = reading.study
-    names = tuple(study.recipes) if recipes is None else tuple(recipes)
+    names = tuple(study.recipes) if recipes is None else tuple(map(study.recipe_name, recipes))
     if not names:
         raise StudyError(f"recipes={recipes!r}: name one or more of {', '.join(study.recipes)}, or give None for all.")
     analysed = {m.layer for name in names for m in study.of_recipe(name)}
@@ -59,7 +60,9 @@ def levels(reading: Reading, *, recipes: Sequence[str] | None = None) -> Picture
         raise StudyError(f"nothing to plot: no layer of {study.model} has a drop under {', '.join(names) or 'any'}.")
     picture, axes = _canvas(len(layers), len(names))
     colours, norm = _colours(), PowerNorm(0.5, vmin=0.0, vmax=max(float(np.nanmax(drops)), reading.tolerance, 1e-12))
-    _draw_cells(axes, reading, layers, names, drops, (colours, norm))
+    _draw_cells(axes, drops, colours, norm)
+    _hatch_failures(axes, reading, layers, names, drops)
+    _mark_worst(axes, drops, norm)
     pitch = (picture.get_size_inches()[0] - _LEFT - _RIGHT) / len(layers)
     _write_names(axes, layers, [_row_label(study.recipes[name]) for name in names], pitch)
     _arrange(picture, axes, _stage_names(axes, layers))
@@ -104,31 +107,25 @@ def _canvas(layers: int, rows: int) -> tuple[Picture, Axes]:
     return picture, axes
 
 
-def _draw_cells(
-    axes: Axes,
-    reading: Reading,
-    layers: Sequence[Layer],
-    names: Sequence[str],
-    drops: Floats,
-    colours: tuple[Colormap, PowerNorm],
-) -> None:
-    colormap, norm = colours
-    edges = [np.arange(size + 1) - 0.5 for size in (len(layers), len(names))]
-    axes.pcolormesh(*edges, drops, cmap=colormap, norm=norm, edgecolors="white", linewidth=0.6, gid="drops")
+def _draw_cells(axes: Axes, drops: Floats, colours: Colormap, norm: PowerNorm) -> None:
+    rows, columns = (np.arange(size + 1) - 0.5 for size in drops.shape)
+    axes.pcolormesh(columns, rows, drops, cmap=colours, norm=norm, edgecolors="white", linewidth=0.6, gid="drops")
+
+
+def _hatch_failures(axes: Axes, reading: Reading, layers: Sequence[Layer], names: Sequence[str], drops: Floats) -> None:
+    style: dict[str, Any] = {"facecolor": "white", "edgecolor": _FAILED_COLOUR, "hatch": "////", "lw": 0}
     for row, name in enumerate(names):
         results = {m.layer for m in reading.study.of_recipe(name)}
         for column, layer in enumerate(layers):
             if np.isnan(drops[row, column]) and layer.name in results:
-                corner = (column - 0.5, row - 0.5)
-                axes.add_patch(
-                    Rectangle(
-                        corner, 1, 1, facecolor="white", edgecolor=_FAILED_COLOUR, hatch="////", lw=0, gid="failed"
-                    )
-                )
-        if np.nanmax(drops[row], initial=0.0) > 0.0:
-            worst = int(np.nanargmax(drops[row]))
-            pale = float(norm(drops[row, worst])) < 0.5
-            colour = "#222222" if pale else "white"
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, gid="failed", **style))
+
+
+def _mark_worst(axes: Axes, drops: Floats, norm: PowerNorm) -> None:
+    for row, of_recipe in enumerate(drops):
+        if np.nanmax(of_recipe, initial=0.0) > 0.0:
+            worst = int(np.nanargmax(of_recipe))
+            colour = "#222222" if float(norm(of_recipe[worst])) < 0.5 else "white"
             axes.plot(worst, row, marker="o", markersize=3.2, color=colour, linestyle="none", gid="worst")
 
 

@@ -74,7 +74,8 @@ def test_a_failed_cell_is_hatched_and_said_and_one_not_analysed_is_empty() -> No
 
 
 def test_rows_are_the_recipes_asked_for_in_their_order() -> None:
-    picture = sparsity_study().plot_levels(recipes=["prune-0.9", "prune-0.3"])
+    study = sparsity_study()
+    picture = study.plot_levels(recipes=["prune-0.9", study.recipes["prune-0.3"].renamed("of another name")])
     assert [label.get_text() for label in picture.axes[0].get_yticklabels()] == ["90 % pruned", "30 % pruned"]
     with pytest.raises(StudyError, match=r"no recipe 'prune-0\.4' in this study"):
         sparsity_study().plot_levels(recipes=["prune-0.4"])
