@@ -6,11 +6,14 @@ import argparse
 import platform
 import sys
 from dataclasses import asdict
+from functools import partial
 
 from sensitivity import __version__
+from sensitivity.cli.named import import_module_named
 from sensitivity.cli.output import FAILED, Answer
 from sensitivity.deploy.doctor.machine import Finding, examine
 from sensitivity.deploy.engines.registry import engine_names
+from sensitivity.errors import EngineError
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -20,27 +23,42 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="say which engines work on this machine, and why not",
         description="Try every engine on this machine, and say what is missing. With names: fail unless these work.",
     )
-    parser.add_argument("engines", nargs="*", type=engine, metavar="ENGINE", help=", ".join(engine_names()))
+    parser.add_argument(
+        "engines",
+        nargs="*",
+        metavar="ENGINE",
+        help=f"{', '.join(engine_names())}, or one that an imported module registers",
+    )
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="package.module or path.py that registers engines of your own; once for each",
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    parser.set_defaults(run=run)
+    parser.set_defaults(run=partial(run, parser))
 
 
-def engine(text: str) -> str:
-    """The name of an engine; for argparse."""
-    if text not in engine_names():
-        raise argparse.ArgumentTypeError(f"no engine is called {text!r}; choose of {', '.join(engine_names())}")
-    return text
+def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Answer:
+    """Run the command.
 
-
-def run(given: argparse.Namespace) -> Answer:
-    """Run the command."""
-    found = examine()
+    Raises:
+        EngineError: If a module to import is not there.
+    """
+    for module in arguments.modules:
+        import_module_named(module, "--import", EngineError)
+    unknown = [name for name in arguments.engines if name not in engine_names()]
+    if unknown:
+        parser.error(f"no engine is called {unknown[0]!r}; choose of {', '.join(engine_names())}, or give --import")
+    findings = examine()
     here = {"sensitivity": __version__, "python": platform.python_version(), "platform": platform.platform()}
     head = f"sensitivity {__version__}, Python {here['python']} ({sys.executable}), {here['platform']}"
-    text = "\n".join([head, *map(_line, found)])
-    broken = [one for one in found if one.name in given.engines and not one.works]
+    text = "\n".join([head, *map(_line, findings)])
+    broken = [finding for finding in findings if finding.name in arguments.engines and not finding.works]
     complaint = f"{broken[0].name} does not work here: {broken[0].note}" if broken else ""
-    plain = here | {"findings": [asdict(one) for one in found]}
+    plain = here | {"findings": [asdict(finding) for finding in findings]}
     return Answer(text, plain, FAILED if broken else 0, complaint)
 
 

@@ -33,20 +33,31 @@ def named(text: str, what: str, error: type[SensitivityError]) -> Callable[[], A
             f"{what} {text!r} is not of the form package.module:callable or path.py:callable, e.g. my_models:resnet or "
             "models/mine.py:resnet."
         )
-    found = _module(module_name, what, text, error)
+    value = _module(module_name, what, text, error)
     for step in path.split("."):
-        if not hasattr(found, step):
-            near = get_close_matches(step, dir(found), n=3)
+        if not hasattr(value, step):
+            near = get_close_matches(step, dir(value), n=3)
             hint = f" Nearest: {', '.join(map(repr, near))}." if near else ""
-            raise error(f"{what} {text!r}: {getattr(found, '__name__', found)} has no {step!r}.{hint}")
-        found = getattr(found, step)
-    if not callable(found) or _is_module(found):
+            raise error(f"{what} {text!r}: {getattr(value, '__name__', value)} has no {step!r}.{hint}")
+        value = getattr(value, step)
+    if not callable(value) or _is_model(value):
         raise error(
-            f"{what} {text!r} is {type(found).__name__}, not a function that returns one. "
+            f"{what} {text!r} is {type(value).__name__}, not a function that returns one. "
             f"Write one: def make(): return {path}."
         )
-    function: Callable[[], Any] = found
+    function: Callable[[], Any] = value
     return function
+
+
+def import_module_named(text: str, what: str, error: type[SensitivityError]) -> None:
+    """Import a module for what it registers: engines, observers, formats.
+
+    Args:
+        text: ``package.module`` or ``path.py``.
+        what: What it is wanted for, in messages.
+        error: Raised where there is no such module.
+    """
+    _module(text, what, text, error)
 
 
 def _module(name: str, what: str, text: str, error: type[SensitivityError]) -> Any:
@@ -72,7 +83,7 @@ def _module(name: str, what: str, text: str, error: type[SensitivityError]) -> A
     return module
 
 
-def _is_module(found: Any) -> bool:
+def _is_model(value: Any) -> bool:
     """Whether this is a model itself: those can be called, but do not make one."""
     torch = sys.modules.get("torch")
-    return torch is not None and isinstance(found, torch.nn.Module)
+    return torch is not None and isinstance(value, torch.nn.Module)
