@@ -51,7 +51,7 @@ def watching(total: int | None, wanted: bool | None) -> Iterator[Watcher | None]
         yield watch
 
 
-def told(
+def counted(
     runs: Iterable[tuple[Callable[[], Any], int]], watch: Watcher | None, total: int | None, *, in_images: bool
 ) -> Iterator[tuple[Callable[[], Any], int]]:
     """The same batches, each told to a watcher when it is done.

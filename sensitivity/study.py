@@ -57,8 +57,8 @@ class Study(StudyRecord):
             StudyError: If they are of another recipe or model, or all layers but one were disturbed.
         """
         study = self
-        for one in signals:
-            study = with_signals(study, one)
+        for by_layer in signals:
+            study = with_signals(study, by_layer)
         return study
 
     @checked(StudyError)

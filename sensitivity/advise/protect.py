@@ -74,14 +74,14 @@ def protect(
     Raises:
         StudyError: If none or several criteria are given, one cannot be met, or the study is ``all-but-one``.
     """
-    given = {"top": top, "max_drop": max_drop, "size_bytes": size_bytes, "latency_s": latency_s}
-    chosen = [name for name, value in given.items() if value is not None]
+    criteria = {"top": top, "max_drop": max_drop, "size_bytes": size_bytes, "latency_s": latency_s}
+    chosen = [name for name, value in criteria.items() if value is not None]
     if len(chosen) != 1:
         raise StudyError(
-            f"protect takes exactly one of {', '.join(given)}; given: {', '.join(chosen) or 'none'}. "
+            f"protect takes exactly one of {', '.join(criteria)}; given: {', '.join(chosen) or 'none'}. "
             "For example protect(top=8)."
         )
-    _check_number(chosen[0], given[chosen[0]])
+    _check_number(chosen[0], criteria[chosen[0]])
     advice = _Advice(study, recipe)
     if top is not None:
         return advice.scheme(advice.worst(top))

@@ -60,11 +60,11 @@ def agreement(study: StudyRecord, recipe: RecipeLike | None = None) -> dict[str,
         StudyError: If the recipe is unknown, or left out where there are several.
     """
     measured = [m for m in study.of_recipe(recipe) if has_drop(m)] if study.direction == ONE_AT_A_TIME else []
-    found = {}
+    correlations = {}
     for name in (*ESTIMATES, *SIMILARITIES):
         sign = 1.0 if name in ESTIMATES else -1.0
         pairs = [(sign * m.signals[name], drop_of(m)) for m in measured if isfinite(m.signals.get(name, nan))]
         correlation = spearman([signal for signal, _ in pairs], [drop for _, drop in pairs])
         if len(pairs) >= FEWEST_LAYERS and not isnan(correlation):
-            found[name] = correlation
-    return found
+            correlations[name] = correlation
+    return correlations

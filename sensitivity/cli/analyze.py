@@ -67,60 +67,60 @@ def _workers(text: str) -> int | Workers:
     return "auto" if text == "auto" else int(text)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    recipes = given.recipe or [recipe("int8")]
-    needy = [one.name for one in recipes if one.needs_calibration]
-    if needy and given.calibration is None:
+    recipes = options.recipe or [recipe("int8")]
+    needy = [each.name for each in recipes if each.needs_calibration]
+    if needy and options.calibration is None:
         raise CalibrationError(
             f"recipe {needy[0]} quantizes activations and needs images to measure their ranges on: give --calibration "
             "package.module:callable, other images than the task's own where there are some."
         )
-    if given.stop and not given.tolerance:
+    if options.stop and not options.tolerance:
         raise StudyError(
             "--stop needs the drop that matters: give --tolerance POINTS above zero, e.g. --tolerance 0.5."
         )
-    if given.workers != "auto" and given.workers < 1:
-        raise StudyError(f"--workers {given.workers}: give a number of processes from 1 on, or auto.")
-    check_place(given.out)
-    if given.latency is not None:
-        check_engine(given, given.latency, timed=True).check_runs_here()  # told before the sweep, not after it
-    wrapped, task = made_wrapped(given), made_task(given.task)
-    if given.calibration is not None:
-        calibrate(wrapped, made_images(given.calibration), [one for one in recipes if one.needs_calibration])
-    study = _analyzed(wrapped, task, recipes, given)
-    _save(study, given.out)
+    if options.workers != "auto" and options.workers < 1:
+        raise StudyError(f"--workers {options.workers}: give a number of processes from 1 on, or auto.")
+    check_place(options.out)
+    if options.latency is not None:
+        check_engine(options, options.latency, timed=True).check_runs_here()  # told before the sweep, not after it
+    wrapped, task = made_wrapped(options), made_task(options.task)
+    if options.calibration is not None:
+        calibrate(wrapped, made_images(options.calibration), [each for each in recipes if each.needs_calibration])
+    study = _analyzed(wrapped, task, recipes, options)
+    _save(study, options.out)
     interrupted = of_kind(study.notes, NoteKind.INTERRUPTED)
     complaint, code = "; ".join(interrupted), INTERRUPTED if interrupted else 0
-    if given.latency is not None and not interrupted:
-        study, complaint = _timed(wrapped, study, given.latency)
+    if options.latency is not None and not interrupted:
+        study, complaint = _timed(wrapped, study, options.latency)
         code = FAILED if complaint else 0
-        _save(study, given.out)
-    text = f"{study}\nwrote {given.out}; sensitivity report {given.out} draws it"
+        _save(study, options.out)
+    text = f"{study}\nwrote {options.out}; sensitivity report {options.out} draws it"
     return Answer(text, study.to_json(), code, complaint)
 
 
-def _analyzed(wrapped: Wrapped, task: Task, recipes: list[Recipe], given: argparse.Namespace) -> Study:
+def _analyzed(wrapped: Wrapped, task: Task, recipes: list[Recipe], options: argparse.Namespace) -> Study:
     from sensitivity.sweep.settings import Sweep
     from sensitivity.sweep.stopping.race import Confidence
 
     study = wrapped.analyze(
         task,
         recipes,
-        layers=given.layers or "*",
-        store=given.store,
-        stop=Confidence(tolerance=given.tolerance) if given.stop else None,
-        settings=Sweep(workers=given.workers, intervals=not given.no_intervals),
+        layers=options.layers or "*",
+        store=options.store,
+        stop=Confidence(tolerance=options.tolerance) if options.stop else None,
+        settings=Sweep(workers=options.workers, intervals=not options.no_intervals),
     )
-    return study if given.tolerance is None else study.with_tolerance(given.tolerance)
+    return study if options.tolerance is None else study.with_tolerance(options.tolerance)
 
 
 def _timed(wrapped: Wrapped, study: Study, engine: str) -> tuple[Study, str]:
     """The study with the times of every recipe that the engine runs, and what is to say of the others."""
     complaints = []
-    for name, one in study.recipes.items():
+    for name, each in study.recipes.items():
         try:
-            study = study.with_latency(wrapped.latency(one, engine))
+            study = study.with_latency(wrapped.latency(each, engine))
         except (ExportError, EngineError) as error:  # the drops are worth keeping without
             complaints.append(f"the study was written and has no times of {name} on {engine}: {error}")
     return study, " ".join(complaints)

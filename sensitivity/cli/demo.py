@@ -28,9 +28,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     from sensitivity.demo.run import run_demo  # torch is not loaded before it is needed: --help answers at once
 
-    run_demo(given.folder, scenes=given.scenes)  # tells its story itself
+    run_demo(options.folder, scenes=options.scenes)  # tells its story itself
     return Answer()

@@ -48,11 +48,11 @@ def add_scheme(parser: argparse.ArgumentParser) -> None:
     add_calibration(parser)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    check_place(given.out)
-    _, deployed = made_deployed(given)
-    written = [] if given.out is None else _written(deployed, given.out)
+    check_place(options.out)
+    _, deployed = made_deployed(options)
+    written = [] if options.out is None else _written(deployed, options.out)
     operations = [layer for engine in deployed.engines for layer in engine.layer_info()]
     executed = {node: layer.precision for layer in operations for node in layer.nodes}
     layers = {name: nodes for part in deployed.parts for name, nodes in part.qdq.nodes.items()}
@@ -69,7 +69,7 @@ def run(given: argparse.Namespace) -> Answer:
     return Answer("\n".join([*lines, *(f"wrote {path}" for path in written)]), plain)
 
 
-def made_deployed(given: argparse.Namespace) -> tuple[Wrapped, Deployed]:
+def made_deployed(options: argparse.Namespace) -> tuple[Wrapped, Deployed]:
     """The model of the command line, calibrated as the scheme needs, and deployed.
 
     Raises:
@@ -77,18 +77,18 @@ def made_deployed(given: argparse.Namespace) -> tuple[Wrapped, Deployed]:
         EngineError: If there is no such engine.
         CalibrationError: If it quantizes activations and no images were named.
     """
-    check_engine(given, given.engine)
-    scheme = Scheme.load(given.scheme)
+    check_engine(options, options.engine)
+    scheme = Scheme.load(options.scheme)
     needy = [recipe for recipe in scheme.recipes if recipe.needs_calibration]
-    if needy and given.calibration is None:
+    if needy and options.calibration is None:
         raise CalibrationError(
-            f"recipe {needy[0].name} of {given.scheme} quantizes activations and needs images to measure their ranges "
-            "on: give --calibration package.module:callable."
+            f"recipe {needy[0].name} of {options.scheme} quantizes activations and needs images to measure their "
+            "ranges on: give --calibration package.module:callable."
         )
-    wrapped = made_wrapped(given)
+    wrapped = made_wrapped(options)
     if needy:
-        calibrate(wrapped, made_images(given.calibration), needy)
-    return wrapped, wrapped.deploy(scheme, given.engine, parts=given.parts)
+        calibrate(wrapped, made_images(options.calibration), needy)
+    return wrapped, wrapped.deploy(scheme, options.engine, parts=options.parts)
 
 
 def calibrate(wrapped: Wrapped, images: Any, recipes: Sequence[Recipe]) -> None:

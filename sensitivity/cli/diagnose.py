@@ -61,26 +61,26 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    for path in (given.out, given.picture, given.table):
+    for path in (options.out, options.picture, options.table):
         check_place(path)
-    if given.engine is not None:
-        check_engine(given, given.engine)
-    wrapped = made_wrapped(given)
+    if options.engine is not None:
+        check_engine(options, options.engine)
+    wrapped = made_wrapped(options)
     diagnosis = wrapped.diagnose(
-        made_images(given.images),
-        given.recipe,
-        calibration=None if given.calibration is None else made_images(given.calibration),
-        layers=given.layers or "*",
-        enough_db=given.enough_db,
-        engine=given.engine,
+        made_images(options.images),
+        options.recipe,
+        calibration=None if options.calibration is None else made_images(options.calibration),
+        layers=options.layers or "*",
+        enough_db=options.enough_db,
+        engine=options.engine,
     )
     written = write_all(
         {
-            given.out: diagnosis.save,
-            given.picture: diagnosis.plot,
-            given.table: lambda path: diagnosis.table().to_csv(path, index=False),
+            options.out: diagnosis.save,
+            options.picture: diagnosis.plot,
+            options.table: lambda path: diagnosis.table().to_csv(path, index=False),
         }
     )
     return Answer("\n".join([str(diagnosis), *written]), diagnosis.to_json())

@@ -21,10 +21,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    found = made_wrapped(given).layers
-    shown = found.select(given.select) if given.select else found
-    skipped = [{"module": one.module, "reason": one.reason} for one in found.skipped]
-    plain = {"model": found.model, "layers": [layer.to_json() for layer in shown], "skipped": skipped}
+    layers = made_wrapped(options).layers
+    shown = layers.select(options.select) if options.select else layers
+    skipped = [{"module": module.module, "reason": module.reason} for module in layers.skipped]
+    plain = {"model": layers.model, "layers": [layer.to_json() for layer in shown], "skipped": skipped}
     return Answer(str(shown), plain)

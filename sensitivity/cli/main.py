@@ -41,9 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With 2, if the words make no command; argparse has then said why.
     """
-    given = whole_parser().parse_args(argv)
+    options = whole_parser().parse_args(argv)
     try:
-        answer = _answer(given)
+        answer = _answer(options)
         sys.stdout.flush()
     except SensitivityError as error:
         print(f"sensitivity: {_line(error)}", file=sys.stderr)
@@ -59,11 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     return answer.code
 
 
-def _answer(given: argparse.Namespace) -> Answer:
+def _answer(options: argparse.Namespace) -> Answer:
     """Run a command and print what it found; with ``--json`` nothing else that is printed reaches stdout."""
-    as_json = getattr(given, "json", False)
+    as_json = getattr(options, "json", False)
     with stdout_aside() if as_json else contextlib.nullcontext():
-        answer: Answer = given.run(given)
+        answer: Answer = options.run(options)
     if as_json:
         print_json(answer.plain)
     elif answer.text:

@@ -60,11 +60,11 @@ def add_engine(parser: argparse.ArgumentParser, option: str, *, help: str, defau
     parser.add_argument(option, metavar="ENGINE", default=default, help=f"{help}, or one that MODEL's module registers")
 
 
-def check_engine(given: argparse.Namespace, engine: str, *, timed: bool = False) -> EngineKind:
+def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = False) -> EngineKind:
     """The engine of this name, after MODEL's module was imported, which may register engines of its own.
 
     Args:
-        given: The command line, with MODEL.
+        options: The command line, with MODEL.
         engine: The name.
         timed: Ask for one that tells the time of single layers.
 
@@ -74,7 +74,7 @@ def check_engine(given: argparse.Namespace, engine: str, *, timed: bool = False)
     """
     from sensitivity.deploy.engines.registry import engine_names, kind_of
 
-    named(given.model, "MODEL", ModelError)
+    named(options.model, "MODEL", ModelError)
     kind = kind_of(engine)
     if timed and not kind.capabilities.times_layers:
         able = ", ".join(engine_names(timed=True))
@@ -82,13 +82,13 @@ def check_engine(given: argparse.Namespace, engine: str, *, timed: bool = False)
     return kind
 
 
-def made_wrapped(given: argparse.Namespace) -> Wrapped:
+def made_wrapped(options: argparse.Namespace) -> Wrapped:
     """The model that MODEL makes, in eval mode, with its layers found.
 
     Raises:
         ModelError: If MODEL makes no module, or there are no example inputs.
     """
-    made = call_named(given.model, "MODEL", ModelError)
+    made = call_named(options.model, "MODEL", ModelError)
     import torch
 
     from sensitivity.wrapped import Wrapped, wrap
@@ -98,14 +98,14 @@ def made_wrapped(given: argparse.Namespace) -> Wrapped:
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     if not isinstance(model, torch.nn.Module):
         raise ModelError(
-            f"MODEL {given.model!r} returned {type(model).__name__}. Return a torch module, or (module, inputs)."
+            f"MODEL {options.model!r} returned {type(model).__name__}. Return a torch module, or (module, inputs)."
         )
-    if given.input is not None:
-        example = _random_inputs(given.input)
+    if options.input is not None:
+        example = _random_inputs(options.input)
     if example is None:
         raise ModelError(
-            f"MODEL {given.model!r} returned a module without example inputs. Return (module, example inputs), or give "
-            "their shape: --input 1x3x224x224."
+            f"MODEL {options.model!r} returned a module without example inputs. Return (module, example inputs), or "
+            "give their shape: --input 1x3x224x224."
         )
     return wrap(model.eval(), example)
 
@@ -151,5 +151,5 @@ def _random_inputs(shapes: list[tuple[int, ...]]) -> Any:
     import torch
 
     generator = torch.Generator().manual_seed(0)
-    tensors = tuple(torch.rand(one, generator=generator) for one in shapes)
+    tensors = tuple(torch.rand(sizes, generator=generator) for sizes in shapes)
     return tensors[0] if len(tensors) == 1 else tensors

@@ -36,28 +36,28 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    study = Study.load(given.study)
-    if given.tolerance is not None:
-        study = study.with_tolerance(given.tolerance)
-    recipes = [given.recipe] if given.recipe else list(study.recipes)
-    if given.latency is not None and not any(latency_of(study, name) for name in recipes):
+    study = Study.load(options.study)
+    if options.tolerance is not None:
+        study = study.with_tolerance(options.tolerance)
+    recipes = [options.recipe] if options.recipe else list(study.recipes)
+    if options.latency is not None and not any(latency_of(study, name) for name in recipes):
         raise StudyError(
-            f"{given.study} has no times of {', '.join(recipes)}: sensitivity analyze --latency ENGINE adds them, and "
-            "so does study.with_latency."
+            f"{options.study} has no times of {', '.join(recipes)}: sensitivity analyze --latency ENGINE adds them, "
+            "and so does study.with_latency."
         )
     scheme = study.protect(
-        top=given.top,
-        max_drop=given.max_drop,
-        size_bytes=given.size,
-        latency_s=None if given.latency is None else given.latency / 1000,
-        recipe=given.recipe,
+        top=options.top,
+        max_drop=options.max_drop,
+        size_bytes=options.size,
+        latency_s=None if options.latency is None else options.latency / 1000,
+        recipe=options.recipe,
     )
-    if given.out is not None:
-        with writing(given.out):
-            scheme.save(given.out)
-    wrote = [] if given.out is None else [f"wrote {given.out}"]
+    if options.out is not None:
+        with writing(options.out):
+            scheme.save(options.out)
+    wrote = [] if options.out is None else [f"wrote {options.out}"]
     return Answer("\n".join([_told(study, scheme), *wrote]), scheme.to_json())
 
 

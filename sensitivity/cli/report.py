@@ -37,22 +37,22 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    unknown = [one for one in given.out or () if one.suffix not in (".html", *TEXTS, *PICTURES)]
+    unknown = [path for path in options.out or () if path.suffix not in (".html", *TEXTS, *PICTURES)]
     if unknown:
         raise StudyError(
             f"{unknown[0]} has no ending that says what to write. Use one of {' '.join(['.html', *TEXTS, *PICTURES])}."
         )
-    study = Study.load(given.study)
-    if given.tolerance is not None:
-        study = study.with_tolerance(given.tolerance)
-    targets = given.out or [given.study.with_suffix(ending) for ending in USUAL]
+    study = Study.load(options.study)
+    if options.tolerance is not None:
+        study = study.with_tolerance(options.tolerance)
+    targets = options.out or [options.study.with_suffix(ending) for ending in USUAL]
     for target in targets:
         with writing(target):
-            _write(study, target, given.recipe)
+            _write(study, target, options.recipe)
     text = "\n".join([str(study), *(f"wrote {target}" for target in targets)])
-    return Answer(text, {"written": [str(one) for one in targets]})
+    return Answer(text, {"written": [str(path) for path in targets]})
 
 
 def _write(study: Study, target: Path, recipe: str | None) -> None:

@@ -72,43 +72,43 @@ def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every step as a row")
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     from sensitivity.sweep.settings import Sweep
     from sensitivity.sweep.stopping.race import Confidence
 
-    goal = Goal(given.max_drop, given.size_bytes, given.latency_s)
-    _check(given)
-    engine = None if given.engine == NO_ENGINE else given.engine
+    goal = Goal(options.max_drop, options.size_bytes, options.latency_s)
+    _check(options)
+    engine = None if options.engine == NO_ENGINE else options.engine
     if engine is not None:
-        check_engine(given, engine, timed=goal.latency_s is not None)
-    wrapped, task = made_wrapped(given), made_task(given.task)
-    with Sweep(workers=given.workers).workplace() as executor:
+        check_engine(options, engine, timed=goal.latency_s is not None)
+    wrapped, task = made_wrapped(options), made_task(options.task)
+    with Sweep(workers=options.workers).workplace() as executor:
         tuned = wrapped.tune(
             task,
             max_drop=goal.max_drop,
             size_bytes=goal.size_bytes,
             latency_s=goal.latency_s,
             engine=engine,
-            calibration=None if given.calibration is None else made_images(given.calibration),
-            candidates=given.recipe,
-            store=given.store,
-            stop=Confidence(tolerance=given.max_drop) if given.stop else None,
+            calibration=None if options.calibration is None else made_images(options.calibration),
+            candidates=options.recipe,
+            store=options.store,
+            stop=Confidence(tolerance=options.max_drop) if options.stop else None,
             executor=executor,
         )
     written = write_all(
         {
-            given.out: tuned.save,
-            given.scheme: tuned.scheme.save,
-            given.picture: tuned.plot,
-            given.table: lambda path: tuned.table().to_csv(path, index=False),
+            options.out: tuned.save,
+            options.scheme: tuned.scheme.save,
+            options.picture: tuned.plot,
+            options.table: lambda path: tuned.table().to_csv(path, index=False),
         }
     )
     complaint = "" if tuned.met else tuned.notes[-1]
     return Answer("\n".join([str(tuned), *written]), tuned.to_json(), 0 if tuned.met else FAILED, complaint)
 
 
-def _check(given: argparse.Namespace) -> None:
+def _check(options: argparse.Namespace) -> None:
     """Tell what cannot work before anything is loaded.
 
     Raises:
@@ -116,15 +116,15 @@ def _check(given: argparse.Namespace) -> None:
         StudyError: If an option makes no sense without another one, or with its value.
         SensitivityError: If a file cannot be written.
     """
-    needy = given.recipe is None or any(candidate.needs_calibration for candidate in given.recipe)
-    if needy and given.calibration is None:
+    needy = options.recipe is None or any(candidate.needs_calibration for candidate in options.recipe)
+    if needy and options.calibration is None:
         raise CalibrationError(
             "the candidates quantize activations and need images to measure their ranges on: give --calibration "
             "package.module:callable, other images than the task's own where there are some."
         )
-    if given.stop and not given.max_drop:
+    if options.stop and not options.max_drop:
         raise StudyError("--stop needs the drop that matters: give --max-drop POINTS above zero, e.g. --max-drop 0.5.")
-    if given.workers is not None and given.workers < 1:
-        raise StudyError(f"--workers {given.workers}: give a number of processes from 1 on.")
-    for path in (given.out, given.scheme, given.picture, given.table):
+    if options.workers is not None and options.workers < 1:
+        raise StudyError(f"--workers {options.workers}: give a number of processes from 1 on.")
+    for path in (options.out, options.scheme, options.picture, options.table):
         check_place(path)

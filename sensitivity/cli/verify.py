@@ -25,14 +25,19 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.set_defaults(run=run)
 
 
-def run(given: argparse.Namespace) -> Answer:
+def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    check_place(given.out)
-    task = None if given.task is None else made_task(given.task)
-    wrapped, deployed = made_deployed(given)
-    found = wrapped.verify(deployed, task)
-    if given.out is not None:
-        with writing(given.out):
-            found.save(given.out)
-    wrong = f"{given.engine} does not compute what was simulated: see the layers that are not verified."
-    return Answer(str(found), found.to_json(), 0 if found.passed else FAILED, "" if found.passed else wrong)
+    check_place(options.out)
+    task = None if options.task is None else made_task(options.task)
+    wrapped, deployed = made_deployed(options)
+    verification = wrapped.verify(deployed, task)
+    if options.out is not None:
+        with writing(options.out):
+            verification.save(options.out)
+    wrong = f"{options.engine} does not compute what was simulated: see the layers that are not verified."
+    return Answer(
+        str(verification),
+        verification.to_json(),
+        0 if verification.passed else FAILED,
+        "" if verification.passed else wrong,
+    )

@@ -15,7 +15,7 @@ from sensitivity.perturb.arguments import CalibrationLike, Images, check_calibra
 from sensitivity.perturb.calibrate import calibrate
 from sensitivity.perturb.images import check_images, runs_on
 from sensitivity.perturb.reference import with_reference
-from sensitivity.progress import told, watching
+from sensitivity.progress import counted, watching
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
 
@@ -52,8 +52,8 @@ class Calibrator:
         total = len(images) if isinstance(images, Sized) else None
         with watching(total, progress) as watch:
             runs = runs_on(self.model, images, self.example_inputs)
-            counted = told(runs, watch, total, in_images=isinstance(images, Task))
-            calibration = calibrate(self.model, self.layers, recipes, counted)
+            runs = counted(runs, watch, total, in_images=isinstance(images, Task))
+            calibration = calibrate(self.model, self.layers, recipes, runs)
         self.calibrations.append(calibration)
         return calibration
 

@@ -47,7 +47,9 @@ def sole_use(model: nn.Module) -> Iterator[None]:
     use = _Use(threading.current_thread(), frozenset(map(id, model.modules())))
     try:
         with _lock:
-            other = next((one for one in _uses if one.thread is not use.thread and one.modules & use.modules), None)
+            other = next(
+                (known for known in _uses if known.thread is not use.thread and known.modules & use.modules), None
+            )
             if other is None:
                 _uses.append(use)
         if other is not None:

@@ -258,7 +258,7 @@ def _classes(kind: Any) -> list[type]:
     """Every class that an annotation names, from left to right."""
     if isinstance(kind, type) and get_origin(kind) is None:
         return [kind]
-    return [found for each in get_args(kind) for found in _classes(each)]
+    return [named for each in get_args(kind) for named in _classes(each)]
 
 
 def _wrong_part(kind: Any, value: object) -> object:

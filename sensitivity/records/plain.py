@@ -12,9 +12,9 @@ _KEY = "number"
 def to_plain(value: Any) -> Any:
     """The same nest with tuples as lists, and NaN and infinities as ``{"number": "nan"}``."""
     if isinstance(value, Mapping):
-        return {key: to_plain(one) for key, one in value.items()}
+        return {key: to_plain(item) for key, item in value.items()}
     if isinstance(value, (tuple, list)):
-        return [to_plain(one) for one in value]
+        return [to_plain(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return {_KEY: str(value)}
     return value
@@ -25,5 +25,5 @@ def from_plain(value: Any) -> Any:
     if isinstance(value, Mapping):
         if set(value) == {_KEY}:
             return float(value[_KEY])
-        return {key: from_plain(one) for key, one in value.items()}
-    return [from_plain(one) for one in value] if isinstance(value, list) else value
+        return {key: from_plain(item) for key, item in value.items()}
+    return [from_plain(item) for item in value] if isinstance(value, list) else value

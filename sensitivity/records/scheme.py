@@ -226,8 +226,8 @@ def takes_away(pattern: str) -> bool:
 def _as_list(names: str | Iterable[str]) -> list[str]:
     """Patterns that each mean by themselves what they meant in the list."""
     patterns = [names] if isinstance(names, str) else list(names)
-    without = [one for one in patterns if takes_away(one)]
-    others = [one for one in patterns if one not in without]
+    without = [pattern for pattern in patterns if takes_away(pattern)]
+    others = [pattern for pattern in patterns if pattern not in without]
     if not without:
         return others
-    return [" & ".join([one, *without]) for one in others or [EVERYTHING]]
+    return [" & ".join([pattern, *without]) for pattern in others or [EVERYTHING]]

@@ -276,7 +276,7 @@ class VerificationRecord(Saved):
         if not self.outputs and (self.output_sqnr_db is None or self.simulation_sqnr_db is None):
             return None
         whole = OutputCheck("", 0, self.output_sqnr_db, self.simulation_sqnr_db)
-        verdicts = [one.passes(self.gates) for one in self.outputs or (whole,)]
+        verdicts = [check.passes(self.gates) for check in self.outputs or (whole,)]
         if False in verdicts:
             return False
         return True if True in verdicts else None

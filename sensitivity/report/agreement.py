@@ -91,9 +91,9 @@ def _facts(record: VerificationRecord, counts: Counter[LayerStatus]) -> list[tup
     if compared:
         worst = max(check.code_share or 0.0 for check in compared)
         steps = max(check.code_steps or 0 for check in compared)
-        found = f"at most {worst:.1e} of a layer's differ, by at most {steps}" if worst else "none differs"
+        difference = f"at most {worst:.1e} of a layer's differ, by at most {steps}" if worst else "none differs"
         total = sum(check.codes for check in compared)
-        facts.append(("codes from the same input codes", f"{total:,} compared, {found}", ""))
+        facts.append(("codes from the same input codes", f"{total:,} compared, {difference}", ""))
     facts += _output_facts(record)
     if record.metric_deployed is not None:
         facts += _metric_facts(record)
@@ -109,30 +109,32 @@ def _output_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
     text = ""
     if len(record.outputs) == 1:
         verdict = record.outputs_pass
-        told = _output(record.outputs[0])
-        return [("outputs", told if verdict is not None else f"not compared: {told}", _verdict(verdict))]
+        shown = _output(record.outputs[0])
+        return [("outputs", shown if verdict is not None else f"not compared: {shown}", _verdict(verdict))]
     if record.output_sqnr_db is not None and record.simulation_sqnr_db is not None:
         text = f"SQNR {record.output_sqnr_db:.1f} dB to the simulation, which has {record.simulation_sqnr_db:.1f} dB"
         text += " to fp32" + (", the worst of the float ones" if len(record.outputs) > 1 else "")
-    elif any(one.share is not None for one in record.outputs):
+    elif any(check.share is not None for check in record.outputs):
         text = f"{len(record.outputs)} compared, none in float"
     facts = [("outputs", text or "not compared", _verdict(record.outputs_pass))]
     return facts + [
-        (f"output {one.name}".rstrip(), _output(one), _verdict(one.passes(record.gates)) or "(not compared)")
-        for one in record.outputs
-        if one.passes(record.gates) is not True
+        (f"output {check.name}".rstrip(), _output(check), _verdict(check.passes(record.gates)) or "(not compared)")
+        for check in record.outputs
+        if check.passes(record.gates) is not True
     ]
 
 
-def _output(one: OutputCheck) -> str:
-    told = []
-    if one.sqnr_db is not None:
-        simulation = "" if one.simulation_sqnr_db is None else f", which has {one.simulation_sqnr_db:.1f} dB to fp32"
-        told.append(f"SQNR {one.sqnr_db:.1f} dB to the simulation{simulation}")
-    if one.share is not None:
-        simulation = "" if one.simulation_share is None else f", simulation and fp32 in {one.simulation_share:.2%}"
-        told.append(f"{one.share:.2%} of {one.elements:,} elements differ{simulation}")
-    return "; ".join([*told, *([one.reason] if one.reason else [])]) or "no elements"
+def _output(check: OutputCheck) -> str:
+    parts = []
+    if check.sqnr_db is not None:
+        simulation = (
+            "" if check.simulation_sqnr_db is None else f", which has {check.simulation_sqnr_db:.1f} dB to fp32"
+        )
+        parts.append(f"SQNR {check.sqnr_db:.1f} dB to the simulation{simulation}")
+    if check.share is not None:
+        simulation = "" if check.simulation_share is None else f", simulation and fp32 in {check.simulation_share:.2%}"
+        parts.append(f"{check.share:.2%} of {check.elements:,} elements differ{simulation}")
+    return "; ".join([*parts, *([check.reason] if check.reason else [])]) or "no elements"
 
 
 def _metric_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:

@@ -80,7 +80,11 @@ def _facts(reading: Reading, recipes: Iterable[str]) -> str:
         "layers": f"{len(study.layers)}",
         **{f"recipe {name}": counts(reading, name) for name in recipes},
         **({"intervals": reading.intervals} if reading.intervals else {}),
-        **{f"rank correlation with the drops, {n}": told for n in recipes if (told := reading.agreement_of(n))},
+        **{
+            f"rank correlation with the drops, {n}": agreement
+            for n in recipes
+            if (agreement := reading.agreement_of(n))
+        },
     }
     return f"<dl>{''.join(f'<dt>{escape(key)}</dt><dd>{escape(value)}</dd>' for key, value in facts.items())}</dl>"
 

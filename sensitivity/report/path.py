@@ -110,7 +110,7 @@ def facts(record: TunedRecord) -> list[tuple[str, str]]:
     drop = f"{shown(record.drop, record)}{points}"
     if record.drop_low is not None and record.drop_high is not None:
         drop += f" [{shown(record.drop_low, record)}, {shown(record.drop_high, record)}]"
-    found = [
+    pairs = [
         (
             record.metric,
             f"{shown(record.score.value, record)}{unit}, fp32 {shown(record.baseline.value, record)}{unit}: a drop of "
@@ -120,9 +120,9 @@ def facts(record: TunedRecord) -> list[tuple[str, str]]:
         ("bytes of parameters", str(record.size_bytes)),
     ]
     if record.engine is not None:
-        found.append((f"on {record.engine.engine}", _engine(record)))
-    found.append(("cost", f"{len(record.steps)} schemes, {record.passes:.1f} passes, {record.seconds:.3g} s"))
-    return [*found, *(("note", note) for note in record.notes)]
+        pairs.append((f"on {record.engine.engine}", _engine(record)))
+    pairs.append(("cost", f"{len(record.steps)} schemes, {record.passes:.1f} passes, {record.seconds:.3g} s"))
+    return [*pairs, *(("note", note) for note in record.notes)]
 
 
 def shown(stored: float, record: TunedRecord) -> str:

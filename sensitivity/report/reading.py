@@ -49,8 +49,8 @@ class Reading:
 
     def verdict_counts(self, recipe: str) -> str:
         """How many layers have which verdict, e.g. ``3 dip, 60 harmless, 6 undecided``; empty where there are none."""
-        found = list(self.verdicts[recipe].values())
-        return ", ".join(f"{found.count(verdict)} {verdict}" for verdict in Verdict if verdict in found)
+        verdicts = list(self.verdicts[recipe].values())
+        return ", ".join(f"{verdicts.count(verdict)} {verdict}" for verdict in Verdict if verdict in verdicts)
 
     @property
     def intervals(self) -> str:

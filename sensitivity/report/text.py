@@ -54,8 +54,8 @@ def counts(reading: Reading, recipe: str) -> str:
     """How many layers have which status and verdict, e.g. ``65 measured, 1 failed; 2 dip, 63 harmless at ...``."""
     measurements = reading.study.of_recipe(recipe)
     statuses = [m.status for m in measurements]
-    found = sorted(dict.fromkeys(statuses), key=lambda status: status != Status.MEASURED)
-    parts = [f"{statuses.count(status)} {status}" for status in found or [Status.MEASURED]]
+    different = sorted(dict.fromkeys(statuses), key=lambda status: status != Status.MEASURED)
+    parts = [f"{statuses.count(status)} {status}" for status in different or [Status.MEASURED]]
     missing = len(reading.study.layers) - len(measurements)
     text = ", ".join([*parts, *([f"{missing} not analysed"] if missing else [])])
     verdicts = reading.verdict_counts(recipe)

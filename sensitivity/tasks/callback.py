@@ -62,14 +62,14 @@ class CallbackTask:
         Raises:
             PredictionError: If the function returns neither a finite number nor a mapping with one for the metric.
         """
-        found = self._function(model)
-        metrics = dict(found) if isinstance(found, Mapping) else {self.metric: found}
+        result = self._function(model)
+        metrics = dict(result) if isinstance(result, Mapping) else {self.metric: result}
         if self.metric not in metrics:
             raise PredictionError(f"the function returned no {self.metric!r}, only {sorted(metrics)}. Set metric=.")
         try:
             numbers = {metric: float(value) for metric, value in metrics.items()}
         except (TypeError, ValueError) as error:
-            raise PredictionError(f"the function returned {found!r}; expected a number, or a dict of them.") from error
+            raise PredictionError(f"the function returned {result!r}; expected a number, or a dict of them.") from error
         if not math.isfinite(numbers[self.metric]):
             raise PredictionError(
                 f"the function returned {numbers[self.metric]} as {self.metric!r}; expected a finite number."

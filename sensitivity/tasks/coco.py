@@ -108,28 +108,28 @@ def evaluate_coco(
     """
     annotations = load_annotations(annotations, iou_type)
     chosen = choose_images(annotations, images)
-    found = as_detections(read_results(detections), annotations, iou_type)
-    return coco_metrics(GroundTruth(annotations, iou_type, use_categories=use_categories), found, chosen)
+    flat = as_detections(read_results(detections), annotations, iou_type)
+    return coco_metrics(GroundTruth(annotations, iou_type, use_categories=use_categories), flat, chosen)
 
 
-def coco_metrics(truth: GroundTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
+def coco_metrics(truth: GroundTruth, detections: Detections, images: Sequence[int]) -> dict[str, float]:
     """COCO's twelve numbers with the ground truth prepared once; see ``evaluate_coco`` for what they average.
 
     Args:
         truth: The objects.
-        found: Detections; those on images that are not scored are left out.
+        detections: Detections; those on images that are not scored are left out.
         images: Positions of the images to score.
 
     Raises:
         PredictionError: If a category is unknown.
     """
-    by_size = _matched(truth, found, images).curves()
+    by_size = _matched(truth, detections, images).curves()
     return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
 
 
-def _matched(truth: GroundTruth, found: Detections, images: Sequence[int]) -> Matched:
-    matches = truth.match(found, images, limit=_LIMITS[-1])
-    return Matched(truth, matches, found.images[matches.detections], images, _LIMITS)
+def _matched(truth: GroundTruth, detections: Detections, images: Sequence[int]) -> Matched:
+    matches = truth.match(detections, images, limit=_LIMITS[-1])
+    return Matched(truth, matches, detections.images[matches.detections], images, _LIMITS)
 
 
 def load_annotations(annotations: CocoAnnotations | str | Path | Mapping[str, Any], iou_type: str) -> CocoAnnotations:

@@ -99,14 +99,14 @@ class Counted:
         # A cell is a threshold and a category; hits are ascending by cell, and by falling score within one.
         cells = thresholds * len(categories) + columns
         precision = (place_in_run(cells) + 1) / (detections + np.spacing(1))
-        found = {
+        recalled = {
             limit: np.bincount(cells[self._ranks[stays] < limit], minlength=shape[0] * shape[1]).reshape(shape)
             for limit in self._limits
         }
         return Curves(
             categories=categories,
             precision=_at_recall_levels(precision, cells, objects[categories]).reshape(*shape, -1),
-            recall={limit: number / objects[categories] for limit, number in found.items()},
+            recall={limit: number / objects[categories] for limit, number in recalled.items()},
         )
 
 

@@ -254,8 +254,8 @@ def image_batches(
 def _check_tensors(tensors: Sequence[Any]) -> None:
     for tensor in tensors:
         if not isinstance(tensor, torch.Tensor) or tensor.ndim != 3 or not tensor.is_floating_point():
-            given = f"{tuple(tensor.shape)} {tensor.dtype}" if hasattr(tensor, "shape") else type(tensor).__name__
-            raise TaskError(f"preprocess returned {given}; expected a float tensor (C, height, width).")
+            kind = f"{tuple(tensor.shape)} {tensor.dtype}" if hasattr(tensor, "shape") else type(tensor).__name__
+            raise TaskError(f"preprocess returned {kind}; expected a float tensor (C, height, width).")
     shapes = {tuple(tensor.shape) for tensor in tensors}
     if len(shapes) > 1:
         raise TaskError(

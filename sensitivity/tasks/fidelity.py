@@ -54,7 +54,7 @@ class FeatureFidelity:
         if isinstance(inputs, torch.Tensor) and not inputs.dim():
             raise TaskError(f"inputs={inputs!r} holds no images. Give a tensor (N, ...), or one tensor an image.")
         self._inputs = list(inputs)
-        if not self._inputs or not all(isinstance(one, torch.Tensor) for one in self._inputs):
+        if not self._inputs or not all(isinstance(image, torch.Tensor) for image in self._inputs):
             raise TaskError("inputs= holds no tensors. Give a tensor (N, ...) or a sequence of tensors, one an image.")
         self._batch_size = check_batch_size(batch_size)
         _check_inputs(self._inputs, self._batch_size)
@@ -117,8 +117,8 @@ class FeatureFidelity:
         """
         if self._reference is None:
             raise TaskError("this task has no reference to compare with. Use task.with_reference(undisturbed_model).")
-        found = self._outputs(model, batch)
-        return [_energies(self._reference[image], output) for image, output in zip(batch.images, found, strict=True)]
+        outputs = self._outputs(model, batch)
+        return [_energies(self._reference[image], output) for image, output in zip(batch.images, outputs, strict=True)]
 
     @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
@@ -147,7 +147,7 @@ class FeatureFidelity:
         No number that the model computed is in it: those differ in the last bit between machines and batch sizes.
         """
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        inputs = [part for one in self._inputs for part in _described(as_array(one.double()))]
+        inputs = [part for image in self._inputs for part in _described(as_array(image.double()))]
         return fingerprint([kind, *inputs, "reference", *self._reference_model])
 
     def _batch(self, positions: tuple[int, ...]) -> Batch:
@@ -214,10 +214,10 @@ def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
             yield from _tensors(value)
 
 
-def _energies(reference: Floats, found: Floats) -> dict[str, float]:
-    if reference.shape != found.shape:
+def _energies(reference: Floats, output: Floats) -> dict[str, float]:
+    if reference.shape != output.shape:
         raise PredictionError(
-            f"outputs have {found.size} numbers, the reference has {reference.size}. Compare outputs of a fixed size, "
+            f"outputs have {output.size} numbers, the reference has {reference.size}. Compare outputs of a fixed size, "
             "before post-processing that keeps a varying number of objects."
         )
-    return {"signal": float(np.square(reference).sum()), "noise": float(np.square(reference - found).sum())}
+    return {"signal": float(np.square(reference).sum()), "noise": float(np.square(reference - output).sum())}

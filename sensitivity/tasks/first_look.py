@@ -110,18 +110,18 @@ def boxes_look_like(images: Sequence[Seen], input_size: Callable[[int], Size]) -
     total = sum(len(image.boxes) for image in images)
     if total < _FEW:
         return None
-    given = _fitting(images, _GIVEN, [image.size for image in images])
-    if given > 0.25 * total:
+    as_given = _fitting(images, _GIVEN, [image.size for image in images])
+    if as_given > 0.25 * total:
         return None
     shown = [input_size(image.position) for image in images]
     fits = {reading: _fitting(images, reading, shown) for reading in product(_ORDERS, _UNITS)}
     order, unit = max(fits, key=lambda reading: fits[reading])
     best = fits[order, unit]
-    if best < (0.25 if total >= _MANY else 0.75) * total or best < max(4 * given, _FEW):
+    if best < (0.25 if total >= _MANY else 0.75) * total or best < max(4 * as_given, _FEW):
         return None
     advice = "; ".join(text for text in (_UNITS[unit][1], _ORDERS[order][1]) if text)
     return (
-        f"of the {total} best boxes {given / total:.0%} overlap an object by half, but {best / total:.0%} would if "
+        f"of the {total} best boxes {as_given / total:.0%} overlap an object by half, but {best / total:.0%} would if "
         f"they were {order} in {unit}. The adapter must return x1, y1, x2, y2 in pixels of the original "
         f"image: {advice}."
     )

@@ -43,7 +43,7 @@ class Detections:
 
     def take(self, chosen: Ints) -> Detections:
         """Those at (M,) positions, in this order."""
-        shapes = [self.shapes[one] for one in chosen] if isinstance(self.shapes, list) else self.shapes[chosen]
+        shapes = [self.shapes[index] for index in chosen] if isinstance(self.shapes, list) else self.shapes[chosen]
         return Detections(self.images[chosen], self.categories[chosen], self.scores[chosen], shapes)
 
     def areas(self) -> Floats:
@@ -96,19 +96,19 @@ class GroundTruth:
         # pycocotools takes the images by ascending id, which decides between equal scores
         self._places = np.argsort(np.argsort(image_ids))
         place = dict(zip(image_ids, self._places.tolist(), strict=True))
-        truth = sorted(annotations.annotations, key=lambda one: (place[one["image_id"]], one["category_id"]))
-        self._object_places = np.array([place[one["image_id"]] for one in truth], np.intp)
-        categories = self._category_index(np.array([one["category_id"] for one in truth], np.intp))
+        truth = sorted(annotations.annotations, key=lambda known: (place[known["image_id"]], known["category_id"]))
+        self._object_places = np.array([place[known["image_id"]] for known in truth], np.intp)
+        categories = self._category_index(np.array([known["category_id"] for known in truth], np.intp))
         self._object_groups = self._groups(categories)
-        lanes = lanes_of_areas(np.array([one["area"] for one in truth], np.float64))
-        crowd = np.array([bool(one["iscrowd"]) for one in truth], bool)
+        lanes = lanes_of_areas(np.array([known["area"] for known in truth], np.float64))
+        crowd = np.array([bool(known["iscrowd"]) for known in truth], bool)
         self._objects = Objects(
             queues=self._queues(self._object_places, self._object_groups),
             crowd=crowd,
             lanes=np.where(crowd, np.uint64(0), lanes),
-            shapes=[annotations.masks[one["id"]] for one in truth]
+            shapes=[annotations.masks[known["id"]] for known in truth]
             if iou_type == "segm"
-            else np.array([one["bbox"] for one in truth], np.float64).reshape(-1, 4),
+            else np.array([known["bbox"] for known in truth], np.float64).reshape(-1, 4),
         )
         # an object counts at all thresholds or at none
         self._counts = {size: by_threshold(self._objects.lanes, size)[0] for size in SIZES}
@@ -125,36 +125,38 @@ class GroundTruth:
             for size, counts in self._counts.items()
         }
 
-    def match(self, found: Detections, images: Sequence[int], *, limit: int) -> Matches:
+    def match(self, detections: Detections, images: Sequence[int], *, limit: int) -> Matches:
         """What becomes of every detection.
 
         Args:
-            found: Detections; those on images that are not scored are left out.
+            detections: Detections; those on images that are not scored are left out.
             images: Positions of the images to score.
             limit: So many detections of a category in an image count, the best ones.
 
         Raises:
             PredictionError: If a category is unknown.
         """
-        categories = self._category_index(found.categories)
-        places, groups = self._places[found.images], self._groups(categories)
+        categories = self._category_index(detections.categories)
+        places, groups = self._places[detections.images], self._groups(categories)
         queues = self._queues(places, groups)
-        levels = np.unique(-found.scores, return_inverse=True)[1]  # 0 is the best score; equal scores are equal
+        levels = np.unique(-detections.scores, return_inverse=True)[1]  # 0 is the best score; equal scores are equal
         # equal scores of a queue: by category, where those are not used, then as given
         order = np.argsort((queues * len(levels) + levels) * len(self._category_ids) + categories, kind="stable")
         order = order[self._scored(images)[places[order]]]
         ranks = place_in_run(queues[order])
         best = np.flatnonzero(ranks < limit)
         order, ranks = order[best], ranks[best]
-        kept = found.take(order)
+        kept = detections.take(order)
         true, ignored = match(self._objects, queues[order], kept.shapes, kept.areas())
         counted = np.argsort(groups[order] * len(levels) + levels[order], kind="stable")
         order = order[counted]
         return Matches(order, groups[order], ranks[counted], true[counted], ignored[counted])
 
-    def has_objects(self, found: Detections) -> Bools:
+    def has_objects(self, detections: Detections) -> Bools:
         """(N,) whether the image of each detection has objects of its category."""
-        queues = self._queues(self._places[found.images], self._groups(self._category_index(found.categories)))
+        queues = self._queues(
+            self._places[detections.images], self._groups(self._category_index(detections.categories))
+        )
         return np.isin(queues, self._objects.queues)
 
     def _scored(self, images: Sequence[int]) -> Bools:

@@ -116,8 +116,8 @@ def evaluate_lvis(
     annotations = load_annotations(annotations, iou_type)
     _check_federated(annotations)
     chosen = choose_images(annotations, images)
-    found = as_detections(read_results(detections), annotations, iou_type)
-    return _metrics(_FederatedTruth(annotations, iou_type), found, chosen)
+    flat = as_detections(read_results(detections), annotations, iou_type)
+    return _metrics(_FederatedTruth(annotations, iou_type), flat, chosen)
 
 
 class _FederatedTruth:
@@ -134,23 +134,23 @@ class _FederatedTruth:
         self._absent = self._listed(annotations, "neg_category_ids")
         self._incomplete = self._listed(annotations, "not_exhaustive_category_ids")
 
-    def matched(self, found: Detections, images: Sequence[int]) -> Matched:
+    def matched(self, detections: Detections, images: Sequence[int]) -> Matched:
         """What becomes of the detections that count."""
-        judged = self._judged(found)
+        judged = self._judged(detections)
         matches = self.objects.match(judged, images, limit=MAX_DETECTIONS)
         excused = np.isin(self._keys(judged), self._incomplete)[matches.detections]
         matches = replace(matches, ignored=matches.ignored | np.where(excused, ALL_LANES & ~matches.true, np.uint64(0)))
         return Matched(self.objects, matches, judged.images[matches.detections], images, (MAX_DETECTIONS,))
 
-    def _judged(self, found: Detections) -> Detections:
+    def _judged(self, detections: Detections) -> Detections:
         """The best 300 of each image, less those without area or on a category that nobody looked for."""
-        order = np.lexsort((-found.scores, found.images))
-        best = order[place_in_run(found.images[order]) < MAX_DETECTIONS]
-        looked_for: Bools = self.objects.has_objects(found) | np.isin(self._keys(found), self._absent)
-        return found.take(best[looked_for[best] & (found.areas()[best] > 0)])
+        order = np.lexsort((-detections.scores, detections.images))
+        best = order[place_in_run(detections.images[order]) < MAX_DETECTIONS]
+        looked_for: Bools = self.objects.has_objects(detections) | np.isin(self._keys(detections), self._absent)
+        return detections.take(best[looked_for[best] & (detections.areas()[best] > 0)])
 
-    def _keys(self, found: Detections) -> Ints:
-        return found.images * len(self._category_ids) + np.searchsorted(self._category_ids, found.categories)
+    def _keys(self, detections: Detections) -> Ints:
+        return detections.images * len(self._category_ids) + np.searchsorted(self._category_ids, detections.categories)
 
     def _listed(self, annotations: CocoAnnotations, key: str) -> Ints:
         place = {category: number for number, category in enumerate(annotations.category_ids)}
@@ -182,6 +182,6 @@ def _check_federated(annotations: CocoAnnotations) -> None:
             )
 
 
-def _metrics(truth: _FederatedTruth, found: Detections, images: Sequence[int]) -> dict[str, float]:
-    by_size = truth.matched(found, images).curves()
+def _metrics(truth: _FederatedTruth, detections: Detections, images: Sequence[int]) -> dict[str, float]:
+    by_size = truth.matched(detections, images).curves()
     return {metric: read(by_size[size], truth.among) for metric, (size, read) in _READINGS.items()}

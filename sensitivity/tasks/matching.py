@@ -131,35 +131,35 @@ def match(truth: Objects, queues: Ints, shapes: Any, areas: Floats) -> tuple[Wor
     hopeful = np.flatnonzero(last > first)  # most detections wait where there is nothing to find
     true, ignored = np.zeros(len(queues), np.uint64), np.zeros(len(queues), np.uint64)
     if isinstance(shapes, list):
-        overlaps = mask_overlaps([shapes[one] for one in hopeful], truth, first[hopeful], last[hopeful])
+        overlaps = mask_overlaps([shapes[detection] for detection in hopeful], truth, first[hopeful], last[hopeful])
     else:
         overlaps = box_overlaps(shapes[hopeful], truth, first[hopeful], last[hopeful])
     true[hopeful], ignored[hopeful] = assign(overlaps, queues[hopeful], truth)
     return true, ignored | (~(true | lanes_of_areas(areas)) & ALL_LANES)
 
 
-def box_overlaps(found: Floats, truth: Objects, first: Ints, last: Ints) -> Overlaps:
+def box_overlaps(boxes_found: Floats, truth: Objects, first: Ints, last: Ints) -> Overlaps:
     """Overlaps of boxes, each computed in the order of operations of pycocotools, so that every bit is the same.
 
     That holds for its x86-64 builds; a compiler for another processor may fuse a product and a sum of its C code. A box
     whose area is too large for a float64 overlaps nothing.
 
     Args:
-        found: (D, 4) detections, x, y, width, height.
+        boxes_found: (D, 4) detections, x, y, width, height.
         truth: Objects with boxes.
         first: (D,) the objects that detection ``d`` may find are ``first[d]`` up to, not including, ``last[d]``.
         last: (D,).
     """
     counts = last - first
-    detections = np.repeat(np.arange(len(found)), counts)
+    detections = np.repeat(np.arange(len(boxes_found)), counts)
     objects = np.arange(len(detections)) - np.repeat(np.cumsum(counts) - counts - first, counts)
     boxes = truth.shapes
     with np.errstate(over="ignore", invalid="ignore"):
-        found_ends, truth_ends = found[:, 2:] + found[:, :2], boxes[:, 2:] + boxes[:, :2]
-        found_areas, truth_areas = found[:, 2] * found[:, 3], boxes[:, 2] * boxes[:, 3]
+        found_ends, truth_ends = boxes_found[:, 2:] + boxes_found[:, :2], boxes[:, 2:] + boxes[:, :2]
+        found_areas, truth_areas = boxes_found[:, 2] * boxes_found[:, 3], boxes[:, 2] * boxes[:, 3]
         sides = [
             np.minimum(found_ends[detections, axis], truth_ends[objects, axis])
-            - np.maximum(found[detections, axis], boxes[objects, axis])
+            - np.maximum(boxes_found[detections, axis], boxes[objects, axis])
             for axis in (0, 1)
         ]
         touching = np.flatnonzero((sides[0] > 0) & (sides[1] > 0))
@@ -171,16 +171,16 @@ def box_overlaps(found: Floats, truth: Objects, first: Ints, last: Ints) -> Over
     return Overlaps(detections[enough], objects[enough], ious[enough])
 
 
-def mask_overlaps(found: Sequence[Any], truth: Objects, first: Ints, last: Ints) -> Overlaps:
+def mask_overlaps(masks: Sequence[Any], truth: Objects, first: Ints, last: Ints) -> Overlaps:
     """Overlaps of masks, by pycocotools; as ``box_overlaps``, but for lists of compressed RLE.
 
     Detections with the same ``first`` must be neighbours, and each must have an object that it may find.
     """
     starts = np.flatnonzero(place_in_run(first) == 0)
     parts = []
-    for start, end in pairwise([*starts.tolist(), len(found)]):
+    for start, end in pairwise([*starts.tolist(), len(masks)]):
         objects = slice(first[start], last[start])
-        ious = mask_tools.iou(found[start:end], truth.shapes[objects], truth.crowd[objects].tolist())
+        ious = mask_tools.iou(masks[start:end], truth.shapes[objects], truth.crowd[objects].tolist())
         rows, columns = np.nonzero(ious >= IOU_THRESHOLDS[0])
         parts.append((rows + start, columns + first[start], ious[rows, columns]))
     nothing = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))

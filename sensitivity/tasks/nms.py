@@ -125,7 +125,7 @@ def _overlapping(
     number = end - first
     widest = int(number.max()) if len(number) else 0
     columns = F.pad(columns, (0, 2 * max(widest, _NARROWEST)))
-    found = [(first[:0], first[:0])]
+    pairs = [(first[:0], first[:0])]
     width, covered = _NARROWEST, 0
     while covered < widest:
         windows = columns.unfold(1, width, 1).unbind()
@@ -135,17 +135,17 @@ def _overlapping(
             above = _ious(rows[:, some, None].unbind(), near) > iou_threshold
             above &= torch.arange(width, device=some.device) < number[some, None]
             row, step = torch.nonzero(above, as_tuple=True)
-            found.append((some[row], first[some[row]] + step))
+            pairs.append((some[row], first[some[row]] + step))
         width, covered = 2 * width, width
-    return torch.cat([row for row, _ in found]), torch.cat([column for _, column in found])
+    return torch.cat([row for row, _ in pairs]), torch.cat([column for _, column in pairs])
 
 
-def _ious(one: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+def _ious(boxes: Sequence[Tensor], others: Sequence[Tensor]) -> Tensor:
     """Intersection over union of boxes given by left, top, right, bottom and area, broadcast against each other."""
-    width = torch.minimum(one[2], other[2]).sub_(torch.maximum(one[0], other[0])).clamp_(min=0)
-    height = torch.minimum(one[3], other[3]).sub_(torch.maximum(one[1], other[1])).clamp_(min=0)
+    width = torch.minimum(boxes[2], others[2]).sub_(torch.maximum(boxes[0], others[0])).clamp_(min=0)
+    height = torch.minimum(boxes[3], others[3]).sub_(torch.maximum(boxes[1], others[1])).clamp_(min=0)
     intersection = width.mul_(height)
-    return intersection / (one[4] + other[4]).sub_(intersection)
+    return intersection / (boxes[4] + others[4]).sub_(intersection)
 
 
 def _check_shapes(boxes: Tensor, scores: Tensor, labels: Tensor) -> None:

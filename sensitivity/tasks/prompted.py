@@ -110,8 +110,8 @@ class SamSegment:
         size = (image.shape[0], image.shape[1])
         masks, ious = [], []
         for some in prompts.chunks(self.prompts_at_once):
-            given = _sam_prompts(some) | {"multimask_output": self.multimask_output}
-            logits, predicted = model.predict_masks(embedding, original_size=size, **given)[:2]
+            keywords = _sam_prompts(some) | {"multimask_output": self.multimask_output}
+            logits, predicted = model.predict_masks(embedding, original_size=size, **keywords)[:2]
             masks.append(_as_bool(logits))
             ious.append(as_array(predicted))
         return np.concatenate(masks), np.concatenate(ious)
@@ -214,15 +214,15 @@ class PromptedMasks:
             PredictionError: If masks or predicted IoU have a wrong shape or are not finite.
             TaskError: If the model has not what ``segment`` needs.
         """
-        found = [self._predict(model, *one) for one in batch.context]
+        predictions = [self._predict(model, *context) for context in batch.context]
         if self._kind == "detections":
-            return found
-        for position, prediction in zip(batch.images, found, strict=True):
+            return predictions
+        for position, prediction in zip(batch.images, predictions, strict=True):
             instances = self._instances(position)
             truth = [self.annotations.masks[instance["id"]] for instance in instances]
             prediction["ious"] = _pairwise_iou(prediction["masks"], truth)
             prediction["areas"] = np.array([instance["area"] for instance in instances], np.float64)
-        return found
+        return predictions
 
     @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
@@ -265,8 +265,8 @@ class PromptedMasks:
         """Number of instances that the metric is the mean of, image by image; None with a detector's boxes."""
         if self._kind == "detections":
             return None
-        areas = ([one["area"] for one in self._instances(position)] for position in range(len(self)))
-        return [int(_of_size(np.array(one, np.float64), self.metric).sum()) for one in areas]
+        of_images = ([instance["area"] for instance in self._instances(position)] for position in range(len(self)))
+        return [int(_of_size(np.array(areas, np.float64), self.metric).sum()) for areas in of_images]
 
     @checked(TaskError)
     def instance_sum(self, prediction: Prediction) -> float:

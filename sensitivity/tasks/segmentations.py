@@ -159,10 +159,10 @@ def _rle_fault(rle: Mapping[str, Any], size: Size) -> str | None:
     missing = [key for key in ("size", "counts") if key not in rle]
     if missing:
         return f"has an RLE that lacks {missing}; expected 'size' and 'counts'"
-    given = rle["size"]
-    sides = [whole_number(side) for side in given] if isinstance(given, list | tuple | np.ndarray) else None
+    sizes = rle["size"]
+    sides = [whole_number(side) for side in sizes] if isinstance(sizes, list | tuple | np.ndarray) else None
     if sides != list(size):
-        return f"has an RLE of the (height, width) {_short(given)}, but its image has {size}"
+        return f"has an RLE of the (height, width) {_short(sizes)}, but its image has {size}"
     counts = rle["counts"]
     if isinstance(counts, str | bytes):
         return None if _is_compressed(counts) else f"has an RLE with the counts {_short(counts)}, which are no RLE text"

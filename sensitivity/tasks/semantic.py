@@ -72,9 +72,9 @@ class LabelMaps:
         """
         scores = outputs["out"] if isinstance(outputs, Mapping) and "out" in outputs else outputs
         if not isinstance(scores, torch.Tensor) or scores.ndim != 4 or len(scores) != len(sizes):
-            given = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
+            kind = tuple(scores.shape) if isinstance(scores, torch.Tensor) else type(scores).__name__
             raise PredictionError(
-                f"the model returned {given} for {len(sizes)} images; expected class scores (N, C, height, width). "
+                f"the model returned {kind} for {len(sizes)} images; expected class scores (N, C, height, width). "
                 "Give adapter= for other outputs."
             )
         if not torch.isfinite(scores).all():

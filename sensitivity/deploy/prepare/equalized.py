@@ -92,7 +92,12 @@ def _check_equal(basis: Basis, expected: list[Tensor]) -> None:
 
 def _scale(model: nn.Module, channels: Channels) -> None:
     count = 1 + max(
-        (int(one.max()) for layer in channels.layers for one in (layer.written, layer.read) if one is not None),
+        (
+            int(numbers.max())
+            for layer in channels.layers
+            for numbers in (layer.written, layer.read)
+            if numbers is not None
+        ),
         default=0,
     )
     fixed = torch.zeros(count, dtype=torch.bool)
@@ -158,8 +163,10 @@ def _reasons(layers: LayerTable, channels: Channels) -> dict[str, str]:
         if own is None or own.read is None:
             reasons[layer.name] = "its weight cannot be scaled"
             continue
-        found = list(dict.fromkeys(channels.reasons[one] for one in own.read.tolist() if one in channels.reasons))
-        if found:
-            kept = sum(one in channels.reasons for one in own.read.tolist())
-            reasons[layer.name] = f"{kept} of {len(own.read)} channels that it reads are left: {'; '.join(found)}"
+        causes = list(
+            dict.fromkeys(channels.reasons[channel] for channel in own.read.tolist() if channel in channels.reasons)
+        )
+        if causes:
+            kept = sum(channel in channels.reasons for channel in own.read.tolist())
+            reasons[layer.name] = f"{kept} of {len(own.read)} channels that it reads are left: {'; '.join(causes)}"
     return reasons

@@ -55,17 +55,17 @@ def agreement(record: VerificationRecord) -> Picture:
 
 def _draw(axes: Axes, layers: Sequence[LayerCheck]) -> None:
     for status, (colour, marker) in _MARKS.items():
-        found = [(position, check) for position, check in enumerate(layers) if check.status == status]
-        if found:
+        points = [(position, check) for position, check in enumerate(layers) if check.status == status]
+        if points:
             axes.plot(
-                [position for position, _ in found],
-                [max(check.code_share or 0.0, _NONE) for _, check in found],
+                [position for position, _ in points],
+                [max(check.code_share or 0.0, _NONE) for _, check in points],
                 marker=marker,
                 markersize=5,
                 color=colour,
                 linestyle="none",
                 clip_on=False,
-                label=f"{status} ({len(found)})",
+                label=f"{status} ({len(points)})",
                 gid="layer",
             )
     axes.set_yscale("log")

@@ -67,7 +67,7 @@ def pareto(
     if not isfinite(study.baseline.value):
         raise StudyError(f"no curve from a baseline of {study.baseline.value}: the task's metric must be finite.")
     scale, words = _AXES[against]
-    points = [_point(study, scale, *given) for given in measured]
+    points = [_point(study, scale, *scheme) for scheme in measured]
     figure = Picture(7.5, 5.0)
     axes = figure.add_axes((0.11, 0.12, 0.85, 0.78))
     _draw_curves(axes, study, scale, curves)
