@@ -55,6 +55,11 @@ REDUCTIONS = frozenset({"mean", "var", "var_mean", "std", "std_mean", "sum", "li
 DIVISIONS = frozenset({"div", "rsqrt", "sqrt", "reciprocal", "pow"})
 
 # one operator that bends the line, with the name of the module that does the same
+# decide, and pass no numbers on
+COMPARISONS = frozenset(
+    {"gt", "lt", "ge", "le", "eq", "ne", "logical_not", "logical_and", "bitwise_not", "bitwise_and"}
+)
+
 BENDS = {
     "relu": "ReLU",
     "hardtanh": "Hardtanh",

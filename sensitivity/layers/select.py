@@ -22,13 +22,16 @@ FLAGS = (
     "shared",
     "computed-weight",
 )
-KINDS = ("independent", "res", "fmb", "mb", "att")
+KINDS = ("independent", "res", "fmb", "mb", "csp", "att")
 ROLES = (
     "stem",
     "conv",
+    "linear",
     "expand",
     "depthwise",
     "exit",
+    "gate",
+    "position",
     "qkv",
     "scale-depthwise",
     "scale-pointwise",

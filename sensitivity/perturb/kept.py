@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import nn
 
 from sensitivity.errors import LayerNotFoundError
-from sensitivity.layers.blocks import Neighbours
+from sensitivity.layers.neighbours import Neighbours
 from sensitivity.layers.operators import DIVISIONS, FUSED_NORMS, REDUCTIONS
 from sensitivity.layers.sites import find_sites
 from sensitivity.layers.tape import Call, Op, Tape, trace

@@ -17,9 +17,11 @@ class Layer:
     Attributes:
         name: Unique name ``stage:block:layer``, e.g. ``stage3:0:1``; blocks and layers count from zero.
         module: Qualified path of the module in the model, e.g. ``backbone.stages.3.op_list.0.main.depth_conv.conv``.
-        kind: Block type: ``independent``, ``res``, ``fmb`` (fused MBConv), ``mb`` (MBConv) or ``att`` (attention).
-        role: Place within its block: ``stem``, ``conv``, ``expand``, ``depthwise``, ``exit``, ``qkv``,
-            ``scale-depthwise``, ``scale-pointwise``, ``proj``, ``shortcut``, ``neck``, ``output``.
+        kind: Block type: ``independent``, ``res``, ``fmb`` (fused MBConv), ``mb`` (MBConv), ``csp`` (cross-stage
+            partial) or ``att`` (attention).
+        role: Place within its block: ``stem``, ``conv``, ``linear``, ``expand``, ``depthwise``, ``exit``, ``gate``,
+            ``position``, ``qkv``, ``scale-depthwise``, ``scale-pointwise``, ``proj``, ``shortcut``, ``neck``,
+            ``output``.
         flags: What its structure says: ``exit``, ``attention-pointwise``, ``depthwise``, ``stem``, ``output``,
             ``no-norm``, ``no-activation``, ``shared``.
         norm: Class of the normalisation that follows by data flow, or None.

@@ -89,12 +89,28 @@ def _attention(attention, tokens, size):
     return attended @ parameters["proj.weight"].T + parameters["proj.bias"]
 
 
-def test_every_convolution_and_linear_is_a_layer_and_the_shared_ones_have_a_call_for_each_block():
+@pytest.fixture(scope="module")
+def tiny_wrapped() -> sv.Wrapped:
+    return sv.wrap(build("tiny", classes=None), torch.rand(1, 3, 64, 64))
+
+
+def test_every_convolution_and_linear_is_a_layer_and_the_shared_ones_have_a_call_for_each_block(tiny_wrapped):
     model = build("tiny", classes=None)
-    wrapped = sv.wrap(model, torch.rand(1, 3, 64, 64))
     weighted = {name for name, module in model.named_modules() if isinstance(module, nn.Conv2d | nn.Linear)}
-    assert {layer.module for layer in wrapped.layers} == weighted
-    assert wrapped.layers["mhca_stages.2.mhca_blks.0.cpe.proj"].calls == CONFIGS["tiny"].depths[2]
+    assert {layer.module for layer in tiny_wrapped.layers} == weighted
+    assert tiny_wrapped.layers["mhca_stages.2.mhca_blks.0.cpe.proj"].calls == CONFIGS["tiny"].depths[2]
+
+
+def test_a_stage_has_an_inverted_residual_beside_paths_of_attention(tiny_wrapped):
+    paths = ("conv1.conv", "dwconv", "conv2.conv")
+    inverted = [tiny_wrapped.layers[f"mhca_stages.1.InvRes.{path}"] for path in paths]
+    assert [(layer.kind, layer.role) for layer in inverted] == [("mb", "expand"), ("mb", "depthwise"), ("mb", "exit")]
+    attention = "mhca_stages.1.mhca_blks.2.MHCA_layers.1."
+    parts = ("factoratt_crpe.qkv", "factoratt_crpe.proj", "mlp.fc1", "mlp.fc2")
+    layers = [tiny_wrapped.layers[attention + part] for part in parts]
+    assert [layer.role for layer in layers] == ["qkv", "proj", "expand", "exit"]
+    assert {layer.kind for layer in layers} == {"att"}
+    assert {layer.name.rpartition(":")[0] for layer in layers} == {"mhca_stages.1.mhca_blks.2:1"}
 
 
 def test_a_checkpoint_comes_back_exactly_also_under_the_key_model_and_without_its_classifier(tmp_path):

@@ -17,6 +17,7 @@ KIND_COLOURS = {
     "res": "#e69f00",
     "fmb": "#0072b2",
     "mb": "#d55e00",
+    "csp": "#56b4e9",
     "att": "#009e73",
 }
 OTHER_COLOUR = "#cc79a7"
