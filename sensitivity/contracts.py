@@ -30,7 +30,7 @@ class Batch:
 
 @runtime_checkable
 class NeedsReference(Protocol):
-    """A task that scores a model against the undisturbed one; the sweep gives it the reference before it starts.
+    """A task that scores a model against the unperturbed one; the sweep gives it the reference before it starts.
 
     Attributes:
         needs_reference: Whether ``with_reference`` has yet to be called.
@@ -49,7 +49,7 @@ class Task(Protocol):
     """Data and a metric: what "good" means.
 
     A task knows nothing of quantization. A prediction is a tree of dicts, lists, numpy arrays, numbers and text, one
-    for each image, so that predictions of disturbed models can be compared, kept and scored later.
+    for each image, so that predictions of perturbed models can be compared, kept and scored later.
 
     Attributes:
         name: Short text for titles.
@@ -136,7 +136,7 @@ class LooksAtPredictions(Protocol):
     """What a ``Task`` may have besides: it tells predictions that cannot have been meant, such as boxes in 0..1."""
 
     def suspicion(self, predictions: Mapping[int, Any]) -> str | None:
-        """What is wrong with the predictions of an undisturbed model, for a person; None if nothing is seen.
+        """What is wrong with the predictions of an unperturbed model, for a person; None if nothing is seen.
 
         It depends on the predictions alone, takes little time, and says nothing of a model that is only weak.
 

@@ -54,7 +54,7 @@ class ModelInUseError(ModelError):
 
 
 class NotRestoredError(ModelError):
-    """The model is not bit for bit as it was before it was disturbed."""
+    """The model is not bit for bit as it was before it was perturbed."""
 
 
 class RecipeError(SensitivityError, ValueError):
@@ -134,4 +134,4 @@ def how_to_install(extra: str) -> str:
 
 
 class SuspiciousPredictionsWarning(UserWarning):
-    """An undisturbed model's predictions look as if an adapter were wrong; the text says what they look like."""
+    """An unperturbed model's predictions look as if an adapter were wrong; the text says what they look like."""

@@ -54,7 +54,7 @@ class Study(StudyRecord):
             signals: Of this study's model and recipes, in any number; later ones replace earlier ones of the same name.
 
         Raises:
-            StudyError: If they are of another recipe or model, or all layers but one were disturbed.
+            StudyError: If they are of another recipe or model, or all layers but one were perturbed.
         """
         study = self
         for by_layer in signals:

@@ -16,7 +16,7 @@ FEWEST_LAYERS = 3
 def worst_first(study: StudyRecord, recipe: RecipeLike | None = None) -> list[Measurement]:
     """The measurements that have a drop, the layer that hurts most first; ties stay in execution order.
 
-    With one layer disturbed at a time that is the largest drop. With all but one disturbed it is the smallest: the
+    With one layer perturbed at a time that is the largest drop. With all but one perturbed it is the smallest: the
     layer whose protection leaves the best model.
 
     Args:
@@ -45,7 +45,7 @@ def agreement(study: StudyRecord, recipe: RecipeLike | None = None) -> dict[str,
     """Spearman's rank correlation of each signal and estimate with the measured drops.
 
     1 means that the signal puts the layers in the order of their drops, 0 that it says nothing of them; the sign of
-    SQNR and cosine, which are high where little is disturbed, is turned for that. Drops that are noise have a random
+    SQNR and cosine, which are high where little is perturbed, is turned for that. Drops that are noise have a random
     order, so the correlation of a good signal with them is low as well.
 
     Args:

@@ -83,7 +83,7 @@ def verdict_of(measurement: Measurement, limit: float, *, intervals: bool) -> Ve
     """The verdict on a measurement that has a drop.
 
     Args:
-        measurement: One layer disturbed.
+        measurement: One layer perturbed.
         limit: The tolerance as ``stored_tolerance`` gives it.
         intervals: Whether intervals were computed; without them the drop itself is judged.
     """
@@ -101,7 +101,7 @@ def images_to_decide(measurement: Measurement, limit: float, *, whole: int | Non
     """About how many images would decide an undecided measurement; see ``images_needed``.
 
     Args:
-        measurement: One layer disturbed.
+        measurement: One layer perturbed.
         limit: The tolerance as ``stored_tolerance`` gives it.
         whole: Images of the data set that the intervals are about; None where they are about other images.
     """

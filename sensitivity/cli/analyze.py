@@ -1,4 +1,4 @@
-"""``sensitivity analyze``: disturb every layer of a model and score a task each time."""
+"""``sensitivity analyze``: perturb every layer of a model and score a task each time."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser = commands.add_parser(
         "analyze",
         help="quantize one layer at a time and score a task each time",
-        description="Disturb every layer of a model by itself and score the task each time. With --store it can be "
+        description="Perturb every layer of a model by itself and score the task each time. With --store it can be "
         "stopped at any time; the same command goes on from there.",
     )
     add_model(parser)

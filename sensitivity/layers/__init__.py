@@ -1,1 +1,1 @@
-"""WHERE can a model be disturbed? Conv + norm + activation layers, found by data flow and named."""
+"""WHERE can a model be perturbed? Conv + norm + activation layers, found by data flow and named."""

@@ -1,1 +1,1 @@
-"""Disturb one place, then leave no trace."""
+"""Perturb one place, then leave no trace."""

@@ -33,7 +33,7 @@ def calibrate(
     Args:
         model: The model; left as it was.
         layers: Layers to observe. Those with a tensor that no hook can see are left out: they have no ranges, and
-            disturbing one says why.
+            perturbing one says why.
         recipes: Say which tensors are observed, and how; what two have in common is observed once.
         runs: One item a batch: a function that runs the model on it, and the number of its images.
 

@@ -68,7 +68,7 @@ def corrected_bias(
     """The bias of a layer with the mean error of its quantization taken out.
 
     Args:
-        module: The layer's module, undisturbed.
+        module: The layer's module, unperturbed.
         layer: The layer.
         recipe: What is done to it.
         weight: The weight that stands in for its own; None where that stays.

@@ -16,7 +16,7 @@ from sensitivity.perturb.cures import corrected_bias
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
 from sensitivity.perturb.state import check_has_numbers
-from sensitivity.perturb.weights import changed_in_passing, disturbed_weight, exchanged
+from sensitivity.perturb.weights import changed_in_passing, exchanged, perturbed_weight
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fake import activation_quantizer
@@ -56,7 +56,7 @@ class Disturber:
 
     @contextlib.contextmanager
     def applied(self, recipes: Mapping[Layer, Recipe], *, call: int | None = None) -> Iterator[None]:
-        """The model with these layers disturbed; as it was afterwards, also after an interrupt.
+        """The model with these layers perturbed; as it was afterwards, also after an interrupt.
 
         Args:
             recipes: What is done to each.
@@ -115,7 +115,7 @@ class Disturber:
 
     @functools.cached_property
     def _weights(self) -> str:
-        """Digest of the undisturbed model's weights."""
+        """Digest of the unperturbed model's weights."""
         return weights_digest(self.model)
 
     def _prepare(self, layer: Layer, recipe: Recipe) -> _Prepared:
@@ -138,7 +138,7 @@ class Disturber:
             None if recipe.rounding == "nearest" else recipe,
         )
         if key not in self._weights_made:
-            self._weights_made[key] = disturbed_weight(self.model, layer, recipe, inputs)
+            self._weights_made[key] = perturbed_weight(self.model, layer, recipe, inputs)
         return self._weights_made[key]
 
     def quantizers(self, layer: Layer, recipe: Recipe) -> Quantizers:

@@ -1,4 +1,4 @@
-"""Tasks that compare with the undisturbed model's outputs, given those outputs."""
+"""Tasks that compare with the unperturbed model's outputs, given those outputs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from sensitivity.perturb.state import ModelState
 
 
 def with_reference(model: nn.Module, task: Task) -> Task:
-    """The task, given the undisturbed model's outputs first where it compares with them.
+    """The task, given the unperturbed model's outputs first where it compares with them.
 
     Args:
-        model: The undisturbed model; left as it was.
+        model: The unperturbed model; left as it was.
         task: A task that compares with nothing is returned as it is.
     """
     if not isinstance(task, NeedsReference) or not task.needs_reference:

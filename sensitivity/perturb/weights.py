@@ -1,4 +1,4 @@
-"""The weight of one layer, exchanged for a disturbed one and put back."""
+"""The weight of one layer, exchanged for a perturbed one and put back."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def is_computed(layer: Layer) -> bool:
     return layer.output_axis is None
 
 
-def disturbed_weight(
+def perturbed_weight(
     model: nn.Module, layer: Layer, recipe: Recipe, inputs: InputStatistics | None = None
 ) -> Tensor | None:
     """What a recipe makes of a layer's weight: pruned first, then quantized.

@@ -1,6 +1,6 @@
 """Facts that pass between rooms: frozen values, JSON both ways, no torch.
 
-``layer``: where a model can be disturbed. ``recipe``: what is done there. ``scheme``: which layer gets which recipe.
+``layer``: where a model can be perturbed. ``recipe``: what is done there. ``scheme``: which layer gets which recipe.
 ``study``: what was measured. ``signals``: what can be told without labels.
 """
 

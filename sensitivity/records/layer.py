@@ -1,4 +1,4 @@
-"""One place where a model can be disturbed, as facts about it."""
+"""One place where a model can be perturbed, as facts about it."""
 
 from __future__ import annotations
 
@@ -136,7 +136,7 @@ class SkippedModule:
 
     Attributes:
         module: Qualified path.
-        reason: Why it cannot be disturbed, e.g. ``never called with the example inputs``.
+        reason: Why it cannot be perturbed, e.g. ``never called with the example inputs``.
     """
 
     module: str

@@ -22,14 +22,14 @@ FIRST_ORDER, SECOND_ORDER = "estimate_first_order", "estimate_second_order"
 OUTPUT_MSE = "estimate_output_mse"
 
 SIMILARITIES = (WEIGHT_SQNR, LAYER_SQNR, OUTPUT_SQNR, LAYER_COSINE, OUTPUT_COSINE)
-"""Higher means less disturbed."""
+"""Higher means less perturbed."""
 ESTIMATES = (FIRST_ORDER, SECOND_ORDER, OUTPUT_MSE)
 """Guesses of how much a layer matters; higher means a larger drop is to be expected. No measurements of the drop."""
 
 
 @dataclass(frozen=True, eq=False)
 class Signals(Mapping[str, Mapping[str, float]]):
-    """Label-free numbers of each layer, disturbed by itself; a mapping from the layer's name to name and number.
+    """Label-free numbers of each layer, perturbed by itself; a mapping from the layer's name to name and number.
 
     Attributes:
         model: Name of the model.
@@ -88,10 +88,10 @@ def with_signals(study: AnyStudy, signals: Signals) -> AnyStudy:
         signals: Of the same model and of one of the study's recipes; its name does not count, what it does does.
 
     Raises:
-        StudyError: If the study has no such recipe, or a layer of the signals, or disturbs all layers but one.
+        StudyError: If the study has no such recipe, or a layer of the signals, or perturbs all layers but one.
     """
     if study.direction != "one-at-a-time":
-        raise StudyError("signals are of one layer disturbed by itself: they say nothing of all-but-one measurements.")
+        raise StudyError("signals are of one layer perturbed by itself: they say nothing of all-but-one measurements.")
     name = next((key for key, recipe in study.recipes.items() if recipe.digest == signals.recipe.digest), None)
     if name is None:
         raise StudyError(

@@ -1,4 +1,4 @@
-"""What was measured: one model, one task, one baseline, many disturbed layers."""
+"""What was measured: one model, one task, one baseline, many perturbed layers."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ class Status(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One layer disturbed by one recipe, scored.
+    """One layer perturbed by one recipe, scored.
 
     Attributes:
         layer: Name of the layer.
         recipe: Name of the recipe, a key of ``StudyRecord.recipes``.
-        score: The metric with this layer disturbed; None where the measurement failed.
+        score: The metric with this layer perturbed; None where the measurement failed.
         drop: Baseline minus score (score minus baseline where lower is better); positive is worse.
         drop_low: Lower end of the interval of the drop, or None where no interval was computed.
         drop_high: Upper end.
@@ -118,7 +118,7 @@ class StudyRecord(Saved):
         metric: Name of the metric that scores and drops are of.
         unit: Unit for people; ``%`` means that fractions are stored.
         higher_is_better: Whether a larger metric is a better model.
-        baseline: Score with nothing disturbed.
+        baseline: Score with nothing perturbed.
         layers: All layers of the model in execution order.
         measurements: One for each layer and recipe, in execution order.
         recipes: The recipes by name.

@@ -80,7 +80,7 @@ class Reading:
 
     @property
     def one_at_a_time(self) -> bool:
-        """Whether a drop is of the one layer that was disturbed, rather than of all but one."""
+        """Whether a drop is of the one layer that was perturbed, rather than of all but one."""
         return self.study.direction == "one-at-a-time"
 
     @property
@@ -95,7 +95,7 @@ class Reading:
 
     @property
     def baseline(self) -> str:
-        """Metric, score and unit with nothing disturbed, e.g. ``mIoU 78.51 %``."""
+        """Metric, score and unit with nothing perturbed, e.g. ``mIoU 78.51 %``."""
         return f"{self.study.metric} {self.shown(self.study.baseline.value)}{self.score_unit}"
 
     def shown(self, stored: float) -> str:

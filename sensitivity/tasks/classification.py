@@ -137,7 +137,7 @@ class Classification:
 
     def _prediction(self, scores: Scores, label: int) -> dict[str, int]:
         if not np.isfinite(scores).all():
-            raise PredictionError("class scores are NaN or infinite. The model, as disturbed, may have overflowed.")
+            raise PredictionError("class scores are NaN or infinite. The model, as perturbed, may have overflowed.")
         if label >= len(scores):
             raise PredictionError(
                 f"the model scores {len(scores)} classes, but a label is {label}. Labels count the model's outputs "

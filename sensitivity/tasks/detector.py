@@ -178,7 +178,7 @@ class DetectionTask(abc.ABC):
 
     @checked(TaskError)
     def suspicion(self, predictions: Mapping[int, Prediction]) -> str | None:
-        """What the boxes or labels of an undisturbed model look like if an adapter is wrong; None if nothing is seen.
+        """What the boxes or labels of an unperturbed model look like if an adapter is wrong; None if nothing is seen.
 
         The best boxes of each image, as many as it has objects, are compared with the objects: as they are, and read
         as other orders (``x, y, width, height`` ...), in other units (fractions, the network's pixels) and with other
@@ -356,7 +356,7 @@ def _finite_array(prediction: Mapping[str, Any], key: str, *, shape: tuple[int, 
     if not np.isfinite(values).all():
         raise PredictionError(
             f"{np.count_nonzero(~np.isfinite(values))} numbers among the {key} of a prediction are NaN or infinite; "
-            "expected finite ones. The model, as disturbed, may have overflowed."
+            "expected finite ones. The model, as perturbed, may have overflowed."
         )
     return values
 

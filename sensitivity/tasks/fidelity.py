@@ -1,4 +1,4 @@
-"""How much of a model's output survives a disturbance, without any labels."""
+"""How much of a model's output survives a perturbation, without any labels."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ Floats = npt.NDArray[np.float64]
 
 
 class FeatureFidelity:
-    """Signal-to-quantization-noise ratio of the model's outputs against the same model undisturbed.
+    """Signal-to-quantization-noise ratio of the model's outputs against the same model unperturbed.
 
-    The undisturbed outputs are to this task what annotations are to others, so they are part of it: ``with_reference``
+    The unperturbed outputs are to this task what annotations are to others, so they are part of it: ``with_reference``
     runs the model once over all inputs and keeps its outputs. Every floating-point tensor that the model returns,
     however deep in dicts, lists or tuples, is part of one long vector: outputs of large numbers weigh more.
 
@@ -67,7 +67,7 @@ class FeatureFidelity:
         """The same task with the outputs of this model as the reference; the model is run in its present state.
 
         Args:
-            model: Undisturbed, in eval mode. Gradients are off while it runs.
+            model: Unperturbed, in eval mode. Gradients are off while it runs.
 
         Raises:
             PredictionError: If it returns no floating-point tensor, or numbers that are not finite.
@@ -116,7 +116,7 @@ class FeatureFidelity:
             PredictionError: If the outputs have another size than the reference, or are not finite.
         """
         if self._reference is None:
-            raise TaskError("this task has no reference to compare with. Use task.with_reference(undisturbed_model).")
+            raise TaskError("this task has no reference to compare with. Use task.with_reference(unperturbed_model).")
         outputs = self._outputs(model, batch)
         return [_energies(self._reference[image], output) for image, output in zip(batch.images, outputs, strict=True)]
 
@@ -165,7 +165,7 @@ class FeatureFidelity:
         arrays = [as_array(tensor.double()).reshape(count, -1) for tensor in tensors]
         joined = np.concatenate(arrays, axis=1)
         if not np.isfinite(joined).all():
-            raise PredictionError("outputs are NaN or infinite. The model, as disturbed, may have overflowed.")
+            raise PredictionError("outputs are NaN or infinite. The model, as perturbed, may have overflowed.")
         return list(joined)
 
 

@@ -328,7 +328,7 @@ class PromptedMasks:
                 f"image of {image.shape[0]} x {image.shape[1]}; expected (P, M, height, width) and (P, M)."
             )
         if not np.isfinite(ious).all():
-            raise PredictionError("a predicted IoU is NaN or infinite. The model, as disturbed, may have overflowed.")
+            raise PredictionError("a predicted IoU is NaN or infinite. The model, as perturbed, may have overflowed.")
         best = ious.argmax(axis=1)
         rles = [encode_mask(mask[choice]) for mask, choice in zip(masks, best, strict=True)]
         return {"masks": rles, "predicted_ious": ious[np.arange(len(ious)), best]}
@@ -396,5 +396,5 @@ def _as_bool(masks: Any) -> npt.NDArray[np.bool_]:
     if pixels.dtype == bool:
         return pixels
     if not np.isfinite(pixels).all():
-        raise PredictionError("mask logits are NaN or infinite. The model, as disturbed, may have overflowed.")
+        raise PredictionError("mask logits are NaN or infinite. The model, as perturbed, may have overflowed.")
     return np.asarray(pixels > 0)

@@ -78,7 +78,7 @@ class LabelMaps:
                 "Give adapter= for other outputs."
             )
         if not torch.isfinite(scores).all():
-            raise PredictionError("class scores are NaN or infinite. The model, as disturbed, may have overflowed.")
+            raise PredictionError("class scores are NaN or infinite. The model, as perturbed, may have overflowed.")
         scores = self._of_two(scores, classes)
         if classes is not None and scores.shape[1] < classes:
             raise PredictionError(

@@ -141,7 +141,7 @@ class ConnectorSuite:
             _assert_agree(self._predictions(network, at_once=True), self._predictions(network), self.tolerance)
 
     def test_an_adapter_leaves_the_outputs_as_they_are(self, network: Any) -> None:
-        """They are recorded, and used again for other disturbances."""
+        """They are recorded, and used again for other perturbations."""
         connected = self._connected(network)
         if connected.adapter is None:
             return

@@ -69,7 +69,7 @@ class TaskSuite:
                 assert _is_data(leaf), f"a store cannot keep a {type(leaf).__name__}: {leaf!r:.80}"
 
     def test_a_model_predicts_the_same_again(self, task: Task, model: Any) -> None:
-        """So that a difference is the work of a disturbance."""
+        """So that a difference is the work of a perturbation."""
         for one, other in zip(_predictions(task, model).values(), _predictions(task, model).values(), strict=True):
             assert [_bits(leaf) for leaf in _leaves(one)] == [_bits(leaf) for leaf in _leaves(other)]
 

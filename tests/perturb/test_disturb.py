@@ -324,13 +324,13 @@ def test_a_weight_is_quantized_once_for_recipes_that_differ_in_activations_alone
     net: Net, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    real = disturb.disturbed_weight
+    real = disturb.perturbed_weight
 
     def counted(model: nn.Module, layer: sv.Layer, recipe: sv.Recipe, inputs: object = None) -> Tensor | None:
         made.append(recipe.name)
         return real(model, layer, recipe, inputs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(disturb, "disturbed_weight", counted)
+    monkeypatch.setattr(disturb, "perturbed_weight", counted)
     wrapped = sv.wrap(net, images)
     weights = sv.QuantSpec("int4", "per-channel")
     recipes = [

@@ -56,7 +56,7 @@ def verify(
     Args:
         deployed: What is verified.
         task: Gives real inputs, and the metric; without one, layers and outputs are checked on the example inputs.
-        fp32: The undisturbed model; None for the folded copy.
+        fp32: The unperturbed model; None for the folded copy.
         samples: Samples that outputs and codes are compared on.
         gates: What is required; None for the usual numbers, which ask for less in float where the rest is in half
             precision.

@@ -76,7 +76,7 @@ def _y_label(reading: Reading, recipe: str | None) -> str:
     if recipe is not None:
         return f"{recipe}\n{metric}"
     which = "one layer" if reading.one_at_a_time else "all layers but one"
-    return f"{metric} with {which} disturbed"
+    return f"{metric} with {which} perturbed"
 
 
 def _details(study: StudyRecord, recipes: tuple[str, ...], layers: int) -> str:

@@ -46,7 +46,7 @@ def marker_of(layer: Layer) -> str:
 def filling_of(verdict: Verdict | None, colour: str) -> dict[str, Any]:
     """How a marker shows its verdict: filled for a dip, hollow for undecided, pale for harmless.
 
-    A layer without a verdict (all but one were disturbed) is filled.
+    A layer without a verdict (all but one were perturbed) is filled.
     """
     if verdict is Verdict.UNDECIDED:
         return {"markerfacecolor": "white", "markeredgecolor": colour, "markeredgewidth": 1.1}

@@ -34,7 +34,7 @@ class Dip:
     Attributes:
         position: Place on the x axis.
         layer: The layer.
-        score: Score with it disturbed; None where there is no result.
+        score: Score with it perturbed; None where there is no result.
         ends: Ends of the score's interval, in no order; None where there is none.
         verdict: Whether the drop matters; None where nobody can tell.
     """
@@ -107,7 +107,7 @@ def set_limits(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
 def label_worst(axes: Axes, reading: Reading, dips: Sequence[Dip], recipe: str, count: int) -> None:
     """Name, drop and verdict beside the worst layers that lose anything. The limits must be final.
 
-    With all layers but one disturbed there are no verdicts, and the worst are labelled whatever their drop.
+    With all layers but one perturbed there are no verdicts, and the worst are labelled whatever their drop.
     """
     at = {dip.layer.name: dip for dip in dips}
     labels = []

@@ -19,7 +19,7 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer_o
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import spare_buffers, untouched
-from sensitivity.perturb.weights import disturbed_weight, exchanged, is_computed
+from sensitivity.perturb.weights import exchanged, is_computed, perturbed_weight
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.signals import FIRST_ORDER, OUTPUT_MSE, SECOND_ORDER, Signals
 from sensitivity.sweep.passes.forward import Forward
@@ -184,14 +184,14 @@ def _watch_weight(
     stack: contextlib.ExitStack, model: nn.Module, layer: Layer, recipe: Recipe, changes: _Changes
 ) -> None:
     """A weight of the same content that gradients are asked of, for as long as the stack is open."""
-    disturbed = disturbed_weight(model, layer, recipe)
-    if disturbed is None:
+    perturbed = perturbed_weight(model, layer, recipe)
+    if perturbed is None:
         return
     module = model.get_submodule(layer.module)
     weight = getattr(module, layer.weight).detach()
     own = weight.clone() if weight.is_inference() else weight  # autograd refuses tensors made in inference mode
     leaf = stack.enter_context(exchanged(module, layer.weight, own, requires_grad=True))
-    changes.note(layer.name, leaf, (disturbed - weight).double())
+    changes.note(layer.name, leaf, (perturbed - weight).double())
 
 
 def _activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, disturber: Disturber, changes: _Changes) -> Hooks:

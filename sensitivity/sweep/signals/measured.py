@@ -16,7 +16,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import After, Before, Counting, holders_of, hooked
 from sensitivity.perturb.operators import Unnested
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.weights import disturbed_weight
+from sensitivity.perturb.weights import perturbed_weight
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.signals import (
     LAYER_COSINE,
@@ -215,11 +215,11 @@ def _look_locally(
 
 
 def _weight_signal(model: nn.Module, layer: Layer, recipe: Recipe) -> dict[str, float]:
-    disturbed = disturbed_weight(model, layer, recipe)
-    if disturbed is None:
+    perturbed = perturbed_weight(model, layer, recipe)
+    if perturbed is None:
         return {}
     fidelity = Fidelity()
-    fidelity.add(getattr(model.get_submodule(layer.module), layer.weight), disturbed)
+    fidelity.add(getattr(model.get_submodule(layer.module), layer.weight), perturbed)
     return {WEIGHT_SQNR: fidelity.sqnr_db}
 
 

@@ -236,10 +236,10 @@ def test_title_and_axis_say_what_is_drawn() -> None:
     words = [text.get_text() for text in texts(dips(make_study([0.1, 0.2])))]
     assert "TinyNet on generated scenes" in words
     assert "miou  ·  INT8  ·  one-at-a-time  ·  layers: 2  ·  images: 50" in words
-    assert "miou (%) with one layer disturbed" in words
+    assert "miou (%) with one layer perturbed" in words
     assert "78.50" in words
     other = make_study([0.1], direction="all-but-one", unit="", metric="loss")
-    assert "loss with all layers but one disturbed" in [text.get_text() for text in texts(dips(other))]
+    assert "loss with all layers but one perturbed" in [text.get_text() for text in texts(dips(other))]
 
 
 def test_better_is_up_also_where_lower_scores_are_better() -> None:
