@@ -36,6 +36,7 @@ from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score, Signals
 from sensitivity.records.arguments import CHECKED_WHERE_USED, checked
 from sensitivity.records.latency import Latency
+from sensitivity.records.scheme import IoType
 from sensitivity.records.tuned import Goal
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates
 from sensitivity.score import evaluate
@@ -499,6 +500,7 @@ class Wrapped:
         parts: Iterable[str] | None = None,
         example: Any = None,
         load: str | Path | None = None,
+        io: IoType = "fp32",
         **settings: Any,
     ) -> Deployed:
         """Export a scheme and run it on an engine; see ``deploy.deployed.deploy``.
@@ -512,6 +514,7 @@ class Wrapped:
                 fails as much of it as can be.
             example: Inputs that fix the sizes of the exported graph; by default the example inputs.
             load: Folder that ``deployed.save`` wrote; its engines are read and not built (``tensorrt``).
+            io: Type of the float inputs and outputs of a graph in half precision: ``fp32`` or ``fp16``.
             settings: The engine's own.
 
         Returns:
@@ -526,7 +529,7 @@ class Wrapped:
 
         target = kind_of(engine).target
         planned = self.plan(scheme, calibration=calibration, target=target, example=example)
-        return deploy(planned, engine, parts=parts, load=load, **settings)
+        return deploy(planned, engine, parts=parts, load=load, io=io, **settings)
 
     @checked(StudyError)
     def verify(

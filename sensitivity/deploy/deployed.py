@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.contracts import Engine, ProfilesLayers, SavesItself
+from sensitivity.deploy.engines.inputs import Array
 from sensitivity.deploy.engines.registry import (
     Build,
     EngineKind,
@@ -27,13 +28,15 @@ from sensitivity.deploy.engines.registry import (
     load_engine,
 )
 from sensitivity.deploy.graph.export import Attempt, Part, export
+from sensitivity.deploy.graph.half import check_io, to_half
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import Signature
-from sensitivity.errors import EngineError
+from sensitivity.errors import EngineError, ExportError
 from sensitivity.records import Scheme
 from sensitivity.records.arguments import checked
+from sensitivity.records.scheme import IoType
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -45,18 +48,34 @@ class DeployedPart:
 
     Attributes:
         part: The submodule and its fp32 graph.
-        qdq: The graph with Q/DQ.
+        qdq: The graph with Q/DQ, in fp32.
         engine: What runs it.
+        graph: What the engine was built of: the graph of ``qdq``, or that in half precision.
+        io: Type of the float inputs and outputs of ``graph``.
     """
 
     part: Part
     qdq: QdqGraph
     engine: Engine
+    graph: ModelProto
+    io: IoType = "fp32"
 
     @property
     def path(self) -> str:
         """Path of the submodule; empty for the whole model."""
         return self.part.path
+
+    def arrays_of(self, tensors: Iterable[Tensor]) -> list[Array]:
+        """Inputs of the submodule as the engine takes them."""
+        return _arrays(tensors, self.io)
+
+
+def _arrays(tensors: Iterable[Tensor], io: IoType) -> list[Array]:
+    halves = io == "fp16"
+    return [
+        (tensor.half() if halves and tensor.dtype == torch.float32 else tensor).detach().cpu().numpy()
+        for tensor in tensors
+    ]
 
 
 class EngineModule(nn.Module):
@@ -69,13 +88,17 @@ class EngineModule(nn.Module):
         signature: What it takes and returns.
         original: The module it stands for.
         what: Its name in messages.
+        io: Type of the engine's float inputs and outputs; what is taken and returned here is float32 all the same.
     """
 
-    def __init__(self, engine: Engine, signature: Signature, original: nn.Module, what: str) -> None:
+    def __init__(
+        self, engine: Engine, signature: Signature, original: nn.Module, what: str, io: IoType = "fp32"
+    ) -> None:
         super().__init__()
         self._engine = engine
         self._signature = signature
         self._what = what
+        self._io = io
         object.__setattr__(self, "_original", original)  # not a submodule: its weights are in the engine
         self.eval()
 
@@ -92,7 +115,10 @@ class EngineModule(nn.Module):
         return self._signature.outputs.filled(outputs)
 
     def _run(self, tensors: list[Tensor]) -> tuple[Any, ...]:
-        return self._engine.run(*[tensor.detach().cpu().numpy() for tensor in tensors])
+        outputs = self._engine.run(*_arrays(tensors, self._io))
+        if self._io == "fp32":
+            return outputs
+        return tuple(array.astype(np.float32) if array.dtype == np.float16 else array for array in outputs)
 
     def _pieces(self, tensors: list[Tensor]) -> list[list[Tensor]]:
         """The inputs in batches of the engine's size."""
@@ -167,7 +193,7 @@ class Deployed:
         self.parts = tuple(parts)
         self.attempts = tuple(attempts)
         self.name = self.parts[0].engine.name
-        self._model = with_engines(plan.model, {part.path: (part.engine, part.part.signature) for part in self.parts})
+        self._model = with_engines(plan.model, self.parts)
 
     def in_fp32(self) -> Deployed:
         """The same with the rest in fp32 for all that is simulated or built from now on; the engines are those here."""
@@ -241,7 +267,7 @@ class Deployed:
             raise EngineError(f"repeats={repeats}: it must be 1 or more.")
         seconds: dict[str, float] = defaultdict(float)
         for part in self.parts:
-            arrays = [tensor.cpu().numpy() for tensor in part.part.example]
+            arrays = part.arrays_of(part.part.example)
             if isinstance(part.engine, ProfilesLayers):
                 part.engine.profile(*arrays, repeats=repeats)
             else:
@@ -298,6 +324,7 @@ def deploy(
     *,
     parts: Iterable[str] | None = None,
     load: str | Path | None = None,
+    io: IoType = "fp32",
     **settings: Any,
 ) -> Deployed:
     """Export a plan, write Q/DQ and build engines, or load them.
@@ -309,6 +336,7 @@ def deploy(
         parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
             can be, submodule by submodule.
         load: Folder that ``Deployed.save`` wrote: the engines are read from there and not built.
+        io: Type of the float inputs and outputs of a graph in half precision.
         settings: The engine's own.
 
     Raises:
@@ -324,6 +352,7 @@ def deploy(
         raise EngineError(
             f"{kind.name!r}, the simulation, has no settings; it was given {', '.join(settings)}. Leave it out."
         )
+    _check_io(kind, plan.scheme, io)
     exported = export(plan, parts)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
     plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)
@@ -337,8 +366,30 @@ def deploy(
             return build(graph, part)
         return load_engine(kind, engine_file(load, part.path), graph, **settings)
 
-    built = [DeployedPart(part, qdq, ready(qdq.graph, part)) for part, qdq in zip(exported.parts, graphs, strict=True)]
+    built = []
+    for part, qdq in zip(exported.parts, graphs, strict=True):
+        graph = to_half(qdq, plan, part.path, io=io) if _writes_halves(kind, plan.scheme) else qdq.graph
+        built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
     return Deployed(plan, built, exported.attempts, build, kind)
+
+
+def _writes_halves(kind: EngineKind, scheme: Scheme) -> bool:
+    """Whether an engine is built of a graph in half precision."""
+    return scheme.rest == "fp16" and kind.capabilities.runs_written_types
+
+
+def _check_io(kind: EngineKind, scheme: Scheme, io: IoType) -> None:
+    """Nothing, if inputs and outputs can have this type.
+
+    Raises:
+        ExportError: If they cannot.
+    """
+    check_io(io)
+    if io != "fp32" and not _writes_halves(kind, scheme):
+        raise ExportError(
+            f"io={io!r} goes with a graph in half precision: scheme.with_rest('fp16'), on an engine that runs the "
+            f"types in its graph. This scheme has rest={scheme.rest!r}, and the engine is {kind.name}. Leave io out."
+        )
 
 
 def _not_exported(plan: Plan, graphs: list[QdqGraph], attempts: Iterable[Attempt]) -> dict[str, str]:
@@ -359,23 +410,23 @@ def _holds(part: str, module: str) -> bool:
     return f"{module}.".startswith(f"{part}.")
 
 
-def with_engines(model: nn.Module, engines: Mapping[str, tuple[Engine, Signature]]) -> nn.Module:
+def with_engines(model: nn.Module, parts: Iterable[DeployedPart]) -> nn.Module:
     """A copy of a model in which some submodules run on engines; other modules are shared with it.
 
     Args:
         model: Not changed.
-        engines: Paths of submodules (empty for the whole model) to engines and what they take and return. A submodule
-            that the model holds under several names is replaced under all of them.
+        parts: Submodules (or the whole model) with their engines. A submodule that the model holds under several names
+            is replaced under all of them.
     """
-    if "" in engines:
-        engine, signature = engines[""]
-        return EngineModule(engine, signature, model, type(model).__name__)
+    deployed = {part.path: part for part in parts}
+    if "" in deployed:
+        return _engine_module(deployed[""], model, type(model).__name__)
     stand_in = _shallow(model)
     copies = {id(model): stand_in}
-    for path, (engine, signature) in engines.items():
-        part = model.get_submodule(path)
-        replaced = EngineModule(engine, signature, part, path)
-        aliases = [name for name, module in model.named_modules(remove_duplicate=False) if module is part]
+    for path, part in deployed.items():
+        original_part = model.get_submodule(path)
+        replaced = _engine_module(part, original_part, path)
+        aliases = [name for name, module in model.named_modules(remove_duplicate=False) if module is original_part]
         for alias in aliases:
             *parents, name = alias.split(".")
             holder, original = stand_in, model
@@ -386,6 +437,10 @@ def with_engines(model: nn.Module, engines: Mapping[str, tuple[Engine, Signature
                 holder = copied
             holder._modules[name] = replaced
     return stand_in
+
+
+def _engine_module(part: DeployedPart, original: nn.Module, what: str) -> EngineModule:
+    return EngineModule(part.engine, part.part.signature, original, what, part.io)
 
 
 def _shallow(module: nn.Module) -> nn.Module:

@@ -49,11 +49,13 @@ def half_rest(
     kept: Kept = NOTHING_KEPT,
     *,
     within: Sequence[str] | None = None,
+    fused: bool = True,
 ) -> Iterator[None]:
     """The model with everything that is not quantized computed in half precision, for the time of a ``with`` block.
 
     Enter it after weights were exchanged and hooks registered: weights of layers that are quantized in weight and
-    activation are not rounded, nor are their biases, which engines add to sums in float32, nor is what hooks compute.
+    activation are not rounded, nor is what hooks compute. Their biases are not in bf16, where engines add them to sums
+    in float32; a graph in fp16 holds them in fp16.
     Fused attention is computed in its parts. Afterwards, also after an exception, the model is as it was.
 
     Args:
@@ -63,6 +65,8 @@ def half_rest(
         rest: ``fp32`` changes nothing.
         kept: What stays in fp32; its outputs are rounded, nothing inside is.
         within: Paths of the submodules that this holds for, empty for all of the model; None for all of it, too.
+        fused: Whether elementwise operations and quantizers are fused with what they read; else every result is
+            rounded at once, as an engine does that runs a graph node by node.
 
     Raises:
         ModelError: If the model is called from another thread, where nothing would be rounded.
@@ -70,7 +74,7 @@ def half_rest(
     if rest == "fp32":
         yield
         return
-    rounding, roles = _Rounding(HALVES[rest]), _Roles.of(layers, recipes, kept, within)
+    rounding, roles = _Rounding(HALVES[rest], fused=fused), _Roles.of(layers, recipes, rest, kept, within)
     calls = _Calls(rounding, model, kept, roles)
     with contextlib.ExitStack() as stack:
         stack.enter_context(_rounded_constants(model, layers, rounding, kept, roles))
@@ -99,18 +103,24 @@ class _Roles:
 
     @classmethod
     def of(
-        cls, layers: Sequence[Layer], recipes: Mapping[str, Recipe], kept: Kept, within: Sequence[str] | None
+        cls,
+        layers: Sequence[Layer],
+        recipes: Mapping[str, Recipe],
+        rest: Rest,
+        kept: Kept,
+        within: Sequence[str] | None,
     ) -> _Roles:
         """From what the layers get."""
         given = [(one, recipes[one.name]) for one in layers if one.name in recipes]
         whole = [one for one, recipe in given if recipe.weights is not None and recipe.activations is not None]
         paths = frozenset(one.module for one in whole)
+        unrounded = ("bias",) if rest == "bf16" else ()
         attending = {one.module for one in whole if one.weight != "weight"}  # a whole attention runs inside
         return cls(
             in_integers=paths - attending,
             partly=frozenset(one.module for one, _ in given) - paths,
             stored=frozenset(path for path, others in kept.beside.items() if not others <= paths),
-            exact=frozenset((one.module, name) for one in whole for name in (one.weight, "bias")),
+            exact=frozenset((one.module, name) for one in whole for name in (one.weight, *unrounded)),
             within=None if within is None else frozenset(within),
         )
 
@@ -122,9 +132,10 @@ class _Roles:
 class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps track of results that memory would hold in half, and rounds each in place before it is read from there."""
 
-    def __init__(self, half: torch.dtype) -> None:
+    def __init__(self, half: torch.dtype, *, fused: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.half = half
+        self._fused = fused
         self.active = False
         self._unrounded = WeakIdKeyDictionary()
         self._constants: set[int] = set()
@@ -167,7 +178,7 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if _storage(leaf) in self._constants:
                 continue
             self._unrounded[leaf] = mark
-            if leaf.untyped_storage().nbytes() != leaf.numel() * leaf.element_size():
+            if not self._fused or leaf.untyped_storage().nbytes() != leaf.numel() * leaf.element_size():
                 self.read(leaf)
 
     def read(self, tree: Any, mark: _Mark | None = None) -> None:

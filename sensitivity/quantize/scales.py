@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -44,6 +45,17 @@ class QuantParams:
     def to(self, device: torch.device | str) -> QuantParams:
         """The same parameters on another device."""
         return replace(self, scale=self.scale.to(device), zero_point=self.zero_point.to(device))
+
+    def in_half(self) -> QuantParams:
+        """The same parameters with scales that float16 can hold, rounded up, so that no value is cut off by it.
+
+        The smallest scale is then 2**-24, and no scale may be above 65504.
+        """
+        exact = self.scale.cpu().numpy()
+        nearest = exact.astype(np.float16)
+        above = np.nextafter(nearest, np.float16(np.inf))  # torch has none for float16
+        raised = np.where(nearest < exact, above, nearest).astype(np.float32)
+        return replace(self, scale=torch.from_numpy(raised).to(self.scale.device))
 
     def spread(self, values: Tensor, shape: torch.Size) -> Tensor:
         """``scale`` or ``zero_point`` in a shape that broadcasts against a tensor of this shape.

@@ -17,6 +17,9 @@ EVERYTHING = "*"
 Rest = Literal["fp32", "bf16", "fp16"]
 """What everything that is not quantized is computed in."""
 
+IoType = Literal["fp32", "fp16"]
+"""Type of the float inputs and outputs of a graph in half precision."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rule:

@@ -7,9 +7,23 @@ from sensitivity.contracts import EngineCapabilities
 OPENVINO = EngineCapabilities(depthwise_channel_activations=True, rests=("fp32", "bf16", "fp16"), times_layers=True)
 """Whether the CPU computes in half precision, and whether it saturates, is asked on the machine."""
 
-ONNXRUNTIME = EngineCapabilities(depthwise_channel_activations=True, saturates=False)
+ONNXRUNTIME = EngineCapabilities(
+    depthwise_channel_activations=True,
+    rests=("fp32", "fp16"),
+    runs_written_types=True,
+    rounds_every_node=True,
+    keeps_fp32=True,
+    saturates=False,
+)
 
-TENSORRT = EngineCapabilities(activation_formats=("int8",), affine_activations=False, times_layers=True)
+TENSORRT = EngineCapabilities(
+    activation_formats=("int8",),
+    affine_activations=False,
+    rests=("fp32", "fp16"),
+    runs_written_types=True,
+    keeps_fp32=True,
+    times_layers=True,
+)
 """Symmetric int8 with zero point 0 only."""
 
 SIMULATION = EngineCapabilities(

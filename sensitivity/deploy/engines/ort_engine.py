@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import ONNXRUNTIME
 from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
+from sensitivity.deploy.graph.rounded import half_values, with_roundings
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
+
+if TYPE_CHECKING:
+    from onnx import NodeProto
 
 _TYPES = {
     "tensor(float)": np.float32,
@@ -28,7 +32,8 @@ class OrtEngine(Engine):
     """A graph run node by node by ONNX Runtime: a portable reference, not a fast engine.
 
     With optimizations on, ONNX Runtime quantizes float biases to int32 without being asked and moves Q/DQ about, so
-    they are off. Every layer then computes in float between its quantizers, and ``layer_info`` says so.
+    they are off. Every layer then computes in float between its quantizers, and ``layer_info`` says so. What the graph
+    holds in fp16 is computed in fp32 and rounded to fp16, which is what ``layer_info`` calls fp16.
 
     Attributes:
         computes_in_float: Declares that int8 layers run in float here; ``verify`` then asks for the codes alone.
@@ -55,7 +60,11 @@ class OrtEngine(Engine):
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._graph = onnx.load_from_string(model).graph
+            graph = onnx.load_from_string(model)
+            self._halves = half_values(graph)
+            self._graph = graph.graph
+            if self._halves:
+                model = with_roundings(graph, self._halves).SerializeToString()
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base but Exception
             raise EngineBuildError(f"ONNX Runtime {runtime.__version__} cannot build this graph: {error}") from error
@@ -77,11 +86,15 @@ class OrtEngine(Engine):
 
     def layer_info(self) -> list[EngineLayer]:
         """Every node of the graph: nothing is fused, and all but the quantizers compute in float. Times are None."""
-        quantizes = {"QuantizeLinear", "DequantizeLinear"}
         return [
-            EngineLayer(node.name or node.output[0], (node.name,), "int8" if node.op_type in quantizes else "fp32")
+            EngineLayer(node.name or node.output[0], (node.name,), self._precision_of(node))
             for node in self._graph.node
         ]
+
+    def _precision_of(self, node: NodeProto) -> str:
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
+            return "int8"
+        return "fp16" if self._halves.intersection(node.output) else "fp32"
 
     def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
         """Median time of one run in seconds, after a warm-up.

@@ -229,17 +229,17 @@ def check_rest(kind: EngineKind, scheme: Scheme) -> None:
     """Nothing, if an engine can compute what is not quantized in the precision that a scheme asks for.
 
     Raises:
-        ExportError: If that needs a graph in half precision, which is not written.
+        ExportError: If the engine runs what is written in the graph, and no graph is written in this precision.
         EngineBuildError: If the engine does not keep modules in fp32.
     """
     if scheme.rest == "fp32":
         return
     if scheme.rest not in kind.capabilities.rests:
         able = " or ".join(repr(other.name) for other in engine_kinds() if scheme.rest in other.capabilities.rests)
+        written = "'fp16' or 'fp32'" if "fp16" in kind.capabilities.rests else "'fp32'"
         raise ExportError(
             f"rest={scheme.rest!r} cannot be exported for {kind.name}: it runs a graph in the types that are written "
-            f"there, and a graph in half precision is not written yet. Deploy to {able}, or use "
-            "scheme.with_rest('fp32')."
+            f"there, and that is {written}. Deploy to {able}, or use scheme.with_rest({written})."
         )
     if scheme.keep_fp32 and not kind.capabilities.keeps_fp32:
         raise EngineBuildError(
@@ -262,12 +262,12 @@ def build_engine(kind: EngineKind, graph: ModelProto, plan: Plan, part: Part, **
     Raises:
         MissingPackageError: If the engine's package is not installed.
         EngineBuildError: If it cannot build the graph, or not with the plan's rest of the network.
-        ExportError: If it needs a graph in half precision.
+        ExportError: If no graph is written in the precision of the plan's rest.
     """
     check_rest(kind, plan.scheme)
     if kind.is_simulation:
         return with_defaults(kind.build(plan, part))
-    if plan.scheme.rest != "fp32":
+    if plan.scheme.rest != "fp32" and not kind.capabilities.runs_written_types:
         settings["rest"] = plan.scheme.rest
     return with_defaults(kind.build(graph.SerializeToString(), **settings))
 

@@ -34,8 +34,10 @@ if TYPE_CHECKING:
 OPSET = 18
 """The version of ONNX operators that is written; every engine here reads it."""
 
+CORE = "core."
+"""Where the module stands that exporters are given: ``FlatModule`` holds it."""
+
 _COLOURS = re.compile(r"\x1b\[[0-9;]*m")  # of a terminal
-_CORE = "core."  # where FlatModule holds the module
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,9 +287,9 @@ def _named(graph: ModelProto, path: str, signature: Signature) -> ModelProto:
         )
     prefix = f"{path}." if path else ""
     names = {
-        tensor.name: prefix + tensor.name.removeprefix(_CORE)
+        tensor.name: prefix + tensor.name.removeprefix(CORE)
         for tensor in graph.graph.initializer
-        if tensor.name.startswith(_CORE)
+        if tensor.name.startswith(CORE)
     }
     names |= {port.name: f"input{number}" for number, port in enumerate(inputs)}
     _rename(graph, names)

@@ -94,6 +94,9 @@ class Plan:
         ranges: Activation ranges for each recipe that needs some, by the recipe's digest.
         target: What it was made for.
         parts: Paths of the submodules that an engine runs; None where that is not decided yet, and all is simulated.
+        fused: Whether elementwise operations and quantizers round nothing in a rest in half precision; see
+            ``perturb.rest.half_rest``.
+        half_scales: Names of the layers whose scales are float16 numbers: the quantized ones of a rest in fp16.
     """
 
     basis: Basis
@@ -103,6 +106,8 @@ class Plan:
     ranges: Mapping[str, Calibration]
     target: Target = ANY_ENGINE
     parts: tuple[str, ...] | None = None
+    fused: bool = True
+    half_scales: frozenset[str] = frozenset()
     _weights: dict[str, tuple[Codes, ...]] = field(default_factory=dict, repr=False)
 
     @property
@@ -216,7 +221,7 @@ class Plan:
             return self.multiplied_codes(layer, 0)
         if layer.name not in self._weights:
             weight = self.float_weight(layer).float()
-            params = weight_params(weight, recipe.weights, output_axis=output_axis(layer))
+            params = self._as_written(layer, weight_params(weight, recipe.weights, output_axis=output_axis(layer)))
             self._weights[layer.name] = (Codes(self._rounded(layer, recipe, weight, params), params),)
         return self._weights[layer.name][0]
 
@@ -231,10 +236,20 @@ class Plan:
         if key not in self._weights:
             whole = None if is_computed(layer) else self.weight_codes(layer)
             self._weights[key] = tuple(
-                _codes(multiplied.weight.float(), recipe.weights, multiplied.axis, whole)
-                for multiplied in self._float_multiplied(layer)
+                self._codes_of(layer, multiplied, recipe.weights, whole) for multiplied in self._float_multiplied(layer)
             )
         return self._weights[key][call]
+
+    def _codes_of(self, layer: Layer, multiplied: Multiplied, spec: QuantSpec, whole: Codes | None) -> Codes:
+        """The weight of one call quantized; a part of one with a single scale has the scale of the whole."""
+        weight, params = multiplied.weight.float(), None if whole is None else whole.params
+        if params is None or params.axis is not None:
+            params = self._as_written(layer, weight_params(weight, spec, output_axis=multiplied.axis))
+        return Codes(quantize(weight, params), params)
+
+    def _as_written(self, layer: Layer, params: QuantParams) -> QuantParams:
+        """Scales as the graph holds them: float16 where the layer stands in a rest in fp16."""
+        return params.in_half() if layer.name in self.half_scales else params
 
     def _rounded(self, layer: Layer, recipe: Recipe, weight: Tensor, params: QuantParams) -> Tensor:
         codes_of = compensation_of(self.model.get_submodule(layer.module), recipe, self._inputs_of(layer))
@@ -280,7 +295,7 @@ class Plan:
         bounds = self.ranges[recipe.digest].range_of(Point(layer.name, "input", call))
         shape = (-1,) if recipe.activations.granularity == "per-channel" else ()
         low, high = (torch.tensor(end, dtype=torch.float64).reshape(shape) for end in (bounds.low, bounds.high))
-        return params_from_range(low, high, recipe.activations)
+        return self._as_written(layer, params_from_range(low, high, recipe.activations))
 
     @contextlib.contextmanager
     def simulated(self, *, rounding: Rounding = "onnx", watch: Watch | None = None) -> Iterator[nn.Module]:
@@ -315,7 +330,7 @@ class Plan:
 
     def _half_rest(self) -> contextlib.AbstractContextManager[None]:
         rest, kept = self.scheme.rest, self.kept
-        return half_rest(self.model, self.layers, self.recipes, rest, kept, within=self.parts)
+        return half_rest(self.model, self.layers, self.recipes, rest, kept, within=self.parts, fused=self.fused)
 
     def simulated_weight(self, layer: Layer) -> Tensor:
         """The weight that the simulation computes with."""
@@ -387,13 +402,6 @@ def _parameter_of(model: nn.Module, layer: Layer) -> Tensor:
     return parameter
 
 
-def _codes(weight: Tensor, spec: QuantSpec, axis: int, whole: Codes | None = None) -> Codes:
-    """A weight quantized; a part of one with a single scale has the scale of the whole."""
-    params = None if whole is None or whole.params.axis is not None else whole.params
-    params = params or weight_params(weight, spec, output_axis=axis)
-    return Codes(quantize(weight, params), params)
-
-
 def make_basis(model: nn.Module, layers: LayerTable, example_inputs: Any) -> Basis:
     """A folded copy of a model, to plan with.
 
@@ -451,12 +459,15 @@ def make_plan(
     disturber = Disturber(model, calibrations)  # knows which ranges belong to which weights
     needy = [recipe for recipe in recipes.values() if recipe.needs_calibration]
     ranges = {recipe.digest: disturber.calibration_for(recipe) for recipe in needy}
-    plan = Plan(basis, scheme, recipes, {}, ranges, target)
+    plan = Plan(basis, scheme, recipes, {}, ranges, target, fused=not target.capabilities.rounds_every_node)
     refuses = target.refuses_layer
     if refuses is not None:
         plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
     plan = plan.without(_unreached(plan))
-    plan._find_kept()  # now, while nothing is hooked
+    kept = plan._find_kept()  # now, while nothing is hooked
+    if scheme.rest == "fp16":
+        outside = {layer.name for layer in plan.quantized if not kept.holds(around(layer.module))}
+        plan = replace(plan, half_scales=frozenset(outside))
     return plan
 
 

@@ -39,11 +39,11 @@ def compare_with_float(deployed: Deployed) -> tuple[float, float | None]:
     """
     nothing = deployed.plan.only([]).in_fp32()
     planned = [part.engine for part in deployed.parts]
-    timers = [lambda: _run_s(deployed, planned)]
+    timers = [lambda: _run_s(deployed, planned, as_deployed=True)]
     if not is_simulation(deployed):
         graphs = [insert_qdq(part.part.graph, nothing).graph for part in deployed.parts]
         plain = [deployed.build(graph, part.part, nothing) for graph, part in zip(graphs, deployed.parts, strict=True)]
-        timers.append(lambda: _run_s(deployed, plain))
+        timers.append(lambda: _run_s(deployed, plain, as_deployed=False))
     times = by_turns(timers)
     return times[0], times[1] if len(times) > 1 else None
 
@@ -53,10 +53,11 @@ def is_simulation(deployed: Deployed) -> bool:
     return all(engine.is_simulation for engine in deployed.engines)
 
 
-def _run_s(deployed: Deployed, engines: Sequence[Engine]) -> float:
+def _run_s(deployed: Deployed, engines: Sequence[Engine], *, as_deployed: bool) -> float:
     seconds = 0.0
     for part, engine in zip(deployed.parts, engines, strict=True):
-        arrays = [tensor.cpu().numpy() for tensor in part.part.example]
+        plain = [tensor.cpu().numpy() for tensor in part.part.example]
+        arrays = part.arrays_of(part.part.example) if as_deployed else plain
         seconds += engine.latency_s(*arrays, repeats=RUNS_A_ROUND)
     return seconds
 
@@ -97,6 +98,5 @@ def measure_latency(quantized: Deployed, in_float: Deployed, recipe: Recipe, *, 
 def _whole_s(deployed: Deployed) -> float:
     seconds = 0.0
     for part in deployed.parts:
-        arrays = [tensor.cpu().numpy() for tensor in part.part.example]
-        seconds += part.engine.latency_s(*arrays)
+        seconds += part.engine.latency_s(*part.arrays_of(part.part.example))
     return seconds

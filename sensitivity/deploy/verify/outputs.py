@@ -29,7 +29,7 @@ def compare_outputs(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> t
     checks: list[OutputCheck] = []
     for part in deployed.parts:
         module = deployed.plan.model.get_submodule(part.path)
-        engine = EngineModule(part.engine, part.part.signature, module, part.path or "the model")
+        engine = EngineModule(part.engine, part.part.signature, module, part.path or "the model", part.io)
         passes = []
         for args, kwargs in calls[part.path]:
             with torch.no_grad():

@@ -162,7 +162,7 @@ def _executed(deployed: Deployed, calls: Mapping[str, list[Call]]) -> dict[str, 
     ran: dict[str, EngineLayer] = {}
     for part in deployed.parts:
         tensors = part.part.signature.inputs.tensors_of(calls[part.path][0], "the part")
-        part.engine.run(*[tensor.cpu().numpy() for tensor in tensors])
+        part.engine.run(*part.arrays_of(tensors))
         for layer in part.engine.layer_info():
             ran |= dict.fromkeys(layer.nodes, layer)
     return ran

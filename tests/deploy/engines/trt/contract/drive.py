@@ -299,6 +299,59 @@ def from_a_model(folder: Path) -> Any:
     }
 
 
+class Normed(nn.Module):
+    """Two convolutions with a norm between them that is to stay in fp32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1, self.norm, self.conv2 = nn.Conv2d(16, 16, 3, padding=1), nn.GroupNorm(4, 16), nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv2(torch.relu(self.norm(self.conv1(x))))
+
+
+@scenario("input x 0 1x16x4x4", "output y 0 1x16x4x4")
+def with_the_rest_in_fp16(folder: Path) -> Any:
+    torch.manual_seed(0)
+    image = torch.rand(1, 16, 4, 4)
+    wrapped = sv.wrap(Normed().eval(), image)
+    wrapped.calibrate([image])
+    scheme = sv.Scheme.all(sv.INT8).with_rest("fp16", keep_fp32="norms")
+    deployed = wrapped.deploy(scheme, "tensorrt", device=HostDevice())
+    (part,) = deployed.parts
+    files = deployed.save(folder / "engines")
+    try:
+        wrapped.deploy(scheme.with_rest("fp16"), "tensorrt", load=files[0].parent, device=HostDevice())
+        refusal = ""
+    except SensitivityError as error:
+        refusal = str(error)
+    return {
+        "right": torch.equal(deployed(image), 2 * image + 1),
+        "bytes": part.graph.SerializeToString().hex(),
+        "plain": part.qdq.graph.SerializeToString().hex(),
+        "refusal": refusal,
+    }
+
+
+@scenario("input x 1 1x16x4x4", "output y 1 1x16x4x4")
+def with_inputs_and_outputs_in_fp16(folder: Path) -> Any:
+    torch.manual_seed(0)
+    image = torch.rand(1, 16, 4, 4)
+    wrapped = sv.wrap(Normed().eval(), image)
+    wrapped.calibrate([image])
+    deployed = wrapped.deploy(sv.Scheme.all(sv.INT8).with_rest("fp16"), "tensorrt", io="fp16", device=HostDevice())
+    return {
+        "right": torch.equal(deployed(image), image.half().float()),  # of halves, the mock returns what it is given
+        "bytes": deployed.parts[0].graph.SerializeToString().hex(),
+    }
+
+
+@scenario("input x 0 1x16x4x4", "output y 0 1x16x4x4")
+def with_the_rest_in_bf16(folder: Path) -> Any:
+    image = torch.rand(1, 16, 4, 4)
+    sv.wrap(Normed().eval(), image).deploy(sv.Scheme().with_rest("bf16"), "tensorrt", device=HostDevice())
+
+
 @scenario("input x 0 1x16x4x4", "output y 0 1x16x4x4", *LAYERS)
 def saved_loaded_and_profiled_through_the_public_verbs(folder: Path) -> Any:
     torch.manual_seed(0)

@@ -376,7 +376,7 @@ std::int64_t elements(Dims const& dims)
     return total;
 }
 
-// Element k of every output is twice element k of the first input (which repeats) plus one.
+// Element k of every output is twice element k of the first input (which repeats) plus one; of halves, element k itself.
 bool execute(Object* context, void* stream)
 {
     note("context enqueueV3 stream=%ld", reinterpret_cast<long>(stream));
@@ -386,11 +386,18 @@ bool execute(Object* context, void* stream)
     }
     auto const& input = nth(true, 0);
     auto const* from = static_cast<float const*>(context->addresses.at(input.name));
+    auto const* halves = static_cast<std::uint16_t const*>(context->addresses.at(input.name));
+    constexpr std::int32_t half = 1; // nvinfer1::DataType::kHALF
     auto const given = elements(shape_in(context, input));
     for (auto const& one : script.tensors)
     {
         for (std::int64_t k = 0; !one.is_input && k < elements(shape_in(context, one)); ++k)
         {
+            if (input.dtype == half)
+            {
+                static_cast<std::uint16_t*>(context->addresses.at(one.name))[k] = halves[k % given];
+                continue;
+            }
             static_cast<float*>(context->addresses.at(one.name))[k] = 2 * from[k % given] + 1;
         }
     }

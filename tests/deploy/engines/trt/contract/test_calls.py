@@ -69,6 +69,35 @@ def test_a_wrapped_model_arrives_as_the_graph_with_qdq_and_runs(scenario: Scenar
     assert operators.count("DequantizeLinear") == 4
 
 
+def test_a_rest_in_fp16_arrives_as_a_graph_in_fp16_with_casts_around_what_stays_in_fp32(scenario: Scenario) -> None:
+    found = scenario("with_the_rest_in_fp16")
+    written = bytes.fromhex(found["returned"]["bytes"])
+    assert named(found["calls"], "parser parse") == [checksum(written)]
+    assert written.hex() != found["returned"]["plain"]
+    assert found["returned"]["right"] is True
+    assert "it was built from another model" in found["returned"]["refusal"]  # one with nothing kept in fp32
+    graph = onnx.load_from_string(written)
+    onnx.checker.check_model(graph, full_check=True)
+    inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
+    types = {info.name: info.type.tensor_type.elem_type for info in inferred.value_info}
+    types |= {tensor.name: tensor.data_type for tensor in graph.graph.initializer}
+    half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    of = {node.op_type: node for node in graph.graph.node}
+    assert {types[of["Conv"].output[0]], types[of["QuantizeLinear"].input[1]]} == {half}
+    kept = [name for node in graph.graph.node if "Normalization" in node.op_type for name in node.output]
+    assert kept
+    assert {types[name] for name in kept} == {single}
+    assert graph.opset_import[0].version == 19
+
+
+def test_inputs_and_outputs_in_fp16_are_given_and_taken_as_such(scenario: Scenario) -> None:
+    found = scenario("with_inputs_and_outputs_in_fp16")
+    graph = onnx.load_from_string(bytes.fromhex(found["returned"]["bytes"])).graph
+    ports = {port.type.tensor_type.elem_type for port in (*graph.input, *graph.output)}
+    assert ports == {onnx.TensorProto.FLOAT16}
+    assert found["returned"]["right"] is True
+
+
 def test_the_order_is_parse_configure_build_load(scenario: Scenario) -> None:
     wanted = ["createInferBuilder", "parser parse", "config clearFlag", "builder buildSerializedNetwork", "runtime"]
     calls = scenario("fixed_shape")["calls"]
@@ -265,6 +294,7 @@ def test_an_engine_is_refused_where_it_does_not_belong(scenario: Scenario, name:
         ("debug_tensors_not_built_in", "EngineError", "debug_tensors=True"),
         ("too_old", "EngineError", "TensorRT 8.6.1 is too old"),
         ("no_such_model", "EngineBuildError", "nothing.onnx cannot be read"),
+        ("with_the_rest_in_bf16", "ExportError", "in the types that are written there, and that is 'fp16' or 'fp32'"),
     ],
 )
 def test_a_fault_is_an_error_of_ours_with_tensorrts_own_words(
