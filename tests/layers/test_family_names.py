@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 import pytest
 
@@ -81,6 +82,24 @@ FAMILIES: dict[str, list[str]] = {
 }
 
 
+REAL = sorted((Path(__file__).parents[1] / "goldens" / "families").glob("*.txt"))
+"""Layers of real networks; ``tests/tasks/connectors/test_family_names.py`` writes them and checks kinds and flags."""
+
+
+def read_layers(file: Path) -> tuple[list[str], list[str]]:
+    """Module paths and names in execution order; modules that are no layers are left out."""
+    rows = [line.split() for line in file.read_text(encoding="utf-8").splitlines()]
+    layers = [row for row in rows if row[0] != "-"]
+    return [row[1] for row in layers], [row[0] for row in layers]
+
+
+def doubled(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Blocks that hold what is a stage by itself as well."""
+    places = {tuple(name.rsplit(":", 2)[:2]) for name in names}
+    stages = {stage for stage, _ in places}
+    return [(stage, block) for stage, block in places if any(f"{s}.".startswith(f"{stage}.{block}.") for s in stages)]
+
+
 def text_of(families: dict[str, list[str]]) -> str:
     """One line a layer: its path and its name."""
     lines = []
@@ -95,12 +114,14 @@ def test_families_have_the_names_of_the_golden_file(golden: Callable[[str, str],
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_block_of_a_stage_is_a_stage_as_well(family: str) -> None:
-    places = {tuple(name.rsplit(":", 2)[:2]) for name in name_layers(FAMILIES[family])}
-    stages = {stage for stage, _ in places}
-    doubled = [
-        (stage, block) for stage, block in places if any(f"{s}.".startswith(f"{stage}.{block}.") for s in stages)
-    ]
-    assert doubled == []
+    assert doubled(name_layers(FAMILIES[family])) == []
+
+
+@pytest.mark.parametrize("file", REAL, ids=[file.stem for file in REAL])
+def test_a_real_network_has_the_names_of_its_golden_file(file: Path) -> None:
+    paths, names = read_layers(file)
+    assert name_layers(paths) == names
+    assert doubled(names) == []
 
 
 def test_sibling_branches_are_stages_of_their_own() -> None:
