@@ -6,7 +6,7 @@ import contextlib
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, Unpack
 
@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from sensitivity.contracts import Executor, Store, Task
-from sensitivity.errors import ModelError, StudyError
+from sensitivity.errors import ExportError, ModelError, StudyError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
 from sensitivity.layers.find import find_layers
@@ -61,6 +61,8 @@ if TYPE_CHECKING:
     from sensitivity.deploy.prepare.plan import Plan
     from sensitivity.deploy.prepare.plans import Plans
     from sensitivity.diagnosis import Diagnosis
+    from sensitivity.search.explain import TuneExplanation
+    from sensitivity.search.tune import Subject
     from sensitivity.tuned import Tuned
 
 Patterns: TypeAlias = str | Iterable[str]
@@ -334,25 +336,81 @@ class Wrapped:
             MissingPackageError: If a latency is asked for, and the engine's package is not installed.
             StoreError: As in ``analyze``.
         """
-        from sensitivity.search.tune import Subject, request_of, settings_for, tune
+        from sensitivity.search.tune import request_of, settings_for, tune
         from sensitivity.tuned import Tuned
 
         request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates)
         check_arguments(task, calibration=calibration, store=store, stop=stop)
         with sole_use(self.model):
             task = with_reference(self.model, task)
-            ready = self._calibrator.ready_for(request.candidates, calibration, progress=progress)
-            ranges: dict[str, Any] = {"calibration": ready or None}
-            subject = Subject(
-                *(self.model, self.layers, self._example_inputs, Disturber(self.model, ready)),
-                plan=partial(self.plan, **ranges),
-                deploy=partial(self.deploy, **ranges),
-                latency=partial(self.latency, **ranges),
-            )
+            subject = self._subject(request.candidates, calibration, progress=progress)
+            request = request.with_ranges(subject.disturber.calibrations)
             settings = settings_for(request.goal, task, stop=stop, executor=executor)
             with opened(store) as kept, watching(None, progress) as watch:
-                record = tune(subject, task, request.with_ranges(ready), settings=settings, store=kept, watch=watch)
-        return Tuned.of(record, partial(self.deploy, engine=engine or "torch", **ranges))
+                record = tune(subject, task, request, settings=settings, store=kept, watch=watch)
+        deployed = subject.equalized() if record.equalized and subject.equalized is not None else subject
+        return Tuned.of(record, partial(deployed.deploy, engine=engine or "torch"))
+
+    @checked(StudyError)
+    def explain_tune(
+        self,
+        task: Task,
+        *,
+        max_drop: float | None = None,
+        size_bytes: int | None = None,
+        latency_s: float | None = None,
+        engine: str | Build | None = "openvino",
+        calibration: CalibrationLike = None,
+        candidates: Annotated[Recipes | None, CHECKED_WHERE_USED] = None,
+        stop: Confidence | None = None,
+    ) -> TuneExplanation:
+        """What ``tune`` will cost in this process, from a short probe on the first batches; print it.
+
+        All arguments are those of ``tune``. Images given as ``calibration`` are run now, and the time for that is not
+        part of the estimate; for a ``latency_s`` single layers are timed on the engine now.
+
+        Raises:
+            StudyError: If there is no target, or one that fp32 itself misses.
+            RecipeError: If a candidate is no recipe, or two have the same name.
+            EngineError: If the engine runs none of the candidates, or cannot tell a latency asked for.
+        """
+        from sensitivity.search.explain import explain_tune
+        from sensitivity.search.tune import request_of, settings_for
+
+        request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates)
+        check_arguments(task, calibration=calibration, stop=stop)
+        with sole_use(self.model):
+            task = with_reference(self.model, task)
+            subject = self._subject(request.candidates, calibration, progress=None)
+            request = request.with_ranges(subject.disturber.calibrations)
+            stop = settings_for(request.goal, task, stop=stop, executor=None).stop
+            return explain_tune(subject, task, request, stop=stop)
+
+    def _subject(
+        self, candidates: Sequence[Recipe], calibration: CalibrationLike, *, progress: bool | None, copy: bool = True
+    ) -> Subject:
+        """This model as a search takes it, with ranges for its candidates, and its equalized copy."""
+        from sensitivity.deploy.prepare.equalized import equalized_copy
+        from sensitivity.search.tune import Subject
+
+        ready = self._calibrator.ready_for(candidates, calibration, progress=progress)
+        ranges: dict[str, Any] = {"calibration": ready or None}
+
+        @cache
+        def equalized() -> Subject:
+            copied = equalized_copy(self.model, self.layers, self._example_inputs)
+            if not copied.scaled:
+                raise ExportError(f"no channel of {self.name} can be scaled.")
+            wrapped = Wrapped(copied.model, copied.layers, self._example_inputs)
+            return wrapped._subject(candidates, calibration, progress=progress, copy=False)
+
+        return Subject(
+            *(self.model, self.layers, self._example_inputs, Disturber(self.model, ready)),
+            plan=partial(self.plan, **ranges),
+            deploy=partial(self.deploy, **ranges),
+            latency=partial(self.latency, **ranges),
+            equalized=equalized if copy else None,
+        )
 
     @checked(StudyError)
     def explain(

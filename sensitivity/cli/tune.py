@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from sensitivity.cli.models import add_engine, add_model, add_task, check_engine, made_images, made_task, made_wrapped
 from sensitivity.cli.output import FAILED, Answer, check_place, size, write_all
@@ -47,6 +49,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         action="store_true",
         help="give a scheme no more images once it is known to meet --max-drop or not; the one chosen sees all",
     )
+    parser.add_argument("--explain", action="store_true", help="tell what the search will cost, and end")
     parser.add_argument("--workers", type=int, metavar="N", help="run in N processes (default: in this one)")
     _add_files(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: what tuned.json holds")
@@ -82,20 +85,21 @@ def run(options: argparse.Namespace) -> Answer:
     engine = None if options.engine == NO_ENGINE else options.engine
     if engine is not None:
         check_engine(options, engine, timed=goal.latency_s is not None)
-    wrapped, task = made_wrapped(options), made_task(options.task)
+    wrapped, task = made_wrapped(given), made_task(options.task)
+    request: dict[str, Any] = {
+        "max_drop": goal.max_drop,
+        "size_bytes": goal.size_bytes,
+        "latency_s": goal.latency_s,
+        "engine": engine,
+        "calibration": None if options.calibration is None else made_images(options.calibration),
+        "candidates": options.recipe,
+        "stop": Confidence(tolerance=options.max_drop) if options.stop else None,
+    }
+    if options.explain:
+        cost = wrapped.explain_tune(task, **request)
+        return Answer(str(cost), asdict(cost))
     with Sweep(workers=options.workers).workplace() as executor:
-        tuned = wrapped.tune(
-            task,
-            max_drop=goal.max_drop,
-            size_bytes=goal.size_bytes,
-            latency_s=goal.latency_s,
-            engine=engine,
-            calibration=None if options.calibration is None else made_images(options.calibration),
-            candidates=options.recipe,
-            store=options.store,
-            stop=Confidence(tolerance=options.max_drop) if options.stop else None,
-            executor=executor,
-        )
+        tuned = wrapped.tune(task, store=options.store, executor=executor, **request)
     written = write_all(
         {
             options.out: tuned.save,

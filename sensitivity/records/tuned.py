@@ -104,6 +104,7 @@ class Step:
         predicted_db: SQNR of the outputs that the search expected of this scheme; None where it expected none.
         output_db: SQNR of the outputs that was measured; None where it was not.
         reason: Why it failed; empty where it did not.
+        equalized: Whether it was measured on the copy that ``wrapped.equalized()`` makes.
     """
 
     kind: StepKind
@@ -125,6 +126,7 @@ class Step:
     predicted_db: float | None = None
     output_db: float | None = None
     reason: str = ""
+    equalized: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,6 +208,7 @@ class TunedRecord(Saved):
     passes: float = 0.0
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    equalized: bool = False
 
     @property
     def scale(self) -> float:

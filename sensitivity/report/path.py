@@ -51,6 +51,7 @@ def frame(record: TunedRecord) -> pd.DataFrame:
             "predicted_db": step.predicted_db,
             "output_db": step.output_db,
             "reason": step.reason,
+            "equalized": step.equalized,
         }
         for step in record.steps
     ]
@@ -143,6 +144,8 @@ def _layers(record: TunedRecord) -> str:
     if usual is not None:
         text += f", {record.quantized - sum(counts.values())} with {usual}"
     text += "".join(f", {count} with {name}" for name, count in counts.items())
+    if record.equalized:
+        text += ", on the equalized copy"
     if in_float:
         names = ", ".join(in_float[:SHOWN_LAYERS]) + (" ..." if len(in_float) > SHOWN_LAYERS else "")
         text += f"; in float: {names}"
@@ -165,7 +168,7 @@ def _rows(record: TunedRecord) -> list[list[str]]:
     return [
         [
             str(step.kind),
-            step.what,
+            told(step),
             NOT_KNOWN if step.score is None else shown(step.score, record),
             NOT_KNOWN if step.drop is None else shown(step.drop, record),
             _interval(step, record),
@@ -177,6 +180,13 @@ def _rows(record: TunedRecord) -> list[list[str]]:
         ]
         for step in record.steps
     ]
+
+
+def told(step: Step) -> str:
+    """What was tried, with the SQNR that was expected of it and the one that was measured, where there are both."""
+    if step.predicted_db is None or step.output_db is None:
+        return step.what
+    return f"{step.what} (outputs {step.output_db:.1f} dB, expected {step.predicted_db:.1f})"
 
 
 def _interval(step: Step, record: TunedRecord) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 from sensitivity.records import Layer, Recipe
 from sensitivity.search.assignment import Assignment, changed
 from sensitivity.search.groups import Group
-from sensitivity.search.noise import OutputNoise
+from sensitivity.sweep.signals.fidelity import Fidelity
 
 SUSPECTS = 16
 """Groups that are looked at inside the quantized network: those that make the most noise when quantized alone."""
@@ -51,8 +52,15 @@ class Proposals:
     passes: int
 
 
+class ComparesOutputs(Protocol):
+    """Tells how far schemes move the model's outputs."""
+
+    def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
+        """Signal and noise of each scheme; see ``OutputNoise.of``."""
+
+
 def propose(
-    noise: OutputNoise,
+    noise: ComparesOutputs,
     assignment: Assignment,
     groups: Sequence[Group],
     candidates: Sequence[Recipe],

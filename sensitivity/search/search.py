@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sensitivity.errors import TaskError
+from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.latency import Latency
 from sensitivity.records.size import layer_bytes
@@ -16,12 +16,15 @@ from sensitivity.records.tuned import Goal, Step, StepKind
 from sensitivity.search.assignment import Assignment, bytes_under, changed, uniform
 from sensitivity.search.budget import Option, least_noise
 from sensitivity.search.groups import Group
-from sensitivity.search.noise import OutputNoise
 from sensitivity.search.proposals import Proposal, propose
-from sensitivity.search.trials import Trial, Trials
+from sensitivity.search.side import MakeSide, Side
+from sensitivity.search.trials import Trial
 
 ROUNDS = 3
 """Times that layers are looked for, from the best scheme so far."""
+
+EQUALIZED_CANDIDATES = 2
+"""Candidates, the best first, that are measured on the equalized copy as well, where none meets the target."""
 
 RELEASED = 8
 """Protected groups, the least needed first, that are tried in int8 again once the goal is met."""
@@ -110,20 +113,23 @@ class Search:
 
     Args:
         space: What it may choose from.
-        trials: Measures schemes with the task's metric.
-        noise: Compares outputs.
+        side: The model itself.
+        equalize: Makes its equalized copy ready; None does without.
 
     Attributes:
         steps: What was tried, in order.
         tried: The same as measured.
+        notes: What a reader should know.
     """
 
-    def __init__(self, space: Space, trials: Trials, noise: OutputNoise) -> None:
+    def __init__(self, space: Space, side: Side, equalize: MakeSide | None = None) -> None:
         self.space = space
-        self.trials = trials
-        self.noise = noise
         self.steps: list[Step] = []
         self.tried: list[Trial] = []
+        self.notes: list[str] = []
+        self._side = side
+        self._sides = {side.equalized: side}
+        self._equalize = equalize
 
     def run(self) -> Trial:
         """The cheapest scheme that meets the goal, the best of those that cost the same; or the nearest to it."""
@@ -131,8 +137,15 @@ class Search:
         if self.space.goal.size_bytes is not None or self.space.goal.latency_s is not None:
             self._within_budget()
         if self.space.goal.max_drop is not None and not self.met:
+            self._equalized_networks()
+        if self.space.goal.max_drop is not None and not self.met:
             self._layer_by_layer()
         return self._settle()
+
+    @property
+    def images(self) -> int:
+        """Images of the task."""
+        return self._side.trials.images
 
     @property
     def met(self) -> bool:
@@ -161,6 +174,23 @@ class Search:
             ]
         )
 
+    def _equalized_networks(self) -> None:
+        """The best candidates once more, on the copy whose channels are equalized."""
+        if self._equalize is None:
+            return
+        whole = [trial for trial in self.tried if trial.assignment]
+        best = sorted(whole, key=self._distance)[:EQUALIZED_CANDIDATES]
+        plans = []
+        for trial in best:
+            step = self.steps[self.tried.index(trial)]
+            plans.append(_Plan(step.kind, f"{step.what}, equalized", trial.assignment, step.layers, step.recipe))
+        try:
+            self._sides[True] = self._side = self._equalize()
+            self._try(plans)
+        except SensitivityError as error:
+            self.notes.append(f"the equalized copy was not tried: {error}")
+        self._side = self._sides[self.best().equalized]
+
     def _within_budget(self) -> None:
         """What the solver chooses, measured; nothing where no choice is within the budget."""
         space, options, passes = self.space, *self._options()
@@ -171,7 +201,7 @@ class Search:
                 assignment = changed(assignment, option.group, option.recipe)
         if chosen is None or not assignment:
             return
-        fidelity = self.noise.of([assignment], replay=False)[0]
+        fidelity = self._side.of([assignment], replay=False)[0]
         size = space.goal.size_bytes
         budget = f"{size} bytes" if size is not None else f"{1e3 * (space.goal.latency_s or 0.0):.3g} ms"
         plan = _Plan(
@@ -201,7 +231,7 @@ class Search:
             for recipe in space.candidates
             if not any(layer.name in space.refused.get(recipe.name, {}) for layer in group)
         ]
-        fidelities = self.noise.of([uniform(group, recipe) for group, recipe in ways], replay=True)
+        fidelities = self._side.of([uniform(group, recipe) for group, recipe in ways], replay=True)
         options = [Option(group, None, 0.0, self._takes(group, None)) for group in space.groups]
         for (group, recipe), fidelity in zip(ways, fidelities, strict=True):
             if fidelity is not None:
@@ -221,8 +251,9 @@ class Search:
         space = self.space
         for _ in range(ROUNDS):
             base = self.best()
+            self._side = self._sides[base.equalized]
             proposals = propose(
-                self.noise, base.assignment, space.groups, space.candidates, cost=space.price, refused=space.refused
+                self._side, base.assignment, space.groups, space.candidates, cost=space.price, refused=space.refused
             )
             passes = self._share(proposals.passes)
             cured = self._cure(base, proposals.cures, passes)
@@ -289,7 +320,7 @@ class Search:
                 continue
             names = tuple(layer.name for layer in group)
             assignment = changed(best.assignment, group, recipe)
-            if any(trial.assignment == assignment for trial in self.tried):
+            if any(trial.assignment == assignment and trial.equalized == best.equalized for trial in self.tried):
                 continue
             self._try([_Plan(StepKind.RELEASE, f"{_count(names)} quantized again", assignment, names, recipe.name)])
 
@@ -310,10 +341,10 @@ class Search:
             best = self.best()
             if math.isinf(drop_of(best)):
                 raise TaskError(f"none of the schemes could be measured: {best.measurement.reason}")
-            if best.measurement.images == self.trials.images:
+            if best.measurement.images == self.images:
                 self._mark(best)
                 return best
-            again = self.trials.measure([best.assignment], all_images=True)[0]
+            again = self._sides[best.equalized].measure([best.assignment], all_images=True)[0]
             place = self.tried.index(best)
             self.tried[place] = again
             self.steps[place] = replace(
@@ -329,7 +360,7 @@ class Search:
     def _try(self, plans: Sequence[_Plan], *, passes: float = 0.0) -> list[Trial]:
         """Measure schemes, and note each as a step."""
         started = time.perf_counter()
-        trials = self.trials.measure([plan.assignment for plan in plans])
+        trials = self._side.measure([plan.assignment for plan in plans])
         seconds = (time.perf_counter() - started) / len(plans)
         for number, (plan, trial) in enumerate(zip(plans, trials, strict=True)):
             before = min(map(drop_of, self.tried), default=math.inf)
@@ -346,6 +377,7 @@ class Search:
                 in_float=sum(layer not in plan.assignment for layer in self.space.layers),
                 passes=trial.passes + (passes if number == 0 else 0.0),
                 seconds=seconds,
+                equalized=trial.equalized,
                 predicted_db=plan.predicted_db,
                 output_db=plan.output_db,
             )
@@ -355,7 +387,7 @@ class Search:
 
     def _share(self, passes: int) -> float:
         """Passes over the images compared, as passes over the task."""
-        return passes * self.noise.images / max(1, self.trials.images)
+        return passes * self._side.images / max(1, self.images)
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,13 @@ class Trial:
         assignment: What each quantized layer gets.
         measurement: Score and drop with its interval.
         passes: Passes over the task that it cost.
+        equalized: Whether it was measured on the equalized copy of the model.
     """
 
     assignment: Assignment
     measurement: Measurement
     passes: float
+    equalized: bool = False
 
 
 class Trials:
@@ -94,14 +96,16 @@ class Trials:
         )
         if any(note.kind is NoteKind.INTERRUPTED for note in outcome.notes):
             raise KeyboardInterrupt  # a sweep ends early; a search would measure the same again
-        if self._baseline is None or outcome.baseline.images > self._baseline.images:
+        known = 0 if self._baseline is None else self._baseline.images
+        if self._baseline is None or outcome.baseline.images > known:
             self._baseline = outcome.baseline
+        undisturbed = (self._baseline.images - known) / max(1, self.images)
         self.notes += [note for note in map(str, outcome.notes) if note not in self.notes]
         rows = iter(outcome.measurements)
         trials = []
         for number, assignment in enumerate(assignments):
             row = next(rows) if assignment else _in_float(outcome.baseline)
-            passes = row.images / max(1, self.images) * bool(assignment) + (number == 0)  # the undisturbed model's
+            passes = row.images / max(1, self.images) * bool(assignment) + (undisturbed if number == 0 else 0.0)
             trials.append(Trial(assignment, row, passes))
         self.passes += sum(trial.passes for trial in trials)
         return trials

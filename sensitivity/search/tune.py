@@ -36,12 +36,17 @@ from sensitivity.search.candidates import check_candidates, runnable, usual_cand
 from sensitivity.search.groups import groups_of
 from sensitivity.search.noise import OutputNoise
 from sensitivity.search.search import Search, Space, drop_of
+from sensitivity.search.side import Apart, Side
 from sensitivity.search.trials import Trial, Trials
 from sensitivity.sweep.arguments import stored_stop
 from sensitivity.sweep.run import Settings
 from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.signals.passes import output_passes
 from sensitivity.sweep.stopping.race import Confidence
+from sensitivity.sweep.storage.journal import MemoryStore
+
+EQUALIZED = "equalized "
+"""What keys of a store begin with that are of the equalized copy."""
 
 COMPARED_IMAGES = 8
 """Images on which outputs are compared for proposals, at least, where the task has as many."""
@@ -59,6 +64,7 @@ class Subject:
         plan: What deploying a scheme means, as ``wrapped.plan``.
         deploy: Runs a scheme on an engine, as ``wrapped.deploy``.
         latency: Times every layer on an engine, as ``wrapped.latency``.
+        equalized: Makes the equalized copy ready with ranges of its own; None where there is no other copy to try.
     """
 
     model: nn.Module
@@ -68,6 +74,7 @@ class Subject:
     plan: Callable[..., Plan]
     deploy: Callable[..., Deployed]
     latency: Callable[..., Latency]
+    equalized: Callable[[], Subject] | None = None
 
 
 @dataclass(frozen=True)
@@ -205,27 +212,21 @@ def tune(
         EngineError: If no candidate fits any layer.
     """
     started = time.perf_counter()
-    goal, candidates = request.goal, request.candidates
-    if not len(task):
-        raise TaskError(f"{task.name} has no images: there is nothing to score.")
-    refused, notes = _refused(subject, request)
-    able = [candidate for candidate in candidates if len(refused[candidate.name]) < len(subject.layers)]
-    if not able:
-        name, reasons = next(iter(refused.items()))
-        raise EngineError(
-            f"no candidate fits any layer of {subject.layers.model}: {name}: {next(iter(reasons.values()))}"
-        )
-    timed = None if goal.latency_s is None else subject.latency(able[0], request.engine)
-    groups = groups_of(subject.model, subject.layers, subject.example_inputs)
-    scale = 100.0 if task.unit == "%" else 1.0
-    space = Space(subject.layers, groups, able, refused, goal, scale, timed)
-    prepared = subject.disturber  # elsewhere only a fresh one can be sent
-    disturber = prepared if settings.executor is None else Disturber(subject.model, prepared.calibrations)
-    trials = Trials(subject.model, task, disturber, settings=settings, store=store, watch=watch)
-    search = Search(space, trials, OutputNoise(subject.model, subject.disturber, _few(subject, task)))
+    goal = request.goal
+    space, notes = space_of(subject, task, request)
+    kept = MemoryStore() if store is None else store
+    side = _side(subject, task, settings, kept, watch)
+
+    def equalize() -> Side:
+        assert subject.equalized is not None
+        copied = subject.equalized()
+        return replace(_side(copied, task, settings, Apart(kept, EQUALIZED), watch), layers=copied.layers)
+
+    search = Search(space, side, None if subject.equalized is None else equalize)
     chosen = search.run()
-    scheme = scheme_of(subject.layers, chosen.assignment, _reasons(chosen, refused))
-    proof, failures = _prove(subject, request, scheme, task)
+    scheme = scheme_of(subject.layers, chosen.assignment, _reasons(chosen, space.refused))
+    runs = subject.equalized() if chosen.equalized and subject.equalized is not None else subject
+    proof, failures = _prove(runs, request, scheme, task)
     met = space.meets(chosen) and _engine_meets(goal, proof)
     record = TunedRecord(
         model=subject.layers.model,
@@ -235,9 +236,9 @@ def tune(
         higher_is_better=task.higher_is_better,
         layers=tuple(layer.name for layer in subject.layers),
         goal=goal,
-        baseline=trials.baseline,
+        baseline=side.trials.baseline,
         scheme=scheme,
-        score=_score(chosen, trials.baseline),
+        score=_score(chosen, side.trials.baseline),
         drop=drop_of(chosen),
         drop_low=chosen.measurement.drop_low,
         drop_high=chosen.measurement.drop_high,
@@ -247,9 +248,41 @@ def tune(
         engine=proof,
         passes=sum(step.passes for step in search.steps),
         seconds=time.perf_counter() - started,
-        notes=(*request.notes, *notes, *trials.notes, *failures),
+        notes=(*request.notes, *notes, *side.trials.notes, *search.notes, *failures),
+        equalized=chosen.equalized,
     )
     return record if met else replace(record, notes=(*record.notes, _nearest(record)))
+
+
+def space_of(subject: Subject, task: Task, request: Request) -> tuple[Space, list[str]]:
+    """What a search may choose from, and what a reader should know of it.
+
+    Raises:
+        TaskError: If the task has no images.
+        CalibrationError: If a candidate quantizes activations and no ranges fit it.
+        EngineError: If no candidate fits any layer.
+    """
+    if not len(task):
+        raise TaskError(f"{task.name} has no images: there is nothing to score.")
+    refused, notes = _refused(subject, request)
+    able = [candidate for candidate in request.candidates if len(refused[candidate.name]) < len(subject.layers)]
+    if not able:
+        name, reasons = next(iter(refused.items()))
+        raise EngineError(
+            f"no candidate fits any layer of {subject.layers.model}: {name}: {next(iter(reasons.values()))}"
+        )
+    latency = None if request.goal.latency_s is None else subject.latency(able[0], request.engine)
+    groups = groups_of(subject.model, subject.layers, subject.example_inputs)
+    scale = 100.0 if task.unit == "%" else 1.0
+    return Space(subject.layers, groups, able, refused, request.goal, scale, latency), notes
+
+
+def _side(subject: Subject, task: Task, settings: Settings, store: Store, watch: Watcher | None) -> Side:
+    """What measures schemes of a model, and compares its outputs."""
+    prepared = subject.disturber  # elsewhere only a fresh one can be sent
+    disturber = prepared if settings.executor is None else Disturber(subject.model, prepared.calibrations)
+    trials = Trials(subject.model, task, disturber, settings=settings, store=store, watch=watch)
+    return Side(trials, OutputNoise(subject.model, prepared, _few(subject, task)))
 
 
 def _refused(subject: Subject, request: Request) -> tuple[dict[str, dict[str, str]], list[str]]:

@@ -73,9 +73,9 @@ class Explanation:
     def __str__(self) -> str:
         about = "at most about" if self.at_most else "about"
         lines = [
-            f"{self.variants} variants on {self.images} images: {about} {_duration(self.seconds)} in this process, "
-            f"{_duration(self.scoring_s)} of it for scores and intervals",
-            f"{self.passes:.1f} passes over the data instead of {self.naive_passes}, {_duration(self.pass_s)} each",
+            f"{self.variants} variants on {self.images} images: {about} {duration(self.seconds)} in this process, "
+            f"{duration(self.scoring_s)} of it for scores and intervals",
+            f"{self.passes:.1f} passes over the data instead of {self.naive_passes}, {duration(self.pass_s)} each",
             f"replay keeps {self.kept_bytes / 2**20:.0f} MiB for a batch of {self.batch_images}; all predictions take "
             f"{self.predictions_bytes / 2**20:.3g} MiB of memory, or of disk with store=",
         ]
@@ -305,7 +305,8 @@ def _timed(run: Callable[[], Any]) -> tuple[float, Any]:
     return clock() - started, result
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Seconds, minutes or hours in words."""
     if seconds < 120:
         return f"{seconds:.3g} s"
     return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

@@ -20,7 +20,7 @@ from sensitivity.records import Note, NoteKind
 from sensitivity.score import FirstLook
 from sensitivity.sweep.passes.every_core import EveryCore, processes_for
 from sensitivity.sweep.passes.forward import ReplayDiffersError
-from sensitivity.sweep.passes.in_process import Passes, Unit
+from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.scoring import Outcome, Scoring
@@ -181,7 +181,7 @@ def _run(task: Task, passes: Passes, intake: _Intake) -> None:
     """Run batches until every variant is decided or the data end; they are taken in in their order.
 
     The undisturbed model runs on the first batch also where a store has all of it: that it predicts the same shows that
-    the store is about this model and task.
+    the store is about this model and task. On later batches that a store has, it runs where variants are replayed.
     """
     judge, results = intake.judge, intake.results
     begun = False
@@ -191,9 +191,13 @@ def _run(task: Task, passes: Passes, intake: _Intake) -> None:
         if not running and results.expected():
             break
         missing = results.missing(batch.images, running)
-        needed = missing or not begun or not results.has_baseline(batch.images)
+        known = begun and results.has_baseline(batch.images)
         begun = True
-        units = passes.start(batch, missing) if needed else iter(())
+        if known and isinstance(passes, InProcess) and passes.runs_in_full:
+            results.read_baseline(batch.images)
+            units = passes.start_variants(batch, missing)
+        else:
+            units = passes.start(batch, missing) if missing or not known else iter(())
         started.append(_Started(batch.images, running, units))
         while len(started) > passes.ahead:
             intake.take(started.popleft())

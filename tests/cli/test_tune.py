@@ -121,3 +121,11 @@ def test_what_cannot_work_is_told_before_the_model_is_loaded(
     monkeypatch.setattr(named_models, "model", lambda: pytest.fail("the model was loaded"))
     assert main(["tune", MODEL, TASK, *words]) == 1
     assert re.search(said, capsys.readouterr().err)
+
+
+def test_explain_tells_the_cost_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert tune("--recipe", "int8-weights", "--size-bytes", ROOMY, "--explain") == 0
+    assert "1 candidate on 4 images: about" in capsys.readouterr().out
+    assert not list(Path().iterdir())
+    assert tune("--recipe", "int8-weights", "--size-bytes", ROOMY, "--explain", "--json") == 0
+    assert json.loads(capsys.readouterr().out)["least_passes"] == 2.0

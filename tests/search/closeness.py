@@ -48,6 +48,22 @@ class Opposites(nn.Module):
         return torch.cat([self.clipped(x + spike) * kept, self.whole(x * 0.1 + spike) / 8.0], dim=1)
 
 
+class Lopsided(nn.Module):
+    """Two convolutions with a ReLU between; one channel there is written a hundred times too large, and so read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.write, self.read = nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
+        with torch.no_grad():
+            self.write.weight[0] *= 100.0
+            self.read.weight[:, 0] /= 100.0
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.read(self.write(x).relu())
+        return out
+
+
 class Closeness:
     """100 % where the outputs are those of the float model; less by the noise's share of the signal."""
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import sensitivity as sv
 from sensitivity.errors import (
@@ -22,7 +23,7 @@ from sensitivity.errors import (
 )
 from sensitivity.records.scheme import Rule
 from sensitivity.records.tuned import StepKind
-from tests.search.closeness import Closeness, Opposites, subject
+from tests.search.closeness import Closeness, Lopsided, Opposites, subject
 
 SYMMETRIC = sv.Recipe(
     "symmetric", weights=sv.QuantSpec("int8", "per-channel"), activations=sv.QuantSpec("int8", observer="minmax")
@@ -41,6 +42,10 @@ def quiet(request: pytest.FixtureRequest) -> dict[str, Any]:
 
 
 def score_of(wrapped: sv.Wrapped, task: Closeness, tuned: sv.Tuned) -> float:
+    if tuned.equalized:
+        wrapped = wrapped.equalized()
+        if tuned.quantized:
+            wrapped.calibrate(task.inputs, tuned.scheme)
     return wrapped.evaluate(task, tuned.scheme).value
 
 
@@ -114,6 +119,70 @@ def test_a_target_of_nothing_is_met_by_the_float_model(quiet: dict[str, Any]) ->
     tuned = wrapped.tune(task, max_drop=0, candidates=[SYMMETRIC], calibration=task.inputs, **quiet)
     assert tuned.met
     assert tuned.drop <= 0.0
+
+
+def lopsided() -> tuple[sv.Wrapped, Closeness, float]:
+    """A net whose channels are of other sizes, and a target that it meets on the equalized copy alone."""
+    wrapped, task = subject(net=Lopsided)
+    copied = wrapped.equalized()
+    drops = [
+        100 * (1.0 - each.evaluate(task, sv.Scheme.all(SYMMETRIC), calibration=task.inputs).value)
+        for each in (wrapped, copied)
+    ]
+    assert drops[1] < drops[0] / 4
+    return wrapped, task, drops[0] / 2
+
+
+def test_the_equalized_copy_is_tried_before_any_layer_is_left_in_float(tmp_path: Path, quiet: dict[str, Any]) -> None:
+    wrapped, task, target = lopsided()
+    options = {"max_drop": target, "candidates": [SYMMETRIC], "calibration": task.inputs, "store": tmp_path / "s"}
+    tuned = wrapped.tune(task, **options, **quiet)
+    assert tuned.met
+    assert tuned.equalized
+    assert tuned.in_float == ()
+    assert [(step.kind, step.what, step.equalized) for step in tuned.steps] == [
+        (StepKind.CANDIDATE, "symmetric for all layers", False),
+        (StepKind.CANDIDATE, "symmetric for all layers, equalized", True),
+    ]
+    assert score_of(wrapped, task, tuned) == tuned.score.value
+    assert "on the equalized copy" in repr(tuned)
+    tuned.save(tmp_path / "tuned.json")
+    assert sv.Tuned.load(tmp_path / "tuned.json").equalized
+    before = task.passes
+    again = wrapped.tune(task, **options, **quiet)
+    assert [step.score for step in again.steps] == [step.score for step in tuned.steps]
+    assert task.passes - before < 2 * len(task) / task.batch_size  # all but a check of the first batch is in the store
+
+
+def test_what_is_deployed_is_the_equalized_copy_where_that_is_what_was_tuned(quiet: dict[str, Any]) -> None:
+    wrapped, task, target = lopsided()
+    options = {"max_drop": target, "candidates": [SYMMETRIC], "calibration": task.inputs, "progress": False}
+    tuned = wrapped.tune(task, engine="onnxruntime", **options)  # type: ignore[arg-type]
+    copied = wrapped.equalized()
+    deployed = copied.deploy(tuned.scheme, "onnxruntime", calibration=task.inputs)
+    image = task.inputs[:1]
+    assert torch.equal(tuned.deploy()(image), deployed(image))
+    assert tuned.engine is not None
+    assert tuned.engine.score == pytest.approx(tuned.score.value, abs=1e-4)
+
+
+def test_layers_are_cured_on_the_equalized_copy_where_that_is_nearer_to_the_target(quiet: dict[str, Any]) -> None:
+    wrapped, task, _ = lopsided()
+    copied = wrapped.equalized().evaluate(task, sv.Scheme.all(SYMMETRIC), calibration=task.inputs)
+    options = {"candidates": [SYMMETRIC], "calibration": task.inputs}
+    tuned = wrapped.tune(task, max_drop=75 * (1.0 - copied.value), **options, **quiet)  # type: ignore[arg-type]
+    assert tuned.met
+    assert tuned.equalized
+    assert {step.kind for step in tuned.steps if step.equalized} >= {StepKind.CANDIDATE, StepKind.PROTECT}
+    assert score_of(wrapped, task, tuned) == tuned.score.value
+
+
+def test_ranges_of_the_model_itself_do_not_serve_the_equalized_copy_and_that_is_said(quiet: dict[str, Any]) -> None:
+    wrapped, task, target = lopsided()
+    ranges = wrapped.calibrate(task.inputs, SYMMETRIC)
+    tuned = wrapped.tune(task, max_drop=target, candidates=[SYMMETRIC], calibration=ranges, **quiet)
+    assert not tuned.equalized
+    assert any("the equalized copy was not tried: the calibration for recipe" in note for note in tuned.notes)
 
 
 @pytest.mark.parametrize("max_drop", [0.01, 0.1, 1.0, 10.0])
@@ -340,3 +409,56 @@ def test_ctrl_c_ends_the_search_and_the_store_goes_on(tmp_path: Path, quiet: dic
     task.predict = plain  # type: ignore[method-assign]
     again = wrapped.tune(task, store=tmp_path / "tune.jsonl", **options)
     assert again.score == wrapped.tune(task, **options).score
+
+
+def test_explain_tells_the_passes_of_a_search_that_one_candidate_ends(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject(images=16)
+    options = {"max_drop": 50.0, "candidates": [SYMMETRIC, AFFINE], "calibration": task.inputs, "engine": None}
+    cost = wrapped.explain_tune(task, **options)  # type: ignore[arg-type]
+    tuned = wrapped.tune(task, progress=False, **options)  # type: ignore[arg-type]
+    assert cost.least_passes == tuned.passes == 3.0
+    assert (cost.candidates, cost.groups, cost.images) == (2, 4, 16)
+    assert cost.most_passes > cost.least_passes
+    assert cost.most_s > cost.least_s > 0.0
+    assert cost.quantized_pass_s > cost.pass_s > 0.0
+    assert str(cost).startswith("2 candidates on 16 images: about")
+    assert not cost.at_most
+    stopping = wrapped.explain_tune(task, stop=sv.Confidence(tolerance=1.0), **options)  # type: ignore[arg-type]
+    assert stopping.at_most
+
+
+@pytest.mark.parametrize("max_drop", [0.001, 0.05, 1.0])
+def test_no_search_takes_more_passes_than_explain_told(max_drop: float, quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    options = {"max_drop": max_drop, "candidates": [SYMMETRIC, AFFINE], "calibration": task.inputs, "engine": None}
+    cost = wrapped.explain_tune(task, **options)  # type: ignore[arg-type]
+    assert wrapped.tune(task, progress=False, **options).passes <= cost.most_passes  # type: ignore[arg-type]
+
+
+def test_explain_counts_the_choices_of_a_budget(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    recipes = [sv.INT4_WEIGHTS, sv.INT8_WEIGHTS]
+    budget = wrapped.size_bytes(sv.Scheme.all(sv.INT4_WEIGHTS)) + 100
+    cost = wrapped.explain_tune(task, size_bytes=budget, candidates=recipes, engine=None)
+    assert wrapped.tune(task, size_bytes=budget, candidates=recipes, **quiet).passes == cost.most_passes
+
+
+@pytest.mark.parametrize("verb", ["tune", "explain_tune"])
+def test_bad_inputs_are_told_before_anything_is_computed(verb: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped, task = subject()
+    call = getattr(wrapped, verb)
+    computed = pytest.MonkeyPatch()
+    with computed.context() as patch:
+        patch.setattr(nn.Module, "__call__", lambda *_, **__: pytest.fail("the model was run"))
+        with pytest.raises(StudyError, match="tune needs a target"):
+            call(task, calibration=task.inputs)
+        with pytest.raises(StudyError, match="asks for a better score than the model has in fp32"):
+            call(task, max_drop=-0.5, calibration=task.inputs)
+        with pytest.raises(EngineError, match="OpenVINO runs none of the candidates"):
+            call(task, max_drop=1.0, candidates=[sv.THESIS], calibration=task.inputs)
+        nothing: list[Any] = [[], iter([]), torch.zeros(0, 3, 8, 8)]
+        for empty in nothing:
+            with pytest.raises(CalibrationError, match=r"(no|0) (image|batch)"):
+                call(task, max_drop=1.0, calibration=empty)
+        with pytest.raises(CalibrationError, match="no ranges for them are at hand"):
+            call(task, max_drop=1.0)

@@ -34,11 +34,13 @@ class Equalized:
         model: The copy.
         layers: Its layers.
         reasons: Layers of which some channels that they read were left as they are, with the reason.
+        scaled: How many channels have another scale than in the model.
     """
 
     model: nn.Module
     layers: LayerTable
     reasons: Mapping[str, str]
+    scaled: int = 0
 
 
 @torch.no_grad()
@@ -58,9 +60,9 @@ def equalized_copy(model: nn.Module, layers: LayerTable, example_inputs: Any) ->
     tape = trace(basis.model, dict(basis.kwargs) or basis.args)
     channels = find_channels(tape, _scalable(basis))
     expected = _outputs(basis)
-    _scale(basis.model, channels)
+    scaled = _scale(basis.model, channels)
     _check_equal(basis, expected)
-    return Equalized(basis.model, basis.layers, _reasons(basis.layers, channels))
+    return Equalized(basis.model, basis.layers, _reasons(basis.layers, channels), scaled)
 
 
 def _scalable(basis: Basis) -> list[str]:
@@ -90,7 +92,8 @@ def _check_equal(basis: Basis, expected: list[Tensor]) -> None:
             )
 
 
-def _scale(model: nn.Module, channels: Channels) -> None:
+def _scale(model: nn.Module, channels: Channels) -> int:
+    """Scale the channels, and tell how many."""
     count = 1 + max(
         (
             int(numbers.max())
@@ -105,6 +108,7 @@ def _scale(model: nn.Module, channels: Channels) -> None:
     scales = equalizing_scales([_sizes(model, layer) for layer in channels.layers], fixed)
     for layer in channels.layers:
         _apply(model, layer, scales)
+    return int((scales != 1.0).sum())
 
 
 def _sizes(model: nn.Module, layer: LayerChannels) -> Sizes:

@@ -85,6 +85,16 @@ class InProcess:
         self.whole = whole
         self._run: Run | None = None  # on the batch that was last started
 
+    @property
+    def runs_in_full(self) -> bool:
+        """Whether variants need no record of the undisturbed model on their batch."""
+        return self.forward.replayer is None
+
+    def start_variants(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
+        """Every variant in the order given, on a batch on which the undisturbed model has run before."""
+        self._run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
+        yield from self.go_on(variants)
+
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """The undisturbed model first, then every variant in the order given."""
         run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)

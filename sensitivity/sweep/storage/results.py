@@ -155,6 +155,10 @@ class Results:
         """Whether the undisturbed model has run on a batch."""
         return _unit(_BASELINE, images) in self.store
 
+    def read_baseline(self, images: Images) -> None:
+        """Take what the store has of the undisturbed model on a batch, in the place of another pass."""
+        self._expected |= self._read_unit(_unit(_BASELINE, images), images)
+
     def keep_baseline(self, images: Images, predictions: Sequence[Any]) -> None:
         """Keep what the undisturbed model predicts on a batch.
 

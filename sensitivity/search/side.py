@@ -1,0 +1,84 @@
+"""A model that schemes are tried on: the model itself, or its equalized copy, whose layers have the same names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sensitivity.contracts import Store
+from sensitivity.layers.table import LayerTable
+from sensitivity.search.assignment import Assignment
+from sensitivity.search.noise import OutputNoise
+from sensitivity.search.trials import Trial, Trials
+from sensitivity.sweep.signals.fidelity import Fidelity
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """One of the two models. Assignments are of layers of the model itself on both.
+
+    Attributes:
+        trials: Measures schemes with the task's metric.
+        noise: Compares outputs.
+        layers: Layers of the equalized copy; None for the model itself.
+    """
+
+    trials: Trials
+    noise: OutputNoise
+    layers: LayerTable | None = None
+
+    @property
+    def equalized(self) -> bool:
+        """Whether this is the copy."""
+        return self.layers is not None
+
+    @property
+    def images(self) -> int:
+        """How many images outputs are compared on."""
+        return self.noise.images
+
+    def measure(self, assignments: Sequence[Assignment], *, all_images: bool = False) -> list[Trial]:
+        """Score these schemes, in the order given; see ``Trials.measure``."""
+        trials = self.trials.measure([self._own(one) for one in assignments], all_images=all_images)
+        return [
+            replace(trial, assignment=assignment, equalized=self.equalized)
+            for trial, assignment in zip(trials, assignments, strict=True)
+        ]
+
+    def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
+        """Signal and noise of each scheme; see ``OutputNoise.of``."""
+        return self.noise.of([self._own(one) for one in assignments], replay=replay)
+
+    def _own(self, assignment: Assignment) -> Assignment:
+        if self.layers is None:
+            return assignment
+        return {self.layers[layer.name]: recipe for layer, recipe in assignment.items()}
+
+
+@dataclass(frozen=True)
+class Apart:
+    """Part of a store, whose keys are told from all others by a prefix.
+
+    Attributes:
+        store: What holds it.
+        prefix: In front of every key.
+    """
+
+    store: Store
+    prefix: str
+
+    def __contains__(self, key: str) -> bool:
+        return f"{self.prefix}{key}" in self.store
+
+    def read(self, key: str) -> Any:
+        """The value of a key that is in this part."""
+        return self.store.read(f"{self.prefix}{key}")
+
+    def add(self, key: str, value: Any) -> None:
+        """Keep a value; a key that is there keeps its first one."""
+        self.store.add(f"{self.prefix}{key}", value)
+
+
+MakeSide = Callable[[], Side]
+"""Makes the equalized copy ready, which takes a pass over the calibration images."""
