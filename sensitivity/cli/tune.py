@@ -85,7 +85,7 @@ def run(options: argparse.Namespace) -> Answer:
     engine = None if options.engine == NO_ENGINE else options.engine
     if engine is not None:
         check_engine(options, engine, timed=goal.latency_s is not None)
-    wrapped, task = made_wrapped(given), made_task(options.task)
+    wrapped, task = made_wrapped(options), made_task(options.task)
     request: dict[str, Any] = {
         "max_drop": goal.max_drop,
         "size_bytes": goal.size_bytes,

@@ -8,6 +8,7 @@ from typing import Any
 
 from sensitivity.contracts import Store
 from sensitivity.layers.table import LayerTable
+from sensitivity.records import Measurement
 from sensitivity.search.assignment import Assignment
 from sensitivity.search.noise import OutputNoise
 from sensitivity.search.trials import Trial, Trials
@@ -22,11 +23,14 @@ class Side:
         trials: Measures schemes with the task's metric.
         noise: Compares outputs.
         layers: Layers of the equalized copy; None for the model itself.
+        original: For the copy, what measures the model itself: drops are from its score, which has other last bits
+            than the copy's in float.
     """
 
     trials: Trials
     noise: OutputNoise
     layers: LayerTable | None = None
+    original: Trials | None = None
 
     @property
     def equalized(self) -> bool:
@@ -42,13 +46,23 @@ class Side:
         """Score these schemes, in the order given; see ``Trials.measure``."""
         trials = self.trials.measure([self._own(one) for one in assignments], all_images=all_images)
         return [
-            replace(trial, assignment=assignment, equalized=self.equalized)
+            replace(trial, assignment=assignment, equalized=self.equalized, measurement=self._from_original(trial))
             for trial, assignment in zip(trials, assignments, strict=True)
         ]
 
     def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
         """Signal and noise of each scheme; see ``OutputNoise.of``."""
         return self.noise.of([self._own(one) for one in assignments], replay=replay)
+
+    def _from_original(self, trial: Trial) -> Measurement:
+        """The measurement with its drop from the score of the model itself."""
+        row = trial.measurement
+        if self.original is None or row.drop is None:
+            return row
+        more = self.original.baseline.value - self.trials.baseline.value
+        more = more if self.trials.higher_is_better else -more
+        low, high = (None if bound is None else bound + more for bound in (row.drop_low, row.drop_high))
+        return replace(row, drop=row.drop + more, drop_low=low, drop_high=high)
 
     def _own(self, assignment: Assignment) -> Assignment:
         if self.layers is None:

@@ -111,6 +111,11 @@ class Trials:
         return trials
 
     @property
+    def higher_is_better(self) -> bool:
+        """Whether a higher score is better."""
+        return self._task.higher_is_better
+
+    @property
     def images(self) -> int:
         """Images of the task."""
         return len(self._task)

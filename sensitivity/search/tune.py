@@ -220,7 +220,8 @@ def tune(
     def equalize() -> Side:
         assert subject.equalized is not None
         copied = subject.equalized()
-        return replace(_side(copied, task, settings, Apart(kept, EQUALIZED), watch), layers=copied.layers)
+        own = _side(copied, task, settings, Apart(kept, EQUALIZED), watch)
+        return replace(own, layers=copied.layers, original=side.trials)
 
     search = Search(space, side, None if subject.equalized is None else equalize)
     chosen = search.run()

@@ -145,6 +145,8 @@ def test_the_equalized_copy_is_tried_before_any_layer_is_left_in_float(tmp_path:
         (StepKind.CANDIDATE, "symmetric for all layers, equalized", True),
     ]
     assert score_of(wrapped, task, tuned) == tuned.score.value
+    assert tuned.baseline.value == wrapped.evaluate(task).value
+    assert tuned.drop == pytest.approx(tuned.baseline.value - tuned.score.value, abs=1e-12)
     assert "on the equalized copy" in repr(tuned)
     tuned.save(tmp_path / "tuned.json")
     assert sv.Tuned.load(tmp_path / "tuned.json").equalized
@@ -152,6 +154,34 @@ def test_the_equalized_copy_is_tried_before_any_layer_is_left_in_float(tmp_path:
     again = wrapped.tune(task, **options, **quiet)
     assert [step.score for step in again.steps] == [step.score for step in tuned.steps]
     assert task.passes - before < 2 * len(task) / task.batch_size  # all but a check of the first batch is in the store
+
+
+@pytest.mark.parametrize("higher_is_better", [True, False])
+def test_drops_of_the_equalized_copy_are_from_the_score_of_the_model_itself(
+    higher_is_better: bool, quiet: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrapped, task, target = lopsided()
+    sign = 1.0 if higher_is_better else -1.0
+    closeness = Closeness.score
+    offsets = {id(wrapped.model): 0.0}
+
+    def predict(self: Closeness, model: Any, batch: Any) -> list[Any]:
+        off = offsets.setdefault(id(model), 0.01)  # the copy scores a point less, as rounding might make it
+        return [one + off for one in real(self, model, batch)]
+
+    real = Closeness.predict
+    monkeypatch.setattr(Closeness, "higher_is_better", higher_is_better)
+    monkeypatch.setattr(Closeness, "predict", predict)
+    monkeypatch.setattr(
+        Closeness, "score", lambda self, found: {"closeness": sign * closeness(self, found)["closeness"]}
+    )
+    tuned = wrapped.tune(task, max_drop=target, candidates=[SYMMETRIC], calibration=task.inputs, **quiet)
+    assert tuned.equalized
+    assert tuned.drop == pytest.approx(sign * (tuned.baseline.value - tuned.score.value), abs=1e-12)
+    assert tuned.drop > 0.01
+    assert tuned.drop_low is not None
+    assert tuned.drop_high is not None
+    assert tuned.drop_low <= tuned.drop <= tuned.drop_high
 
 
 def test_what_is_deployed_is_the_equalized_copy_where_that_is_what_was_tuned(quiet: dict[str, Any]) -> None:
