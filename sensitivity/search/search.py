@@ -360,7 +360,9 @@ class Search:
     def _try(self, plans: Sequence[_Plan], *, passes: float = 0.0) -> list[Trial]:
         """Measure schemes, and note each as a step."""
         started = time.perf_counter()
-        trials = self._side.measure([plan.assignment for plan in plans])
+        in_float = not any(plan.assignment for plan in plans)  # that is the model itself, also where its copy was tried
+        side = self._sides[False] if in_float else self._side
+        trials = side.measure([plan.assignment for plan in plans])
         seconds = (time.perf_counter() - started) / len(plans)
         for number, (plan, trial) in enumerate(zip(plans, trials, strict=True)):
             before = min(map(drop_of, self.tried), default=math.inf)
