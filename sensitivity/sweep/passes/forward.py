@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,6 +20,7 @@ from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.turns import process_state
 
 CHECKED_VARIANTS = 4  # at least, spread over the model, on the first batch
+FEWEST_REPLAYED = 20  # passes: the survey of the model and the checks take longer than fewer of them can save
 CHECKED_SHARE = 0.005  # of all passes, if that is more: every variant from 200 batches on
 
 Run = Callable[[], list[Any]]
@@ -80,6 +83,7 @@ class Forward:
 
     Attributes:
         notes: What a reader of the study should know, e.g. why passes were run in full.
+        spent_before_s: Seconds that the last variant's pass had taken already when a check ran it.
     """
 
     def __init__(
@@ -94,6 +98,7 @@ class Forward:
         self.disturber = disturber
         self.replayer = Replayer(model, memory_limit=memory_limit) if replay else None
         self.notes: list[Note] = []
+        self.spent_before_s = 0.0
         self._model = model
         self._random_state = _RandomState(model)
         self._state = ModelState(model)
@@ -102,8 +107,11 @@ class Forward:
         self._drew = False  # whether a pass on this batch drew random numbers
         self._checked: set[Perturbation] = set()
         self._due: Perturbation | None = None  # to be checked on this batch
+        self._known: dict[Perturbation, _Pass] = {}  # what checks found on this batch
 
-    def baseline(self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1) -> list[Any]:
+    def baseline(
+        self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1, passes: int | None = None
+    ) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
 
         On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
@@ -113,7 +121,12 @@ class Forward:
             run: Predicts one batch.
             variants: What will follow on this batch.
             batches: How many there will be: the more, the more variants are checked on the first.
+            passes: How many variants will run, on all batches; so few that replay cannot pay are run in full. None
+                replays whatever their number.
         """
+        self._known.clear()
+        if not self._learnt and passes is not None and passes < FEWEST_REPLAYED:
+            self.replayer = None
         if self.replayer is None:
             predictions = self._from_the_same_state(run)
             self._learn_state()
@@ -137,9 +150,15 @@ class Forward:
         Raises:
             ReplayDiffersError: If a late check finds that it is not.
         """
+        self.spent_before_s = 0.0
         if self.replayer is None:
             return self._full(run, variant)
         replayer = self.replayer
+        if variant in self._known and replayer.intact():
+            known = self._known.pop(variant)
+            self.spent_before_s = known.seconds
+            replayer.done(self.disturber.touched(variant.recipes))
+            return known.predictions
         try:
             predictions = self._replayed(replayer, run, variant)
         except Exception as error:
@@ -240,12 +259,14 @@ class Forward:
                 full = self._full(run, variant)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
+            started = time.perf_counter()
             try:
                 replayed = self._replayed(self.replayer, run, variant)
             except Exception:  # noqa: BLE001 - where the full pass does not fail, that is a difference
                 return variant.name
             if not all(map(same, replayed, full)):
                 return variant.name
+            self._known[variant] = _Pass(full, time.perf_counter() - started)
         return None
 
     def _replayed(self, replayer: Replayer, run: Run, variant: Perturbation) -> list[Any]:
@@ -283,7 +304,21 @@ class Forward:
 
     def _give_up(self, why: str, kind: NoteKind = NoteKind.NOT_REPLAYED) -> None:
         self.replayer = None
+        self._known.clear()
         self.notes.append(_in_full(kind, why))
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """A pass that a check has run already.
+
+    Attributes:
+        predictions: What it found, replayed and in full.
+        seconds: What it took when it was replayed.
+    """
+
+    predictions: list[Any]
+    seconds: float
 
 
 class _RandomState:
