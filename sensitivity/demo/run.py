@@ -52,6 +52,7 @@ def run_demo(folder: str | Path, *, scenes: int, console: Console | None = None)
         images, annotations = write_scenes(folder / "scenes", scenes, HELD_OUT_SEED)
     except OSError as error:
         raise StoreError(f"cannot write to {folder}: {error}. Give a folder of your own.") from error
+    cores = torch.get_num_threads()
     torch.set_num_threads(1)  # the model is too small to share: two threads mostly wait for each other
     sam = load("tiny", checkpoint=WEIGHTS)
     task = sv.PromptedMasks(images, annotations, segment=functools.partial(segment, sam), name="generated scenes")
@@ -60,7 +61,9 @@ def run_demo(folder: str | Path, *, scenes: int, console: Console | None = None)
     story.tell_setting(console, wrapped, task, calibration_images=len(calibration))
 
     wrapped.calibrate(calibration, sv.INT8)
+    torch.set_num_threads(cores)  # but layers can be shared out: one single-threaded process a core
     study = wrapped.analyze(task, RECIPES)
+    torch.set_num_threads(1)
     story.tell_layers(console, study)
 
     protected = {name: study.protect(max_drop=MAX_DROP, recipe=name) for name in study.recipes}
