@@ -169,8 +169,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        # composite operators arrive whole in inference mode; asking a prim:: one ends the process
-        if func.namespace != "prim" and func._can_decompose():
+        if is_composite(func):
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
@@ -218,6 +217,16 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in dict.fromkeys(op.inputs):
             self.tape.consumers.setdefault(value, []).append(len(self.tape.ops))
         self.tape.ops.append(op)
+
+
+def is_composite(func: Any) -> bool:
+    """Whether an operator of torch is made of others; in inference mode such a one arrives whole and can be decomposed.
+
+    Operators of ``prim::`` are left alone: asking one of them ends the process.
+    """
+    return func.namespace != "prim" and bool(
+        torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), torch._C.DispatchKey.CompositeImplicitAutograd)
+    )
 
 
 def _base_name(func: Any) -> str:

@@ -27,7 +27,7 @@ from sensitivity.layers.products import (
     operand_positions,
     output_axis_of_operand,
 )
-from sensitivity.layers.tape import FACTORIES
+from sensitivity.layers.tape import FACTORIES, is_composite
 
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 """Modules of torch that compute all their products in one operator where nothing keeps them from it."""
@@ -102,7 +102,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Run an operator, with other operands where it is a layer's."""
         kwargs = kwargs or {}
-        if func.namespace != "prim" and func._can_decompose():  # in inference mode composite operators arrive whole
+        if is_composite(func):
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:

@@ -24,6 +24,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from sensitivity.errors import ModelError
 from sensitivity.interception import Original, calls_handled, forward_exchanged
 from sensitivity.layers.operators import ELEMENTWISE, FUSED_NORMS
+from sensitivity.layers.tape import is_composite
 from sensitivity.perturb.kept import Kept, Place, around
 from sensitivity.perturb.weights import exchanged, folded_scale, output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
@@ -150,7 +151,7 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if not self.active:
             return func(*args, **kwargs)
-        if func._can_decompose():  # composite operators arrive whole in inference mode
+        if is_composite(func):
             with self:
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
