@@ -31,6 +31,7 @@ from sensitivity.deploy.graph.export import Attempt, Part, export
 from sensitivity.deploy.graph.half import check_io, to_half
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.deploy.prepare.omission import OmissionKind
+from sensitivity.deploy.prepare.overflow import check_overflow
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import Signature
 from sensitivity.errors import EngineError, ExportError
@@ -340,7 +341,8 @@ def deploy(
         settings: The engine's own.
 
     Raises:
-        ExportError: If nothing can be exported, or not with the rest in the precision that the scheme asks for.
+        ExportError: If nothing can be exported, or not with the rest in the precision that the scheme asks for, or
+            something would overflow in fp16.
         MissingPackageError: If a package is not installed.
         EngineBuildError: If an engine cannot be built, or cannot keep in fp32 what the scheme asks for.
         EngineError: If the engine is unknown, has no such settings, or cannot be loaded: its file is missing, damaged,
@@ -357,6 +359,8 @@ def deploy(
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
     plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)
     plan = replace(plan, parts=tuple(part.path for part in exported.parts))
+    if _writes_halves(kind, plan.scheme):
+        check_overflow(plan)
 
     def build(graph: ModelProto, part: Part, as_planned: Plan = plan) -> Engine:
         return build_engine(kind, graph, as_planned, part, **settings)

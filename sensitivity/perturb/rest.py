@@ -33,8 +33,14 @@ from sensitivity.records.scheme import Rest
 from sensitivity.turns import process_state
 
 HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
-_Mark = Literal["sum", "result"]
-"""A sum of integers waits for activations and a quantizer only; any other result also for a second operand."""
+_Mark = Literal["sum", "result", "kept"]
+"""A sum of integers waits for activations and a quantizer only; any other result also for a second operand; what was
+computed in fp32 for whatever is not kept in fp32 itself."""
+
+_WRITTEN_IN_HALF: tuple[_Mark, ...] = ("sum", "result")
+
+Watch = Callable[[str, Tensor], None]
+"""Told of a module's path, and of a tensor that its operations write to, or read from, memory in half precision."""
 
 NOTHING_KEPT = Kept()
 _FULL = (torch.float32, torch.float64)
@@ -51,6 +57,7 @@ def half_rest(
     *,
     within: Sequence[str] | None = None,
     fused: bool = True,
+    watch: Watch | None = None,
 ) -> Iterator[None]:
     """The model with everything that is not quantized computed in half precision, for the time of a ``with`` block.
 
@@ -68,6 +75,7 @@ def half_rest(
         within: Paths of the submodules that this holds for, empty for all of the model; None for all of it, too.
         fused: Whether elementwise operations and quantizers are fused with what they read; else every result is
             rounded at once, as an engine does that runs a graph node by node.
+        watch: Told of all that would be rounded; nothing is rounded then.
 
     Raises:
         ModelError: If the model is called from another thread, where nothing would be rounded.
@@ -75,10 +83,13 @@ def half_rest(
     if rest == "fp32":
         yield
         return
-    rounding, roles = _Rounding(HALVES[rest], fused=fused), _Roles.of(layers, recipes, rest, kept, within)
+    rounding = _Rounding(HALVES[rest], fused=fused, watch=watch)
+    roles = _Roles.of(layers, recipes, rest, kept, within)
     calls = _Calls(rounding, model, kept, roles)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_rounded_constants(model, layers, rounding, kept, roles))
+        rounding.spare(model)
+        if watch is None:
+            stack.enter_context(_rounded_constants(model, layers, rounding, kept, roles))
         stack.enter_context(calls.watched())
         stack.enter_context(rounding)
         yield
@@ -133,10 +144,12 @@ class _Roles:
 class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Keeps track of results that memory would hold in half, and rounds each in place before it is read from there."""
 
-    def __init__(self, half: torch.dtype, *, fused: bool) -> None:
+    def __init__(self, half: torch.dtype, *, fused: bool, watch: Watch | None = None) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.half = half
+        self.path = ""
         self._fused = fused
+        self._watch = watch
         self.active = False
         self._unrounded = WeakIdKeyDictionary()
         self._constants: set[int] = set()
@@ -158,10 +171,12 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 return parts
         floats = [leaf for leaf in _full_floats((args, kwargs)) if _storage(leaf) not in self._constants]
         mark: _Mark = "result"
+        self._note(floats)
+        self.read(floats, ("kept",))
         if func._schema.name.split("::")[-1].removesuffix("_") not in _FUSED:
             self.read(floats)
         elif len(floats) > 1:
-            self.read(floats, "sum")
+            self.read(floats, ("sum",))
         elif floats:
             mark = self._mark(floats[0]) or "result"
         result = func(*args, **kwargs)
@@ -179,21 +194,31 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if _storage(leaf) in self._constants:
                 continue
             self._unrounded[leaf] = mark
+            if mark == "kept":
+                continue
+            self._note([leaf])
             if not self._fused or leaf.untyped_storage().nbytes() != leaf.numel() * leaf.element_size():
                 self.read(leaf)
 
-    def read(self, tree: Any, mark: _Mark | None = None) -> None:
+    def _note(self, tensors: list[Tensor]) -> None:
+        if self._watch is not None:
+            for tensor in tensors:
+                self._watch(self.path, tensor)
+
+    def read(self, tree: Any, marks: tuple[_Mark, ...] | None = None) -> None:
         """Round what is not rounded yet, in place, so that views of it and later readers see the same numbers.
 
         Args:
             tree: What is read.
-            mark: Round only what bears this mark.
+            marks: Round only what bears one of these; None for all.
         """
         for leaf in _full_floats(tree):
             found = self._mark(leaf)
-            if found is None or mark not in (None, found):
+            if found is None or (marks is not None and found not in marks):
                 continue
             del self._unrounded[leaf]
+            if self._watch is not None:
+                continue
             # below autograd it is no new version of the tensor: gradients pass straight through
             with torch.inference_mode() if leaf.is_inference() else torch._C._AutoDispatchBelowAutograd():
                 once = _each_element_once(leaf)
@@ -335,13 +360,13 @@ class _Calls:
         if to_half:
             self._rounding.written((args, kwargs))
         if to_fp32 or path in self._roles.stored:
-            self._rounding.read((args, kwargs), None if to_fp32 else "sum")
+            self._rounding.read((args, kwargs), _WRITTEN_IN_HALF if to_fp32 else ("sum",))
         with self._state(active=False, place=place):  # hooks
             result = original(module, *args, **kwargs)
         if to_fp32:
-            self._rounding.written(result)
+            self._rounding.written(result, "kept")
         if to_half:
-            self._rounding.read(result)
+            self._rounding.read(result, _WRITTEN_IN_HALF if outermost else None)
         return result
 
     def _forward(self, path: str, forward: Callable[..., Any]) -> Callable[..., Any]:
@@ -352,13 +377,13 @@ class _Calls:
             active = self._place == "outside"
             if path in self._roles.partly and active:
                 args, kwargs = tree_map(self._rounded, (args, kwargs))
-            if path in self._roles.in_integers and active:
-                with self._state(active=False, place=self._place):
+            with self._state(active=active, place=self._place, path=path):
+                if path not in self._roles.in_integers or not active:
+                    return forward(*args, **kwargs)
+                with self._state(active=False, place=self._place, path=path):
                     result = forward(*args, **kwargs)
                 self._rounding.written(result, "sum")
                 return result
-            with self._state(active=active, place=self._place):
-                return forward(*args, **kwargs)
 
         return run
 
@@ -366,13 +391,15 @@ class _Calls:
         return self._rounding.rounded(leaf) if isinstance(leaf, Tensor) and leaf.dtype in _FULL else leaf
 
     @contextlib.contextmanager
-    def _state(self, *, active: bool, place: Place) -> Iterator[None]:
-        old = self._rounding.active, self._inside, self._place
-        self._rounding.active, self._inside, self._place = active, True, place
+    def _state(self, *, active: bool, place: Place, path: str | None = None) -> Iterator[None]:
+        rounding = self._rounding
+        old = rounding.active, self._inside, self._place, rounding.path
+        rounding.active, self._inside, self._place = active, True, place
+        rounding.path = rounding.path if path is None else path
         try:
             yield
         finally:
-            self._rounding.active, self._inside, self._place = old
+            rounding.active, self._inside, self._place, rounding.path = old
 
 
 @contextlib.contextmanager

@@ -24,6 +24,7 @@ from sensitivity.perturb.cures import compensation_of, corrected_bias
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.kept import Kept, around, find_kept
+from sensitivity.perturb.rest import Watch as HalfWatch
 from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.weights import exchanged, is_computed, output_axis
@@ -298,13 +299,16 @@ class Plan:
         return self._as_written(layer, params_from_range(low, high, recipe.activations))
 
     @contextlib.contextmanager
-    def simulated(self, *, rounding: Rounding = "onnx", watch: Watch | None = None) -> Iterator[nn.Module]:
+    def simulated(
+        self, *, rounding: Rounding = "onnx", watch: Watch | None = None, halves: HalfWatch | None = None
+    ) -> Iterator[nn.Module]:
         """The folded copy with its layers fake-quantized, as the exported graph says, and the rest as the scheme says.
 
         Args:
             rounding: How activations are divided by their scale: ``onnx`` as engines define it.
             watch: Told of what every quantized layer reads, before it is quantized, and of what it writes; without its
                 bias where it is met at its operator.
+            halves: Told of all that the rest would round to half precision; nothing is rounded then.
 
         Yields:
             ``model``, which computes the plan inside the ``with`` block.
@@ -321,16 +325,16 @@ class Plan:
                 hooks.before += own.before
                 hooks.after += own.after
             stack.enter_context(hooked(before=hooks.before, after=hooks.after))
-            stack.enter_context(self._half_rest())
+            stack.enter_context(self._half_rest(halves))
             yield self.model
 
     def _weight_exchanged(self, layer: Layer) -> contextlib.AbstractContextManager[nn.Parameter]:
         owner, _, name = layer.parameter.rpartition(".")
         return exchanged(self.model.get_submodule(owner), name, self.simulated_weight(layer))
 
-    def _half_rest(self) -> contextlib.AbstractContextManager[None]:
-        rest, kept = self.scheme.rest, self.kept
-        return half_rest(self.model, self.layers, self.recipes, rest, kept, within=self.parts, fused=self.fused)
+    def _half_rest(self, watch: HalfWatch | None) -> contextlib.AbstractContextManager[None]:
+        settings: dict[str, Any] = {"within": self.parts, "fused": self.fused, "watch": watch}
+        return half_rest(self.model, self.layers, self.recipes, self.scheme.rest, self.kept, **settings)
 
     def simulated_weight(self, layer: Layer) -> Tensor:
         """The weight that the simulation computes with."""

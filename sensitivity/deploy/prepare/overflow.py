@@ -1,0 +1,128 @@
+"""What does not fit into fp16: found before anything is exported, with what has to stay in fp32 instead."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError
+from sensitivity.perturb.kept import ATTENTION, NORMS, find_kept
+
+LARGEST_HALF = 65504.0
+"""The largest finite number of fp16."""
+
+_ROUNDS = 8  # what is kept in fp32 may overflow where it is read next
+
+
+def largest_values(plan: Plan) -> dict[str, float]:
+    """The largest absolute value that each module would hold in fp16 in the example pass, by path.
+
+    Infinities that the model itself makes (masks) do not count, nor does what quantized layers read: a quantizer cuts
+    it off. Modules are called by their paths; the model's own forward is the empty one.
+
+    Args:
+        plan: One with its rest in half precision.
+    """
+    largest: dict[str, float] = {}
+
+    def note(path: str, tensor: Tensor) -> None:
+        finite = tensor.detach()[torch.isfinite(tensor.detach())]
+        if finite.numel():
+            largest[path] = max(largest.get(path, 0.0), float(finite.abs().max()))
+
+    with plan.simulated(halves=note) as model:
+        model(*plan.basis.args, **plan.basis.kwargs)
+    return largest
+
+
+def check_overflow(plan: Plan) -> None:
+    """Nothing, if all that a plan's rest would hold in fp16 fits.
+
+    Looked at are the example pass and the ranges of the calibration.
+
+    Args:
+        plan: One with its rest in fp16.
+
+    Raises:
+        ExportError: If something does not fit; it names the modules, and what keeps them in fp32.
+    """
+    overflows = {path: value for path, value in largest_values(plan).items() if value > LARGEST_HALF}
+    if overflows:
+        raise ExportError(
+            f"the largest number of fp16 is {LARGEST_HALF:.0f}, and on the example inputs more is held by "
+            f"{_described(plan, overflows)}. It would be infinite. {_cure(plan, overflows)}"
+        )
+    inputs = _too_large_inputs(plan)
+    if inputs:
+        raise ExportError(
+            f"the largest number of fp16 is {LARGEST_HALF:.0f}, and on the calibration images more is read by "
+            f"{_described(plan, inputs)}. Keep these layers in fp32 with the modules that compute their "
+            "inputs, scheme.with_rest('fp16', keep_fp32=...), or use with_rest('bf16')."
+        )
+
+
+def _too_large_inputs(plan: Plan) -> dict[str, float]:
+    """Modules of quantized layers whose input is beyond fp16 in the calibration, to its largest value."""
+    largest: dict[str, float] = {}
+    for layer in plan.quantized:
+        if layer.name not in plan.half_scales:
+            continue
+        for call in range(layer.calls):
+            try:
+                params = plan.input_params(layer, call)
+            except CalibrationError:  # it was not reached at this call
+                continue
+            if params is not None:
+                ends = torch.tensor([params.qmin, params.qmax]) - params.zero_point.reshape(-1, 1)
+                reach = float((ends * params.scale.reshape(-1, 1)).abs().max())
+                largest[layer.module] = max(largest.get(layer.module, 0.0), reach)
+    # one code more than the range: a range that ends at 65504 fits
+    return {path: value for path, value in largest.items() if value > LARGEST_HALF * (1 + 2 / 127)}
+
+
+def _described(plan: Plan, overflows: dict[str, float]) -> str:
+    names = {layer.module: layer.name for layer in plan.layers}
+    worst = sorted(overflows, key=lambda path: -overflows[path])
+    texts = [
+        f"{path or 'the forward of the model itself'}{f' ({names[path]})' if path in names else ''}: "
+        f"{overflows[path]:.3g}"
+        for path in worst[:_ROUNDS]
+    ]
+    return ", ".join(texts) + (f" and {len(worst) - _ROUNDS} more" if len(worst) > _ROUNDS else "")
+
+
+def _cure(plan: Plan, overflows: dict[str, float]) -> str:
+    """What keeps the overflowing modules in fp32, tried until nothing overflows."""
+    entries = dict.fromkeys(plan.scheme.keep_fp32)
+    for _ in range(_ROUNDS):
+        if "" in overflows:
+            break
+        entries |= dict.fromkeys(_entries(plan, overflows))
+        scheme = plan.scheme.with_rest("fp16", keep_fp32=tuple(entries))
+        kept = replace(plan, scheme=scheme)
+        kept._find_kept()  # now, while nothing is hooked
+        overflows = {path: value for path, value in largest_values(kept).items() if value > LARGEST_HALF}
+        if not overflows:
+            return f"This keeps them in fp32: scheme.with_rest('fp16', keep_fp32={tuple(entries)})."
+    return (
+        "What the model's own forward computes cannot be kept in fp32 by name: use scheme.with_rest('bf16') or "
+        "with_rest('fp32'), or deploy its parts."
+    )
+
+
+def _entries(plan: Plan, paths: Iterable[str]) -> list[str]:
+    """Entries of ``keep_fp32`` that hold modules: ``norms`` and ``attention`` where they do, else their paths."""
+    homes: dict[str, frozenset[str]] = {}
+    inputs = dict(plan.basis.kwargs) or plan.basis.args
+    for entry in (NORMS, ATTENTION):
+        scheme = plan.scheme.with_rest("fp16", keep_fp32=entry)
+        try:
+            kept = find_kept(plan.basis.model, plan.layers, scheme, inputs)
+        except LayerNotFoundError:
+            continue
+        homes[entry] = kept.whole | kept.bodies
+    return [next((entry for entry, held in homes.items() if path in held), path) for path in paths]
