@@ -71,7 +71,8 @@ def half_rest(
         layers: Its layers.
         recipes: What each layer gets, by name.
         rest: ``fp32`` changes nothing.
-        kept: What stays in fp32; its outputs are rounded, nothing inside is.
+        kept: What stays in fp32; nothing inside is rounded, nor what passes from one to another or is returned by the
+            model, only what is read outside.
         within: Paths of the submodules that this holds for, empty for all of the model; None for all of it, too.
         fused: Whether elementwise operations and quantizers are fused with what they read; else every result is
             rounded at once, as an engine does that runs a graph node by node.

@@ -283,12 +283,15 @@ def test_what_overflows_in_fp16_is_saved_by_fp32_where_it_matters(make: type[nn.
     assert (saved - expected).norm() < 0.01 * expected.norm()
 
 
-def test_inside_of_a_kept_module_nothing_is_rounded_but_what_it_returns() -> None:
+def test_inside_of_a_kept_module_nothing_is_rounded_but_what_others_read_of_it() -> None:
     torch.manual_seed(0)
-    model, x = nn.Sequential(nn.Conv2d(3, 8, 3)), torch.randn(1, 3, 8, 8).bfloat16().float()
-    expected = model(x)
-    with sv.wrap(model, x).quantized(sv.Scheme().with_rest("bf16", keep_fp32="0")):
-        assert torch.equal(model(x), expected.bfloat16().float())
+    model, x = nn.Sequential(nn.Conv2d(3, 8, 3), nn.MaxPool2d(2)), torch.randn(1, 3, 8, 8).bfloat16().float()
+    expected, rounded = model(x), model[1](model[0](x).bfloat16().float())
+    wrapped = sv.wrap(model, x)
+    with wrapped.quantized(sv.Scheme().with_rest("bf16", keep_fp32="0")):
+        assert torch.equal(model(x), rounded)
+    with wrapped.quantized(sv.Scheme().with_rest("bf16", keep_fp32=("0", "1"))):
+        assert torch.equal(model(x), expected)
 
 
 def test_norms_and_attention_are_found_by_what_they_do() -> None:

@@ -18,6 +18,7 @@ import numpy as np
 
 from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.deploy.graph.scopes import Scopes
+from sensitivity.deploy.prepare.overflow import entries_for
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
 from sensitivity.perturb.kept import around
@@ -31,6 +32,7 @@ OPSET = 19
 
 _IR_VERSION = 9  # the first that goes with it
 
+_NAMED = 5  # constants that a message names
 _FLOAT, _HALF = 1, 10  # onnx.TensorProto.FLOAT and FLOAT16
 _NAMES = {_FLOAT: "fp32", _HALF: "fp16"}
 
@@ -55,17 +57,19 @@ def to_half(qdq: QdqGraph, plan: Plan, part: str, *, io: IoType = "fp32") -> Mod
         io: Type of the graph's float inputs and outputs.
 
     Raises:
-        ExportError: If a constant is too large for float16, or the result is no valid ONNX.
+        ExportError: If a constant is too large for float16, or a single number that is not zero would be zero there
+            (an epsilon that guards a division), or the result is no valid ONNX.
     """
     import onnx
 
     check_io(io)
     graph = onnx.ModelProto()
     graph.CopyFrom(qdq.graph)
-    in_fp32 = _kept_nodes(graph, qdq, plan, part)
+    modules, in_fp32 = _kept_nodes(graph, qdq, plan, part)
     _raise_opset(graph)
     converter = _Converter(graph, in_fp32)
     converter.convert(_HALF if io == "fp16" else _FLOAT)
+    _refuse_unfit(plan, {node: (modules.get(node) or "", text) for node, text in converter.unfit.items()})
     del graph.graph.value_info[:]  # of the old types
     try:
         onnx.checker.check_model(graph, full_check=True)
@@ -77,8 +81,31 @@ def to_half(qdq: QdqGraph, plan: Plan, part: str, *, io: IoType = "fp32") -> Mod
     return graph
 
 
-def _kept_nodes(graph: ModelProto, qdq: QdqGraph, plan: Plan, part: str) -> dict[str, bool]:
-    """For each node, by its first output: whether it stays in fp32.
+def _refuse_unfit(plan: Plan, unfit: Mapping[str, tuple[str, str]]) -> None:
+    """Nothing, if no constant is unfit for float16.
+
+    Args:
+        plan: What is exported.
+        unfit: For nodes that read one: the module, and what is wrong.
+
+    Raises:
+        ExportError: If one is.
+    """
+    if not unfit:
+        return
+    texts = dict.fromkeys(
+        f"{text} (in {module or 'the forward of the model itself'})" for module, text in unfit.values()
+    )
+    modules = dict.fromkeys(module for module, _ in unfit.values() if module)
+    entries = tuple(dict.fromkeys([*plan.scheme.keep_fp32, *entries_for(plan, modules)]))
+    cure = f"Keep them in fp32: scheme.with_rest('fp16', keep_fp32={entries})." if modules else "Use with_rest('bf16')."
+    raise ExportError(f"fp16 cannot hold {'; '.join(list(texts)[:_NAMED])}. {cure}")
+
+
+def _kept_nodes(
+    graph: ModelProto, qdq: QdqGraph, plan: Plan, part: str
+) -> tuple[dict[str, str | None], dict[str, bool]]:
+    """For each node, by its first output: the module that it runs in, and whether it stays in fp32.
 
     A node that was written for another one (Q, DQ, a padding) goes with the first that reads it.
     """
@@ -89,11 +116,13 @@ def _kept_nodes(graph: ModelProto, qdq: QdqGraph, plan: Plan, part: str) -> dict
         for name in node.input:
             readers.setdefault(name, node.output[0])
     stays: dict[str, bool] = {}
+    modules: dict[str, str | None] = {}
     for node in reversed(graph.graph.node):
         module = layers.get(node.name, scopes.module_of(node))
+        modules[node.output[0]] = module
         reader = next((readers[name] for name in node.output if name in readers), "")
         stays[node.output[0]] = stays.get(reader, False) if module is None else kept.holds(around(module))
-    return stays
+    return modules, stays
 
 
 def _raise_opset(graph: ModelProto) -> None:
@@ -111,10 +140,13 @@ class _Converter:
     Attributes:
         graph: Changed in place.
         in_fp32: For each node, by its first output: whether it stays in fp32.
+        unfit: For nodes, by their first output, that read a constant unfit for float16: what is wrong.
     """
 
     graph: ModelProto
     in_fp32: Mapping[str, bool]
+    unfit: dict[str, str] = field(default_factory=dict)
+    _reader: str = ""
     _types: dict[str, int] = field(default_factory=dict)
     _constants: dict[str, TensorProto] = field(default_factory=dict)
     _written: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -161,6 +193,7 @@ class _Converter:
         if node.op_type == "Constant" and node.output[0] in floats:
             self._constants[node.output[0]] = _tensor_of(node)
             return
+        self._reader = node.output[0]
         signature = None if self.in_fp32[node.output[0]] or _has_graph(node) else _Signature.of(node, self.graph)
         halves: set[str] = set()
         for position, name in enumerate(node.input):
@@ -221,9 +254,10 @@ class _Converter:
             halves = values.astype(np.float16)
         if bool((np.isinf(halves) & ~np.isinf(values)).any()):
             largest = float(np.abs(values[np.isfinite(values)]).max())
-            raise ExportError(
-                f"the constant {name!r} reaches {largest:.3g}, and the largest number of fp16 is 65504. Keep the "
-                "module that uses it in fp32: scheme.with_rest('fp16', keep_fp32=...)."
+            self.unfit[self._reader] = f"the constant {name!r}, which reaches {largest:.3g} (more than 65504)"
+        elif values.size == 1 and values.item() != 0.0 and halves.item() == 0.0:
+            self.unfit[self._reader] = (
+                f"the constant {name!r}, {values.item():.3g}, which would be 0 and guard no division"
             )
         return onnx.numpy_helper.from_array(halves, new_name)
 

@@ -101,7 +101,7 @@ def _cure(plan: Plan, overflows: dict[str, float]) -> str:
     for _ in range(_ROUNDS):
         if "" in overflows:
             break
-        entries |= dict.fromkeys(_entries(plan, overflows))
+        entries |= dict.fromkeys(entries_for(plan, overflows))
         scheme = plan.scheme.with_rest("fp16", keep_fp32=tuple(entries))
         kept = replace(plan, scheme=scheme)
         kept._find_kept()  # now, while nothing is hooked
@@ -114,7 +114,7 @@ def _cure(plan: Plan, overflows: dict[str, float]) -> str:
     )
 
 
-def _entries(plan: Plan, paths: Iterable[str]) -> list[str]:
+def entries_for(plan: Plan, paths: Iterable[str]) -> list[str]:
     """Entries of ``keep_fp32`` that hold modules: ``norms`` and ``attention`` where they do, else their paths."""
     homes: dict[str, frozenset[str]] = {}
     inputs = dict(plan.basis.kwargs) or plan.basis.args

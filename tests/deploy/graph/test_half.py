@@ -301,6 +301,36 @@ def test_a_constant_that_fp16_cannot_hold_is_named() -> None:
     with torch.no_grad():
         model[1].weight[0, 0, 0, 0] = 1e5
     wrapped = wrapped_of(model)
-    with pytest.raises(ExportError, match=r"the constant '1\.weight' reaches 1e\+05, and the largest number of fp16"):
+    with pytest.raises(
+        ExportError, match=r"the constant '1\.weight', which reaches 1e\+05 .*\(in 1\).*keep_fp32=\('1',\)"
+    ):
         half_graph(wrapped, sv.Scheme().with_rest("fp16"))
     half_graph(wrapped, sv.Scheme().with_rest("fp16", keep_fp32="1"))
+
+
+class Guarded(nn.Module):
+    """A quotient with an epsilon that is 0 in fp16, as in EfficientViT's linear attention."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.relu(self.fc(x))
+        return y / (y.sum(-1, keepdim=True) + 1e-15)
+
+
+def test_an_epsilon_that_vanishes_in_fp16_is_refused_where_the_simulation_divides_by_zero() -> None:
+    model = nn.Sequential(Guarded())
+    with torch.no_grad():
+        model[0].fc.bias.fill_(-9.0)
+    wrapped, x = wrapped_of(model, torch.zeros(1, 4)), torch.zeros(1, 4)
+    scheme = sv.Scheme().with_rest("fp16")
+    with wrapped.plan(scheme, target="onnxruntime").simulated() as simulated, torch.no_grad():
+        assert simulated(x).isnan().all()
+    with pytest.raises(
+        ExportError, match=r"1e-15, which would be 0 and guard no division \(in 0\).*keep_fp32=\('0',\)"
+    ):
+        wrapped.deploy(scheme, "onnxruntime")
+    kept = wrapped.deploy(scheme.with_rest("fp16", keep_fp32="0"), "onnxruntime")
+    assert kept(x).tolist() == [[0.0] * 4]
