@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+from collections import OrderedDict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
 import pytest
 import torch
+from torch import nn
 
+import sensitivity as sv
 from sensitivity.deploy.engines.trt.engine import TensorRTEngine
 from sensitivity.errors import EngineError
 from sensitivity.testing.engines import EngineSuite, GraphCase
@@ -91,6 +95,49 @@ def test_the_second_build_takes_its_timings_from_the_cache(tmp_path: Path) -> No
     for _ in range(2):
         TensorRTEngine.build(conv_relu_conv(), timing_cache=cache)
         assert cache.stat().st_size > 0
+
+
+@pytest.fixture(scope="module")
+def normed() -> sv.Wrapped:
+    """Two convolutions with a norm between them, wide enough for int8."""
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        OrderedDict(conv1=nn.Conv2d(CHANNELS, 32, 3, padding=1), norm=nn.GroupNorm(4, 32), conv2=nn.Conv2d(32, 32, 3))
+    )
+    example = torch.randn(1, CHANNELS, SIDE, SIDE)
+    wrapped = sv.wrap(net.eval(), example)
+    wrapped.calibrate([example], sv.INT8)
+    return wrapped
+
+
+@pytest.mark.parametrize("io", ["fp32", "fp16"])
+@pytest.mark.parametrize("keep_fp32", [(), ("norms",)])
+def test_a_rest_in_fp16_computes_what_onnx_runtime_computes(
+    normed: sv.Wrapped, keep_fp32: tuple[str, ...], io: Any
+) -> None:
+    scheme = sv.Scheme.only("conv2", sv.INT8).with_rest("fp16", keep_fp32=keep_fp32)
+    on_gpu, on_cpu = normed.deploy(scheme, "tensorrt", io=io), normed.deploy(scheme, "onnxruntime", io=io)
+    for seed in range(4):
+        x = torch.randn(1, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(seed))
+        wanted = on_cpu(x)
+        noise = (on_gpu(x) - wanted).pow(2).sum()
+        assert 10 * torch.log10(wanted.pow(2).sum() / noise.clamp(min=1e-30)) > 35  # dB: codes flip where halves round
+
+
+def test_the_engine_says_which_layers_are_in_fp16(normed: sv.Wrapped) -> None:
+    found = normed.verify(normed.deploy(sv.Scheme.only("conv2", sv.INT8).with_rest("fp16"), "tensorrt"))
+    assert [(check.planned, check.executed) for check in found.layers] == [("fp16", "fp16"), ("int8", "int8")]
+    assert found.outputs_pass
+
+
+def test_what_is_kept_in_fp32_does_not_overflow(normed: sv.Wrapped) -> None:
+    """The variance of numbers in the hundreds leaves fp16; a norm between casts computes it in fp32."""
+    x = 500 * torch.randn(1, CHANNELS, SIDE, SIDE, generator=torch.Generator().manual_seed(9))
+    scheme = sv.Scheme().with_rest("fp16", keep_fp32="norms")
+    with torch.no_grad():
+        wanted = normed.model(x)
+    noise = (normed.deploy(scheme, "tensorrt")(x) - wanted).pow(2).sum()
+    assert 10 * torch.log10(wanted.pow(2).sum() / noise) > 40
 
 
 def test_codes_between_layers_can_be_read(image: np.ndarray) -> None:
