@@ -102,6 +102,7 @@ def simulate(losses: np.ndarray, counts: np.ndarray, confidence: Confidence) -> 
             found = race.add(layers[layer], images, losses[layer, images])
             held[layer] = found.low - ROUNDING <= truths[layer] <= found.high + ROUNDING
             always[layer] &= held[layer]
+        race.place()
     used = np.array([race.estimate(layer).images for layer in layers])
     seen = np.cumsum(counts[race.order])[used - 1]
     return {
@@ -109,7 +110,42 @@ def simulate(losses: np.ndarray, counts: np.ndarray, confidence: Confidence) -> 
         "instances": seen.mean() / counts.sum(),
         "covered": held,
         "always": always,
+        "passes": used.sum() / len(counts) + used.max() / len(counts),
+        "misplaced": misplaced(race, truths),
     }
+
+
+def misplaced(race: Race, truths: np.ndarray) -> float:
+    """The most by which a layer left out of the worst ones is worse than one that was taken; 0 where they are right."""
+    top = race.confidence.top
+    if top is None:
+        return 0.0
+    drops = np.array([race.estimate(str(layer)).drop for layer in range(len(truths))])
+    taken = np.argsort(-drops, kind="stable")
+    return max(0.0, float(truths[taken[top:]].max() - truths[taken[:top]].min()))
+
+
+def worst(drops: np.ndarray, repetitions: int) -> list[dict[str, float]]:
+    """Which ten layers are the worst: passes of the network over the data, and whether the ten are the right ones."""
+    results = []
+    for tolerance in (0.005, 0.0025):
+        runs = []
+        for repetition in range(repetitions):
+            draw = np.random.default_rng(repetition)
+            counts = draw_counts(draw)
+            losses = np.stack([draw_losses(draw, drop, counts) for drop in drops])
+            runs.append(simulate(losses, counts, Confidence(tolerance=tolerance, top=10, seed=repetition)))
+        wrong = np.array([run["misplaced"] for run in runs])
+        results.append(
+            {
+                "tolerance": tolerance,
+                "passes": round(float(np.mean([run["passes"] for run in runs])), 2),
+                "most_passes": round(float(max(run["passes"] for run in runs)), 2),
+                "exactly_the_ten": round(float((wrong == 0.0).mean()), 3),
+                "the_ten_but_for_the_tolerance": round(float((wrong <= 2 * tolerance).mean()), 3),
+            }
+        )
+    return results
 
 
 def summary(runs: list[dict[str, Any]]) -> dict[str, float]:
@@ -163,12 +199,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", nargs="?", type=Path, default=beside, help="table with a column drop_all, in percent")
     parser.add_argument("--repetitions", type=int, default=200)
+    parser.add_argument("--worst-ten", action="store_true", help="only that question")
     arguments = parser.parse_args()
     drops = thesis_drops(arguments.csv)
+    if arguments.worst_ten:
+        print(json.dumps({"layers": len(drops), "worst_ten": worst(drops, arguments.repetitions)}, indent=2))
+        return
     result = {
         "layers": len(drops),
         "repetitions": arguments.repetitions,
         "thesis": thesis(drops, arguments.repetitions),
+        "worst_ten": worst(drops, arguments.repetitions),
         "rare_64_images": rare(arguments.repetitions, 64),
         "rare_300_images": rare(arguments.repetitions, 300),
     }

@@ -280,7 +280,7 @@ class Wrapped:
             ExecutorError: If a worker died whose work is not run again, or something cannot be sent to workers.
         """
         started, how = time.perf_counter(), settings_of(settings, keywords)
-        check_arguments(task, calibration=calibration, store=store, stop=stop)
+        check_arguments(task, calibration=calibration, store=store, stop=stop, direction=direction)
         recipes = check_recipes(recipe)
         with sole_use(self.model):
             task = with_reference(self.model, task)
@@ -435,7 +435,7 @@ class Wrapped:
             StudyError: If ``settings`` and one of its fields are both given, or a setting is out of range.
         """
         how = settings_of(settings, keywords)
-        check_arguments(task, calibration=calibration, stop=stop)
+        check_arguments(task, calibration=calibration, stop=stop, direction=direction)
         recipes = check_recipes(recipe)
         task = with_reference(self.model, task)
         disturber = self._disturber(recipes, calibration)

@@ -179,11 +179,11 @@ def settings_for(goal: Goal, task: Task, *, stop: Confidence | None, executor: E
     Args:
         goal: What is to be reached.
         task: Data and metric.
-        stop: Its level counts; its tolerance only where there is no largest drop.
+        stop: Its level counts; its tolerance only where there is no largest drop; that it asks for the worst does not.
         executor: Where passes run; None is this process.
     """
-    if stop is not None and goal.max_drop:
-        stop = replace(stop, tolerance=goal.max_drop)
+    if stop is not None:
+        stop = replace(stop, tolerance=goal.max_drop or stop.tolerance, top=None)
     return Settings.of(Sweep(executor=executor), executor=executor, stop=stored_stop(stop, task))
 
 

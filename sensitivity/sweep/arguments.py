@@ -20,6 +20,7 @@ def check_arguments(
     calibration: object = None,
     store: object = None,
     stop: object = None,
+    direction: str = "one-at-a-time",
 ) -> None:
     """Refuse what is of the wrong kind or out of range.
 
@@ -27,7 +28,8 @@ def check_arguments(
         TaskError: If the task is none.
         CalibrationError: If the calibration is neither ranges nor images.
         StoreError: If the store is neither a path nor a store, or a path where files cannot be locked.
-        StudyError: If the stop is no ``Confidence``, or allows drops that no one would.
+        StudyError: If the stop is no ``Confidence``, allows drops that no one would, or asks for the worst layers where
+            all layers but one are perturbed.
     """
     known = check_task(task)
     check_calibration(calibration)
@@ -36,6 +38,8 @@ def check_arguments(
     if isinstance(store, (str, Path)):
         check_can_lock()
     check_stop(stop, known)
+    if isinstance(stop, Confidence):
+        _check_top(stop, direction)
 
 
 def check_task(task: object) -> Task:
@@ -68,6 +72,19 @@ def check_stop(stop: object, task: Task) -> None:
         raise StudyError(
             f"stop=Confidence(tolerance={stop.tolerance:g}) allows a drop of {stop.tolerance:g} points of "
             f"{task.metric}. Give a tolerance below {LARGEST_TOLERANCE:g}; 0.5 is half a point."
+        )
+
+
+def _check_top(stop: Confidence, direction: str) -> None:
+    """Refuse to look for the worst layers where the drops are those of all other layers.
+
+    Raises:
+        StudyError: If that is asked for.
+    """
+    if stop.top is not None and direction != "one-at-a-time":
+        raise StudyError(
+            f"stop=Confidence(top={stop.top}) asks for the layers of the largest drops, and direction={direction!r} "
+            "perturbs all other layers. Leave out top=, or take one layer at a time."
         )
 
 

@@ -20,6 +20,8 @@ _DECIDED = {
     "below": "drop at most the tolerance",
     "above": "drop beyond the tolerance",
     "narrow": "drop known as well as was asked for",
+    "top": "among the worst that were asked for",
+    "not-top": "not among the worst that were asked for",
 }
 
 

@@ -26,7 +26,7 @@ from sensitivity.sweep.stopping.jackknife import (
     standard_error,
     student_quantile,
 )
-from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Estimate, Race
+from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Estimate, Race, placed
 from sensitivity.sweep.storage.results import Images, Results
 
 LEVEL = 0.95  # of the intervals of a sweep without a stop
@@ -161,6 +161,15 @@ class Samples:
             except Exception:  # noqa: BLE001 - a metric may fail on these images; scoring the rows tells where it does
                 unknown = Estimate(math.nan, -math.inf, math.inf, self._seen, "undecided")
                 self._estimates[variant] = unknown
+        self._place()
+
+    def _place(self) -> None:
+        """Stop the layers whose place among the worst is known, if that was asked for."""
+        if self._stop.top is None:
+            return
+        for group in _comparable(self._variants, self._results):
+            estimates = [self._estimates[variant] for variant in group]
+            self._estimates |= zip(group, placed(estimates, self._stop.top), strict=True)
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the last look found."""
@@ -232,6 +241,8 @@ class Means:
                 self._results.keep_failure(self._variants[key], images, reason, lasting=False)
                 continue
             self._race.add(key, images, losses)
+        comparable = _comparable(list(self._variants.values()), self._results)
+        self._race.place([[self._keys[variant] for variant in group] for group in comparable])
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the race knows of it."""
@@ -280,6 +291,15 @@ class _DropsWithout:
     def _scores(self, predictions: dict[int, object], groups: Sequence[Sequence[int]]) -> tuple[float, list[float]]:
         whole, *without = scores_without(self._task, predictions, [(), *groups])
         return whole, without
+
+
+def _comparable(variants: Sequence[Variant], results: Results) -> list[list[Variant]]:
+    """The variants of each recipe, without those that failed and have no drop."""
+    groups: dict[str, list[Variant]] = {}
+    for variant in dict.fromkeys(variants):
+        if results.failure(variant) is None:
+            groups.setdefault(variant.recipe.digest, []).append(variant)
+    return list(groups.values())
 
 
 def _of_this_data_set(stop: Confidence) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from typing import Literal
 
@@ -26,7 +26,7 @@ from numpy.typing import ArrayLike, NDArray
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
 
-Status = Literal["undecided", "below", "above", "narrow"]
+Status = Literal["undecided", "below", "above", "narrow", "top", "not-top"]
 
 VIRTUAL_LOSS = 5  # in tolerances: the loss of one imagined image, so that no variance is estimated as zero
 BETWEEN_LOOKS = 0.5826  # standard deviations that a random walk overshoots: -zeta(1/2) / sqrt(2 pi)
@@ -45,6 +45,9 @@ class Confidence:
             as a drop is known to be beyond the tolerance.
         minimum_images: Say nothing on fewer images; more of them guard against rare heavy losses.
         seed: Of the order of the images.
+        top: Ask which so many layers are the worst, instead of how large every drop is. A layer then stops when it is
+            known to be one of them, or not to be, or when its drop is known to the tolerance: layers that differ by
+            less are not told apart. With several recipes, each has its own worst layers.
 
     Raises:
         StudyError: If a setting is out of range.
@@ -55,6 +58,7 @@ class Confidence:
     relative: float | None = None
     minimum_images: int = 64
     seed: int = 0
+    top: int | None = None
 
     def __post_init__(self) -> None:
         level, relative, images = self.level, self.relative, self.minimum_images
@@ -73,6 +77,8 @@ class Confidence:
             is_whole(images) and images >= 2, "minimum_images", "a whole number from 2 on: one image has no variance"
         )
         self._demand(is_whole(self.seed) and self.seed >= 0, "seed", "a whole number from 0")
+        counted = self.top is None or (is_whole(self.top) and self.top >= 1)
+        self._demand(counted, "top", "None or a whole number of layers from 1 on")
 
     def _demand(self, holds: bool, setting: str, expected: str) -> None:
         if not holds:
@@ -89,9 +95,12 @@ class Confidence:
 
         Returns:
             ``below`` (drop at most the tolerance), ``above`` (beyond it), ``narrow`` (neither, but the interval reaches
-            no further than the tolerance, or ``relative`` of the drop, to either side), or ``undecided``.
+            no further than the tolerance, or ``relative`` of the drop, to either side), or ``undecided``. Where the
+            ``top`` layers are asked for, one of the last two: which these are, no interval tells by itself.
         """
         near = (high - low) / 2 <= max(self.tolerance, (self.relative or 0.0) * abs(drop))
+        if self.top is not None:
+            return "narrow" if near else "undecided"
         if self.relative is None or near:
             if high <= self.tolerance:
                 return "below"
@@ -119,7 +128,8 @@ class Estimate:
         low: Lower bound, minus infinity where nothing can be said yet.
         high: Upper bound, plus infinity where nothing can be said yet.
         images: Images it rests on.
-        status: What `Confidence.verdict` says of it; ``undecided`` below the minimum of images.
+        status: What `Confidence.verdict` says of it; ``undecided`` below the minimum of images; ``top`` or ``not-top``
+            where its place among the others is known (see ``places``).
     """
 
     drop: float
@@ -127,6 +137,29 @@ class Estimate:
     high: float
     images: int
     status: Status
+
+
+def placed(estimates: Sequence[Estimate], top: int) -> list[Estimate]:
+    """The same estimates; the undecided ones whose place is known say whether they are among the largest.
+
+    A drop is among the ``top`` largest if fewer than so many others can be as large, and is not if so many others are
+    larger for certain. Intervals of layers that have stopped count as well. Where all intervals hold, so do all places.
+
+    Args:
+        estimates: Drops of all layers that are compared.
+        top: How many are asked for.
+    """
+    lows, highs = (np.array([getattr(one, side) for one in estimates]) for side in ("low", "high"))
+    found = []
+    for number, one in enumerate(estimates):
+        others = np.arange(len(estimates)) != number
+        status = one.status
+        if status == "undecided" and (highs[others] >= one.low).sum() < top:
+            status = "top"
+        elif status == "undecided" and (lows[others] > one.high).sum() >= top:
+            status = "not-top"
+        found.append(replace(one, status=status))
+    return found
 
 
 class Race:
@@ -214,6 +247,18 @@ class Race:
         if layer not in self._estimates:
             raise StudyError(f"no layer {layer!r} in this race. It has: {', '.join(self._estimates)}.")
         return self._estimates[layer]
+
+    def place(self, groups: Sequence[Sequence[str]] | None = None) -> None:
+        """Stop the layers that are known to be among the ``top`` worst ones, or not to be; call it after a batch.
+
+        Args:
+            groups: Layers that are compared with each other; None compares all.
+        """
+        if self.confidence.top is None:
+            return
+        for group in groups or [list(self._estimates)]:
+            estimates = [self._estimates[layer] for layer in group]
+            self._estimates |= zip(group, placed(estimates, self.confidence.top), strict=True)
 
     def _judge(self, layer: str, new: int) -> Estimate:
         losses, sizes = self._losses[layer], self._sizes[: len(self._losses[layer])]

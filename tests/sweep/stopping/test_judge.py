@@ -14,6 +14,7 @@ import torch
 from scipy import stats
 
 import sensitivity as sv
+from sensitivity.errors import StudyError
 from tests.sweep.mean_task import Chain, InstanceTask, MeanTask
 
 TOLERANCE = 1e-4
@@ -62,6 +63,40 @@ def test_every_look_of_every_layer_has_its_share_of_the_error(wrapped: sv.Wrappe
         wrong = 0.05 / (len(measured) * len(looks))
         half = error * stats.t.ppf(1 - wrong / 2, len(without) - 1)
         assert (row.drop_high - row.drop_low) / 2 == pytest.approx(half, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
+def test_the_worst_layer_is_found_with_fewer_images_than_all_drops(wrapped: sv.Wrapped, kind: type[MeanTask]) -> None:
+    full = analyze(wrapped, kind(600))
+    worst = max(full.measurements, key=lambda row: row.drop or 0.0)
+    every, asked = (
+        analyze(wrapped, kind(600), stop=sv.Confidence(tolerance=1e-4, relative=1e-3, minimum_images=32, top=top))
+        for top in (None, 1)
+    )
+    said = {row.layer: row.reason.partition(",")[0] for row in asked.measurements}
+    assert said == {
+        row.layer: "among the worst that were asked for"
+        if row.layer == worst.layer
+        else "not among the worst that were asked for"
+        for row in full.measurements
+    }
+    assert {row.status for row in asked.measurements} == {"decided"}
+    assert asked.protect(top=1).reasons.keys() == {worst.layer}
+    assert sum(row.images for row in asked.measurements) < sum(row.images for row in every.measurements) / 2
+
+
+def test_every_recipe_has_worst_layers_of_its_own(wrapped: sv.Wrapped) -> None:
+    stop = sv.Confidence(tolerance=1e-4, minimum_images=32, top=1)
+    recipes = [sv.INT4_WEIGHTS, sv.INT8_WEIGHTS]
+    study = wrapped.analyze(MeanTask(600), recipes, stop=stop, progress=False)
+    taken = [row.recipe for row in study.measurements if row.reason.startswith("among")]
+    assert sorted(taken) == sorted(recipe.name for recipe in recipes)
+
+
+def test_the_worst_layers_are_not_asked_for_where_all_others_are_perturbed(wrapped: sv.Wrapped) -> None:
+    stop = sv.Confidence(tolerance=0.1, top=2)
+    with pytest.raises(StudyError, match=r"Confidence\(top=2\) asks for the layers of the largest drops"):
+        analyze(wrapped, MeanTask(16), stop=stop, direction="all-but-one")
 
 
 @pytest.mark.parametrize("task", [MeanTask(60), InstanceTask(60)], ids=["samples", "race"])

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from scipy import optimize, stats
 
-from benchmarks.confidence_stop import draw_counts, draw_values, rare, thesis, thesis_drops
+from benchmarks.confidence_stop import draw_counts, draw_values, rare, thesis, thesis_drops, worst
 from sensitivity.errors import StudyError
-from sensitivity.sweep.stopping.race import Confidence, Race, _boundary, bounds, weighted_shuffle
+from sensitivity.sweep.stopping.race import Confidence, Estimate, Race, _boundary, bounds, placed, weighted_shuffle
 
 HALF_A_POINT = Confidence(tolerance=0.005)
 
@@ -227,6 +227,9 @@ def test_a_random_walk_watched_from_a_first_look_crosses_the_boundary_as_often_a
         ("relative", 1.5),
         ("minimum_images", 1),
         ("seed", -1),
+        ("top", 0),
+        ("top", True),
+        ("top", 1.5),
         ("tolerance", math.nan),
         ("tolerance", True),
         ("tolerance", "0.005"),
@@ -323,6 +326,28 @@ def test_a_confidence_stop_on_the_thesis_drops_covers_the_truth_and_saves_most_i
 
 
 @pytest.mark.slow
+def test_a_place_is_known_where_no_interval_that_could_change_it_overlaps() -> None:
+    def known(*intervals: tuple[float, float, str]) -> list[str]:
+        estimates = [Estimate((low + high) / 2, low, high, 64, status) for low, high, status in intervals]  # type: ignore[arg-type]
+        return [one.status for one in placed(estimates, 2)]
+
+    far = [(8.0, 9.0, "undecided"), (5.0, 6.0, "undecided"), (1.0, 2.0, "undecided"), (0.0, 1.5, "undecided")]
+    assert known(*far) == ["top", "top", "not-top", "not-top"]
+    overlapping = [(8.0, 9.0, "undecided"), (1.8, 6.0, "undecided"), (1.0, 2.0, "undecided"), (0.0, 1.5, "undecided")]
+    assert known(*overlapping) == ["top", "undecided", "undecided", "not-top"]
+    stopped = [(8.0, 9.0, "top"), (1.8, 6.0, "narrow"), (1.0, 2.0, "narrow"), (0.0, 1.5, "undecided")]
+    assert known(*stopped) == ["top", "narrow", "narrow", "not-top"]
+    assert known((0.0, 1.0, "undecided")) == ["top"], "of fewer layers than are asked for, all are"
+    nothing = (-math.inf, math.inf, "undecided")
+    assert known(nothing, nothing, nothing) == ["undecided"] * 3
+
+
+def test_the_worst_ten_of_the_thesis_cost_few_passes_and_are_right_but_for_the_tolerance(shared_data: Path) -> None:
+    [wide, _] = worst(thesis_drops(shared_data / "thesis" / "l0.csv"), repetitions=1)
+    assert wide["passes"] < 5
+    assert wide["the_ten_but_for_the_tolerance"] == 1.0
+
+
 def test_drops_that_sit_in_few_images_are_missed_by_early_looks_and_found_by_late_ones() -> None:
     """The limit of the method, as documented; where this fails the documentation is to be changed too."""
     early, late = (min(one["coverage"] for one in rare(40, minimum)) for minimum in (64, 300))
