@@ -19,7 +19,7 @@ from sensitivity.progress import Watcher
 from sensitivity.records import Note, NoteKind
 from sensitivity.score import FirstLook
 from sensitivity.sweep.passes.every_core import EveryCore, processes_for
-from sensitivity.sweep.passes.forward import ReplayDiffersError
+from sensitivity.sweep.passes.forward import FEWEST_REPLAYED, ReplayDiffersError
 from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
@@ -159,6 +159,7 @@ def _attempt(
 
 def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
     model, task, disturber = subject.model, subject.task, subject.disturber
+    replay = replay and len(subject.variants) * len(task) >= FEWEST_REPLAYED
     job = Job(
         model=model,
         task=task,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError, RecipeError, TaskError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.sweep.plan import plan
+from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.sweep.run import sweep
 from tests.sweep.mean_task import Chain, MeanTask
 from tests.sweep.recording_task import RecordingTask
@@ -205,3 +207,29 @@ def test_a_watcher_is_told_the_layer_the_count_and_the_worst_layers_so_far() -> 
     assert told[0][2] == "stem:0:0"
     worst = max(wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False).measurements, key=lambda one: one.drop or 0)
     assert f"(worst: {worst.layer} {100 * (worst.drop or 0):.1g}" in told[-1][2]
+
+
+def test_a_sweep_of_few_passes_surveys_no_model_and_one_of_more_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    surveyed: list[int] = []
+    record = Replayer.record
+
+    def noted(replayer: Replayer, run: Callable[[], Any], variants: Sequence[Iterable[nn.Module]]) -> Any:
+        surveyed.append(len(variants))
+        return record(replayer, run, variants)
+
+    monkeypatch.setattr(Replayer, "record", noted)
+    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
+    for images, times in {16: 0, 20: 5}.items():  # four layers, four images a batch: 16 passes, and 20
+        surveyed.clear()
+        study = wrapped.analyze(MeanTask(images), sv.INT4_WEIGHTS, progress=False)
+        assert len(surveyed) == times
+        in_full = wrapped.analyze(MeanTask(images), sv.INT4_WEIGHTS, replay=False, progress=False)
+        assert [row.drop for row in study.measurements] == [row.drop for row in in_full.measurements]
+        assert not study.notes
+
+
+def test_what_a_check_of_replay_has_found_is_not_run_again() -> None:
+    wrapped, task = sv.wrap(Chain().eval(), MeanTask(1).inputs), MeanTask(20)
+    wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    first_batch = 2 + 2 * 4  # surveyed and recorded; then each layer in full and replayed, which is all of them
+    assert task.passes == first_batch + 4 * (1 + 4)

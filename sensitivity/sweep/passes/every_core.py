@@ -8,6 +8,7 @@ answer, or cannot send what it found is given up together with the others: what 
 from __future__ import annotations
 
 import functools
+import itertools
 import pickle
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -46,11 +47,12 @@ def processes_for(job: Job) -> int:
 
     1 where workers cannot be forked, the model is not on the CPU, or the task is to stay in its process.
     """
-    tensors = [*job.model.parameters(), *job.model.buffers()]
+    processes = min(torch.get_num_threads(), usable_cores())
     stays = isinstance(job.task, StaysInProcess) and job.task.stays_in_process
-    if stays or not can_fork() or any(tensor.device.type != "cpu" for tensor in tensors):
+    if processes == 1 or stays or not can_fork():
         return 1
-    return min(torch.get_num_threads(), usable_cores())
+    tensors = itertools.chain(job.model.parameters(), job.model.buffers())
+    return processes if all(tensor.device.type == "cpu" for tensor in tensors) else 1
 
 
 @dataclass(frozen=True, kw_only=True)
