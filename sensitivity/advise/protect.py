@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import fsum, inf, isfinite, isnan, log10
+from math import fsum, inf, isfinite, isnan, log10, sqrt
 from numbers import Integral, Real
+from statistics import NormalDist
 from typing import Literal
 
 from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
@@ -69,7 +70,8 @@ def protect(
 
     Returns:
         Rule ``*`` with the recipe, then one rule for each protected layer, with ``reasons``, ``predicted_drop`` (a
-        fraction where the unit is ``%``) and ``size_bytes``.
+        fraction where the unit is ``%``) and ``size_bytes``. With ``max_drop``, and where the drops have intervals from
+        all images, also ``miss_probability``: the chance that the same sum is beyond it on other images of this kind.
 
     Raises:
         StudyError: If none or several criteria are given, one cannot be met, or the study is ``all-but-one``.
@@ -86,7 +88,7 @@ def protect(
     if top is not None:
         return advice.scheme(advice.worst(top))
     if max_drop is not None:
-        return advice.scheme(advice.until(max_drop))
+        return advice.scheme(advice.until(max_drop), max_drop=max_drop)
     if size_bytes is not None:
         return advice.scheme(advice.within_bytes(size_bytes))
     assert latency_s is not None
@@ -221,17 +223,35 @@ class _Advice:
                 taken.add(measurement.layer)
         return [m for m in helpful if m.layer in taken]
 
-    def scheme(self, protected: Sequence[Measurement]) -> Scheme:
-        """The scheme that protects these, and the layers nothing is known of."""
+    def scheme(self, protected: Sequence[Measurement], *, max_drop: float | None = None) -> Scheme:
+        """The scheme that protects these, and the layers nothing is known of; ``max_drop`` is what it should meet."""
         ranks = {m.layer: rank for rank, m in enumerate(self.ranked, start=1)}
         reasons = {m.layer: self._reason(m, ranks[m.layer]) for m in protected} | self.unknown
+        left = [m for m in self.ranked if m.layer not in reasons]
         return replace(
             Scheme.all(self.recipe).protect(reasons),
             reasons=reasons,
-            predicted_drop=self._together([m for m in self.ranked if m.layer not in reasons]),
+            predicted_drop=self._together(left),
             size_bytes=self.bytes_with(protected),
             unit=self.study.unit,
+            miss_probability=None if max_drop is None else self._chance_beyond(max_drop / self.study.scale, left),
         )
+
+    def _chance_beyond(self, max_drop: float, left: Sequence[Measurement]) -> float | None:
+        """Chance that the sum of the positive drops of these is larger on other images; None where it is not known.
+
+        What the sum is without each group of images tells its spread, and how layers move together.
+        """
+        harmful = [m for m in left if drop_of(m) > 0.0]
+        groups = {len(m.drops_without) for m in harmful}
+        if self.study.unit == DECIBEL or len(groups) != 1 or groups == {0}:
+            return None
+        (count,) = groups
+        sums = [fsum(drops) for drops in zip(*(m.drops_without for m in harmful), strict=True)]
+        mean = fsum(sums) / count
+        error = sqrt((count - 1) / count * fsum((one - mean) ** 2 for one in sums))
+        distance = fsum(map(drop_of, harmful)) - max_drop
+        return NormalDist().cdf(distance / error) if error > 0.0 else None
 
     def _together(self, left: Sequence[Measurement]) -> float:
         """Drop that is predicted where these are left quantized; ``protect`` says how."""

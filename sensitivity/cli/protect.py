@@ -69,6 +69,8 @@ def _told(study: Study, scheme: Scheme) -> str:
     if scheme.predicted_drop is not None:
         unit = " points" if study.unit == "%" else f" {study.unit}"
         lines.append(f"predicted drop {scheme.predicted_drop * study.scale:.3g}{unit.rstrip()}, a sum of single drops")
+    if scheme.miss_probability is not None:
+        lines.append(f"beyond the largest drop asked for on other images of this kind: {scheme.shown_chance}")
     if scheme.size_bytes is not None:
         lines.append(f"parameters {scheme.size_bytes / 2**10:.0f} KiB")
     return "\n".join([*lines, *_latencies(study, scheme)])

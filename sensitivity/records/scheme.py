@@ -49,6 +49,8 @@ class Scheme:
         rest: What everything that is not quantized is computed in; see ``with_rest``.
         keep_fp32: What of it stays in fp32 all the same.
         unit: Unit of ``predicted_drop`` for people: ``%`` means that it is a fraction, and is printed in points.
+        miss_probability: Chance that the predicted drop is beyond the largest one that was asked for on other images of
+            the same kind, or None where nobody asked or nothing is known of it.
 
     Raises:
         RecipeError: If ``rest`` or ``keep_fp32`` make no sense.
@@ -67,6 +69,7 @@ class Scheme:
     rest: Rest = "fp32"
     keep_fp32: tuple[str, ...] = ()
     unit: str = ""
+    miss_probability: float | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.rest, str) or self.rest not in get_args(Rest):
@@ -87,6 +90,7 @@ class Scheme:
             f"{len(self.rules) or 'no'} rule{'s' if len(self.rules) != 1 else ''}",
             *([f"{self.size_bytes} bytes"] if self.size_bytes is not None else []),
             *([f"predicted drop {self._shown_drop}"] if self.predicted_drop is not None else []),
+            *([f"beyond the target with a chance of {self.shown_chance}"] if self.miss_probability is not None else []),
             *([f"the rest in {self.rest}"] if self.rest != "fp32" else []),
             *([f"{', '.join(self.keep_fp32)} in fp32"] if self.keep_fp32 else []),
         ]
@@ -97,6 +101,13 @@ class Scheme:
     def _shown_drop(self) -> str:
         drop = self.predicted_drop or 0.0
         return f"{100.0 * drop:.4g} points" if self.unit == "%" else f"{drop:.4g} {self.unit}".rstrip()
+
+    @property
+    def shown_chance(self) -> str:
+        """The chance to miss the target for people, e.g. ``12 %``; empty where it is not known."""
+        if self.miss_probability is None:
+            return ""
+        return f"{self.miss_probability:.0%}".replace("%", " %") if self.miss_probability >= 0.01 else "under 1 %"
 
     def _line(self, rule: Rule, wide: int) -> str:
         if rule.recipe is not None:
@@ -148,11 +159,11 @@ class Scheme:
             ('norms', 'attention')
         """
         kept = (keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32)
-        return replace(self, rest=rest, keep_fp32=kept, predicted_drop=None, size_bytes=None)
+        return replace(self, rest=rest, keep_fp32=kept, predicted_drop=None, size_bytes=None, miss_probability=None)
 
     def _with(self, rules: Iterable[Rule]) -> Scheme:
         """Further rules appended; what was predicted for the old rules no longer holds and is dropped."""
-        return replace(self, rules=(*self.rules, *rules), predicted_drop=None, size_bytes=None)
+        return replace(self, rules=(*self.rules, *rules), predicted_drop=None, size_bytes=None, miss_probability=None)
 
     @property
     def recipes(self) -> tuple[Recipe, ...]:
@@ -170,6 +181,7 @@ class Scheme:
             "rest": self.rest,
             "keep_fp32": list(self.keep_fp32),
             "unit": self.unit,
+            "miss_probability": self.miss_probability,
         }
 
     @classmethod
@@ -199,6 +211,7 @@ class Scheme:
             plain.get("rest", "fp32"),
             kept,
             plain.get("unit", ""),
+            plain.get("miss_probability"),
         )
         check_fields(scheme, RecipeError)
         for rule in rules:

@@ -80,6 +80,8 @@ class Measurement:
         metrics: Every metric of the task.
         signals: Label-free measures, e.g. ``output_sqnr_db``.
         seconds: Time spent on it.
+        drops_without: The drop without each of the groups of images that its interval comes from; the groups are the
+            same for all layers, so that sums over layers have intervals too. Empty where there are none.
     """
 
     layer: str
@@ -94,6 +96,7 @@ class Measurement:
     metrics: Mapping[str, float] = field(default_factory=dict)
     signals: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
+    drops_without: tuple[float, ...] = ()
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
@@ -103,7 +106,8 @@ class Measurement:
             ValueError: If its status is unknown.
             TypeError: If a field is missing or unknown.
         """
-        return cls(**{**plain, "status": Status(plain.get("status", Status.MEASURED))})
+        status, without = plain.get("status", Status.MEASURED), plain.get("drops_without", ())
+        return cls(**{**plain, "status": Status(status), "drops_without": tuple(without)})
 
 
 @dataclass(frozen=True)

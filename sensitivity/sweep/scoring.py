@@ -163,6 +163,7 @@ class Scoring:
             reason=reason,
             metrics=after.metrics,
             seconds=self._results.seconds[variant.digest],
+            drops_without=() if low is None or estimate is None else estimate.without,
         )
 
     def _estimate(self, variant: Variant) -> Estimate | None:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -20,6 +21,7 @@ from sensitivity.records.size import layer_bytes
 from sensitivity.study import Study
 from tests.deploy.nets import NETS, build, images
 from tests.made_studies import INT4, INT8, make_study, random_study, with_second_recipe
+from tests.sweep.mean_task import Chain, MeanTask
 
 
 def protected(scheme: Scheme) -> list[str]:
@@ -237,3 +239,61 @@ def test_a_number_of_numpy_is_as_good_as_another() -> None:
     study = make_study([0.1, 0.2])
     assert protect(study, top=np.int64(1)) == protect(study, top=1)
     assert protect(study, max_drop=np.float32(0.5)) == protect(study, max_drop=0.5)
+
+
+def with_losses(losses: np.ndarray) -> Study:
+    """A study of layers whose drop is the mean of a loss of each image, with what it is without each of 20 groups."""
+    study = make_study(losses.mean(axis=1).tolist())
+    group = np.arange(losses.shape[1]) % 20
+    without = [[row[group != number].mean() for number in range(20)] for row in losses]
+    rows = [replace(m, drops_without=tuple(some)) for m, some in zip(study.measurements, without, strict=True)]
+    return Study.of(replace(study, measurements=tuple(rows)))
+
+
+def test_the_chance_to_miss_the_target_is_that_of_a_bootstrap_of_the_images() -> None:
+    draw = np.random.default_rng(0)
+    losses = draw.normal([[0.004], [0.002], [0.03], [-0.01]], 0.04, (4, 400))
+    losses[1] += losses[0] - losses[0].mean()  # what hurts one layer hurts the other
+    scheme = with_losses(losses).protect(max_drop=0.7)
+    assert len(scheme.reasons) == 1
+    left = losses[:2].sum(axis=0)
+    resampled = left[draw.integers(0, 400, (4000, 400))].mean(axis=1)
+    assert scheme.miss_probability == pytest.approx((resampled > 0.007).mean(), abs=0.08)
+    alone = with_losses(np.stack([losses[0], draw.permutation(losses[1]), *losses[2:]])).protect(max_drop=0.9)
+    together = with_losses(losses).protect(max_drop=0.9)
+    assert together.miss_probability > alone.miss_probability, "layers that move together are less certain"
+
+
+def test_the_chance_to_miss_is_said_kept_and_forgotten_with_the_prediction() -> None:
+    losses = np.random.default_rng(0).normal([[0.004], [0.03]], 0.04, (2, 400))
+    scheme = with_losses(losses).protect(max_drop=0.5)
+    assert 0.1 < scheme.miss_probability < 0.5
+    assert f"beyond the target with a chance of {100 * scheme.miss_probability:.0f} %" in repr(scheme)
+    assert Scheme.from_json(scheme.to_json()) == scheme
+    assert scheme.protect("@exit").miss_probability is None
+    assert "under 1 %" in repr(replace(scheme, miss_probability=0.001))
+
+
+def test_no_chance_is_named_where_nothing_is_known_of_it() -> None:
+    losses = np.random.default_rng(0).normal([[0.004], [0.03]], 0.04, (2, 400))
+    study = with_losses(losses)
+    assert study.protect(top=1).miss_probability is None, "no target"
+    first, second = study.measurements
+    partly = replace(study, measurements=(replace(first, drops_without=()), second))
+    assert partly.protect(max_drop=1e3).miss_probability is None, "one layer has no groups"
+    assert make_study([0.01, 0.02]).protect(max_drop=1.0).miss_probability is None
+
+
+def test_a_sweep_of_all_images_keeps_what_the_chance_comes_from() -> None:
+    task, wrapped = MeanTask(40), sv.wrap(Chain().eval(), MeanTask(1).inputs)
+    study = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    assert Study.from_json(study.to_json()).measurements == study.measurements
+    with torch.no_grad():
+        before = wrapped.model(task.inputs).numpy().astype(float)
+    for row in study.measurements:
+        with wrapped.quantized(Scheme.only(row.layer, sv.INT4_WEIGHTS)) as model, torch.no_grad():
+            lost = before - model(task.inputs).numpy().astype(float)
+        without = [np.delete(lost, range(start, 40, 20)).mean() for start in range(20)]
+        assert row.drops_without == pytest.approx(without, abs=1e-6)
+    assert study.protect(max_drop=1e3).miss_probability == pytest.approx(0.0)
+    assert wrapped.analyze(task, sv.INT4_WEIGHTS, intervals=False, progress=False).measurements[0].drops_without == ()

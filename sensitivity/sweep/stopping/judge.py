@@ -113,7 +113,7 @@ class EveryImage:
             return None
         level = 1 - (1 - LEVEL) / len(self._variants)
         half = error * student_quantile(level, len(without) - 1)
-        return Estimate(drop, drop - half, drop + half, len(images), "undecided")
+        return Estimate(drop, drop - half, drop + half, len(images), "undecided", tuple(without))
 
     def drops(self) -> list[tuple[Variant, float]]:
         """Drops over the images so far."""

@@ -129,7 +129,8 @@ class Estimate:
         high: Upper bound, plus infinity where nothing can be said yet.
         images: Images it rests on.
         status: What `Confidence.verdict` says of it; ``undecided`` below the minimum of images; ``top`` or ``not-top``
-            where its place among the others is known (see ``places``).
+            where its place among the others is known (see ``placed``).
+        without: The drop without each group of images, where the bounds come from leaving groups of all images out.
     """
 
     drop: float
@@ -137,6 +138,7 @@ class Estimate:
     high: float
     images: int
     status: Status
+    without: tuple[float, ...] = ()
 
 
 def placed(estimates: Sequence[Estimate], top: int) -> list[Estimate]:
