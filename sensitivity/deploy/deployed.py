@@ -35,7 +35,7 @@ from sensitivity.deploy.prepare.overflow import check_overflow
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import Signature
 from sensitivity.errors import EngineError, ExportError
-from sensitivity.records import Scheme
+from sensitivity.records import Layer, Scheme
 from sensitivity.records.arguments import checked
 from sensitivity.records.scheme import IoType
 
@@ -405,9 +405,20 @@ def _not_exported(plan: Plan, graphs: list[QdqGraph], attempts: Iterable[Attempt
             continue
         miscounted = next((qdq.missing[layer.name] for qdq in graphs if layer.name in qdq.missing), None)
         around = [attempt for attempt in attempts if attempt.part and _holds(attempt.part, layer.module)]
-        failed = str(around[-1]) if around else "no exported graph has a node that multiplies by its weight"
-        reasons[layer.name] = miscounted or failed
+        reasons[layer.name] = miscounted or (str(around[-1]) if around else _hidden(layer, graphs))
     return reasons
+
+
+def _hidden(layer: Layer, graphs: Iterable[QdqGraph]) -> str:
+    """Why no node of the exported graphs is known to multiply by a layer's weight."""
+    parameter = layer.parameter
+    kinds = {node.op_type for qdq in graphs for node in qdq.graph.graph.node if parameter in node.input}
+    if not kinds:
+        return "no exported graph has a node that multiplies by its weight"
+    return (
+        f"the exported graph gives its weight to {', '.join(sorted(kinds))}: no node multiplies by what the layer "
+        "multiplied by when it was traced"
+    )
 
 
 def _holds(part: str, module: str) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 
@@ -9,7 +10,7 @@ from torch import nn
 
 from sensitivity.layers.flow import Flow, Found
 from sensitivity.layers.operators import FUSED_NORMS, PADS, VIEWS
-from sensitivity.layers.products import CONVOLUTIONS, PARTS, axis_before, origin_of
+from sensitivity.layers.products import CONVOLUTIONS, PARTS, axis_before, operand_positions, origin_of
 from sensitivity.layers.tape import Call, Op, Tape
 from sensitivity.layers.weighted import Weighted, find_weighted
 from sensitivity.records import SkippedModule
@@ -121,13 +122,14 @@ def find_sites(tape: Tape) -> tuple[list[Site], list[SkippedModule], Flow]:
     members: dict[tuple[str, str], list[Weighted]] = {}
     for one in weighted:
         members.setdefault((one.module, one.attribute), []).append(one)
-    sites = [_site(tape, flow, group) for group in members.values()]
+    owners = Counter(module for module, _ in members)
+    sites = [_site(tape, flow, group, is_alone=owners[module] == 1) for (module, _), group in members.items()]
     taken = {site.module for site in sites}
     return sites, _skipped(tape, taken), flow
 
 
-def _site(tape: Tape, flow: Flow, group: list[Weighted]) -> Site:
-    """The layer that a group of operators with one weight is."""
+def _site(tape: Tape, flow: Flow, group: list[Weighted], *, is_alone: bool) -> Site:
+    """The layer that a group of operators with one weight is; alone where its module multiplies by no other weight."""
     site = _new_site(tape, group[0])
     site.calls = [_site_call(tape, flow, site, one) for one in group]
     origins = [origin_of(tape, one.weight, one.axis) for one in group]
@@ -138,7 +140,8 @@ def _site(tape: Tape, flow: Flow, group: list[Weighted]) -> Site:
         itself = _called_plainly(tape, group)
     site.computed_weight = not all(tape.values[origin.value].parameter is not None for origin in origins)
     site.output_axis = axes.pop() if itself and len(axes) == 1 else None
-    if site.output_axis is None or not all(_reads_its_argument_alone(tape, one, operators) for one in group):
+    plain = is_alone and all(_reads_its_argument_alone(tape, one, operators) for one in group)
+    if site.output_axis is None or not plain:
         site.runs_in = _home(tape, group)
     return site
 
@@ -298,13 +301,38 @@ def _skipped(tape: Tape, taken: set[str]) -> list[SkippedModule]:
     for path, module in tape.modules.items():
         if path in taken or not _looks_like_a_layer(module):
             continue
-        reason = "runs, but its weight enters no convolution or linear operator"
         if path not in called:
             reason = "never called with the example inputs"
         elif isinstance(module, _PLAIN) and "weight" in module._buffers:
             reason = "its weight is a buffer: make it a parameter (requires_grad=False keeps it frozen)"
+        else:
+            reason = _why_no_product(tape, path, module)
         skipped.append(SkippedModule(path, reason))
     return [*skipped, *_unregistered(tape)]
+
+
+def _why_no_product(tape: Tape, path: str, module: nn.Module) -> str:
+    """What happens to the weight of a module that runs and multiplies nothing by it."""
+    dot = f"{path}." if path else ""
+    names = {dot + name for name, own in module._parameters.items() if own is not None and own.dim() > 1}
+    waiting = [number for number, value in enumerate(tape.values) if value.parameter in names]
+    seen, readers = set(waiting), dict[str, bool]()
+    while waiting:
+        for number in tape.consumers.get(waiting.pop(), []):
+            op = tape.ops[number]
+            if op.name not in VIEWS | PARTS:
+                readers[op.name] = readers.get(op.name, False) or any(tape.values[v].dynamic for v in op.inputs)
+            elif op.outputs[0] not in seen:
+                seen.add(op.outputs[0])
+                waiting.append(op.outputs[0])
+    if not readers:
+        return "runs, but no operator reads its weight: its forward computes with something else, e.g. a copy of it"
+    operators = ", ".join(sorted(readers))
+    if not any(readers.values()):
+        return f"runs, but its weight meets constants alone ({operators}): no activation is multiplied by it"
+    if operand_positions(next(iter(readers))) is not None:
+        return f"runs, but both operands of {operators} are made of activations: no weight could be quantized once"
+    return f"runs, but its weight enters {operators}, which is no convolution and no matrix product"
 
 
 def _unregistered(tape: Tape) -> list[SkippedModule]:

@@ -25,6 +25,7 @@ from sensitivity.interception import Original, calls_handled
 from sensitivity.layers.inputs import arguments_of, tensors_in
 from sensitivity.layers.leaks import Execution, Made, Step, replace_leaks
 from sensitivity.layers.modes import TorchModes
+from sensitivity.layers.recurrent import FUSED_LSTM, parts_of_fused_lstm
 from sensitivity.turns import process_state
 
 # make a tensor like another one: its shape is read, its values are not
@@ -174,6 +175,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 parts = func.decompose(*args, **kwargs)
             if parts is not NotImplemented:
                 return parts
+        if _base_name(func) == FUSED_LSTM:
+            with self:
+                return parts_of_fused_lstm(*args)
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         inputs = tuple(self.number(tensor) for tensor in tensors)
         mark = lambda leaf: Ref(self.number(leaf)) if isinstance(leaf, Tensor) else leaf  # noqa: E731

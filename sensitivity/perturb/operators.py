@@ -27,6 +27,7 @@ from sensitivity.layers.products import (
     operand_positions,
     output_axis_of_operand,
 )
+from sensitivity.layers.recurrent import FUSED_LSTM, parts_of_fused_lstm
 from sensitivity.layers.tape import FACTORIES, is_composite
 
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
@@ -108,6 +109,9 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             if parts is not NotImplemented:
                 return parts
         name = str(func._schema.name.split("::")[-1])
+        if name == FUSED_LSTM:
+            with self:
+                return parts_of_fused_lstm(*args)
         match = self._match(name, args)
         if match is not None:
             return self._multiply(func, args, kwargs, match)

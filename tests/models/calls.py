@@ -156,7 +156,7 @@ class GeneratedFilters(nn.Module):
 
 
 class OtherWeights(nn.Module):
-    """Weights in modules that are neither convolution nor linear layer."""
+    """Weights in modules that are neither convolution nor linear layer by their class."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -26,6 +26,7 @@ from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import FlatModule, Signature, signature_of
 from sensitivity.errors import ExportError
+from sensitivity.layers.recurrent import step_by_step
 from sensitivity.perturb.hooks import hooked
 
 if TYPE_CHECKING:
@@ -201,7 +202,7 @@ def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
     import onnx_ir
     from onnxscript import optimizer
 
-    with _translated("torch.onnx.export(dynamo=True)"):
+    with _translated("torch.onnx.export(dynamo=True)"), step_by_step(module):
         program = torch.onnx.export(module, example, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
         assert program is not None
         model = program.model
@@ -225,7 +226,8 @@ def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
         path = Path(folder, "model.onnx")
         with warnings.catch_warnings(record=True) as recorded:
             warnings.simplefilter("always", TracerWarning)
-            torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
+            with step_by_step(module):
+                torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
         graph: ModelProto = onnx.load(path)
     warned = any(issubclass(warning.category, TracerWarning) for warning in recorded)
     if warned and (baked := _baked_in(module, example)):

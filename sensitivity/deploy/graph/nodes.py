@@ -99,6 +99,8 @@ def find_nodes(graph: ModelProto, plan: Plan) -> tuple[list[LayerNode], dict[str
     nodes, wrong = [], {}
     for layer in plan.layers:
         calls = matches.get(layer.name, [])
+        if len(calls) > layer.calls:  # a first state of zeros is multiplied as well, which is no call of the layer
+            calls = [call for call in calls if constants.initializers_behind(call[0].input[1 - call[1]]) is None]
         if len(calls) not in (0, layer.calls):
             wrong[layer.name] = f"the graph runs it {len(calls)} times, the model {layer.calls} times"
             continue
