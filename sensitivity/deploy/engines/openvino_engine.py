@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from dataclasses import replace
 from typing import Any
 
@@ -95,11 +96,13 @@ class OpenVinoEngine(Engine):
             for _ in range(2):  # the first pass allocates
                 self._infer(request, self._last)
         operations = compiled.get_runtime_model().get_ordered_ops()
-        layers = self._with_real_names([layer for operation in operations if (layer := _layer(operation)) is not None])
-        multiplying = {
-            operation.get_friendly_name() for operation in operations if _facts(operation).get("layerType") in _MULTIPLY
+        weights = {
+            operation.get_friendly_name(): _names_of_weight(operation)
+            for operation in operations
+            if _facts(operation).get("layerType") in _MULTIPLY
         }
-        return self._graph_names.completed(layers, multiplying)
+        layers = [layer for operation in operations if (layer := _layer(operation)) is not None]
+        return self._graph_names.completed(self._with_real_names(layers, weights), weights)
 
     def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
         """Median time of one run in seconds, after a warm-up.
@@ -110,9 +113,9 @@ class OpenVinoEngine(Engine):
         arrays = checked_inputs(self.name, inputs, self._shapes, self._dtypes)
         return median_time_s(lambda: self._infer(self._request, arrays), repeats)
 
-    def _with_real_names(self, layers: list[EngineLayer]) -> list[EngineLayer]:
+    def _with_real_names(self, layers: list[EngineLayer], multiplying: Collection[str]) -> list[EngineLayer]:
         """OpenVINO calls an operation by the output that it computes, where nothing else tells of the node."""
-        layers = _without_leftovers(layers)
+        layers = _without_leftovers(layers, multiplying)
         named = {node for layer in layers for node in layer.nodes}
         hidden = {output: node for output, node in self._makers.items() if node not in named}
         return [
@@ -203,18 +206,42 @@ def _precision(runtime: str, primitive: str) -> str:
     return computed if declared == "int8" else declared
 
 
-def _without_leftovers(layers: list[EngineLayer]) -> list[EngineLayer]:
+def _names_of_weight(operation: Any) -> tuple[str, ...]:
+    """The names of the constant that an operation multiplies by, and of what moves it; none where it has no such."""
+    names: list[str] = []
+    if operation.get_input_size() < _OPERANDS:
+        return ()
+    node = operation.input_value(1).get_node()
+    while True:
+        facts = _facts(node)
+        names += [node.get_friendly_name(), *facts.get("originalLayersNames", "").split(",")]
+        if facts.get("layerType") == "Const":
+            return tuple(dict.fromkeys(name for name in names if name))
+        if facts.get("layerType") not in _MOVES:
+            return ()
+        node = node.input_value(0).get_node()
+
+
+_OPERANDS = 2
+_MOVES = frozenset({"Transpose", "Reorder", "Reshape", "Convert"})
+
+
+def _without_leftovers(layers: list[EngineLayer], multiplying: Collection[str]) -> list[EngineLayer]:
     """The layers under the names of the graph's nodes.
 
-    OpenVINO marks the multiplication when it splits a layer, and gives the plain name to what is left of it, e.g. the
-    bias. The node is what multiplies.
+    OpenVINO marks one part when it splits a layer, and gives the plain name to what is left of it, e.g. the bias, or
+    the product itself. The node is what multiplies; where no part is known to, it is the one that is marked.
     """
     marked = {name: _unmarked(name) for layer in layers for name in layer.nodes if any(mark in name for mark in _MARKS)}
     split = {base for name, base in marked.items() if base != name}
+    products = {marked.get(name, name) for layer in layers if layer.name in multiplying for name in layer.nodes} & split
     renamed = []
     for layer in layers:
         own = {marked[name] for name in layer.nodes if marked.get(name, name) != name}
-        nodes = [marked.get(name, name) for name in layer.nodes if name not in split or name in own]
+        lost = (split - own) | (set() if layer.name in multiplying else products)
+        kept = products if layer.name in multiplying else set()
+        nodes = [marked.get(name, name) for name in layer.nodes]
+        nodes = [name for name in nodes if name in kept or name not in lost]
         renamed.append(replace(layer, nodes=tuple(dict.fromkeys(nodes))))
     return renamed
 

@@ -2,12 +2,12 @@
 
 OpenVINO keeps the names of the nodes that it fused into an operation, but gives them up where it rewrites one: a
 convolution that is multiplied by a constant (a layer scale, a norm written as functions) becomes ``Multiply_41785``.
-The names of what stands behind it remain, and lead back to it.
+The names of what it is multiplied by and of what stands behind it remain, and lead back to it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ from sensitivity.deploy.graph.nodes import MULTIPLIERS
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto
+
+
+_TRANSPOSED = "/transpose_b"
 
 
 class GraphNames:
@@ -41,27 +44,52 @@ class GraphNames:
                 self._roots[node.name] = root
         self._roots |= {output.name: roots[output.name] for output in graph.output if output.name in roots}
         self._twins = self._found_twins(graph)
+        self._readers = self._readers_of_weights(graph)
 
-    def completed(self, layers: Sequence[EngineLayer], multiplying: Collection[str]) -> list[EngineLayer]:
+    def completed(self, layers: Sequence[EngineLayer], multiplying: Mapping[str, Sequence[str]]) -> list[EngineLayer]:
         """The operations, with the nodes that they compute and do not name.
 
-        An operation that multiplies, and names no node that does, computes the one that everything it names depends on
-        alone. Of two nodes that compute the same from the same, OpenVINO runs one.
+        An operation that multiplies, and names no node that does, computes the one that multiplies by the same weight,
+        or else the one that everything it names depends on alone. Of two nodes that compute the same from the same,
+        OpenVINO runs one.
 
         Args:
             layers: Operations under the names of the graph's nodes.
-            multiplying: Names of those that are a convolution or a matrix product.
+            multiplying: Names of those that are a convolution or a matrix product, with the names of what they multiply
+                by; none of these where that is no constant.
         """
         named = {node for layer in layers for node in layer.nodes}
         completed_layers = []
         for layer in layers:
             nodes = layer.nodes
             if layer.name in multiplying and not self._multipliers & set(nodes):
-                roots = {self._roots[name] for name in nodes if name in self._roots} - named
+                behind = {self._roots[name] for name in nodes if name in self._roots}
+                roots = (self._reader_of(multiplying[layer.name]) or behind) - named
                 nodes = (*nodes, *roots) if len(roots) == 1 else nodes
             twins = [twin for node in nodes for twin in self._twins.get(node, ()) if twin not in named]
             completed_layers.append(replace(layer, nodes=(*nodes, *twins)))
         return completed_layers
+
+    def _reader_of(self, weight: Sequence[str]) -> set[str]:
+        """The one node that multiplies by a weight; nothing where several do, or none is known to.
+
+        OpenVINO calls a weight that it transposes by the node that reads it.
+        """
+        named = {name.removesuffix(_TRANSPOSED) for name in weight if name.endswith(_TRANSPOSED)} & self._multipliers
+        readers = named or {node for name in weight for node in self._readers.get(name, ())}
+        return readers if len(readers) == 1 else set()
+
+    def _readers_of_weights(self, graph: GraphProto) -> dict[str, list[str]]:
+        """For each initializer the nodes that multiply by it, as it is or dequantized."""
+        readers: dict[str, list[str]] = {}
+        for node in graph.node:
+            for name in node.input[:2] if node.op_type in MULTIPLIERS else ():
+                maker = self._makers.get(name)
+                is_dequantized = maker is not None and maker.op_type == "DequantizeLinear"
+                readers.setdefault(maker.input[0] if maker is not None and is_dequantized else name, []).append(
+                    node.name
+                )
+        return readers
 
     def _found_twins(self, graph: GraphProto) -> dict[str, list[str]]:
         groups: dict[object, list[str]] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sensitivity.deploy.graph.constants import Constants
 from sensitivity.deploy.graph.nodes import MULTIPLIERS, consumers, sweep_up
 from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.quantize.scales import QuantParams
@@ -89,6 +90,11 @@ class Finder:
     def side_of(self, name: str) -> int:
         """Whether the weight of a layer's node is its first (0) or second (1) input."""
         return self._sides.get(name, 1)
+
+    def reads_a_constant(self, name: str) -> bool:
+        """Whether what a layer's node multiplies is made of constants alone, so that an engine computes it once."""
+        source = self._nodes[name].input[1 - self.side_of(name)]
+        return Constants(self._graph).initializers_behind(source) is not None
 
     def takes_matrices_alone(self, name: str) -> bool:
         """Whether a layer's node multiplies two matrices and no batches of them."""

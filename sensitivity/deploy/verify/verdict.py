@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.doctor.saturation import LARGEST_SAFE_WEIGHT, saturates_here
+from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.verify.latency import is_simulation
 from sensitivity.deploy.verify.layer_alone import NOTHING_COMPARED, Agreement, Counts
@@ -89,6 +90,8 @@ def _by_precision(check: LayerCheck, deployed: Deployed, not_told: list[str]) ->
     if is_simulation(deployed):
         simulated = Verdict(LayerStatus.AGREES_IN_FLOAT, "the engine is the simulation itself")
         return simulated if quantized else in_float
+    if not_told and _all_read_constants(deployed, not_told):
+        return None if quantized else in_float
     if not_told:
         return Verdict(LayerStatus.NOT_CHECKED, f"the engine does not tell what it ran for {', '.join(not_told)}")
     if check.executed is None:  # in no exported graph: it runs in torch
@@ -97,6 +100,14 @@ def _by_precision(check: LayerCheck, deployed: Deployed, not_told: list[str]) ->
         reason = f"planned in {check.planned}, the engine ran {check.executed}"
         return Verdict(LayerStatus.OTHER_PRECISION, reason)
     return None if quantized else in_float
+
+
+def _all_read_constants(deployed: Deployed, nodes: list[str]) -> bool:
+    """Whether nodes multiply constants: an engine computes them once, when it is built, and runs none of them."""
+    finders = [
+        (Finder(part.qdq), {name for calls in part.qdq.nodes.values() for name in calls}) for part in deployed.parts
+    ]
+    return all(any(node in held and finder.reads_a_constant(node) for finder, held in finders) for node in nodes)
 
 
 def _is_declared(check: LayerCheck, deployed: Deployed) -> bool:
@@ -121,6 +132,9 @@ def _by_results(check: LayerCheck, evidence: Evidence, thresholds: Gates) -> Ver
         return Verdict(LayerStatus.DISAGREES, reason, Cause.INSIDE_GRAPH)
     if agreement.reason or not (check.codes or agreement.sqnr_db is not None):
         return Verdict(LayerStatus.NOT_CHECKED, agreement.reason or "nothing that it computes was compared")
+    if check.executed is None:
+        reason = "its input is a constant, so that the engine computes it once, when it is built; by itself it is right"
+        return Verdict(LayerStatus.AGREES_IN_FLOAT, reason)
     if check.executed != check.planned:
         reason = "this engine computes in float between quantizers, and is a reference for that"
         return Verdict(LayerStatus.AGREES_IN_FLOAT, reason)
@@ -173,7 +187,7 @@ def raise_if_other(checks: tuple[LayerCheck, ...], engine: str) -> None:
         PrecisionNotHonouredError: If some do; declared references among them.
     """
     may_differ = (LayerStatus.OTHER_PRECISION, LayerStatus.AGREES_IN_FLOAT)
-    wrong = [check for check in checks if check.status in may_differ and check.executed != check.planned]
+    wrong = [check for check in checks if check.status in may_differ and check.executed not in (None, check.planned)]
     if wrong:
         layers = "; ".join(
             f"{check.layer} ({check.module}): planned in {check.planned}, the engine ran {check.executed}"

@@ -102,6 +102,32 @@ def test_openvino_names_a_layer_whose_output_is_multiplied_by_a_constant(how: st
     assert (layers.get("first"), layers.get("second")) == ("int8", "int8")
 
 
+class Tokens(nn.Module):
+    """Linear layers as in a transformer: reduced without a bias, normed, expanded, activated, added to what was."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.LayerNorm(32)
+        self.reduction = nn.Linear(32, 16, bias=False)
+        self.norm = nn.LayerNorm(16)
+        self.fc1, self.fc2 = nn.Linear(16, 64), nn.Linear(64, 16)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept = self.reduction(self.first(x))
+        return kept + self.fc2(F.gelu(self.fc1(self.norm(kept))))
+
+
+def test_openvino_names_a_linear_layer_whose_own_name_it_gave_up() -> None:
+    torch.manual_seed(0)
+    tokens = torch.randn(2, 8, 32)
+    wrapped = sv.wrap(Tokens().eval(), tokens)
+    wrapped.calibrate([tokens], SAFE_INT8)
+    deployed = wrapped.deploy(SAFE)
+    layers = {node: layer.precision for layer in deployed.engine.layer_info() for node in layer.nodes}
+    names = [layer.module for layer in wrapped.layers]
+    assert {name: layers.get(name) for name in names} == dict.fromkeys(names, "int8")
+
+
 class Same(nn.Module):
     """A layer called twice on one tensor: OpenVINO runs it once."""
 

@@ -62,7 +62,8 @@ def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.Monke
     monkeypatch.setattr(exporting, "_dynamo", lossy)
     deployed = fresh().deploy(INT8, "onnxruntime")
     assert list(deployed.plan.left_out.values()) == [
-        "simulated only: no exported graph has a node that multiplies by its weight"
+        "simulated only: the exported graph gives its weight to ConvTranspose: no node multiplies by what the layer "
+        "multiplied by when it was traced"
     ]
 
 

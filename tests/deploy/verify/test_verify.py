@@ -12,13 +12,14 @@ import numpy as np
 import openvino
 import pytest
 import torch
+from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.errors import EngineError, PrecisionNotHonouredError, TaskError
 from sensitivity.records.verification import Cause
-from tests.deploy.nets import SAFE, SharedHead, build, images
+from tests.deploy.nets import SAFE, SAFE_INT8, SharedHead, build, images
 from tests.deploy.this_cpu import saturates
 from tests.models import CASES
 
@@ -249,6 +250,36 @@ def test_a_defect_of_openvino_is_found_where_it_is() -> None:
     }
     assert found.outputs_pass is False
     assert wrapped.verify(wrapped.deploy(INT8, "onnxruntime")).outputs_pass
+
+
+class Queries(nn.Module):
+    """As in the first layer of a DETR's decoder: a projection of learned queries, which no input changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.queries = nn.Parameter(torch.randn(4, 16))
+        self.q_proj, self.k_proj, self.out = nn.Linear(16, 16), nn.Linear(16, 16), nn.Linear(16, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        attention = (self.q_proj(self.queries) @ self.k_proj(x).transpose(-1, -2)).softmax(-1)
+        return self.out(attention @ x)
+
+
+def test_a_layer_that_reads_constants_is_checked_though_the_engine_runs_it_in_no_pass() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(1, 6, 16)
+    wrapped = sv.wrap(Queries().eval(), x)
+    wrapped.calibrate([x], SAFE_INT8)
+    record = wrapped.verify(wrapped.deploy(SAFE))
+    statuses = {check.module: (check.executed, str(check.status)) for check in record.layers}
+    assert statuses == {
+        "q_proj": (None, "agrees in float"),
+        "k_proj": ("int8", "verified"),
+        "out": ("int8", "verified"),
+    }
+    assert "its input is a constant" in next(check.reason for check in record.layers if check.module == "q_proj")
+    assert record.passed
+    assert wrapped.verify(wrapped.deploy(SAFE), strict=True).passed
 
 
 class Off(OpenVinoEngine):
