@@ -7,6 +7,7 @@ does where it does not fuse them.
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from sensitivity.interception import Original, forward_exchanged
 
 FUSED_LSTM = "mkldnn_rnn_layer"
 """The operator that one direction of one layer of ``nn.LSTM`` is on a CPU."""
@@ -106,14 +109,16 @@ def step_by_step(model: nn.Module) -> Iterator[None]:
     Args:
         model: In eval mode; its modules get another ``forward`` and their own back.
     """
-    recurrent = [module for module in model.modules() if isinstance(module, nn.RNNBase)]
-    try:
-        for module in recurrent:
-            module.__dict__["forward"] = _forward_of(module)
+    with contextlib.ExitStack() as stack:
+        for module in model.modules():
+            if isinstance(module, nn.RNNBase):
+                forward = _forward_of(module)
+                stack.enter_context(forward_exchanged(module, functools.partial(_instead, forward)))
         yield
-    finally:
-        for module in recurrent:
-            module.__dict__.pop("forward", None)
+
+
+def _instead(forward: Original, _: Original) -> Original:
+    return forward
 
 
 def _forward_of(module: nn.RNNBase) -> Callable[..., tuple[Tensor, Any]]:
