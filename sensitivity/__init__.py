@@ -50,6 +50,7 @@ _HOME = {
     "register_connector": "tasks.connectors.registry",
     "register_engine": "deploy.engines.registry",
     "recipe_for": "deploy.doctor.recipe_for",
+    "load_deployment": "deploy.bundle.load",
     "CocoDetection": "tasks.coco",
     "Lvis": "tasks.lvis",
     "PromptedMasks": "tasks.prompted",
@@ -99,6 +100,7 @@ __all__ = [
     "__version__",
     "callback_task",
     "connect",
+    "load_deployment",
     "pareto",
     "ray_executor",
     "read_thesis",
@@ -112,6 +114,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sensitivity.deploy.bundle.load import load_deployment
     from sensitivity.deploy.doctor.recipe_for import recipe_for
     from sensitivity.deploy.engines.registry import register_engine
     from sensitivity.diagnosis import Diagnosis

@@ -119,6 +119,8 @@ class Subject:
         self.calibration = self.wrapped.calibrate(IMAGES, progress=False)
         self.study = self.wrapped.analyze(self.task, sv.INT8_WEIGHTS, progress=False)
         self.deployed = self.wrapped.deploy(self.scheme, "torch")
+        self.saved = folder / "deployment"
+        self.wrapped.deploy(self.scheme, "onnxruntime").save(self.saved)
         self.signals = self.wrapped.signals(IMAGES, sv.INT8_WEIGHTS)
         self.explanation = self.wrapped.explain(self.task, sv.INT8_WEIGHTS)
         self.objects = {type(value).__name__: value for value in self._objects()}
@@ -229,6 +231,7 @@ class Subject:
             "Resize.inner_size": {"size": (8, 8)},
             "Resize.to_original": {"boxes": [[0.0, 0.0, 1.0, 1.0]], "size": (8, 8)},
             "Deployed.save": {"folder": self.folder},
+            "load_deployment": {"folder": self.saved},
             "Calibration.inputs_of": {"layer": self.wrapped.layers.names[0]},
             "Diagnosis.of": {"record": self.objects["Diagnosis"]},
             "Diagnosis.share_of": {"finding": self.objects["Diagnosis"][0]},

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -15,14 +15,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from sensitivity.contracts import Engine, ProfilesLayers, SavesItself
+from sensitivity.contracts import Engine, ProfilesLayers
+from sensitivity.deploy.bundle.manifest import engine_file
+from sensitivity.deploy.bundle.write import PartToSave, ToSave, name_rows, write_bundle
 from sensitivity.deploy.engines.inputs import Array
 from sensitivity.deploy.engines.registry import (
     Build,
     EngineKind,
     build_engine,
     check_rest,
-    engine_kinds,
     engine_names,
     kind_of,
     load_engine,
@@ -38,8 +39,10 @@ from sensitivity.errors import EngineError, ExportError
 from sensitivity.records import Layer, Scheme
 from sensitivity.records.arguments import checked
 from sensitivity.records.scheme import IoType
+from sensitivity.records.verification import VerificationRecord
 
 if TYPE_CHECKING:
+    import pandas as pd
     from onnx import ModelProto
 
 
@@ -178,6 +181,7 @@ class Deployed:
         build: Makes an engine of the same kind of another graph of a part; also for another plan, if that is given.
         kind: Entry of the engine in the registry.
         name: Name of the engine.
+        settings: The engine's own settings that it was built with.
     """
 
     def __init__(
@@ -187,10 +191,12 @@ class Deployed:
         attempts: Iterable[Attempt],
         build: Callable[..., Engine],
         kind: EngineKind,
+        settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan = plan
         self.build = build
         self.kind = kind
+        self.settings = dict(settings or {})
         self.parts = tuple(parts)
         self.attempts = tuple(attempts)
         self.name = self.parts[0].engine.name
@@ -199,7 +205,7 @@ class Deployed:
     def in_fp32(self) -> Deployed:
         """The same with the rest in fp32 for all that is simulated or built from now on; the engines are those here."""
         plan = self.plan.in_fp32()
-        return Deployed(plan, self.parts, self.attempts, partial(self.build, as_planned=plan), self.kind)
+        return Deployed(plan, self.parts, self.attempts, partial(self.build, as_planned=plan), self.kind, self.settings)
 
     @property
     def scheme(self) -> Scheme:
@@ -223,33 +229,54 @@ class Deployed:
         return self.parts[0].engine
 
     @checked(EngineError)
-    def save(self, folder: str | Path) -> tuple[Path, ...]:
-        """Write the built engines, one file for each part; ``wrapped.deploy(..., load=folder)`` builds nothing then.
+    def save(
+        self, folder: str | Path, *, verification: VerificationRecord | None = None, licence: str | None = None
+    ) -> tuple[Path, ...]:
+        """Write all that is needed to run this elsewhere, and what it was made of; ``sv.load_deployment`` reads it.
+
+        The folder gets the ONNX graphs, the built engines where the engine keeps files (``wrapped.deploy(...,
+        load=folder)`` then builds nothing), the scheme, the calibration, a table of names (torch module, ONNX node,
+        engine), versions, the hash of every file, and a card, ``README.md``.
 
         Args:
             folder: Where; made if it is missing.
+            verification: What ``wrapped.verify`` returned for this deployment, for the card.
+            licence: Licence of the weights, for the card.
 
         Returns:
             The files.
 
         Raises:
-            EngineError: If this engine has no files, or one cannot be written.
+            EngineError: If this is the simulation, which no file holds, or a file cannot be written.
         """
-        paths = []
-        for part in self.parts:
-            if self.kind.load is None or not isinstance(part.engine, SavesItself):
-                raise EngineError(
-                    f"{self.name} keeps no engines in files: deploy again, it is built from the scheme. "
-                    f"{_with_files()} can be saved."
-                )
-            path = engine_file(folder, part.path)
-            try:
-                path.parent.mkdir(parents=True, exist_ok=True)
-            except OSError as error:
-                raise EngineError(f"the folder {folder} cannot be made: {error}. Name another one.") from error
-            part.engine.save(path)
-            paths.append(path)
-        return tuple(paths)
+        if self.kind.is_simulation:
+            raise EngineError(f"{self.name!r} is the simulation: it runs the model, and no file holds it.")
+        keyword = self.plan.scheme.rest != "fp32" and not self.kind.capabilities.runs_written_types
+        settings = self.settings | ({"rest": self.plan.scheme.rest} if keyword else {})
+        deployment = ToSave(
+            self.plan,
+            self.kind.name,
+            self._parts_to_save(),
+            self.parts[0].io,
+            _writes_halves(self.kind, self.plan.scheme),
+            settings,
+            verification,
+            "" if verification is None else str(verification),
+            licence,
+        )
+        return write_bundle(Path(folder), deployment)
+
+    def names(self) -> pd.DataFrame:
+        """One row for each node of a layer: layer, torch module, part, ONNX node, engine's name, precision, recipe.
+
+        The engine's name is empty where the engine does not tell what became of a node.
+        """
+        import pandas as pd
+
+        return pd.DataFrame(name_rows(self.plan, self._parts_to_save()))
+
+    def _parts_to_save(self) -> tuple[PartToSave, ...]:
+        return tuple(PartToSave(part.path, part.graph, part.engine, part.qdq.nodes) for part in self.parts)
 
     @checked(EngineError)
     def profile(self, *, repeats: int = 20) -> dict[str, float]:
@@ -310,15 +337,6 @@ class Deployed:
         return "\n".join(lines)
 
 
-def engine_file(folder: str | Path, part: str) -> Path:
-    """Where the engine of a part is kept in a folder."""
-    return Path(folder, f"{part or 'model'}.engine")
-
-
-def _with_files() -> str:
-    return " or ".join(repr(kind.name) for kind in engine_kinds() if kind.load is not None)
-
-
 def deploy(
     plan: Plan,
     engine: str | Build = "openvino",
@@ -374,7 +392,7 @@ def deploy(
     for part, qdq in zip(exported.parts, graphs, strict=True):
         graph = to_half(qdq, plan, part.path, io=io) if _writes_halves(kind, plan.scheme) else qdq.graph
         built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
-    return Deployed(plan, built, exported.attempts, build, kind)
+    return Deployed(plan, built, exported.attempts, build, kind, settings)
 
 
 def _writes_halves(kind: EngineKind, scheme: Scheme) -> bool:

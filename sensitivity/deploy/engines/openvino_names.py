@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sensitivity.contracts import EngineLayer
-from sensitivity.deploy.graph.nodes import MULTIPLIERS
+from sensitivity.deploy.graph.multipliers import MULTIPLIERS
 
 if TYPE_CHECKING:
     from onnx import GraphProto, NodeProto

@@ -291,6 +291,27 @@ def load_engine(kind: EngineKind, path: Path, graph: ModelProto, **settings: Any
     return with_defaults(kind.load(path, graph.SerializeToString(), **settings))
 
 
+def engine_from_files(kind: EngineKind, graph: bytes, built: Path | None, **settings: Any) -> Engine:
+    """An engine of a graph that was deployed before, without the model.
+
+    Args:
+        kind: Which.
+        graph: The ONNX file's bytes.
+        built: File of the built engine; None builds it.
+        settings: The engine's own.
+
+    Raises:
+        MissingPackageError: If the engine's package is not installed.
+        EngineBuildError: If it cannot build the graph.
+        EngineError: If it is the simulation, or the file is damaged or of something else.
+    """
+    if kind.is_simulation:
+        raise EngineError(f"{kind.name!r}, the simulation, runs the model and no graph: deploy the model itself.")
+    if built is not None and kind.load is not None:
+        return with_defaults(kind.load(built, graph, **settings))
+    return with_defaults(kind.build(graph, **settings))
+
+
 def _declared(build: Build) -> EngineCapabilities:
     """What a class says that it can run; the default for a function, which says nothing before it is called."""
     if isinstance(build, type) and Engine in build.__mro__:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sensitivity.deploy.graph.constants import Constants
-from sensitivity.deploy.graph.nodes import MULTIPLIERS, consumers, sweep_up
+from sensitivity.deploy.graph.multipliers import MULTIPLIERS
+from sensitivity.deploy.graph.nodes import consumers, sweep_up
 from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.quantize.scales import QuantParams
 

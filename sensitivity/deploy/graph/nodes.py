@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sensitivity.deploy.graph.constants import Constants
+from sensitivity.deploy.graph.multipliers import MULTIPLIERS
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
 from sensitivity.records import Layer
@@ -19,7 +20,6 @@ from sensitivity.records import Layer
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
-MULTIPLIERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
 CALL_MARK = "#"
 _LEADING_AXES = 2  # samples and channels, which no convolution slides along
 _BIAS = 2  # position of the bias among the inputs of a node that multiplies

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sensitivity.deploy.graph.nodes import MULTIPLIERS
+from sensitivity.deploy.graph.multipliers import MULTIPLIERS
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto

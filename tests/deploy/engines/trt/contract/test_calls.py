@@ -196,7 +196,7 @@ def test_layers_have_times_once_profiled_and_a_context_of_their_own(scenario: Sc
 
 def test_an_engine_is_saved_loaded_and_profiled_through_the_public_verbs(scenario: Scenario) -> None:
     found = scenario("saved_loaded_and_profiled_through_the_public_verbs")["returned"]
-    assert found["files"] == ["engines/model.engine"]
+    assert {"engines/model.engine", "engines/model.onnx", "engines/README.md"} <= set(found["files"])
     assert found["built_again"] == 0
     assert found["equal"]
     assert found["profile"] == pytest.approx({found["layer"][0]: 0.0005})
