@@ -159,6 +159,7 @@ class VerificationInfo(Facts):
         parts: Paths of the submodules that were exported; empty for the whole model.
         exporters: What exported each of them.
         not_exported: What could not be exported, with the reasons.
+        not_reached: Paths of the submodules that the task did not run, which were checked on the example inputs.
         scheme: Pattern and name of the recipe of each rule of the scheme; None protects.
     """
 
@@ -167,6 +168,7 @@ class VerificationInfo(Facts):
     parts: tuple[str, ...] | None = None
     exporters: tuple[str, ...] | None = None
     not_exported: tuple[str, ...] | None = None
+    not_reached: tuple[str, ...] | None = None
     scheme: tuple[tuple[str, str | None], ...] | None = None
 
     @classmethod

@@ -17,6 +17,7 @@ class NoteKind(StrEnum):
         REPLAYED_BY_FUNCTIONS: Torch functions alone are replayed, because a pass replayed by modules differed.
         INTERRUPTED: The sweep was ended before it was complete.
         NO_INTERVAL: Some drops have no interval.
+        NOT_REACHED: No image of the calibration or of the task reached some layers.
     """
 
     REMARK = "remark"
@@ -25,6 +26,7 @@ class NoteKind(StrEnum):
     REPLAYED_BY_FUNCTIONS = "replayed-by-functions"
     INTERRUPTED = "interrupted"
     NO_INTERVAL = "no-interval"
+    NOT_REACHED = "not-reached"
 
     @property
     def ends_replay(self) -> bool:

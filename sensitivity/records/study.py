@@ -52,7 +52,7 @@ class Status(StrEnum):
         INTERRUPTED: It was scored on some of the images, or not at all, because the sweep was ended.
         VERIFIED: An engine computes the same.
         FAILED: The model or the metric raised an exception, or gave no number.
-        SKIPPED: It never ran.
+        SKIPPED: It never ran, or no image of the calibration or the task reached the layer.
     """
 
     MEASURED = "measured"

@@ -23,6 +23,7 @@ from sensitivity.sweep.passes.forward import FEWEST_REPLAYED, ReplayDiffersError
 from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.reach import find_unreached
 from sensitivity.sweep.scoring import Outcome, Scoring
 from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.stopping.judge import Judge, judge_of
@@ -104,7 +105,11 @@ def sweep(
         except ReplayDiffersError as error:
             results.distrust(error.note)
             judge, notes = _attempt(subject, settings, results, watch)
-    return Scoring(task, judge, results, on_error=settings.on_error).outcome(variants, notes)
+        try:
+            unreached = {} if notes else find_unreached(model, task, variants, disturber, results)
+        except KeyboardInterrupt:
+            unreached = {}  # all was measured, and a study without these reasons is better than none
+    return Scoring(task, judge, results, on_error=settings.on_error, unreached=unreached).outcome(variants, notes)
 
 
 @dataclass(frozen=True)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from sensitivity.contracts import Task
 from sensitivity.errors import SensitivityError, TaskError
@@ -12,6 +13,7 @@ from sensitivity.records import Measurement, Note, NoteKind, Score, Status
 from sensitivity.score import score_of
 from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Variant
+from sensitivity.sweep.reach import note_of
 from sensitivity.sweep.stopping.judge import EveryImage, Judge
 from sensitivity.sweep.stopping.race import Estimate
 from sensitivity.sweep.storage.results import Images, Results
@@ -50,13 +52,23 @@ class Scoring:
         judge: Knows the intervals.
         results: What was predicted.
         on_error: What becomes of a variant that the metric fails on: ``record`` or ``raise``.
+        unreached: Why a variant's layer was not reached, by the digest of the variant.
     """
 
-    def __init__(self, task: Task, judge: Judge, results: Results, *, on_error: OnError) -> None:
+    def __init__(
+        self,
+        task: Task,
+        judge: Judge,
+        results: Results,
+        *,
+        on_error: OnError,
+        unreached: Mapping[str, str] = MappingProxyType({}),
+    ) -> None:
         self._task = task
         self._judge = judge
         self._results = results
         self._on_error = on_error
+        self._unreached = unreached
         self._notes: list[Note] = []
         self._without_bounds: list[str] = []  # why, once for each variant
         self._intervals = isinstance(judge, EveryImage) and judge.intervals  # until somebody interrupts
@@ -77,6 +89,9 @@ class Scoring:
         if baseline.value == 0.0 and self._task.higher_is_better and self._task.unit == "%":
             self._notes.append(Note(NoteKind.REMARK, _nothing_found(baseline)))
         rows = [self._row(variant, baseline) for variant in variants]
+        if self._unreached:
+            names = [variant.layer.name for variant in variants if variant.digest in self._unreached]
+            self._notes.append(note_of(names))
         if self._without_bounds:
             count, why = len(self._without_bounds), self._without_bounds[0]
             text = f"no interval for {count} of {len(variants)} measurements: {why}"
@@ -105,6 +120,8 @@ class Scoring:
         return baseline
 
     def _row(self, variant: Variant, baseline: Score) -> Measurement:
+        if variant.digest in self._unreached:
+            return self._missing(variant, Status.SKIPPED, self._unreached[variant.digest])
         failure, images = self._results.failure(variant), self._results.images_of(variant)
         if failure is not None:
             return self._missing(variant, Status.FAILED, failure)

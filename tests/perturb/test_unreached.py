@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,8 @@ from torch import Tensor, nn
 import sensitivity as sv
 from sensitivity.errors import CalibrationError
 from sensitivity.quantize.calibration import Point
+from sensitivity.records import NoteKind, Status
+from tests.models import branching
 
 
 class Detector(nn.Module):
@@ -68,7 +72,7 @@ def test_sweeping_it_gives_a_row_with_the_reason(net: sv.Wrapped) -> None:
     rows = {row.layer: row for row in study.measurements}
     assert {name: str(row.status) for name, row in rows.items()} == {
         "trunk:0:0": "measured",
-        "head:0:0": "failed",
+        "head:0:0": "skipped",
         "last:0:0": "measured",
     }
     assert REASON in rows["head:0:0"].reason
@@ -91,3 +95,62 @@ def test_where_no_layer_is_reached_there_is_nothing_to_calibrate() -> None:
     net = sv.wrap(nn.Sequential(nn.Linear(3, 2)).eval(), torch.randn(1, 4, 3))
     with pytest.raises(CalibrationError, match="none of the model's layers"):
         net.calibrate([torch.empty(1, 0, 3)])
+
+
+def dark() -> Tensor:
+    return torch.rand(4, 3, 5, 5, generator=torch.Generator().manual_seed(2))
+
+
+BRANCHING: list[Callable[[], nn.Module]] = [branching.Conditional, branching.EarlyExit, branching.Experts]
+every_branching = pytest.mark.parametrize("make", BRANCHING)
+
+
+def branching_net(make: Callable[[], nn.Module], example: Tensor) -> sv.Wrapped:
+    torch.manual_seed(0)
+    return sv.wrap(make().eval(), example)
+
+
+@every_branching
+def test_a_layer_that_no_image_of_the_task_reaches_is_skipped_with_the_reason(make: Callable[[], nn.Module]) -> None:
+    net = branching_net(
+        make, torch.cat([dark()[:1], dark()[:1] + 10]) if make is branching.Experts else dark()[:1] + 10
+    )
+    calibration = torch.cat([dark(), dark() + 10]) if make is branching.Experts else dark() + 10
+    study = net.analyze(sv.FeatureFidelity(dark()), sv.INT8, calibration=list(calibration.split(1)), progress=False)
+    rows = {row.layer: row for row in study.measurements}
+    bright = next(layer.name for layer in net.layers if layer.module == "bright")
+    assert rows[bright].status is Status.SKIPPED
+    assert rows[bright].reason == "none of the 4 images of output fidelity reached it"
+    assert rows[bright].drop is None
+    assert [note.kind for note in study.notes if bright in note] == [NoteKind.NOT_REACHED]
+    assert rows["trunk:0:0"].status is Status.MEASURED
+    assert bright in str(study.protect(top=1))
+
+
+def test_a_layer_whose_quantization_changes_nothing_was_reached_and_is_measured() -> None:
+    net = branching_net(branching.Conditional, dark()[:1])
+    with torch.no_grad():
+        net.model.last.weight.zero_()
+    study = net.analyze(sv.FeatureFidelity(dark()), sv.INT8_WEIGHTS, progress=False)
+    assert [(row.status, row.drop) for row in study.measurements] == [(Status.MEASURED, 0.0)] * 2
+    assert study.notes == ()
+
+
+@pytest.mark.parametrize("make", [*BRANCHING[:2], branching.TrainingHead])
+def test_a_branch_that_the_example_did_not_reach_is_a_row_of_the_table(make: Callable[[], nn.Module]) -> None:
+    net = branching_net(make, dark()[:1])
+    table = net.analyze(sv.FeatureFidelity(dark()), sv.INT8_WEIGHTS, progress=False).table().set_index("module")
+    assert table.loc["bright", "status"] == "skipped"
+    assert table.loc["bright", "reason"] == "never called with the example inputs"
+    assert table.loc["trunk", "status"] == "measured"
+
+
+def test_verifying_checks_on_the_example_inputs_what_the_task_does_not_run() -> None:
+    pytest.importorskip("onnxruntime")
+    net = branching_net(branching.EarlyExit, dark()[:1] + 10)
+    net.calibrate(dark() + 10, sv.INT8)
+    verification = net.verify(net.deploy(sv.Scheme.all(sv.INT8), "onnxruntime"), sv.FeatureFidelity(dark()))
+    assert {check.layer: str(check.status) for check in verification.layers} == {
+        layer.name: "agrees in float" for layer in net.layers
+    }
+    assert set(verification.info.not_reached) == {"bright", "last"}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -55,7 +55,8 @@ def verify(
 
     Args:
         deployed: What is verified.
-        task: Gives real inputs, and the metric; without one, layers and outputs are checked on the example inputs.
+        task: Gives real inputs, and the metric; without one, layers and outputs are checked on the example inputs, and
+            so is an exported submodule that the task does not run (``info.not_reached``).
         fp32: The unperturbed model; None for the folded copy.
         samples: Samples that outputs and codes are compared on.
         gates: What is required; None for the usual numbers, which ask for less in float where the rest is in half
@@ -67,13 +68,14 @@ def verify(
 
     Raises:
         PrecisionNotHonouredError: If ``strict``, and a layer runs in another precision than the plan says.
-        TaskError: If the task has no images, or never runs what was exported, or ``samples`` is not positive.
+        TaskError: If the task has no images, or runs nothing of what was exported, or ``samples`` is not positive.
     """
     if samples < 1:
         raise TaskError(f"samples={samples}: give 1 or more, there is nothing to compare otherwise.")
     plan = deployed.plan
     thresholds = gates or _usual_thresholds(plan.scheme)
-    calls = _calls(deployed, task, samples)
+    from_task = _calls(deployed, task, samples)
+    calls = _with_examples(from_task, deployed)
     evidence = _evidence(deployed, calls)
     checks = explained([check_layer(layer, deployed, evidence, thresholds) for layer in plan.layers], deployed)
     if strict:
@@ -91,7 +93,7 @@ def verify(
         simulation_sqnr_db=None if least is None else least.simulation_sqnr_db,
         latency_int8_s=planned_s,
         latency_fp32_s=fp32_s,
-        info=_info(deployed),
+        info=_info(deployed, [path for path, own in from_task.items() if not own]),
         outputs=outputs,
         **scores,
     )
@@ -139,10 +141,16 @@ def _calls(deployed: Deployed, task: Task | None, samples: int) -> dict[str, lis
             task.predict(model, batch)
             if all(len(calls) >= samples for calls in calls_of.values()):
                 break
-    empty = [path or "the model" for path, calls in calls_of.items() if not calls]
-    if empty:
-        raise TaskError(f"the task {task.name!r} never runs {', '.join(empty)}. Give one that uses what was exported.")
+    if not any(calls_of.values()):
+        exported = ", ".join(path or "the model" for path in calls_of)
+        raise TaskError(f"the task {task.name!r} never runs {exported}. Give one that uses what was exported.")
     return calls_of
+
+
+def _with_examples(calls: Mapping[str, list[Call]], deployed: Deployed) -> dict[str, list[Call]]:
+    """The calls, with that of the example inputs for a part that the task did not run."""
+    examples = _calls(deployed, None, 1)
+    return {path: own or examples[path] for path, own in calls.items()}
 
 
 def _singly(part: DeployedPart, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Call]:
@@ -215,7 +223,7 @@ def _in_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return tuple(new_args), dict(new_kwargs)
 
 
-def _info(deployed: Deployed) -> VerificationInfo:
+def _info(deployed: Deployed, not_reached: Sequence[str]) -> VerificationInfo:
     rules = deployed.scheme.rules
     return VerificationInfo(
         torch=torch.__version__,
@@ -223,5 +231,6 @@ def _info(deployed: Deployed) -> VerificationInfo:
         parts=tuple(part.path for part in deployed.parts),
         exporters=tuple(part.part.exporter for part in deployed.parts),
         not_exported=tuple(str(attempt) for attempt in deployed.attempts),
+        not_reached=tuple(not_reached) or None,
         scheme=tuple((rule.pattern, None if rule.recipe is None else rule.recipe.name) for rule in rules),
     )
