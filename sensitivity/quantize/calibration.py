@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -303,7 +303,8 @@ def serves(spec: QuantSpec, placement: Placement, recipe: Recipe) -> bool:
     if needed is None:
         return recipe.has_cures  # it needs no ranges, so that any will do
     ignored = set(get_args(Setting)) - find_observer(needed.observer).depends_on
-    return replace(needed, **{setting: getattr(spec, setting) for setting in ignored}) == spec
+    compared = (field.name for field in fields(QuantSpec) if field.name not in ignored)
+    return all(getattr(needed, name) == getattr(spec, name) for name in compared)
 
 
 def _as_array(bound: tuple[float, ...]) -> NDArray[np.float64]:

@@ -47,6 +47,15 @@ def wrapped(*, functional: bool = False) -> sv.Wrapped:
 # --- one pass for several recipes ------------------------------------------------------------------------------------
 
 
+def test_a_format_without_zero_point_and_an_affine_one_share_a_pass() -> None:
+    x = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 2, 1)).eval()
+    fp8 = sv.Recipe("fp8, mse", sv.QuantSpec("fp8_e4m3"), sv.QuantSpec("fp8_e4m3", observer="mse"))
+    both = sv.wrap(net, x).calibrate([x], [sv.INT8_AFFINE, fp8])
+    for recipe in (sv.INT8_AFFINE, fp8):
+        assert both.for_recipe(recipe).ranges == sv.wrap(net, x).calibrate([x], recipe).ranges
+
+
 def test_several_recipes_share_one_pass_and_get_what_each_would_alone() -> None:
     together, alone = wrapped(), wrapped()
     together.model.passes = 0
