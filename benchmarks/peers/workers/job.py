@@ -105,3 +105,30 @@ def _leaves(value: Any) -> list[Any]:
     if isinstance(value, list | tuple):
         return [leaf for part in value for leaf in _leaves(part)]
     return [value]
+
+
+def with_one_pair_a_tensor(file: Path) -> None:
+    """Merge equal Q/DQ pairs of one tensor in an ONNX file, which changes no value.
+
+    OpenVINO 2026.4.1 computes wrongly where a concatenation feeds two equal pairs (FastestDet: -0.8 dB of SQNR, against
+    12 dB on ONNX Runtime). Exporters that write a pair for each consumer would be charged with it.
+    """
+    import onnx_ir
+    from onnx_ir.passes import common
+
+    model = onnx_ir.load(file)
+    common.ShapeInferencePass()(model)
+    for node in list(model.graph):
+        before, after = node.inputs[:1], node.outputs[0]
+        if node.op_type == "Cast" and before[0] is not None and before[0].dtype == after.dtype:
+            after.replace_all_uses_with(before[0], replace_graph_outputs=True)
+            model.graph.remove(node, safe=True)
+    passes = (
+        common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0),
+        common.DeduplicateInitializersPass(),
+        common.IdentityEliminationPass(),
+        common.CommonSubexpressionEliminationPass(),
+    )
+    for merge in passes:
+        merge(model)
+    onnx_ir.save(model, file)

@@ -10,6 +10,7 @@ from typing import Any
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import OPENVINO
 from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
+from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_names import GraphNames
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
@@ -49,6 +50,10 @@ class OpenVinoEngine(Engine):
         self.version = str(self._openvino.__version__)
         self._threads = threads
         self._hint = next(word for word, ours in PRECISIONS.items() if ours == rest)
+        onnx = need("onnx", "openvino")
+        file = onnx.load_from_string(model)
+        if with_concatenated_codes(file):
+            model = file.SerializeToString()
         try:
             self._core = self._openvino.Core()
             self._check_rest(rest)
@@ -56,8 +61,7 @@ class OpenVinoEngine(Engine):
             self._compiled = self._compile(profile=False)
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: {_telling(error)}") from error
-        onnx = need("onnx", "openvino")
-        graph = onnx.load_from_string(model).graph
+        graph = file.graph
         self._makers = _output_makers(graph)
         self._graph_names = GraphNames(graph)
         weights = {tensor.name for tensor in graph.initializer}
