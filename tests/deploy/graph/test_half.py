@@ -16,8 +16,9 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor, nn
 
 import sensitivity as sv
+from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.graph.export import export
-from sensitivity.deploy.graph.half import OPSET, to_half
+from sensitivity.deploy.graph.half import OPSET, _Converter, to_half
 from sensitivity.deploy.graph.qdq import insert_qdq
 from sensitivity.deploy.graph.scopes import Scopes
 from sensitivity.deploy.prepare.measures import sqnr_of_all_db
@@ -334,3 +335,44 @@ def test_an_epsilon_that_vanishes_in_fp16_is_refused_where_the_simulation_divide
         wrapped.deploy(scheme, "onnxruntime")
     kept = wrapped.deploy(scheme.with_rest("fp16", keep_fp32="0"), "onnxruntime")
     assert kept(x).tolist() == [[0.0] * 4]
+
+
+def branching() -> onnx.ModelProto:
+    """``y = relu(x * w)``, then either ``y + w`` or ``y * w``, by the sign of the mean of ``x``."""
+    helper = onnx.helper
+    port = lambda name, shape, kind=FLOAT: helper.make_tensor_value_info(name, kind, shape)  # noqa: E731
+    branches = {
+        branch: helper.make_graph([helper.make_node(kind, ["y", "w"], [branch])], branch, [], [port(branch, [1, 3])])
+        for branch, kind in (("then_branch", "Add"), ("else_branch", "Mul"))
+    }
+    nodes = [
+        helper.make_node("Mul", ["x", "w"], ["product"], name="product"),
+        helper.make_node("Relu", ["product"], ["y"], name="y"),
+        helper.make_node("ReduceMean", ["x"], ["mean"], name="mean", keepdims=0),
+        helper.make_node("Greater", ["mean", "zero"], ["positive"], name="positive"),
+        helper.make_node("If", ["positive"], ["chosen"], name="chosen", **branches),
+        helper.make_node("Sigmoid", ["chosen"], ["s"], name="s"),
+        helper.make_node("Identity", ["s"], ["out"], name="out"),
+    ]
+    constants = [
+        onnx.numpy_helper.from_array(np.array([[1.5, -2.0, 0.3]], np.float32), "w"),
+        onnx.numpy_helper.from_array(np.float32(0.0), "zero"),
+    ]
+    graph = helper.make_graph(nodes, "branching", [port("x", [1, 3])], [port("out", [1, 3])], constants)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 19)], ir_version=9)
+
+
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_graphs_inside_of_nodes_stay_in_fp32_and_read_what_is_outside_as_such(sign: float) -> None:
+    graph, x = branching(), sign * np.array([[1.0, 2.0, -0.5]], np.float32)
+    (exact,) = ReferenceEvaluator(graph).run(None, {"x": x})
+    _Converter(graph, {node.output[0]: False for node in graph.graph.node}).convert(FLOAT)
+    del graph.graph.value_info[:]
+    onnx.checker.check_model(graph, full_check=True)
+    types = types_of(graph)
+    assert (types["y"], types["y.fp32"], types["chosen"], types["s"]) == (HALF, FLOAT, FLOAT, HALF)
+    session = onnxruntime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    for (computed,) in (ReferenceEvaluator(graph).run(None, {"x": x}), session.run(None, {"x": x})):
+        np.testing.assert_allclose(computed, exact, atol=2e-3)
+    (rounded,) = OrtEngine(graph.SerializeToString()).run(x)
+    np.testing.assert_allclose(rounded, exact, atol=2e-3)
