@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -226,6 +227,29 @@ def test_a_sweep_of_few_passes_surveys_no_model_and_one_of_more_does(monkeypatch
         in_full = wrapped.analyze(MeanTask(images), sv.INT4_WEIGHTS, replay=False, progress=False)
         assert [row.drop for row in study.measurements] == [row.drop for row in in_full.measurements]
         assert not study.notes
+
+
+def test_replay_that_saves_nothing_is_given_up_without_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last layer's time is all that there is, so that no pass is shorter than another."""
+
+    class Late(MeanTask):
+        def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
+            said = super().predict(model, batch)
+            until = time.thread_time() + 0.01  # decoding, which every pass does
+            while time.thread_time() < until:
+                pass
+            return said
+
+    records: list[int] = []
+    record = Replayer.record
+    monkeypatch.setattr(Replayer, "record", lambda *given: (records.append(1), record(*given))[1])
+    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
+    study = wrapped.analyze(Late(20), sv.INT4_WEIGHTS, progress=False)
+    assert len(records) == 1, "only the first of five batches was recorded"
+    expected = wrapped.analyze(MeanTask(20), sv.INT4_WEIGHTS, progress=False)
+    assert len(records) == 1 + 5
+    assert [row.drop for row in study.measurements] == [row.drop for row in expected.measurements]
+    assert study.notes == ()
 
 
 def test_what_a_check_of_replay_has_found_is_not_run_again() -> None:

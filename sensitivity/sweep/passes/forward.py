@@ -21,6 +21,8 @@ from sensitivity.turns import process_state
 
 CHECKED_VARIANTS = 4  # at least, spread over the model, on the first batch
 FEWEST_REPLAYED = 20  # passes: the survey of the model and the checks take longer than fewer of them can save
+LEAST_SAVED = 0.1  # share of a full pass that replay must save to go on with it,
+SHORTEST_TIMED_S = 0.008  # where a full pass takes so long that its time can be told
 CHECKED_SHARE = 0.005  # of all passes, if that is more: every variant from 200 batches on
 
 Run = Callable[[], list[Any]]
@@ -151,14 +153,14 @@ class Forward:
             ReplayDiffersError: If a late check finds that it is not.
         """
         self.spent_before_s = 0.0
-        if self.replayer is None:
-            return self._full(run, variant)
-        replayer = self.replayer
-        if variant in self._known and replayer.intact():
-            known = self._known.pop(variant)
+        known, replayer = self._known.pop(variant, None), self.replayer
+        if known is not None and (replayer is None or replayer.intact()):
             self.spent_before_s = known.seconds
-            replayer.done(self.disturber.touched(variant.recipes))
+            if replayer is not None:
+                replayer.done(self.disturber.touched(variant.recipes))
             return known.predictions
+        if replayer is None:
+            return self._full(run, variant)
         try:
             predictions = self._replayed(replayer, run, variant)
         except Exception as error:
@@ -223,6 +225,14 @@ class Forward:
                 self.notes.append(Note(NoteKind.REPLAYED_BY_FUNCTIONS, text))
         if different is not None:
             self._give_up(_difference(different), NoteKind.REPLAY_DIFFERS)
+        elif not self._pays():
+            self.replayer = None
+
+    def _pays(self) -> bool:
+        """Whether the checks show that a replayed pass takes less than one in full; yes where they cannot tell."""
+        replayed_s = sum(known.cpu_s for known in self._known.values())
+        full_s = sum(known.full_cpu_s for known in self._known.values())
+        return full_s < SHORTEST_TIMED_S * len(self._known) or replayed_s <= (1 - LEAST_SAVED) * full_s
 
     def _fail_in_full(self, run: Run, variant: Perturbation, error: Exception) -> None:
         """Nothing, if a variant that failed when replayed fails in full as well, or memory ran out.
@@ -255,18 +265,20 @@ class Forward:
         for variant in variants:
             if self.replayer is None:
                 break
+            begun = time.thread_time()
             try:
                 full = self._full(run, variant)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
-            started = time.perf_counter()
+            started, between = time.perf_counter(), time.thread_time()
             try:
                 replayed = self._replayed(self.replayer, run, variant)
             except Exception:  # noqa: BLE001 - where the full pass does not fail, that is a difference
                 return variant.name
             if not all(map(same, replayed, full)):
                 return variant.name
-            self._known[variant] = _Pass(full, time.perf_counter() - started)
+            seconds, cpu_s = time.perf_counter() - started, time.thread_time() - between
+            self._known[variant] = _Pass(full, seconds, cpu_s, between - begun)
         return None
 
     def _replayed(self, replayer: Replayer, run: Run, variant: Perturbation) -> list[Any]:
@@ -315,10 +327,14 @@ class _Pass:
     Attributes:
         predictions: What it found, replayed and in full.
         seconds: What it took when it was replayed.
+        cpu_s: CPU seconds of this thread in them.
+        full_cpu_s: CPU seconds of this thread when it was run in full.
     """
 
     predictions: list[Any]
     seconds: float
+    cpu_s: float
+    full_cpu_s: float
 
 
 class _RandomState:
