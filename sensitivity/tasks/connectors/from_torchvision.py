@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import nn
 
 from sensitivity.contracts import Connected, Purpose
@@ -68,7 +69,7 @@ class Detections:
 
 @dataclass(frozen=True)
 class Transforms:
-    """The transforms that weights were trained with, for one image.
+    """The transforms that weights were trained with, for one image, which is resized by Pillow as in its evaluation.
 
     Attributes:
         transforms: A module of torchvision's, as ``weights.transforms()`` gives it.
@@ -78,7 +79,7 @@ class Transforms:
 
     def __call__(self, image: Pixels) -> torch.Tensor:
         """Turn (H, W, 3) uint8 RGB into what the network takes."""
-        transformed: torch.Tensor = self.transforms(torch.from_numpy(image.transpose(2, 0, 1).copy()))
+        transformed: torch.Tensor = self.transforms(Image.fromarray(image))
         return transformed
 
 

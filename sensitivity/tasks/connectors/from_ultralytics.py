@@ -41,15 +41,28 @@ class Letterbox:
         """Turn (H, W, 3) uint8 RGB into (3, side, side) float32 in [0, 1]."""
         import cv2
 
-        height, width = image.shape[:2]
-        ratio = self.side / max(height, width)
-        if ratio != 1:
-            inner = (min(math.ceil(width * ratio), self.side), min(math.ceil(height * ratio), self.side))
-            image = np.asarray(cv2.resize(image, inner, interpolation=cv2.INTER_LINEAR), np.uint8)
-        top, left = (round((self.side - side) / 2 - 0.1) for side in image.shape[:2])
+        height, width = self.inner_size(image.shape[:2])
+        if image.shape[:2] != (height, width):
+            image = np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR), np.uint8)
+        top, left = self._padding(height, width)
         canvas = np.full((self.side, self.side, 3), FILL, np.uint8)
-        canvas[top : top + image.shape[0], left : left + image.shape[1]] = image
+        canvas[top : top + height, left : left + width] = image
         return torch.from_numpy(canvas.transpose(2, 0, 1).copy()).float() / 255
+
+    def inner_size(self, size: Size) -> Size:
+        """(height, width) that an image of this (height, width) gets inside the input, in pixels."""
+        ratio = self.side / max(size)
+        height, width = (side if ratio == 1 else min(math.ceil(side * ratio), self.side) for side in size)
+        return height, width
+
+    def ratio_pad(self, size: Size) -> tuple[tuple[float, float], tuple[int, int]]:
+        """Scales (down, across) and offsets (left, top), in the form that the package's ``ops`` take."""
+        height, width = self.inner_size(size)
+        top, left = self._padding(height, width)
+        return (height / size[0], width / size[1]), (left, top)
+
+    def _padding(self, height: int, width: int) -> tuple[int, int]:
+        return round((self.side - height) / 2 - 0.1), round((self.side - width) / 2 - 0.1)
 
 
 @dataclass(frozen=True)
@@ -75,14 +88,16 @@ class Stretched:
 class Suppressed:
     """Boxes of a YOLO, by the package's own non-maximum suppression; with masks of the original size where it has them.
 
+    Masks are those that the package's validation writes for COCO's metric.
+
     Attributes:
-        side: Height and width of the input, in pixels.
+        letterbox: What the images went through.
         classes: Number of classes.
         end2end: Whether the head has chosen its boxes already.
         masks: Whether masks are wanted.
     """
 
-    side: int
+    letterbox: Letterbox
     classes: int
     end2end: bool = False
     masks: bool = False
@@ -103,12 +118,14 @@ class Suppressed:
             max_time_img=math.inf,  # its limit would make results depend on the machine
         )
         predictions = []
+        square = (self.letterbox.side, self.letterbox.side)
         for number, (rows, size) in enumerate(zip(kept, sizes, strict=True)):
+            placed = self.letterbox.ratio_pad(size)
             prediction = {"scores": rows[:, 4], "labels": rows[:, 5].long()}
             if prototypes is not None:
-                masks = ops.process_mask(prototypes[number], rows[:, 6:], rows[:, :4], (self.side, self.side))
-                prediction["masks"] = ops.scale_masks(masks[None].float(), size)[0] > 0.5
-            prediction["boxes"] = ops.scale_boxes((self.side, self.side), rows[:, :4].clone(), size)
+                masks = ops.process_mask_native(prototypes[number], rows[:, 6:], rows[:, :4], square)
+                prediction["masks"] = ops.scale_masks(masks[None], size, ratio_pad=placed)[0].byte().bool()
+            prediction["boxes"] = ops.scale_boxes(square, rows[:, :4].clone(), size, ratio_pad=placed)
             predictions.append(prediction)
         return predictions
 
@@ -167,7 +184,7 @@ def connect(model: Any, *, image_size: int = 640) -> Connected:
         model=network,
         example_inputs=noise(1, 3, image_size, image_size),
         preprocess=Stretched(image_size) if queries else Letterbox(image_size),
-        adapter=Queries() if queries else Suppressed(image_size, int(head.nc), end2end=end2end, masks=masks),
+        adapter=Queries() if queries else Suppressed(Letterbox(image_size), int(head.nc), end2end=end2end, masks=masks),
         classes=tuple(network.names[number] for number in sorted(network.names)) if network.names else None,
         batch_size=8,
     )

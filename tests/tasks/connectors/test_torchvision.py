@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import sensitivity as sv
 from tests.tasks.connectors.conftest import predictions_of
@@ -63,8 +64,6 @@ def test_a_segmenter_is_scored_on_maps_of_the_original_size(tmp_path, pictures):
     torch.manual_seed(0)
     model = segmentation.lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=3).eval()
     (tmp_path / "labels").mkdir()
-    from PIL import Image
-
     for number, picture in enumerate(pictures):
         Image.fromarray(picture[..., 0] % 3).save(tmp_path / "labels" / f"{number}.png")
     task = sv.connect(model).task(tmp_path / "images", tmp_path / "labels", classes=("a", "b", "c"))
@@ -84,7 +83,7 @@ def test_a_classifier_gets_the_transforms_of_its_weights(tmp_path, pictures):
     connected = sv.connect(model, weights=ResNet18_Weights.DEFAULT)
     task = connected.task(tmp_path / "classes")
     [batch] = task.batches()
-    expected = ResNet18_Weights.DEFAULT.transforms()(torch.from_numpy(pictures[0]).permute(2, 0, 1))
+    expected = ResNet18_Weights.DEFAULT.transforms()(Image.fromarray(pictures[0]))
     torch.testing.assert_close(batch.inputs[0][0], expected)
     assert connected.classes is not None
     assert connected.classes[0] == "tench"
