@@ -23,7 +23,8 @@ Do not edit it by hand.
   bits.
 - **int8**: the whole network, simulated in int8, gives finite outputs.
 - **deployed**: layers whose quantized form stands in the graph that OpenVINO runs. **verified**: layers whose codes on
-  the engine agree with the simulation; of the others OpenVINO did not tell what it ran, ran them in float, or disagreed.
+  the engine agree with the simulation; of the others OpenVINO does not tell what it ran, or ran them in float, or
+  disagrees.
 - **reason**: the first step that failed or left something out, in the library's own words.
 """
 
