@@ -52,6 +52,7 @@ _HOME = {
     "recipe_for": "deploy.doctor.recipe_for",
     "load_deployment": "deploy.bundle.load",
     "CocoDetection": "tasks.coco",
+    "CocoKeypoints": "tasks.keypoints",
     "Lvis": "tasks.lvis",
     "PromptedMasks": "tasks.prompted",
     "SemanticSegmentation": "tasks.semantic",
@@ -75,6 +76,7 @@ __all__ = [
     "Calibration",
     "Classification",
     "CocoDetection",
+    "CocoKeypoints",
     "Confidence",
     "Diagnosis",
     "FeatureFidelity",
@@ -146,6 +148,7 @@ if TYPE_CHECKING:
     from sensitivity.tasks.connectors.registry import register_connector
     from sensitivity.tasks.datasets import Resize
     from sensitivity.tasks.fidelity import FeatureFidelity
+    from sensitivity.tasks.keypoints import CocoKeypoints
     from sensitivity.tasks.loader import LoaderTask
     from sensitivity.tasks.lvis import Lvis
     from sensitivity.tasks.prompted import PromptedMasks

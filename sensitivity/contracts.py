@@ -367,6 +367,7 @@ class Purpose(StrEnum):
 
     DETECTION = "detection"
     INSTANCES = "instance segmentation"
+    KEYPOINTS = "keypoints"
     SEMANTIC = "semantic segmentation"
     CLASSIFICATION = "classification"
 

@@ -106,6 +106,12 @@ class Count:
         self.count = 0
 
 
+def poses(outputs: Any, sizes: Any) -> list[Any]:
+    """A pose of one keypoint in the corner of every box."""
+    found = adapter(outputs, sizes)
+    return [{**one, "keypoints": np.asarray(one["boxes"])[:, None, :2]} for one in found]
+
+
 class Subject:
     """Right arguments for every public call, and an object of every public class."""
 
@@ -149,6 +155,10 @@ class Subject:
         self.files: dict[str, Any] = {"images": scenes.images, "annotations": scenes.annotations}
         self.adapted = {**self.files, "preprocess": plain_image, "adapter": adapter, "labels": "category_id"}
         self.recall = Recall(truth_as_output(scenes))
+        people = plain | {"annotations": [one | {"keypoints": [1.0, 1.0, 2]} for one in plain["annotations"]]}
+        (self.folder / "people.json").write_text(json.dumps(people))
+        self.posed = {**self.adapted, "annotations": self.folder / "people.json", "adapter": poses, "sigmas": [0.1]}
+        yield sv.CocoKeypoints(**self.posed)
         yield sv.CocoDetection(**self.adapted)
         yield sv.Lvis(**self.adapted)
         yield sv.PromptedMasks(**self.files)
@@ -206,6 +216,7 @@ class Subject:
             "Recipe": {"weights": sv.QuantSpec()},
             "CocoDetection": self.adapted,
             "Lvis": self.adapted,
+            "CocoKeypoints": self.posed,
             "PromptedMasks": self.files,
             "SemanticSegmentation": self._semantic(),
             "Classification": {"labels": torch.zeros(8, dtype=torch.int64)},
@@ -282,7 +293,7 @@ class Subject:
 
     def _of_task(self, owner: str) -> dict[str, Any]:
         task = self.objects[owner]
-        model: Any = self.recall if owner in ("CocoDetection", "Lvis") else self.model
+        model: Any = self.recall if owner in ("CocoDetection", "CocoKeypoints", "Lvis") else self.model
         model = Filler() if owner == "PromptedMasks" else model
         model = nn.Sequential(self.model, nn.Flatten()) if owner == "Classification" else model
         batch = next(iter(task.batches()))

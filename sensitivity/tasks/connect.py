@@ -12,6 +12,7 @@ from sensitivity.records.arguments import checked
 from sensitivity.tasks.classification import Classification
 from sensitivity.tasks.coco import CocoDetection
 from sensitivity.tasks.connectors.registry import surroundings
+from sensitivity.tasks.keypoints import CocoKeypoints
 from sensitivity.tasks.semantic import SemanticSegmentation
 
 
@@ -31,19 +32,22 @@ class ConnectedModel(Connected):
 
         Args:
             images: Folder of the images; for classification, a folder of class folders.
-            labels: COCO annotation file, for detection and instances; folder of label maps, for semantic segmentation.
+            labels: COCO annotation file, for detection, instances and keypoints; folder of label maps, for semantic
+                segmentation.
             settings: More of the task's own, such as ``limit`` or ``batch_size``.
 
         Returns:
-            ``sv.CocoDetection``, ``sv.SemanticSegmentation`` or ``sv.Classification``.
+            ``sv.CocoDetection``, ``sv.CocoKeypoints``, ``sv.SemanticSegmentation`` or ``sv.Classification``.
 
         Raises:
             TaskError: If ``labels`` is missing, or a setting is unknown.
             SensitivityError: As the task does.
         """
-        if self.purpose in (Purpose.DETECTION, Purpose.INSTANCES):
+        if self.purpose in (Purpose.DETECTION, Purpose.INSTANCES, Purpose.KEYPOINTS):
             if labels is None:
                 raise TaskError(f"labels= is missing: {self.purpose} is scored against a COCO annotation file.")
+            if self.purpose is Purpose.KEYPOINTS:
+                return CocoKeypoints(images, labels, **({"model": self} | settings))
             kind = "bbox" if self.purpose is Purpose.DETECTION else "segm"
             chosen: dict[str, Any] = {"model": self, "iou_type": kind} | settings
             return CocoDetection(images, labels, **chosen)

@@ -41,13 +41,15 @@ class Curves:
             precision = precision[:, among[self.categories]]
         return _mean(precision.transpose(0, 2, 1))  # pycocotools' order, which decides the last bit of a mean
 
-    def average_recall(self, limit: int) -> float:
+    def average_recall(self, limit: int, *, iou: float | None = None) -> float:
         """Mean over IoU thresholds and categories; NaN if there is no category.
 
         Args:
             limit: Detections of a category in an image, one of ``recall``.
+            iou: One IoU threshold; None for all.
         """
-        return _mean(self.recall[limit])
+        recall = self.recall[limit]
+        return _mean(recall if iou is None else recall[iou == IOU_THRESHOLDS])
 
 
 class Counted:

@@ -30,6 +30,7 @@ from sensitivity.tasks.datasets import (
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.first_look import Seen, best_first, boxes_look_like, label_readings, labels_look_like
 from sensitivity.tasks.ground_truth import Detections
+from sensitivity.tasks.poses import Poses
 from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault, whole_number
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
@@ -37,6 +38,8 @@ Labels: TypeAlias = str | Sequence[int] | Mapping[int, int]
 Prediction: TypeAlias = dict[str, Any]
 
 IOU_TYPES = ("bbox", "segm")
+_SHAPES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
+"""What of a prediction is compared, by IoU type."""
 
 
 class DetectionTask(abc.ABC):
@@ -73,6 +76,7 @@ class DetectionTask(abc.ABC):
 
     metrics: ClassVar[tuple[str, ...]]
     program: ClassVar[str]
+    iou_types: ClassVar[tuple[str, ...]] = IOU_TYPES
     unit = "%"
     higher_is_better = True
 
@@ -92,7 +96,8 @@ class DetectionTask(abc.ABC):
         metric: str = "AP",
         name: str | None = None,
     ) -> None:
-        check_iou_type(iou_type)
+        if self.iou_types == IOU_TYPES:
+            check_iou_type(iou_type)
         if metric not in self.metrics:
             raise TaskError(f"metric={metric!r} is unknown. Choose one of {', '.join(self.metrics)}.")
         self.name = name or f"{self.program} {iou_type}"
@@ -202,6 +207,8 @@ class DetectionTask(abc.ABC):
         best = best_first(np.asarray(prediction["scores"], np.float64), len(objects))
         if self._iou_type == "bbox":
             boxes = np.asarray(prediction["boxes"], np.float64).reshape(-1, 4)[best]
+        elif self._iou_type == "keypoints":
+            boxes = _with_ends(Poses(np.asarray(prediction["keypoints"], np.float64)[best]).boxes())
         else:
             sides = [mask_tools.toBbox(prediction["masks"][index]) for index in best]
             boxes = _with_ends(np.array(sides, np.float64).reshape(-1, 4))
@@ -245,6 +252,9 @@ class DetectionTask(abc.ABC):
         labels = [np.asarray(prediction["labels"], np.int64).reshape(-1) for prediction in of_images]
         if self._iou_type == "segm":
             shapes: Any = [mask for prediction in of_images for mask in prediction["masks"]]
+        elif self._iou_type == "keypoints":
+            poses = [np.asarray(prediction["keypoints"], np.float64) for prediction in of_images]
+            shapes = Poses(np.concatenate([pose for pose in poses if len(pose)] or [np.zeros((0, 1, 2))]))
         else:
             boxes = [np.asarray(prediction["boxes"], np.float64).reshape(-1, 4) for prediction in of_images]
             shapes = _with_sides(np.concatenate(boxes))
@@ -273,14 +283,14 @@ def check_prediction(prediction: Any, size: Size, *, iou_type: str, categories: 
         prediction: A dict with ``scores``, ``labels`` and ``boxes`` or ``masks``, arrays or tensors of any dtype on
             any device, with or without gradients.
         size: (height, width) of the original image.
-        iou_type: ``bbox`` keeps the boxes, ``segm`` the masks.
+        iou_type: ``bbox`` keeps the boxes, ``segm`` the masks, ``keypoints`` the x and y of keypoints.
         categories: Category id of each label.
 
     Raises:
         PredictionError: If it is no dict, a key is missing, a shape is wrong, a number is not finite or a label is
             unknown.
     """
-    part = "boxes" if iou_type == "bbox" else "masks"
+    part = _SHAPES[iou_type]
     if not isinstance(prediction, Mapping):
         kind = type(prediction).__name__
         raise PredictionError(f"a prediction is a {kind}; expected a dict with scores, labels and {part}.")
@@ -298,6 +308,8 @@ def check_prediction(prediction: Any, size: Size, *, iou_type: str, categories: 
         )
     if part == "boxes":
         kept: Any = _finite_array(prediction, "boxes", shape=(-1, 4))
+    elif part == "keypoints":
+        kept = _keypoints(prediction)
     else:
         kept = _masks(prediction["masks"], size)
     if not len(scores) == len(labels) == len(kept):
@@ -359,6 +371,21 @@ def _finite_array(prediction: Mapping[str, Any], key: str, *, shape: tuple[int, 
             "expected finite ones. The model, as perturbed, may have overflowed."
         )
     return values
+
+
+def _keypoints(prediction: Mapping[str, Any]) -> npt.NDArray[np.float64]:
+    """(N, K, 2) x and y of each keypoint; what the adapter has besides, such as visibility, is not scored."""
+    points = _array(prediction, "keypoints").astype(np.float64)
+    if not points.size:
+        return np.zeros((0, 1, 2))
+    if points.ndim != 3 or points.shape[2] not in (2, 3):
+        raise PredictionError(
+            f"keypoints of a prediction have the shape {points.shape}; expected (N, K, 2) or (N, K, 3): x and y in "
+            "pixels of the original image first."
+        )
+    if not np.isfinite(points[..., :2]).all():
+        raise PredictionError("keypoints of a prediction are NaN or infinite. The model, as disturbed, may overflow.")
+    return points[..., :2]
 
 
 def _masks(masks: Any, size: Size) -> list[dict[str, Any]]:

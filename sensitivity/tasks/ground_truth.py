@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as mask_tools
 
 from sensitivity.errors import PredictionError
+from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.matching import (
     SIZES,
@@ -23,6 +24,7 @@ from sensitivity.tasks.matching import (
     match,
     place_in_run,
 )
+from sensitivity.tasks.poses import AnnotatedPoses, Poses
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Detections:
         images: (N,) position of the image in ``CocoAnnotations.images``.
         categories: (N,) category ids.
         scores: (N,) float64, finite.
-        shapes: (N, 4) float64 ``x, y, width, height`` in pixels, finite; or a list of N compressed RLE.
+        shapes: (N, 4) float64 ``x, y, width, height`` in pixels, finite; or a list of N compressed RLE; or ``Poses``.
     """
 
     images: Ints
@@ -47,7 +49,9 @@ class Detections:
         return Detections(self.images[chosen], self.categories[chosen], self.scores[chosen], shapes)
 
     def areas(self) -> Floats:
-        """(N,) area of each box or mask in pixels."""
+        """(N,) area of each box, mask or pose in pixels."""
+        if isinstance(self.shapes, Poses):
+            return self.shapes.areas()
         if isinstance(self.shapes, list):
             # one by one: pycocotools 2.0.11 refuses a list of more than 255 with numpy 2
             return np.array([mask_tools.area(mask) for mask in self.shapes], np.float64)
@@ -85,11 +89,19 @@ class GroundTruth:
 
     Args:
         annotations: The objects; crowd regions are ignored.
-        iou_type: ``bbox`` or ``segm``: whether boxes or masks are compared.
+        iou_type: ``bbox``, ``segm`` or ``keypoints``: whether boxes, masks or poses are compared.
         use_categories: Whether category and detection must agree; False scores proposals.
+        sigmas: (K,) of each keypoint, for poses.
     """
 
-    def __init__(self, annotations: CocoAnnotations, iou_type: str, *, use_categories: bool = True) -> None:
+    def __init__(
+        self,
+        annotations: CocoAnnotations,
+        iou_type: str,
+        *,
+        use_categories: bool = True,
+        sigmas: Floats | None = None,
+    ) -> None:
         self._use_categories = use_categories
         self._category_ids = np.array(annotations.category_ids, np.intp)
         image_ids = [image["id"] for image in annotations.images]
@@ -105,10 +117,8 @@ class GroundTruth:
         self._objects = Objects(
             queues=self._queues(self._object_places, self._object_groups),
             crowd=crowd,
-            lanes=np.where(crowd, np.uint64(0), lanes),
-            shapes=[annotations.masks[known["id"]] for known in truth]
-            if iou_type == "segm"
-            else np.array([known["bbox"] for known in truth], np.float64).reshape(-1, 4),
+            lanes=np.where(crowd | _without_keypoints(truth, iou_type), np.uint64(0), lanes),
+            shapes=_shapes(truth, annotations, iou_type, sigmas),
         )
         # an object counts at all thresholds or at none
         self._counts = {size: by_threshold(self._objects.lanes, size)[0] for size in SIZES}
@@ -180,3 +190,22 @@ class GroundTruth:
 
     def _queues(self, places: Ints, groups: Ints) -> Ints:
         return places * len(self._category_ids) + groups
+
+
+def _without_keypoints(truth: Sequence[Record], iou_type: str) -> Bools:
+    """(G,) whether an object has no pose to be found; all have a box and a mask."""
+    if iou_type != "keypoints":
+        return np.zeros(len(truth), bool)
+    return np.array([not known.get("num_keypoints", any(known["keypoints"][2::3])) for known in truth], bool)
+
+
+def _shapes(truth: Sequence[Record], annotations: CocoAnnotations, iou_type: str, sigmas: Floats | None) -> Any:
+    """What detections are compared with, in the form that ``matching.Objects`` has it."""
+    if iou_type == "segm":
+        return [annotations.masks[known["id"]] for known in truth]
+    boxes = np.array([known["bbox"] for known in truth], np.float64).reshape(-1, 4)
+    if sigmas is None:
+        return boxes
+    points = np.array([known["keypoints"] for known in truth], np.float64).reshape(-1, len(sigmas), 3)
+    areas = np.array([known["area"] for known in truth], np.float64)
+    return AnnotatedPoses(points[..., :2], points[..., 2] > 0, boxes, areas, sigmas)

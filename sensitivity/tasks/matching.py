@@ -16,6 +16,8 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_tools
 
+from sensitivity.tasks.poses import Poses
+
 Floats = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.intp]
 Bools = npt.NDArray[np.bool_]
@@ -45,7 +47,7 @@ class Objects:
         queues: (G,) number of the queue.
         crowd: (G,) whether it is a crowd region, which may be found any number of times.
         lanes: (G,) words: lanes in which it counts; in the others it is ignored.
-        shapes: (G, 4) float64 ``x, y, width, height`` in pixels, or a list of G compressed RLE.
+        shapes: (G, 4) float64 ``x, y, width, height`` in pixels, or a list of G compressed RLE, or ``AnnotatedPoses``.
     """
 
     queues: Ints
@@ -116,7 +118,7 @@ def match(truth: Objects, queues: Ints, shapes: Any, areas: Floats) -> tuple[Wor
     Args:
         truth: The objects that they may find.
         queues: (D,) number of the queue of each detection.
-        shapes: As ``truth.shapes``.
+        shapes: As ``truth.shapes``; ``Poses`` for ``AnnotatedPoses``.
         areas: (D,) in pixels.
 
     Returns:
@@ -130,7 +132,9 @@ def match(truth: Objects, queues: Ints, shapes: Any, areas: Floats) -> tuple[Wor
     first, last = (np.searchsorted(truth.queues, queues, side=side) for side in ("left", "right"))
     hopeful = np.flatnonzero(last > first)  # most detections wait where there is nothing to find
     true, ignored = np.zeros(len(queues), np.uint64), np.zeros(len(queues), np.uint64)
-    if isinstance(shapes, list):
+    if isinstance(shapes, Poses):
+        overlaps = pose_overlaps(shapes[hopeful], truth, first[hopeful], last[hopeful])
+    elif isinstance(shapes, list):
         overlaps = mask_overlaps([shapes[detection] for detection in hopeful], truth, first[hopeful], last[hopeful])
     else:
         overlaps = box_overlaps(shapes[hopeful], truth, first[hopeful], last[hopeful])
@@ -183,6 +187,20 @@ def mask_overlaps(masks: Sequence[Any], truth: Objects, first: Ints, last: Ints)
         ious = mask_tools.iou(masks[start:end], truth.shapes[objects], truth.crowd[objects].tolist())
         rows, columns = np.nonzero(ious >= IOU_THRESHOLDS[0])
         parts.append((rows + start, columns + first[start], ious[rows, columns]))
+    nothing = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
+    return Overlaps(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
+
+
+def pose_overlaps(poses: Poses, truth: Objects, first: Ints, last: Ints) -> Overlaps:
+    """Object keypoint similarities in the place of overlaps; as ``mask_overlaps``, but for poses."""
+    starts = np.flatnonzero(place_in_run(first) == 0)
+    parts = []
+    for start, end in pairwise([*starts.tolist(), len(poses)]):
+        waiting = np.arange(start, end)
+        for number in range(first[start], last[start]):
+            alike = truth.shapes.similarities(number, poses[waiting])
+            enough = np.flatnonzero(alike >= IOU_THRESHOLDS[0])
+            parts.append((waiting[enough], np.full(len(enough), number, np.intp), alike[enough]))
     nothing = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
     return Overlaps(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
 

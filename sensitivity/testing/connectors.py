@@ -126,7 +126,7 @@ class ConnectorSuite:
     def test_labels_are_those_that_it_tells(self, network: Any) -> None:
         """From ``first_label`` to ``last_label``, and each has its name where there are ``classes``."""
         connected = self._connected(network)
-        if connected.purpose not in (Purpose.DETECTION, Purpose.INSTANCES):
+        if connected.purpose not in (Purpose.DETECTION, Purpose.INSTANCES, Purpose.KEYPOINTS):
             return
         labels = np.concatenate([np.asarray(prediction["labels"]) for prediction in self._predictions(network)])
         assert len(labels), "give the suite a network that finds something in noise"
@@ -251,6 +251,8 @@ def _check_form(prediction: Any, size: Size, purpose: Purpose) -> None:
         return
     count = len(prediction["scores"])
     assert np.asarray(prediction["labels"]).shape == np.asarray(prediction["scores"]).shape == (count,)
+    if purpose is Purpose.KEYPOINTS:
+        assert np.asarray(prediction["keypoints"]).ndim == 3 or not count
     if purpose is Purpose.INSTANCES:
         assert np.asarray(prediction["masks"]).shape == (count, height, width) or not count
         return
@@ -278,7 +280,7 @@ def _share(one: Mapping[str, Any], other: Mapping[str, Any], tolerance: float) -
     if not len(one["scores"]) or not len(other["scores"]):
         return float(len(one["scores"]) == len(other["scores"]))
     same = np.asarray(one["labels"])[:, None] == np.asarray(other["labels"])[None]
-    for key in ("scores", "boxes", "masks"):
+    for key in ("scores", "boxes", "masks", "keypoints"):
         if key in one:
             rows = [np.asarray(values[key], np.float64).reshape(len(values["scores"]), -1) for values in (one, other)]
             close = _close(rows[0][:, None], rows[1][None], tolerance)

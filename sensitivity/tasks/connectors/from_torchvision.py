@@ -29,6 +29,8 @@ HEADS = {
         "roi_heads.box_predictor",
         "roi_heads.mask_head",
         "roi_heads.mask_predictor",
+        "roi_heads.keypoint_head",
+        "roi_heads.keypoint_predictor",
     ),
     "RetinaNet": ("backbone", "head"),
     "FCOS": ("backbone", "head"),
@@ -48,7 +50,7 @@ class AsIs:
 
 @dataclass(frozen=True)
 class Detections:
-    """The detector's own dicts, with masks where it has them.
+    """The detector's own dicts, with masks or keypoints where it has them.
 
     Attributes:
         masks: Whether masks are wanted.
@@ -60,7 +62,8 @@ class Detections:
 
     def __call__(self, outputs: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> list[dict[str, Any]]:  # noqa: ARG002 - an adapter's
         """Predictions in original pixels, one dict for each image."""
-        kept = [{key: output[key] for key in ("boxes", "scores", "labels")} for output in outputs]
+        wanted = ("boxes", "scores", "labels", "keypoints")
+        kept = [{key: output[key] for key in wanted if key in output} for output in outputs]
         if self.masks:
             for prediction, output in zip(kept, outputs, strict=True):
                 prediction["masks"] = output["masks"][:, 0] > self.threshold
@@ -118,11 +121,13 @@ def connect(model: nn.Module, *, weights: Any = None) -> Connected:
 
 
 def _detector(model: Any, kind: str) -> Connected:
-    masks = getattr(getattr(model, "roi_heads", None), "mask_predictor", None) is not None
+    heads = getattr(model, "roi_heads", None)
+    masks = getattr(heads, "mask_predictor", None) is not None
+    poses = getattr(heads, "keypoint_predictor", None) is not None
     paths = {path for path, _ in model.named_modules()}
     return Connected(
         family="torchvision",
-        purpose=Purpose.INSTANCES if masks else Purpose.DETECTION,
+        purpose=Purpose.KEYPOINTS if poses else Purpose.INSTANCES if masks else Purpose.DETECTION,
         model=model,
         example_inputs=noise(1, 3, 240, 320),
         preprocess=AsIs(),

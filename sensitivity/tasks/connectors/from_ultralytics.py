@@ -1,4 +1,4 @@
-"""ultralytics' detectors and instance segmenters: YOLO of all versions, end to end or with its NMS, and RT-DETR.
+"""ultralytics' detectors, instance segmenters and pose networks: YOLO, end to end or with its NMS, and RT-DETR.
 
 Images are prepared as the package's validation does with square inputs: the long side resized, the rest filled (YOLO),
 or stretched (RT-DETR). The settings of its non-maximum suppression are those of its validation.
@@ -95,12 +95,14 @@ class Suppressed:
         classes: Number of classes.
         end2end: Whether the head has chosen its boxes already.
         masks: Whether masks are wanted.
+        keypoints: Numbers of keypoints and of values of each, where there are some.
     """
 
     letterbox: Letterbox
     classes: int
     end2end: bool = False
     masks: bool = False
+    keypoints: tuple[int, int] | None = None
 
     def __call__(self, outputs: Any, sizes: Sequence[Size]) -> list[dict[str, Any]]:
         """Predictions in original pixels, one dict for each image."""
@@ -111,7 +113,7 @@ class Suppressed:
             raw,
             CONFIDENCE,
             IOU,
-            nc=self.classes if self.masks else 0,
+            nc=self.classes if self.masks or self.keypoints else 0,
             multi_label=True,
             max_det=MOST,
             end2end=self.end2end,
@@ -125,6 +127,9 @@ class Suppressed:
             if prototypes is not None:
                 masks = ops.process_mask_native(prototypes[number], rows[:, 6:], rows[:, :4], square)
                 prediction["masks"] = ops.scale_masks(masks[None], size, ratio_pad=placed)[0].byte().bool()
+            if self.keypoints is not None:
+                points = rows[:, 6:].reshape(-1, *self.keypoints).clone()
+                prediction["keypoints"] = ops.scale_coords(square, points, size, ratio_pad=placed)
             prediction["boxes"] = ops.scale_boxes(square, rows[:, :4].clone(), size, ratio_pad=placed)
             predictions.append(prediction)
         return predictions
@@ -169,22 +174,24 @@ def connect(model: Any, *, image_size: int = 640) -> Connected:
     network: Any = model if isinstance(getattr(model, "model", None), nn.Sequential) else getattr(model, "model", model)
     head: Any = network.model[-1] if isinstance(getattr(network, "model", None), nn.Sequential) else None
     kind = type(head).__name__
-    if "RTDETR" not in kind and "Detect" not in kind and "Segment" not in kind:
+    if not any(known in kind for known in ("RTDETR", "Detect", "Segment", "Pose")):
         raise ModelError(
-            f"the network ends in a {kind}: this connector knows detectors and instance segmenters of ultralytics. "
+            f"the network ends in a {kind}: this connector knows detectors, instance segmenters and pose networks. "
             "Give preprocess= and adapter= to the task yourself."
         )
     network.eval()
-    masks = "Segment" in kind
+    masks, poses = "Segment" in kind, "Pose" in kind
     queries = "RTDETR" in kind
     end2end = bool(getattr(head, "end2end", False))
+    shape = tuple(head.kpt_shape) if poses else None
+    suppressed = Suppressed(Letterbox(image_size), int(head.nc), end2end=end2end, masks=masks, keypoints=shape)
     return Connected(
         family="ultralytics",
-        purpose=Purpose.INSTANCES if masks else Purpose.DETECTION,
+        purpose=Purpose.INSTANCES if masks else Purpose.KEYPOINTS if poses else Purpose.DETECTION,
         model=network,
         example_inputs=noise(1, 3, image_size, image_size),
         preprocess=Stretched(image_size) if queries else Letterbox(image_size),
-        adapter=Queries() if queries else Suppressed(Letterbox(image_size), int(head.nc), end2end=end2end, masks=masks),
+        adapter=Queries() if queries else suppressed,
         classes=tuple(network.names[number] for number in sorted(network.names)) if network.names else None,
         batch_size=8,
     )

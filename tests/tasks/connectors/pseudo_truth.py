@@ -17,7 +17,7 @@ Row = dict[str, Any]
 """A result in COCO's format."""
 
 
-def results_of(image_id: int, boxes: Any, scores: Any, ids: Any, masks: Any = None) -> list[Row]:
+def results_of(image_id: int, boxes: Any, scores: Any, ids: Any, masks: Any = None, poses: Any = None) -> list[Row]:
     """COCO results of one image.
 
     Args:
@@ -26,6 +26,7 @@ def results_of(image_id: int, boxes: Any, scores: Any, ids: Any, masks: Any = No
         scores: (N,).
         ids: (N,) category ids.
         masks: (N, H, W) bool, for instances.
+        poses: (N, K, 3) x, y and anything, for keypoints.
     """
     rows = []
     for number, (box, score, category) in enumerate(zip(*map(np.asarray, (boxes, scores, ids)), strict=True)):
@@ -34,6 +35,8 @@ def results_of(image_id: int, boxes: Any, scores: Any, ids: Any, masks: Any = No
         row["bbox"] = [x1, y1, x2 - x1, y2 - y1]
         if masks is not None:
             row["segmentation"] = mask_tools.encode(np.asfortranarray(np.asarray(masks[number]), np.uint8))
+        if poses is not None:
+            row["keypoints"] = np.asarray(poses[number], np.float64).ravel().tolist()
         rows.append(row)
     return rows
 
@@ -77,15 +80,21 @@ def _moved(row: Row, draw: np.random.Generator, number: int, categories: int) ->
             "area": float(mask.sum()),
             "bbox": mask_tools.toBbox(encoded).tolist(),
         }
+    if "keypoints" in row:
+        points = np.array(row["keypoints"]).reshape(-1, 3)
+        points[:, :2] += draw.normal(0, 0.05, (len(points), 2)) * max(width, height)
+        points[:, 2] = 2
+        moved |= {"keypoints": points.ravel().tolist(), "num_keypoints": len(points)}
     return moved
 
 
 def pycocotools_metrics(truth: Path, rows: Sequence[Row], iou_type: str) -> Mapping[str, float]:
-    """AP, AP50 and AR100 by pycocotools."""
+    """AP, AP50 and AR by pycocotools."""
     dataset = COCO(str(truth))
     found = dataset.loadRes(list(rows))
     evaluation = COCOeval(dataset, found, iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
-    return {"AP": evaluation.stats[0], "AP50": evaluation.stats[1], "AR100": evaluation.stats[8]}
+    recall = {"AR": evaluation.stats[5]} if iou_type == "keypoints" else {"AR100": evaluation.stats[8]}
+    return {"AP": evaluation.stats[0], "AP50": evaluation.stats[1], **recall}

@@ -47,13 +47,15 @@ def size_of(path: Path) -> tuple[int, int]:
     return height, width
 
 
-def assert_equal_ap(connected: Any, photographs: list[Path], rows: Sequence[Row], kind: str = "bbox") -> None:
+def assert_equal_ap(
+    connected: Any, photographs: list[Path], rows: Sequence[Row], kind: str = "bbox", names: Sequence[str] = NAMES
+) -> None:
     """Our AP and pycocotools' AP of the family's own results, against the same ground truth."""
     folder = photographs[0].parent
-    truth = write_truth(folder.parent / "truth.json", photographs, rows, NAMES)
+    truth = write_truth(folder.parent / "truth.json", photographs, rows, names)
     task = connected.task(folder, truth)
     ours = task.score(predictions_of(task, connected.model))
-    scored = [{key: row[key] for key in row if key != "bbox"} if kind == "segm" else row for row in rows]
+    scored = [{key: row[key] for key in row if key != "bbox" or kind == "bbox"} for row in rows]
     theirs = pycocotools_metrics(truth, scored, kind)
     assert 0.05 < theirs["AP"] < 0.95, "this ground truth shows little"
     assert {name: ours[name] for name in theirs} == pytest.approx(theirs, abs=1e-12)
@@ -114,6 +116,30 @@ def validated(model: Any, name: str, photographs: list[Path], *, side: int, **mo
     unfused.fuse = lambda *_, **__: unfused  # folded batch norms would move the last bits
     Keeping(save_dir=root / "runs", args=settings)(model=unfused)
     return found
+
+
+def test_torchvision_keypoints(photographs: list[Path]) -> None:
+    """Its reference evaluation scores the keypoints that the network returns, by the score of the box."""
+    model = networks.torchvision_detector("keypoint")
+    rows: list[Row] = []
+    for number, path in enumerate(photographs):
+        with torch.no_grad():
+            [found] = model([torch.from_numpy(pixels(path)).permute(2, 0, 1) / 255])
+        rows += results_of(number, found["boxes"], found["scores"], found["labels"], poses=found["keypoints"])
+    assert_equal_ap(sv.connect(model), photographs, rows, "keypoints", names=("person",))
+
+
+def test_ultralytics_keypoints(photographs: list[Path]) -> None:
+    """Its validator."""
+    pytest.importorskip("ultralytics", reason="ultralytics is not installed")
+    model = networks.ultralytics_network("yolov8n-pose.yaml")
+    kept = validated(model, "yolov8n-pose", photographs, side=160, kpt_shape=[17, 3])
+    rows: list[Row] = []
+    for path, found in kept.items():
+        ids, poses = found["cls"] + 1, found["keypoints"]
+        rows += results_of(photographs.index(Path(path)), found["bboxes"], found["conf"], ids, poses=poses)
+    connected = sv.connect(model, image_size=160)
+    assert_equal_ap(connected, photographs, rows, "keypoints", names=("person",))
 
 
 def processed(model: Any, processor: Any, photographs: list[Path], post_process: Callable[..., Any]) -> list[Any]:
