@@ -236,7 +236,10 @@ def efficientdet() -> Any:
     model = effdet.create_model(
         "tf_efficientdet_d0", num_classes=CLASSES, pretrained=False, pretrained_backbone=False, image_size=(128, 128)
     )
-    return varied(model, [model.class_net.predict], noise(128))
+    varied(model, [model.class_net.predict], noise(128))
+    for parameter in model.box_net.predict.parameters():  # boxes stay near their anchors
+        nn.init.normal_(parameter, std=0.001)
+    return model
 
 
 def unet(classes: int = 3) -> Any:
