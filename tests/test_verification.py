@@ -26,6 +26,11 @@ def test_the_summary_says_whether_it_passed_and_why_not() -> None:
     assert "c:0:0 (c): other precision: planned in int8" in repr(BAD)
 
 
+def test_the_summary_says_as_plainly_where_int8_is_slower() -> None:
+    slower = sv.Verification.of(replace(GOOD, latency_int8_s=0.004, latency_fp32_s=0.003))
+    assert "4 ms, fp32 3 ms: int8 is slower than float here, it takes 1.33 times as long" in repr(slower)
+
+
 def test_the_summary_says_when_the_metric_cannot_tell() -> None:
     unsure = sv.Verification.of(replace(GOOD, metric_deployed=0.893, metric_variants={"other": 0.88}))
     assert "(outside the gate, within the prediction's own uncertainty)" in repr(unsure)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import functools
 import inspect
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,6 +20,7 @@ from torch import Tensor, nn
 from sensitivity.contracts import Engine, ProfilesLayers
 from sensitivity.deploy.bundle.manifest import engine_file
 from sensitivity.deploy.bundle.write import PartToSave, ToSave, name_rows, write_bundle
+from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
 from sensitivity.deploy.engines.inputs import Array
 from sensitivity.deploy.engines.registry import (
     Build,
@@ -212,6 +215,16 @@ class Deployed:
         """What was asked for; ``plan.left_out`` says what of it was not done."""
         return self.plan.scheme
 
+    @functools.cached_property
+    def saturating(self) -> tuple[str, ...]:
+        """Layers whose sums of 8-bit products can be cut off by this engine on this machine, in execution order.
+
+        Empty where the engine adds in full, which is tried on one convolution, once in a process, and where all weights
+        have 7 bits.
+        """
+        wide = tuple(layer.name for layer in self.plan.quantized if can_saturate(self.plan, layer))
+        return wide if wide and saturates_here(self.kind) else ()
+
     @property
     def engines(self) -> tuple[Engine, ...]:
         """The engines, one for each part."""
@@ -334,7 +347,16 @@ class Deployed:
         ]
         lines += [f"left in float: {name}: {reason}" for name, reason in self.plan.left_out.items()]
         lines += [f"not exported: {attempt}" for attempt in self.attempts]
+        lines += [_saturation(self)] if self.saturating else []
         return "\n".join(lines)
+
+
+def _saturation(deployed: Deployed) -> str:
+    return (
+        f"on this machine large sums of 8-bit products saturate in {deployed.name}: {len(deployed.saturating)} of "
+        f"{len(deployed.plan.layers)} layers can compute something else than was simulated. Quantize with weights in 7 "
+        f"bits: sv.recipe_for({deployed.name!r})."
+    )
 
 
 def deploy(
@@ -392,7 +414,10 @@ def deploy(
     for part, qdq in zip(exported.parts, graphs, strict=True):
         graph = to_half(qdq, plan, part.path, io=io) if _writes_halves(kind, plan.scheme) else qdq.graph
         built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
-    return Deployed(plan, built, exported.attempts, build, kind, settings)
+    deployed = Deployed(plan, built, exported.attempts, build, kind, settings)
+    if deployed.saturating:
+        warnings.warn(_saturation(deployed), stacklevel=2)
+    return deployed
 
 
 def _writes_halves(kind: EngineKind, scheme: Scheme) -> bool:

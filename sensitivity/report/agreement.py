@@ -99,9 +99,16 @@ def _facts(record: VerificationRecord, counts: Counter[LayerStatus]) -> list[tup
         facts += _metric_facts(record)
     if record.latency_int8_s is not None:
         speed = "" if record.speedup is None else f", fp32 {1e3 * (record.latency_fp32_s or 0):.3g} ms"
-        ratio = "" if record.speedup is None else f": {record.speedup:.2f} times as fast"
+        ratio = "" if record.speedup is None else f": {_compared_with_float(record.speedup)}"
         facts.append(("latency", f"{1e3 * record.latency_int8_s:.3g} ms{speed}{ratio}", ""))
     return facts
+
+
+def _compared_with_float(speedup: float) -> str:
+    """How fast int8 is, in words that say which of the two is faster."""
+    if speedup >= 1.0:
+        return f"{speedup:.2f} times as fast"
+    return f"int8 is slower than float here, it takes {1.0 / speedup:.2f} times as long"
 
 
 def _output_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:

@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from sensitivity.contracts import EngineCapabilities, RunsGraph
 from sensitivity.deploy.doctor.one_convolution import Trial, try_engine
 from sensitivity.deploy.engines.registry import EngineKind, kind_of
 from sensitivity.errors import EngineError, MissingPackageError
+
+if TYPE_CHECKING:  # the doctor answers where torch is missing
+    from sensitivity.deploy.prepare.plan import Plan
+    from sensitivity.records import Layer
 
 LARGEST_SAFE_WEIGHT = 64
 """Largest weight code with which two products of 8-bit activations fit 16 bits: 2 * 255 * 64 < 2**15."""
@@ -49,6 +54,12 @@ def saturates_here(engine: str | Callable[..., RunsGraph] | EngineKind) -> bool 
         return trial_of(kind).saturates
     except (EngineError, MissingPackageError, TypeError):  # TypeError: a function that asks for settings
         return None
+
+
+def can_saturate(plan: Plan, layer: Layer) -> bool:
+    """Whether a layer runs in int8 with weights of more than 7 bits, so that two of its products can leave 16 bits."""
+    codes = plan.weight_codes(layer) if plan.expected_precision(layer) == "int8" else None
+    return codes is not None and int(codes.codes.abs().max()) > LARGEST_SAFE_WEIGHT
 
 
 def capabilities_here(engine: str | Callable[..., RunsGraph] | EngineKind) -> EngineCapabilities:

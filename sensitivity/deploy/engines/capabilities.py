@@ -23,8 +23,9 @@ TENSORRT = EngineCapabilities(
     runs_written_types=True,
     keeps_fp32=True,
     times_layers=True,
+    saturates=False,
 )
-"""Symmetric int8 with zero point 0 only."""
+"""Symmetric int8 with zero point 0 only; a GPU adds products of int8 in 32 bits."""
 
 SIMULATION = EngineCapabilities(
     depthwise_channel_activations=True, rests=("fp32", "bf16", "fp16"), keeps_fp32=True, saturates=False

@@ -226,13 +226,22 @@ def sweep_up(graph: ModelProto, keep: Iterable[str] = ()) -> None:
     needed = {output.name for output in graph.graph.output} | set(keep)
     for node in reversed(graph.graph.node):
         if needed & set(node.output):
-            needed |= set(node.input)
+            needed |= set(node.input) | _read_inside(node)
     nodes = [node for node in graph.graph.node if needed & set(node.output)]
     weights = [tensor for tensor in graph.graph.initializer if tensor.name in needed]
     del graph.graph.node[:]
     del graph.graph.initializer[:]
     graph.graph.node.extend(nodes)
     graph.graph.initializer.extend(weights)
+
+
+def _read_inside(node: NodeProto) -> set[str]:
+    """What the subgraphs of a node (the branches of an ``If``) read, values of the graph around them among it."""
+    inside = [
+        inner for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) for inner in graph.node
+    ]
+    outputs = {output.name for attribute in node.attribute if attribute.HasField("g") for output in attribute.g.output}
+    return outputs.union(*(set(inner.input) | _read_inside(inner) for inner in inside))
 
 
 def consumers(graph: ModelProto) -> Mapping[str, list[NodeProto]]:

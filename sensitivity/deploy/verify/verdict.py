@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.deployed import Deployed
-from sensitivity.deploy.doctor.saturation import LARGEST_SAFE_WEIGHT, saturates_here
+from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.verify.latency import is_simulation
@@ -168,8 +168,7 @@ def explained(checks: Sequence[LayerCheck], deployed: Deployed) -> tuple[LayerCh
 def _can_saturate(check: LayerCheck, deployed: Deployed) -> bool:
     if check.cause not in (Cause.CODES, Cause.INSIDE_GRAPH):
         return False
-    codes = deployed.plan.weight_codes(deployed.plan.layers[check.layer])
-    return codes is not None and int(codes.codes.abs().max()) > LARGEST_SAFE_WEIGHT
+    return can_saturate(deployed.plan, deployed.plan.layers[check.layer])
 
 
 def _saturated(check: LayerCheck) -> LayerCheck:

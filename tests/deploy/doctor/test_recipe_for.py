@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import warnings
 
 import pytest
 
@@ -13,7 +14,7 @@ from sensitivity.contracts import EngineCapabilities
 from sensitivity.deploy.engines import registry
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.errors import EngineError, RecipeError
-from tests.deploy.nets import Resnet, build, images
+from tests.deploy.nets import SAFE_INT8, Resnet, build, images
 from tests.deploy.this_cpu import saturates
 
 
@@ -79,3 +80,24 @@ def test_a_recipe_that_no_engine_runs_is_refused_before_an_image_is_looked_at() 
         wrapped.plan(sv.Scheme.all(sv.INT8_AFFINE), target="tensorrt", calibration=unread)
     assert len(list(unread)) == 1
     assert wrapped.calibrations == []
+
+
+@pytest.mark.parametrize(("cuts_off", "bits"), [(True, 8), (True, 7), (False, 8)])
+def test_deploying_warns_of_layers_that_saturate_on_this_machine(
+    monkeypatch: pytest.MonkeyPatch, cuts_off: bool, bits: int
+) -> None:
+    register(monkeypatch, saturates=cuts_off)
+    recipe = sv.INT8 if bits == 8 else SAFE_INT8
+    wrapped = sv.wrap(build(Resnet), images(1))
+    wrapped.calibrate([images(2)], recipe)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        deployed = wrapped.deploy(sv.Scheme.all(recipe).protect("@stem"), "mine")
+    told = [str(warning.message) for warning in caught if "saturate" in str(warning.message)]
+    if not cuts_off or bits == 7:
+        assert (deployed.saturating, told) == ((), [])
+        return
+    assert deployed.saturating == tuple(layer.name for layer in wrapped.layers if "stem" not in layer.flags)
+    assert len(told) == 1
+    assert "13 of 14 layers can compute something else" in told[0]
+    assert told[0] in repr(deployed)

@@ -13,6 +13,7 @@ from torch import nn
 
 import sensitivity as sv
 from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.graph.nodes import sweep_up
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
 from sensitivity.quantize.weights import weight_codes
@@ -200,3 +201,18 @@ def test_affine_activations_are_written_with_their_zero_point(shared: sv.Wrapped
     assert values["fine.0.input.zero_point"] > 0
     with pytest.raises(ExportError, match="TensorRT knows symmetric int8"):
         shared.plan(sv.Scheme.all(recipe), calibration=calibration, target="tensorrt")
+
+
+def test_what_only_the_branch_of_an_if_reads_is_not_swept_up() -> None:
+    node, info = onnx.helper.make_node, onnx.helper.make_tensor_value_info
+    branch = onnx.helper.make_graph([node("Neg", ["seen"], ["negated"])], "b", [], [info("negated", 1, [1])])
+    nodes = [
+        node("Abs", ["x"], ["seen"]),
+        node("Exp", ["x"], ["unread"]),
+        node("If", ["flag"], ["y"], then_branch=branch, else_branch=branch),
+    ]
+    ports = [info("x", 1, [1]), info("flag", onnx.TensorProto.BOOL, [])]
+    graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ports, [info("y", 1, [1])]))
+    sweep_up(graph)
+    assert [kept.op_type for kept in graph.graph.node] == ["Abs", "If"]
+    onnx.checker.check_model(graph)
