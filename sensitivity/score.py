@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
 from typing import Any
 
@@ -70,7 +71,7 @@ def evaluate(
     task: Task,
     watch: Callable[[int], None] | None = None,
     *,
-    before_batch: Callable[[], None] | None = None,
+    around_batch: Callable[[], AbstractContextManager[None]] = nullcontext,
     undisturbed: bool = False,
 ) -> Score:
     """Score a model as it is; the caller sets its mode and turns gradients off.
@@ -79,7 +80,8 @@ def evaluate(
         model: What is scored.
         task: Data and metric.
         watch: Called with the number of images predicted so far after every batch, if given.
-        before_batch: Called before every batch, if given, e.g. to let each start from the same state of the model.
+        around_batch: Gives what is entered for the time of every batch, e.g. to let each start from the same state of
+            the model.
         undisturbed: Whether the model is as it was trained, so that a wrong adapter can be told from its predictions.
 
     Raises:
@@ -88,9 +90,8 @@ def evaluate(
     predictions: dict[int, Any] = {}
     look = FirstLook(task)
     for batch in task.batches():
-        if before_batch is not None:
-            before_batch()
-        predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
+        with around_batch():
+            predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
         if undisturbed:
             look.take(predictions)
         if watch is not None:

@@ -23,6 +23,7 @@ from sensitivity.layers.names import NamingScheme
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.arguments import CalibrationLike, Images, check_calibrated, check_calibration, check_recipes
+from sensitivity.perturb.attributes import Attributes
 from sensitivity.perturb.calibrator import Calibrator
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.reference import with_reference
@@ -88,7 +89,12 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"wrap() takes a torch.nn.Module, not {type(model).__name__}: {model!r:.80}.")
-    return Wrapped(model, find_layers(model, example_inputs, name=name, naming=naming), example_inputs)
+    shared = Attributes(model)  # a copy is traced, which shares its classes with the model
+    try:
+        layers = find_layers(model, example_inputs, name=name, naming=naming)
+    finally:
+        shared.put_back()
+    return Wrapped(model, layers, example_inputs)
 
 
 @checked(StudyError)
@@ -232,8 +238,8 @@ class Wrapped:
         check_calibration(calibration)
         task = with_reference(self.model, task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
-            before_batch = ModelState(model).next_batch
-            return evaluate(model, task, before_batch=before_batch, undisturbed=scheme is None)
+            same_start = ModelState(model).same_start
+            return evaluate(model, task, around_batch=same_start, undisturbed=scheme is None)
 
     @checked(StudyError)
     def analyze(

@@ -39,7 +39,8 @@ def test_importing_the_wrapper_brings_little_beyond_torch() -> None:
     )
     modules = set(loaded.split())
     packages = {name.split(".")[0] for name in modules} - sys.stdlib_module_names
-    assert packages <= {"sensitivity", "numpy", "safetensors"}
+    compiled = {name for name in packages if name == "cython_runtime" or name.startswith("_cython_")}  # of numpy.random
+    assert packages - compiled <= {"sensitivity", "numpy", "safetensors"}
     rooms = {".".join(name.split(".")[1:2]) for name in modules if name.startswith("sensitivity.")}
     assert {"layers", "perturb", "quantize"} <= rooms
     assert not rooms & {"cli", "demo", "deploy", "search", "tasks", "testing", "zoo"}, (

@@ -20,6 +20,7 @@ from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sensitivity.errors import NotRestoredError
+from sensitivity.layers.generators import generators_forked
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +119,7 @@ def replace_leaks(mode: Any, execution: Execution, twin: nn.Module, real: Mappin
     execution.numbers.clear()  # weak references, beside which a tensor cannot be exchanged
     mode.fake_tensor_converter.meta_converter.tensor_memo.clear()  # others
     try:
-        with torch.random.fork_rng(devices=[]), torch.no_grad():
+        with generators_forked(), torch.no_grad():
             contents = execution.compute({value for _, value in leaked}, real)
         for fake, value in leaked:
             _exchange(fake, contents[value].clone())

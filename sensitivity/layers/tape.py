@@ -22,6 +22,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sensitivity.errors import NotRestoredError, TracingError
 from sensitivity.interception import Original, calls_handled
+from sensitivity.layers.generators import generators_forked
 from sensitivity.layers.inputs import arguments_of, tensors_in
 from sensitivity.layers.leaks import Execution, Made, Step, replace_leaks
 from sensitivity.layers.modes import TorchModes
@@ -372,7 +373,7 @@ def _record(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
     modes = TorchModes()
     torch.backends.mha.set_fastpath_enabled(False)  # the fused kernel hides the projections of attention
     try:
-        quiet = torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.no_grad()
+        quiet = generators_forked(), torch.inference_mode(False), torch.no_grad()
         with quiet[0], quiet[1], quiet[2], _module_calls(recorder, paths), recorder:
             result = twin(*args, **kwargs)
             tape.outputs = tuple(recorder.number(t) for t in tensors_in(result))

@@ -15,6 +15,7 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, observer
 from sensitivity.perturb.cures import InputWatch
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.state import ModelState
 from sensitivity.quantize.calibration import Calibration, Point, Range, serves
 from sensitivity.quantize.observers import make_observer
 from sensitivity.records import Layer, QuantSpec, Recipe
@@ -55,8 +56,10 @@ def calibrate(
     before = [hook for hooks in every for hook in hooks.before]
     after = [hook for hooks in every for hook in hooks.after]
     with untouched(model), torch.no_grad(), hooked(before=before, after=after):
+        state = ModelState(model)
         for run, count in runs:
-            run()
+            with state.same_start():
+                run()
             images += count
     if not images:
         raise CalibrationError("no image was given to calibrate with. Pass at least one batch; some hundred are usual.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import torch
@@ -23,11 +24,15 @@ def with_reference(model: nn.Module, task: Task) -> Task:
     if not isinstance(task, NeedsReference) or not task.needs_reference:
         return task
     with untouched(model), torch.no_grad():
-        state = ModelState(model)
+        state, begun = ModelState(model), contextlib.ExitStack()
 
         def begin(*_: Any) -> None:
-            state.next_batch()
+            begun.close()  # of a pass that failed
+            begun.enter_context(state.same_start())
+
+        def end(*_: Any) -> None:
+            begun.close()
 
         # the module itself is given: a task asks it for its device and its weights
-        with hooked(before=[(model, begin)]):
+        with begun, hooked(before=[(model, begin)], after=[(model, end)]):
             return task.with_reference(model)

@@ -1,4 +1,4 @@
-"""A model comes out as it went in: mode, parameters, buffers, random state."""
+"""A model comes out as it went in: mode, parameters, buffers, attributes, random state."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.interrupts import deferred_interrupts
 from sensitivity.perturb.sole_use import generators_kept, sole_use
-from sensitivity.perturb.state import ModelState, check_has_numbers
+from sensitivity.perturb.state import ModelState, check_has_numbers, cuda_devices
 
 
 @contextlib.contextmanager
@@ -18,14 +18,15 @@ def untouched(model: nn.Module) -> Iterator[None]:
     """Run a model inside without leaving a trace on it.
 
     Inside, the model is in eval mode. Afterwards, also after an exception or an interrupt, every module has its old
-    training flag; every parameter, buffer and tensor attribute is the same object with the same content, however it was
-    written; and the random state and torch's global switches are as before. Attributes that are no tensors are not
-    looked at.
+    training flag; every parameter, buffer and attribute is the same object with the same content, however it was
+    written (see ``Attributes`` for what is looked at); and the random states of Python, numpy and torch and torch's
+    global switches are as before.
 
     Raises:
         ModelError: If the model has no numbers, being on the meta device.
         ModelInUseError: If another thread measures the model.
-        NotRestoredError: If a forward pass changed parameters of which no copy is kept (models of more than 32 MB).
+        NotRestoredError: If a forward pass changed what cannot be put back: parameters of which no copy is kept (models
+            of more than 32 MB), or an iterator that a module holds.
     """
     check_has_numbers(model)
     with deferred_interrupts(), sole_use(model):
@@ -34,9 +35,8 @@ def untouched(model: nn.Module) -> Iterator[None]:
 
 def _restored(model: nn.Module) -> Iterator[None]:
     before = ModelState(model)
-    devices = sorted({p.device.index for p in (*model.parameters(), *model.buffers()) if p.device.type == "cuda"})
     lost: list[str] = []
-    with generators_kept(devices):
+    with generators_kept(cuda_devices(model)):
         try:
             for module in model.modules():
                 module.training = False
@@ -45,8 +45,8 @@ def _restored(model: nn.Module) -> Iterator[None]:
             lost = before.restore()
     if lost:
         raise NotRestoredError(
-            f"{type(model).__name__} changed its own parameters in place while it ran: {', '.join(lost[:3])}. "
-            "Load its weights again, and make forward() leave parameters alone."
+            f"{type(model).__name__} changed what cannot be put back while it ran: {', '.join(lost[:3])}. Make or load "
+            "it again, and make forward() leave that alone."
         )
 
 

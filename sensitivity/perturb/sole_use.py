@@ -1,4 +1,4 @@
-"""One thread at a time measures a model; models of different threads share torch's random generators."""
+"""One thread at a time measures a model; models of different threads share the generators of random numbers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import contextlib
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sensitivity.errors import ModelInUseError
+from sensitivity.layers.generators import RandomState
 
 
 @dataclass(eq=False)
@@ -27,7 +27,7 @@ class _Draw:
     """A ``with`` block that may draw random numbers, and the states that were there before."""
 
     thread: int
-    states: dict[int | None, Tensor] = field(default_factory=dict)  # by CUDA device; None is the CPU
+    state: RandomState | None = None
 
 
 _lock = threading.Lock()
@@ -68,7 +68,7 @@ def sole_use(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def generators_kept(devices: Sequence[int]) -> Iterator[None]:
-    """The random states of torch are put back after a ``with`` block.
+    """The random states of Python, numpy and torch are put back after a ``with`` block.
 
     A process has one generator for all its threads. Where several threads are inside, the last one that leaves puts
     back what the first one met.
@@ -79,35 +79,24 @@ def generators_kept(devices: Sequence[int]) -> Iterator[None]:
     draw = _Draw(threading.get_ident())
     try:
         with _lock:
-            first = next((one for one in _draws if one.thread != draw.thread), _Draw(0))
-            draw.states = {device: first.states.get(device, _state_of(device)) for device in (None, *devices)}
+            first = next((other.state for other in _draws if other.thread != draw.thread), None)
+            now = RandomState.now(devices)
+            draw.state = now if first is None else replace(first, cuda={**now.cuda, **first.cuda})
             _draws.append(draw)
         yield
     finally:
         with _lock:
             if draw in _draws:
                 _draws.remove(draw)
-            if all(one.thread == draw.thread for one in _draws):
-                for device, state in draw.states.items():
-                    _put_back(device, state)
+            if draw.state is not None and all(other.thread == draw.thread for other in _draws):
+                draw.state.set()
 
 
-def random_state_before() -> Tensor:
-    """The state of the CPU's generator that the innermost block of this thread will put back, or the present one."""
+def random_state_before() -> RandomState:
+    """The state of the generators that the innermost block of this thread will put back, or the present one."""
     with _lock:
-        own = [draw for draw in _draws if draw.thread == threading.get_ident()]
-        return own[-1].states[None] if own else torch.get_rng_state()
-
-
-def _state_of(device: int | None) -> Tensor:
-    return torch.get_rng_state() if device is None else torch.cuda.get_rng_state(device)
-
-
-def _put_back(device: int | None, state: Tensor) -> None:
-    if device is None:
-        torch.set_rng_state(state)
-    else:
-        torch.cuda.set_rng_state(state, device)
+        own = [draw.state for draw in _draws if draw.thread == threading.get_ident()]
+    return (own[-1] if own else None) or RandomState.now()
 
 
 def _after_fork() -> None:

@@ -1,8 +1,9 @@
-"""What a forward pass may change in a model, remembered and put back: buffers, parameters, flags, modes of torch."""
+"""What a forward pass may change, remembered and put back: tensors, attributes, flags, modes, random generators."""
 
 from __future__ import annotations
 
-import zlib
+import contextlib
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,17 +12,19 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
+from sensitivity.layers.generators import RandomState
 from sensitivity.layers.modes import TorchModes
+from sensitivity.perturb.attributes import Attributes, is_recomputed
 from sensitivity.turns import process_state
 from sensitivity.weights import raw_bytes
 
 COPIED_WEIGHT_BYTES = 32 << 20
-"""Up to this size parameters are copied and can be put back; of larger ones a checksum tells whether they changed."""
+"""Up to this size parameters are copied and can be put back; of larger ones a hash tells whether they changed."""
 
 
 @dataclass(slots=True)
 class _Remembered:
-    """A tensor of the model: where it is bound, its content or a checksum of it, and how often it had been written.
+    """A tensor of the model: where it is bound, its content or a hash of it, and how often it had been written.
 
     Attributes:
         owner: Dict that binds it: parameters, buffers or plain attributes of a module.
@@ -29,8 +32,8 @@ class _Remembered:
         path: Its path in the model.
         tensor: The object.
         version: Its version counter when it last had the remembered content; -1 where it has none.
-        content: A copy; None where only the checksum is kept.
-        checksum: CRC of the bytes, where there is no copy.
+        content: A copy; None where only the hash is kept.
+        hash: SHA-256 of the bytes, where there is no copy.
     """
 
     owner: dict[str, Any]
@@ -39,7 +42,7 @@ class _Remembered:
     tensor: Tensor
     version: int
     content: Tensor | None
-    checksum: int | None
+    hash: bytes | None
 
     def written(self) -> bool:
         """Whether torch has counted a write since."""
@@ -51,7 +54,7 @@ class _Remembered:
             return False
         if self.content is not None:
             return not _same_bytes(self.tensor, self.content)
-        return self.checksum is not None and _checksum(self.tensor) != self.checksum
+        return self.hash is not None and _hash(self.tensor) != self.hash
 
     def rebound(self) -> bool:
         """Whether a buffer or an attribute is another object now; what exchanges weights rebinds parameters."""
@@ -78,8 +81,6 @@ class _Remembered:
 class ModelState:
     """The state of a model at one moment: every pass can start from it, and in the end it is there again.
 
-    Attributes that are no tensors are not looked at.
-
     Args:
         model: The model, as it should be again.
     """
@@ -87,15 +88,17 @@ class ModelState:
     def __init__(self, model: nn.Module) -> None:
         size = sum(p.numel() * p.element_size() for p in model.parameters() if not p.is_meta)
         self._model = model
-        self._tensors = [*_remembered(model, copied=size <= COPIED_WEIGHT_BYTES)]
+        self._attributes = Attributes(model)
+        self._tensors = [*_remembered(model, self._attributes, copied=size <= COPIED_WEIGHT_BYTES)]
         self._flags = [(module, module.training) for module in model.modules()]
         with process_state:  # or the switches that a pass in another thread has moved would be remembered
             self._modes = TorchModes()
+            self._random = RandomState.now(cuda_devices(model))
         self._modes_of_passes: TorchModes | None = None  # those of the first one: this may be made with gradients on
         self._volatile: list[_Remembered] = []
 
     def reset(self) -> None:
-        """Let a pass start as the first one did: contents and bindings that passes change, training flags, modes."""
+        """Let a pass start as the first one did: all that passes change, training flags, modes."""
         with process_state:
             if self._modes_of_passes is None:
                 self._modes_of_passes = TorchModes()
@@ -109,17 +112,44 @@ class ModelState:
         for known in self._tensors:
             if known.written():
                 known.put_back()
+        self._attributes.put_back()
+
+    @contextlib.contextmanager
+    def same_numbers(self) -> Iterator[None]:
+        """A pass inside draws the random numbers that the first one drew; what is outside, a loader say, draws on."""
+        with process_state:
+            outside = RandomState.now(self._random.cuda)
+            self._random.set()
+            try:
+                yield
+            finally:
+                outside.set()
+
+    @contextlib.contextmanager
+    def same_start(self) -> Iterator[None]:
+        """A batch inside starts as the first one did, whatever the one before it has changed or drawn."""
+        with self.same_numbers():
+            self.learn(weights_too=False)
+            yield
+
+    def drew(self) -> bool:
+        """Whether a pass inside ``same_numbers`` has drawn random numbers by now."""
+        return self._random.moved() or self._attributes.drew()
+
+    def changed_modules(self) -> set[int]:
+        """``id`` of the modules that have changed what they hold beside tensors of their own."""
+        return self._attributes.changed_modules()
 
     def learn(self, *, weights_too: bool = True) -> list[str]:
         """Find what a pass has changed, put it back, and let ``reset`` put it back from now on.
 
         Args:
-            weights_too: Also compare the checksums of weights that are too large to be copied.
+            weights_too: Also compare the hashes of weights that are too large to be copied.
 
         Returns:
             Paths of what has changed and cannot be put back.
         """
-        lost = []
+        lost = self._attributes.put_back()
         known = {id(volatile) for volatile in self._volatile}
         for remembered in self._tensors:
             if remembered.content is None and not weights_too:
@@ -133,17 +163,13 @@ class ModelState:
         self.reset()
         return lost
 
-    def next_batch(self) -> None:
-        """Let another batch start as the first one did, whatever the one before it has changed."""
-        self.learn(weights_too=False)
-
     def restore(self) -> list[str]:
         """Put everything back: objects, contents, flags and modes.
 
         Returns:
             Paths of what has changed and cannot be put back.
         """
-        lost = []
+        lost = self._attributes.put_back()
         with process_state:
             self._modes.set()
         for module, training in self._flags:
@@ -175,27 +201,33 @@ def version_of(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _remembered(model: nn.Module, *, copied: bool) -> Iterator[_Remembered]:
-    """Every parameter, buffer and tensor attribute of a model; parameters with a copy or with a checksum."""
+def _remembered(model: nn.Module, attributes: Attributes, *, copied: bool) -> Iterator[_Remembered]:
+    """Every parameter, buffer and other tensor of a model; parameters with a copy or with a hash."""
+    known = set()
     for prefix, module in model.named_modules():
         dot = f"{prefix}." if prefix else ""
         for owner, with_copy in ((module._parameters, copied), (module._buffers, True), (vars(module), True)):
             for name, tensor in list(owner.items()):
-                if isinstance(tensor, Tensor) and not _recomputed(module, name):
+                if isinstance(tensor, Tensor) and not is_recomputed(module, name):
+                    known.add(id(tensor))
                     yield _remember(owner, name, dot + name, tensor, with_copy=with_copy)
+    for path, tensor in attributes.tensors:
+        if id(tensor) not in known:
+            with_copy = copied or not isinstance(tensor, nn.Parameter)
+            yield _remember({path: tensor}, path, path, tensor, with_copy=with_copy)
 
 
 def _remember(owner: dict[str, Any], name: str, path: str, tensor: Tensor, *, with_copy: bool) -> _Remembered:
     with_copy = with_copy and not tensor.is_meta
     content = tensor.detach().clone() if with_copy else None
-    checksum = None if with_copy or tensor.is_meta else _checksum(tensor)
-    return _Remembered(owner, name, path, tensor, version_of(tensor), content, checksum)
+    hashed = None if with_copy or tensor.is_meta else _hash(tensor)
+    return _Remembered(owner, name, path, tensor, version_of(tensor), content, hashed)
 
 
-def _recomputed(module: nn.Module, name: str) -> bool:
-    """Whether a plain attribute is made of a parameter by a hook in every pass (old weight norm, pruning)."""
-    made_of = (f"{name}_g", f"{name}_v", f"{name}_orig")
-    return name in vars(module) and any(part in module._parameters for part in made_of)
+def cuda_devices(model: nn.Module) -> list[int]:
+    """The CUDA devices that a model lies on."""
+    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+    return sorted(device.index for device in devices if device.type == "cuda")
 
 
 def _same_bytes(left: Tensor, right: Tensor) -> bool:
@@ -204,11 +236,11 @@ def _same_bytes(left: Tensor, right: Tensor) -> bool:
     left, right = _dense(left), _dense(right)
     if torch.equal(left.detach(), right):  # the fast way; NaN differs from itself here
         return True
-    return _checksum(left) == _checksum(right)
+    return _hash(left) == _hash(right)
 
 
-def _checksum(tensor: Tensor) -> int:
-    return zlib.crc32(raw_bytes(_dense(tensor)).numpy().data)
+def _hash(tensor: Tensor) -> bytes:
+    return hashlib.sha256(raw_bytes(_dense(tensor)).numpy().data).digest()
 
 
 def _dense(tensor: Tensor) -> Tensor:

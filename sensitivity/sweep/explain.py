@@ -19,6 +19,7 @@ from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, Task
 from sensitivity.errors import TaskError
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.state import ModelState
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import CHECKED_VARIANTS, Forward, Run, checked_first
 from sensitivity.sweep.passes.in_process import unchanged_inputs
@@ -160,10 +161,13 @@ def _undisturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tupl
     """Seconds for a batch of the first one's size, and predictions for all."""
     predictions: dict[int, Any] = {}
     seconds = []
+    state = ModelState(model)
     for batch in [batches[0], *batches]:  # the first pass allocates
-        taken, found = _timed(unchanged_inputs(functools.partial(predict, task, model, batch), batch))
+        with state.same_start():
+            taken, found = _timed(unchanged_inputs(functools.partial(predict, task, model, batch), batch))
         predictions |= zip(batch.images, found, strict=True)
         seconds.append(taken / len(batch.images) * len(batches[0].images))
+    state.learn(weights_too=False)
     return statistics.median(seconds[1:]), predictions
 
 

@@ -12,6 +12,7 @@ from torch import nn
 
 from sensitivity.contracts import Executor, Store, Task
 from sensitivity.errors import StoreConflictError
+from sensitivity.layers.generators import RandomState
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.sole_use import random_state_before
@@ -148,7 +149,7 @@ def _attempt(
     progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
     replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
     with process_state:
-        torch.set_rng_state(results.random_state(random_state_before()))
+        results.random_state(random_state_before()).set()
         passes = _passes(subject, settings, replay=replay and not results.distrusted)
     try:
         _run(task, passes, _Intake(judge, results, progress, FirstLook(task)))
@@ -172,7 +173,7 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
         replay=replay,
         memory_limit=settings.memory_limit,
         on_error=settings.on_error,
-        random_state=torch.get_rng_state(),
+        random_state=RandomState.now(),
         threads=torch.get_num_threads(),
         variants=subject.variants,
     )

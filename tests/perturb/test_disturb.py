@@ -286,11 +286,11 @@ def test_overwritten_weights_too_large_to_be_copied_are_reported(monkeypatch: py
     model = Overwriting()
     wrapped = sv.wrap(model, torch.ones(1, 1, 2, 2))
     with (
-        pytest.raises(NotRestoredError, match=r"changed its own parameters.*conv\.bias"),
+        pytest.raises(NotRestoredError, match=r"changed what cannot be put back.*conv\.bias"),
         wrapped.quantized(sv.Scheme()),
     ):
         model(torch.ones(1, 1, 2, 2))
-    with pytest.raises(NotRestoredError, match=r"change[sd] its own parameters.*conv\.bias"):
+    with pytest.raises(NotRestoredError, match=r"change[sd] what cannot be put back.*conv\.bias"):
         wrapped.analyze(sv.FeatureFidelity(torch.ones(2, 1, 2, 2)), sv.INT8_WEIGHTS)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable
 
 import pytest
@@ -170,3 +171,21 @@ def test_a_sparse_buffer_that_a_pass_writes_to_is_noticed_and_put_back(layout: t
     model.graph.values().add_(1.0)
     assert state.restore() == []
     assert torch.equal(model.graph.to_dense(), torch.eye(3))
+
+
+def same_checksum(content: Tensor) -> Tensor:
+    """Other bytes with the same CRC-32: the difference is its generator polynomial, lowest bit first."""
+    bits = [int(bit) for bit in f"{0x104C11DB7:033b}"]
+    changed = content.clone()
+    for place, bit in enumerate(bits):
+        changed.view(torch.uint8).view(-1)[place // 8] ^= bit << place % 8
+    assert zlib.crc32(changed.numpy().tobytes()) == zlib.crc32(content.numpy().tobytes())
+    return changed
+
+
+def test_a_change_of_large_weights_that_a_checksum_cannot_see_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sensitivity.perturb.state.COPIED_WEIGHT_BYTES", 0)
+    model = nn.Linear(4, 4)
+    state = ModelState(model)
+    model.weight.data.copy_(same_checksum(model.weight.detach()))
+    assert state.restore() == ["weight"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from sensitivity.deploy.verify.outputs import compare_outputs, worst
 from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, raise_if_other
 from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.state import ModelState
 from sensitivity.records import Scheme
 from sensitivity.records.info import VerificationInfo
 from sensitivity.records.verification import CHECKED_SAMPLES, Gates, VerificationRecord
@@ -183,7 +185,9 @@ def _metrics(
 
     def score(model: Callable[..., Any], what: str) -> float:
         nonlocal done
-        scored = evaluate(model, task, None if watch is None else lambda images: watch(done + images, what))
+        counted = None if watch is None else lambda images: watch(done + images, what)
+        around = ModelState(model).same_start if isinstance(model, nn.Module) else contextlib.nullcontext
+        scored = evaluate(model, task, counted, around_batch=around)
         done += scored.images
         return scored.value
 

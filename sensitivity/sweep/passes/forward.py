@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,6 @@ from sensitivity.records import Note, NoteKind
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.replay.replayer import Replayer
-from sensitivity.turns import process_state
 
 CHECKED_VARIANTS = 4  # at least, spread over the model, on the first batch
 FEWEST_REPLAYED = 20  # passes: the survey of the model and the checks take longer than fewer of them can save
@@ -98,12 +97,12 @@ class Forward:
         late_checks: bool = False,
     ) -> None:
         self.disturber = disturber
-        self.replayer = Replayer(model, memory_limit=memory_limit) if replay else None
         self.notes: list[Note] = []
         self.spent_before_s = 0.0
         self._model = model
-        self._random_state = _RandomState(model)
         self._state = ModelState(model)
+        self._changed: Set[int] = frozenset()  # modules that the last recorded pass has changed
+        self.replayer = Replayer(model, memory_limit=memory_limit, changed=lambda: self._changed) if replay else None
         self._learnt = False
         self._late_checks = late_checks
         self._drew = False  # whether a pass on this batch drew random numbers
@@ -181,8 +180,13 @@ class Forward:
 
         def one_more() -> list[Any]:
             """A pass, kept for comparison."""
-            passes.append(self._from_the_same_state(run))
+            passes.append(self._from_the_same_state(run_and_look))
             return passes[-1]
+
+        def run_and_look() -> list[Any]:
+            predictions = run()
+            self._changed = self._state.changed_modules()
+            return predictions
 
         try:
             predictions: list[Any] = replayer.record(one_more, list(self._touched(variants)))
@@ -291,11 +295,10 @@ class Forward:
             return self._from_the_same_state(run)
 
     def _from_the_same_state(self, run: Run) -> list[Any]:
-        with process_state:
-            self._random_state.restore()
+        with self._state.same_numbers():
             self._state.reset()
             predictions = run()
-            self._drew |= self._random_state.moved()
+            self._drew |= self._state.drew()
         if not self._learnt:
             self._learn_state()
         return predictions
@@ -304,14 +307,14 @@ class Forward:
         """Find what an undisturbed pass has changed in the model, so that no other pass sees it.
 
         Raises:
-            NotRestoredError: If they changed weights that cannot be put back.
+            NotRestoredError: If they changed what cannot be put back.
         """
         lost = self._state.learn(weights_too=not self._learnt)
         self._learnt = True
         if lost:
             raise NotRestoredError(
-                f"{type(self._model).__name__} changes its own parameters in place while it runs: "
-                f"{', '.join(lost[:3])}. Every variant would see other weights. Make forward() leave parameters alone."
+                f"{type(self._model).__name__} changes what cannot be put back while it runs: {', '.join(lost[:3])}. "
+                "Every variant would start from another state. Make forward() leave that alone."
             )
 
     def _give_up(self, why: str, kind: NoteKind = NoteKind.NOT_REPLAYED) -> None:
@@ -335,29 +338,3 @@ class _Pass:
     seconds: float
     cpu_s: float
     full_cpu_s: float
-
-
-class _RandomState:
-    """State of torch's generators on the CPU and on the model's CUDA devices, which passes start from.
-
-    Reading and writing it waits for no device: a generator's state lives on the CPU.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
-        self._devices = sorted(device.index for device in devices if device.type == "cuda")
-        with process_state:
-            self._states = self._read()
-
-    def restore(self) -> None:
-        """Put the generators back."""
-        torch.set_rng_state(self._states[0])
-        for device, state in zip(self._devices, self._states[1:], strict=True):
-            torch.cuda.set_rng_state(state, device)
-
-    def moved(self) -> bool:
-        """Whether a generator was used since."""
-        return not all(map(torch.equal, self._read(), self._states))
-
-    def _read(self) -> list[torch.Tensor]:
-        return [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in self._devices)]

@@ -26,6 +26,7 @@ from torch import nn
 
 from sensitivity.contracts import Batch, Executor, SharesOnce, Task
 from sensitivity.errors import ExecutorError
+from sensitivity.layers.generators import RandomState
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import InProcess, OnError, Unit
@@ -63,7 +64,7 @@ class Job:
         replay: Whether to replay.
         memory_limit: Bytes that a recorded pass may keep; None for no limit.
         on_error: What becomes of a variant that fails.
-        random_state: State of torch's generator that every pass starts from.
+        random_state: State of the generators that every pass starts from.
         threads: Threads of an operator; another number gives other bits.
         variants: All variants of the sweep; shards name them by position.
         whole: Whether all batches of the task are run by one process.
@@ -75,7 +76,7 @@ class Job:
     replay: bool
     memory_limit: int | None
     on_error: OnError
-    random_state: torch.Tensor
+    random_state: RandomState
     threads: int
     variants: Sequence[Variant]
     whole: bool = False
@@ -194,7 +195,7 @@ def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
     """
     _end_with_parent(shared.folder)
     with process_state, torch.no_grad():
-        before, threads = torch.get_rng_state(), torch.get_num_threads()
+        before, threads = RandomState.now(), torch.get_num_threads()
         try:
             job, passes = job_of(shared)
             units = list(passes.start(pickle.loads(batch), [job.variants[position] for position in positions]))
@@ -202,7 +203,7 @@ def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
             _check_sendable(error)
             raise
         finally:
-            torch.set_rng_state(before)
+            before.set()
             torch.set_num_threads(threads)
     return pickled([(None, units[0]), *zip(positions, (unit.of(None) for unit in units[1:]), strict=True)])
 
@@ -267,7 +268,7 @@ def job_of(shared: Shared) -> tuple[Job, InProcess]:
     """In a worker: the job, and what runs its passes, which are kept until the next sweep."""
     if shared.key not in _at_hand:
         job: Job = shared.load()
-        torch.set_rng_state(job.random_state)
+        job.random_state.set()
         _at_hand.clear()  # a worker serves one sweep at a time
         _at_hand[shared.key] = job, job.passes()
     job, passes = _at_hand[shared.key]

@@ -54,18 +54,27 @@ class Replayer:
         modules: Answer module calls. False answers torch functions alone, which is slower and trusts no module to be
             a function of its inputs.
         operators: Answer torch functions between modules where that pays. False answers modules alone.
+        changed: Gives the ``id`` of modules that a pass has changed in a way that their own attributes do not show:
+            they always run.
 
     Attributes:
         counts: What was saved so far.
     """
 
     def __init__(
-        self, model: nn.Module, *, memory_limit: int | None = None, modules: bool = True, operators: bool = True
+        self,
+        model: nn.Module,
+        *,
+        memory_limit: int | None = None,
+        modules: bool = True,
+        operators: bool = True,
+        changed: Callable[[], Set[int]] = frozenset,
     ) -> None:
         self.model = model
         self.memory_limit = memory_limit
         self.modules = modules
         self.counts = Counts()
+        self._changed = changed
         self._structure = _Structure.of(model, modules=modules, operators=operators)
         self._surveyed: _SurveyedPass | None = None
         self._recording = _Recording(_Reach(self._structure.containers))
@@ -97,7 +106,7 @@ class Replayer:
 
     def by_operators(self) -> Replayer:
         """A replayer of the same model that trusts no module to be a function of its inputs."""
-        return Replayer(self.model, memory_limit=self.memory_limit, modules=False)
+        return Replayer(self.model, memory_limit=self.memory_limit, modules=False, changed=self._changed)
 
     @contextlib.contextmanager
     def replaying(self, perturbed: Iterable[nn.Module]) -> Iterator[None]:
@@ -148,6 +157,7 @@ class Replayer:
         structure = self._structure
         states = {id(module): state_of(module) for module in self.model.modules()}
         read = survey(run, states, structure.classes.keys(), structure.chains)
+        read.stateful.update(self._changed())
         return _SurveyedPass(self.model, structure, read, modules=self.modules, limit=self.memory_limit)
 
 

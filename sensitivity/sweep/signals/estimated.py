@@ -19,6 +19,7 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer_o
 from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import spare_buffers, untouched
+from sensitivity.perturb.state import ModelState
 from sensitivity.perturb.weights import exchanged, is_computed, perturbed_weight
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.signals import FIRST_ORDER, OUTPUT_MSE, SECOND_ORDER, Signals
@@ -110,6 +111,7 @@ def screen(
     outputs = {layer.name: Fidelity() for layer in able}
     images = 0
     with untouched(model):
+        state = ModelState(model)
         for run, count, batch in passes:
             if not images:
                 with torch.no_grad():
@@ -117,7 +119,8 @@ def screen(
                     compare_outputs(forward, run, dict.fromkeys(able, recipe), outputs, failed)
             images += count
             value_of = functools.partial(_value, run, batch, loss)
-            _differentiate(disturber, able, recipe, value_of, estimates)
+            with state.same_start():
+                _differentiate(disturber, able, recipe, value_of, estimates)
     if not images:
         raise CalibrationError("no image was given to screen with. Pass at least one batch; one is usual.")
     for layer in able:

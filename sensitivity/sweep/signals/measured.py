@@ -16,6 +16,7 @@ from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import After, Before, Counting, holders_of, hooked
 from sensitivity.perturb.operators import Unnested
 from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.state import ModelState
 from sensitivity.perturb.weights import perturbed_weight
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.signals import (
@@ -76,10 +77,10 @@ def measure_signals(
     outputs: dict[str, Fidelity] = {layer.name: Fidelity() for layer in able}
     images = 0
     with untouched(model), torch.no_grad():
-        forward = Forward(model, disturber, replay=True)
+        forward, state = Forward(model, disturber, replay=True), ModelState(model)
         for run, count in passes:
             images += count
-            _look_locally(model, run, alone, list(channels.values()))
+            _look_locally(model, state, run, alone, list(channels.values()))
             failed |= {name: one.failure for name, one in local.items() if one.failure and name not in failed}
             running = [layer for layer in able if layer.name not in failed]
             compare_outputs(forward, run, dict.fromkeys(running, recipe), outputs, failed)
@@ -196,7 +197,11 @@ def _first(output: Any) -> Tensor:
 
 
 def _look_locally(
-    model: nn.Module, run: Callable[[], Any], local: Sequence[_Local], channels: Sequence[Channels]
+    model: nn.Module,
+    state: ModelState,
+    run: Callable[[], Any],
+    local: Sequence[_Local],
+    channels: Sequence[Channels],
 ) -> None:
     """One pass of the undisturbed model, looking at every layer's tensors on their way."""
     hooks = Hooks()
@@ -204,14 +209,15 @@ def _look_locally(
         own = one.hooks(model)
         hooks.before += own.before
         hooks.after += own.after
-    with hooked(before=hooks.before, after=hooks.after):
+    with state.same_start(), hooked(before=hooks.before, after=hooks.after):
         run()
     # in a pass of its own: a layer's second call must not be seen by those who count its calls
     before: list[tuple[nn.Module, Before]] = [(one.module, one) for one in local]
     before += [(module, hook) for module, hook in hooks.before if isinstance(hook, Unnested)]
     after: list[tuple[nn.Module, After]] = [(one.module, one.after) for one in local]
-    with hooked(before=before, after=after):
+    with state.same_start(), hooked(before=before, after=after):
         run()
+    state.learn(weights_too=False)
 
 
 def _weight_signal(model: nn.Module, layer: Layer, recipe: Recipe) -> dict[str, float]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from sensitivity.contracts import Store
 from sensitivity.errors import StoreConflictError, StoreFormatError
+from sensitivity.layers.generators import RandomState
 from sensitivity.records.note import Note, NoteKind, noted
 from sensitivity.score import settled
 from sensitivity.sweep.passes.forward import ReplayDiffersError, measured_again
@@ -112,26 +114,18 @@ class Results:
         """Key of a variant, by its digest, on one batch."""
         return _unit(f"{variant} in full" if self.distrusted else variant, images)
 
-    def random_state(self, now: Tensor) -> Tensor:
-        """The state that every pass starts from: that of torch when the first run on this store began.
+    def random_state(self, now: RandomState) -> RandomState:
+        """The state that every pass starts from: that of the generators when the first run on this store began.
 
         Args:
-            now: The state of torch when this run began.
+            now: The state when this run began.
 
         Raises:
             StoreFormatError: If what the store holds is no such state.
         """
-        self.store.add("random state", now.numpy())
-        state = self.store.read("random state")
-        try:
-            tensor = torch.from_numpy(state)
-            torch.Generator().set_state(tensor)
-        except (TypeError, RuntimeError, ValueError) as error:
-            raise StoreFormatError(
-                f"the store's record 'random state' is no state of torch's generator ({error!r:.100}). Give this run a "
-                "store of its own."
-            ) from error
-        return tensor
+        plain = {"python": now.python, "numpy": dict(now.numpy), "torch": now.torch.numpy()}
+        self.store.add("random state", plain)
+        return _random_state(self.store.read("random state"), now)
 
     def missing(self, images: Images, variants: Sequence[Variant]) -> list[Variant]:
         """The variants that have yet to run on a batch, each once; none that failed."""
@@ -251,3 +245,23 @@ def _strange(key: str, kept: object, wanted: str) -> StoreFormatError:
 
 def _shown(images: Images) -> str:
     return ", ".join(map(str, images[:4])) + (" ..." if len(images) > 4 else "")
+
+
+def _random_state(kept: Any, now: RandomState) -> RandomState:
+    """The state that a store holds; stores of older versions hold that of torch alone.
+
+    Raises:
+        StoreFormatError: If it is none.
+    """
+    try:
+        states = kept if isinstance(kept, dict) else {"python": now.python, "numpy": now.numpy, "torch": kept}
+        random.Random().setstate(states["python"])
+        np.random.RandomState().set_state(states["numpy"])
+        state = torch.from_numpy(states["torch"])
+        torch.Generator().set_state(state)
+    except (KeyError, TypeError, RuntimeError, ValueError, OverflowError) as error:
+        raise StoreFormatError(
+            f"the store's record 'random state' is no state of generators ({error!r:.100}). Give this run a store of "
+            "its own."
+        ) from error
+    return RandomState(states["python"], states["numpy"], state)

@@ -83,26 +83,24 @@ def passes(model: nn.Module, *, replay: bool, batches: int = 2) -> tuple[list[An
     return found, forward
 
 
+NOTED = [1.0]
+
+
 class Remembering(nn.Module):
-    """One module reads what the model noted of another's output in a plain attribute."""
+    """One module reads what the model noted of another's output in a global variable."""
 
     class Scale(nn.Module):
-        def __init__(self, noted: list[float]) -> None:
-            super().__init__()
-            self.noted = (noted,)
-
         def forward(self, x: Tensor) -> Tensor:
-            return x * self.noted[0][0]
+            return x * NOTED[0]
 
     def __init__(self) -> None:
         super().__init__()
-        self.noted = [1.0]
         self.side, self.first, self.head = nn.Conv2d(3, 2, 1), nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
-        self.scale = self.Scale(self.noted)
+        self.scale = self.Scale()
 
     def forward(self, x: Tensor) -> Tensor:
         side, x = self.side(x), self.first(x)
-        self.noted[0] = float(x.abs().max())
+        NOTED[0] = float(x.abs().max())
         return self.head(x) + self.scale(side)
 
 
@@ -132,14 +130,16 @@ def test_a_module_that_reads_a_weight_of_another_is_run_again_when_that_one_is_d
 
 
 def test_a_model_that_predicts_something_else_each_time_is_found_before_a_prediction_is_used() -> None:
+    runs = [0]
+
     class Counting(nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.head, self.runs = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), [0]
+            self.conv, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            self.runs[0] += 1
-            return self.head(self.conv(x)) + self.runs[0]
+            runs[0] += 1
+            return self.head(self.conv(x)) + runs[0]
 
     torch.manual_seed(0)
     _, forward = passes(Counting().eval(), replay=True)
@@ -195,20 +195,21 @@ class Use(nn.Module):
 
 
 def test_a_model_that_writes_to_what_an_earlier_pass_returned_is_run_in_full() -> None:
+    runs = [0]
+
     class Late(nn.Module):
         """Writes to a tensor of its own, but only after many passes."""
 
         def __init__(self) -> None:
             super().__init__()
             self.first, self.left, self.right = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
-            self.runs = [0]
 
         def forward(self, x: Tensor) -> Tensor:
-            self.runs[0] += 1
+            runs[0] += 1
             x = self.first(x)
             left = self.left(x)
             right = self.right(x)
-            if self.runs[0] > 11:
+            if runs[0] > 12:
                 left += 1
             return left + right
 

@@ -1,0 +1,129 @@
+"""What a model keeps beside parameters and buffers: counters, lists, dicts, arrays, random generators, objects."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Set
+from typing import Any
+
+from torch import Tensor, nn
+
+from sensitivity.perturb.holders import (
+    ATOMS,
+    OF_ANY_MODULE,
+    Holder,
+    class_names,
+    function_caches,
+    holders_of,
+    names,
+    parts_of,
+)
+
+_EXCHANGED = frozenset({"forward"})  # for the time of a pass, by what measures
+
+
+class Attributes:
+    """The attributes of a model's modules and of their classes with all that they hold, as they are when this is made.
+
+    Lists, dicts, sets, numpy arrays, generators of random numbers and objects of Python classes are followed as deep as
+    they nest. Not looked at: global variables, closures, what hooks collect, and objects that are written in C.
+
+    Args:
+        model: The model.
+
+    Attributes:
+        tensors: Those in the things that the modules hold, with their paths; the modules' own are not among them.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.tensors: list[tuple[str, Tensor]] = []
+        self._modules = {id(module): module for module in model.modules()}
+        self._held: dict[int, list[Holder]] = {}  # by id of what holds
+        self._parts: dict[int, list[int]] = {}  # of each, by id
+        self._alive: list[Any] = []  # or another object could get the id
+        for path, module in model.named_modules():
+            self._remember_module(module, path)
+
+    def put_back(self) -> list[str]:
+        """Let everything hold again what it held.
+
+        Returns:
+            Paths of what has changed and cannot be put back.
+        """
+        return [holder.path for held in self._held.values() for holder in held if not holder.put_back()]
+
+    def changed_modules(self) -> set[int]:
+        """``id`` of the modules that hold something which has changed."""
+        changed = {place for place, held in self._held.items() if any(holder.changed() for holder in held)}
+        return (
+            {module for module in self._modules if not self._reached(module).isdisjoint(changed)} if changed else set()
+        )
+
+    def drew(self) -> bool:
+        """Whether a generator of random numbers that a module holds was used."""
+        return any(holder.draws and holder.changed() for held in self._held.values() for holder in held)
+
+    def _reached(self, module: int) -> Set[int]:
+        reached, waiting = {module}, [module]
+        while waiting:
+            new = set(self._parts.get(waiting.pop(), ())) - reached
+            reached |= new
+            waiting += new
+        return reached
+
+    def _remember_module(self, module: nn.Module, path: str) -> None:
+        own, dot = vars(module), f"{path}." if path else ""
+        hidden = OF_ANY_MODULE | _EXCHANGED | {"training"} | {name for name in own if is_recomputed(module, name)}
+        attributes = names(path or type(module).__name__, own, hidden.__contains__)
+        held = [attributes, names(f"{dot}_modules", module._modules)]
+        # tensors that are there are remembered with their content by whoever made this; parameters, also those that
+        # are None, are exchanged for the time of a pass by what measures
+        tensors = frozenset(name for name, buffer in module._buffers.items() if buffer is not None)
+        held.append(names(f"{dot}_buffers", module._buffers, tensors.__contains__))
+        held.append(names(f"{dot}_parameters", module._parameters, frozenset(module._parameters).__contains__))
+        self._remember(module, held)
+        parts = [(dot + name, part) for name, part in attributes.content.items() if not isinstance(part, Tensor)]
+        self._follow([(module, *part) for part in parts])
+        for kept_by in _classes_of(module):
+            self._parts[id(module)].append(id(kept_by))
+            if id(kept_by) not in self._parts:
+                self._remember_class(kept_by)
+
+    def _remember_class(self, kind: type) -> None:
+        shared = class_names(kind)
+        self._remember(kind, [shared])
+        parts = [(f"{kind.__name__}.{name}", part) for name, part in shared.content.items()]
+        self._follow([(kind, *part) for part in (*parts, *function_caches(kind))])
+
+    def _remember(self, value: Any, held: list[Holder]) -> None:
+        self._held[id(value)] = held
+        self._parts[id(value)] = []
+        self._alive.append(value)
+
+    def _follow(self, waiting: list[tuple[Any, str, Any]]) -> None:
+        """Remember what can be reached from some objects: triples of who holds one, its path, and the object."""
+        while waiting:
+            owner, path, value = waiting.pop()
+            if type(value) in ATOMS or id(value) in self._modules:
+                continue
+            self._parts[id(owner)].append(id(value))
+            if id(value) in self._parts:
+                continue
+            held = [] if isinstance(value, Tensor) else list(holders_of(value, path))
+            self._remember(value, held)
+            if isinstance(value, Tensor):
+                self.tensors.append((path, value))
+            for content in [holder.content for holder in held] or [None]:
+                waiting += [(value, below, part) for below, part in parts_of(value, path, content)]
+
+
+def is_recomputed(module: nn.Module, name: str) -> bool:
+    """Whether a plain attribute is made of a parameter by a hook in every pass (old weight norm, pruning)."""
+    made_of = (f"{name}_g", f"{name}_v", f"{name}_orig")
+    return name in vars(module) and any(part in module._parameters for part in made_of)
+
+
+def _classes_of(module: nn.Module) -> Iterator[type]:
+    """The classes whose attributes a module shares with others; those of torch keep no state of a pass."""
+    for kind in type(module).__mro__:
+        if kind.__module__.split(".")[0] not in {"torch", "builtins", "abc", "typing"}:
+            yield kind
