@@ -26,7 +26,7 @@ from pycocotools.cocoeval import COCOeval
 from sensitivity.sweep.stopping.jackknife import GROUPS, GROUPS_OF_A_STOP, deal
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import COCO_METRICS, coco_metrics
-from sensitivity.tasks.curves import curves_without
+from sensitivity.tasks.curves import Matched
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
 
 Plain = dict[str, Any]
@@ -123,8 +123,8 @@ def aps_without(prepared: GroundTruth, found: Detections, images: Sequence[int],
     matches = prepared.match(found, images, limit=100)
     left_out = [[], *deal(images, groups)]
     places = found.images[matches.detections]
-    without = curves_without(prepared, matches, places, images, left_out, "all", limits=(100,))
-    return [one.average_precision() for one in without]
+    without = Matched(prepared, matches, places, images, limits=(100,)).curves_without(left_out, "all")
+    return [curves.average_precision() for curves in without]
 
 
 def compare(images: int, per_image: int, categories: int, pairs: int, seed: int) -> Plain:

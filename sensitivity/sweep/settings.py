@@ -58,7 +58,8 @@ class Sweep:
                 "ProcessPoolExecutor(4), or sv.ray_executor()."
             )
         counted = isinstance(workers, int)
-        if workers is not None and workers != "auto" and not (_is_count(workers) and counted and workers >= 1):
+        named = workers is None or (isinstance(workers, str) and workers == "auto")
+        if not named and not (_is_count(workers) and isinstance(workers, int) and workers >= 1):
             raise StudyError(
                 f'workers={workers!r}: give a whole number of processes from 1 on, "auto", or None for this one.'
             )
