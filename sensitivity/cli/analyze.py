@@ -6,12 +6,11 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.deploy import calibrate
-from sensitivity.cli.models import add_engine, add_model, add_task, check_engine, made_images, made_task, made_wrapped
-from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, add_tolerance, check_place, writing
-from sensitivity.cli.recipes import HELP, recipe
+from sensitivity.cli.models import add_engine, check_engine, made_task
+from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
+from sensitivity.cli.sweeps import add_sweep, calibrated, checked_recipes, stop_of
 from sensitivity.deploy.engines.registry import engine_names
-from sensitivity.errors import CalibrationError, EngineError, ExportError, StudyError
+from sensitivity.errors import EngineError, ExportError, StudyError
 from sensitivity.records.note import NoteKind, of_kind
 
 if TYPE_CHECKING:
@@ -30,10 +29,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         description="Perturb every layer of a model by itself and score the task each time. With --store it can be "
         "stopped at any time; the same command goes on from there.",
     )
-    add_model(parser)
-    add_task(parser)
-    parser.add_argument("--recipe", action="append", type=recipe, metavar="RECIPE", help=f"{HELP} (default: int8)")
-    parser.add_argument("--layers", action="append", metavar="PATTERN", help="only these layers, e.g. 'stage3:*:*'")
+    add_sweep(parser)
     parser.add_argument("--store", type=Path, metavar="FILE", help="keep every result here, and go on from it")
     parser.add_argument(
         "--out",
@@ -42,11 +38,6 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="STUDY.json",
         help="where to write (default: %(default)s)",
     )
-    parser.add_argument(
-        "--stop", action="store_true", help="give a layer no more images once its drop is decided; needs --tolerance"
-    )
-    add_tolerance(parser)
-    parser.add_argument("--no-intervals", action="store_true", help="score every layer once, without an interval")
     parser.add_argument(
         "--workers",
         type=_workers,
@@ -69,25 +60,13 @@ def _workers(text: str) -> int | Workers:
 
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    recipes = options.recipe or [recipe("int8")]
-    needy = [each.name for each in recipes if each.needs_calibration]
-    if needy and options.calibration is None:
-        raise CalibrationError(
-            f"recipe {needy[0]} quantizes activations and needs images to measure their ranges on: give --calibration "
-            "package.module:callable, other images than the task's own where there are some."
-        )
-    if options.stop and not options.tolerance:
-        raise StudyError(
-            "--stop needs the drop that matters: give --tolerance POINTS above zero, e.g. --tolerance 0.5."
-        )
+    recipes = checked_recipes(options)
     if options.workers != "auto" and options.workers < 1:
         raise StudyError(f"--workers {options.workers}: give a number of processes from 1 on, or auto.")
     check_place(options.out)
     if options.latency is not None:
         check_engine(options, options.latency, timed=True).check_runs_here()  # told before the sweep, not after it
-    wrapped, task = made_wrapped(options), made_task(options.task)
-    if options.calibration is not None:
-        calibrate(wrapped, made_images(options.calibration), [each for each in recipes if each.needs_calibration])
+    wrapped, task = calibrated(options, recipes), made_task(options.task)
     study = _analyzed(wrapped, task, recipes, options)
     _save(study, options.out)
     interrupted = of_kind(study.notes, NoteKind.INTERRUPTED)
@@ -102,14 +81,13 @@ def run(options: argparse.Namespace) -> Answer:
 
 def _analyzed(wrapped: Wrapped, task: Task, recipes: list[Recipe], options: argparse.Namespace) -> Study:
     from sensitivity.sweep.settings import Sweep
-    from sensitivity.sweep.stopping.race import Confidence
 
     study = wrapped.analyze(
         task,
         recipes,
         layers=options.layers or "*",
         store=options.store,
-        stop=Confidence(tolerance=options.tolerance) if options.stop else None,
+        stop=stop_of(options),
         settings=Sweep(workers=options.workers, intervals=not options.no_intervals),
     )
     return study if options.tolerance is None else study.with_tolerance(options.tolerance)

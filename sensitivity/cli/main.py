@@ -9,11 +9,24 @@ import sys
 from collections.abc import Sequence
 
 from sensitivity import __version__
-from sensitivity.cli import analyze, demo, deploy, diagnose, doctor, layers, protect, report, tune, verify
+from sensitivity.cli import (
+    analyze,
+    compare,
+    demo,
+    deploy,
+    diagnose,
+    doctor,
+    explain,
+    layers,
+    protect,
+    report,
+    tune,
+    verify,
+)
 from sensitivity.cli.output import FAILED, INTERRUPTED, NOBODY_READS, Answer, print_json, stdout_aside
 from sensitivity.errors import SensitivityError
 
-COMMANDS = (demo, layers, analyze, diagnose, tune, report, protect, deploy, verify, doctor)
+COMMANDS = (demo, layers, explain, analyze, diagnose, tune, report, compare, protect, deploy, verify, doctor)
 
 
 def whole_parser() -> argparse.ArgumentParser:
