@@ -16,6 +16,7 @@ from sensitivity.cli import (
     deploy,
     diagnose,
     doctor,
+    evaluate,
     explain,
     layers,
     protect,
@@ -26,7 +27,7 @@ from sensitivity.cli import (
 from sensitivity.cli.output import FAILED, INTERRUPTED, NOBODY_READS, Answer, print_json, stdout_aside
 from sensitivity.errors import SensitivityError
 
-COMMANDS = (demo, layers, explain, analyze, diagnose, tune, report, compare, protect, deploy, verify, doctor)
+COMMANDS = (demo, layers, explain, analyze, diagnose, tune, report, compare, protect, evaluate, deploy, verify, doctor)
 
 
 def whole_parser() -> argparse.ArgumentParser:

@@ -1,0 +1,46 @@
+"""The interval of one drop, from the predictions of two models on the same images."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from sensitivity.contracts import Task
+from sensitivity.sweep.stopping.jackknife import (
+    FEWEST_IMAGES,
+    ROUNDING,
+    deal,
+    scores_without,
+    standard_error,
+    student_quantile,
+)
+
+
+def drop_interval(
+    task: Task, baseline: Mapping[int, Any], predictions: Mapping[int, Any], *, drop: float, level: float = 0.95
+) -> tuple[float, float] | None:
+    """Ends of the interval of a drop for other images of the same kind.
+
+    Args:
+        task: What scores the predictions.
+        baseline: Predictions of the float model by image.
+        predictions: Those of the quantized model, on the same images.
+        drop: The drop over all images.
+        level: Share of such intervals that hold the truth.
+
+    Returns:
+        Lower and upper end; None where there are fewer than 8 images, or none of them moves the drop, or the metric is
+        no number without some of them.
+    """
+    if len(baseline) < FEWEST_IMAGES:
+        return None
+    groups = deal(list(baseline))
+    sign = 1.0 if task.higher_is_better else -1.0
+    before, after = (np.asarray(scores_without(task, each, groups)) for each in (baseline, predictions))
+    error = standard_error(sign * (before - after))
+    if not error > ROUNDING:  # nor where it is NaN
+        return None
+    half = error * student_quantile(level, len(groups) - 1)
+    return drop - half, drop + half
