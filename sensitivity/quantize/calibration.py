@@ -68,7 +68,7 @@ class Range:
     elements: int
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Calibration:
     """Ranges of all observed tensors of one model, for one recipe or for several.
 
@@ -184,6 +184,15 @@ class Calibration:
             f"the calibration images gave values to {', '.join(observed)} only. Calibrate with the same recipe, on "
             "images that reach this place too."
         )
+
+    def __repr__(self) -> str:
+        layers = len({point.layer for part in self.parts for point in part.ranges})
+        ways = [
+            f"{part.spec.format} {part.spec.granularity} {part.spec.observer} at placement {part.placement}"
+            for part in self.parts
+        ]
+        shown = [*ways[:3], *([f"{len(ways) - 3} more"] if len(ways) > 3 else [])]
+        return f"Calibration({self.images} images, {layers} layers: {'; '.join(shown)})"
 
     @cached_property
     def digest(self) -> str:

@@ -234,3 +234,15 @@ def test_progress_is_shown_where_asked_for_and_counts_batches(capsys: pytest.Cap
     assert "5/?" in capsys.readouterr().err
     wrapped.calibrate(x, progress=False)
     assert capsys.readouterr().err == ""
+
+
+def test_a_calibration_is_shown_on_one_line_that_does_not_grow_with_its_layers() -> None:
+    observed = Range((0.0,), (1.0,), 1)
+    ranges = {Point(f"stage0:{number}:0", "input", 0): observed for number in range(300)}
+    spec = sv.QuantSpec(observer="minmax")
+    first = Calibration(ranges, spec, "deploy", 50, "digest")
+    others = tuple(replace(first, spec=sv.QuantSpec(f"int{bits}", observer="minmax")) for bits in (7, 6, 5))
+    way = "{} per-tensor minmax at placement deploy"
+    assert repr(first) == f"Calibration(50 images, 300 layers: {way.format('int8')})"
+    ways = "; ".join(way.format(name) for name in ("int8", "int7", "int6"))
+    assert repr(replace(first, others=others)) == f"Calibration(50 images, 300 layers: {ways}; 1 more)"
