@@ -37,9 +37,8 @@ def drop_interval(
     if len(baseline) < FEWEST_IMAGES:
         return None
     groups = deal(list(baseline))
-    sign = 1.0 if task.higher_is_better else -1.0
     before, after = (np.asarray(scores_without(task, each, groups)) for each in (baseline, predictions))
-    error = standard_error(sign * (before - after))
+    error = standard_error(before - after)  # the same for either sign: which direction is better does not matter
     if not error > ROUNDING:  # nor where it is NaN
         return None
     half = error * student_quantile(level, len(groups) - 1)
