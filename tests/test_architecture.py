@@ -44,7 +44,7 @@ INNER_FLOORS = {
         *("plan", "replay", "passes", "settings", "storage", "stopping", "signals", "reach", "scoring", "record"),
         *("arguments", "explain", "run"),
     ),
-    "deploy": ("packages", "prepare", "graph", "engines", "doctor", "bundle", "deployed", "verify"),
+    "deploy": ("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "deployed", "verify"),
 }
 NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification", "tuned", "diagnosis"}
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.files import load_json, write_json
+from sensitivity.records.layer import Layer
 from sensitivity.records.recipe import Recipe
+
+if TYPE_CHECKING:
+    from sensitivity.deploy.handover.handed import Handover
 
 EVERYTHING = "*"
 
@@ -160,6 +165,27 @@ class Scheme:
         """
         kept = (keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32)
         return replace(self, rest=rest, keep_fp32=kept, predicted_drop=None, size_bytes=None, miss_probability=None)
+
+    @checked(RecipeError)
+    def handover(self, tool: str, layers: Sequence[Layer]) -> Handover:
+        """The scheme in the words of another tool, which then calibrates and quantizes by itself.
+
+        Args:
+            tool: ``nncf``, ``modelopt`` or ``onnxruntime``; ``tensorrt`` is refused with what to do instead.
+            layers: The layers of the model, which the rules are resolved against: ``wrapped.layers``.
+
+        Returns:
+            Its ``settings`` are plain values, its ``code`` the lines to paste, its ``notes`` what the tool does
+            otherwise.
+
+        Raises:
+            RecipeError: If the tool is not known or cannot do what the scheme says.
+            LayerNotFoundError: If a rule selects no layer.
+        """
+        # Looked up when called: a scheme is read where neither torch nor the room deploy/ is needed.
+        registry = import_module("sensitivity.deploy.handover.registry")
+        handover: Handover = registry.hand_over(self, tool, layers)
+        return handover
 
     def _with(self, rules: Iterable[Rule]) -> Scheme:
         """Further rules appended; what was predicted for the old rules no longer holds and is dropped."""

@@ -1,0 +1,1 @@
+"""A scheme in the words of other tools: one file a tool."""

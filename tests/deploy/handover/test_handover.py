@@ -1,0 +1,142 @@
+"""A scheme in the words of other tools: each tool quantizes the layers that the scheme says."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import sensitivity as sv
+from sensitivity.deploy.handover.registry import TOOLS
+from sensitivity.errors import LayerNotFoundError, RecipeError
+
+SIZE = (1, 3, 12, 12)
+
+
+class Net(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+        self.blocks = nn.Sequential(nn.Conv2d(8, 8, 3), nn.ReLU(), nn.Conv2d(8, 8, 1))
+        self.head = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        similarity = self.blocks(torch.relu(self.stem(x))).flatten(2)
+        mixed = similarity @ similarity.transpose(1, 2)  # a product that is no layer
+        logits: torch.Tensor = self.head(mixed.mean(2))
+        return logits
+
+
+@pytest.fixture(scope="module")
+def wrapped() -> sv.Wrapped:
+    torch.manual_seed(0)
+    return sv.wrap(Net().eval(), torch.zeros(SIZE))
+
+
+def protecting(wrapped: sv.Wrapped, *modules: str, recipe: sv.Recipe = sv.INT8) -> sv.Scheme:
+    return sv.Scheme.all(recipe).protect([layer.name for layer in wrapped.layers if layer.module in modules])
+
+
+class Reader:
+    def __init__(self, name: str) -> None:
+        noise = np.random.default_rng(0)
+        self.batches = [{name: noise.normal(size=SIZE).astype(np.float32)} for _ in range(2)]
+
+    def get_next(self) -> Any:
+        return self.batches.pop() if self.batches else None
+
+
+def test_onnx_runtime_quantizes_the_layers_of_the_scheme_and_no_other_node(wrapped: sv.Wrapped, tmp_path: Path) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx, of the extra [test]")
+    pytest.importorskip("onnxruntime.quantization", reason="needs onnxruntime, of the extra [test]")
+    wrapped.deploy(sv.Scheme(), "onnxruntime").save(tmp_path / "float")
+    float_onnx, int8_onnx = tmp_path / "float" / "model.onnx", tmp_path / "int8.onnx"
+    handover = protecting(wrapped, "blocks.2").handover("onnxruntime", wrapped.layers)
+    reader = Reader(onnx.load(float_onnx).graph.input[0].name)
+    names = {"settings": handover.settings, "float_onnx": float_onnx, "int8_onnx": int8_onnx}
+    exec(handover.code, names | {"calibration_data_reader": reader})
+    graph = onnx.load(int8_onnx).graph
+    writers = {output: node.op_type for node in graph.node for output in node.output}
+    products = [node for node in graph.node if node.op_type in ("Conv", "Gemm", "MatMul")]
+    read = {node.name: [writers.get(name) == "DequantizeLinear" for name in node.input[:2]] for node in products}
+    layers = {layer.module for layer in wrapped.layers}
+    assert {name for name, both in read.items() if all(both)} == layers - {"blocks.2"}
+    assert len(products) == len(layers) + 1
+    assert read["blocks.2"] == [False, False]
+
+
+def test_nncf_patterns_match_the_nodes_of_the_protected_layers_alone(wrapped: sv.Wrapped) -> None:
+    (pattern,) = protecting(wrapped, "blocks.0").handover("nncf", wrapped.layers).settings["ignored_patterns"]
+    assert [re.match(pattern, name) is not None for name in ("blocks/0/conv2d/0", "blocks.0", "blocks.0#1")] == [
+        True
+    ] * 3
+    assert not any(re.match(pattern, name) for name in ("blocks/2/conv2d/0", "blocks.00", "stem", "xblocks.0"))
+
+
+def test_nncf_is_told_whether_activations_have_a_zero_point(wrapped: sv.Wrapped) -> None:
+    presets = [
+        protecting(wrapped, "stem", recipe=recipe).handover("nncf", wrapped.layers).settings["preset"]
+        for recipe in (sv.INT8, sv.INT8_AFFINE)
+    ]
+    assert presets == ["performance", "mixed"]
+
+
+def test_modelopt_gets_quantizers_of_each_layers_own_recipe_after_all_are_disabled(wrapped: sv.Wrapped) -> None:
+    stem = wrapped.layers[0].name
+    scheme = protecting(wrapped, "blocks.0", "blocks.2").quantize(stem, sv.FP8)
+    disabled, *entries = scheme.handover("modelopt", wrapped.layers).settings["quant_cfg"]
+    assert disabled == {"quantizer_name": "*", "enable": False}
+    assert {entry["quantizer_name"]: (entry["cfg"]["num_bits"], entry["cfg"]["axis"]) for entry in entries} == {
+        "stem.weight_quantizer": ([4, 3], 0),
+        "stem.input_quantizer": ([4, 3], None),
+        "head.weight_quantizer": (8, 0),
+        "head.input_quantizer": (8, None),
+    }
+
+
+@pytest.mark.parametrize("tool", sorted(set(TOOLS) - {"tensorrt"}))
+def test_a_handover_is_plain_and_reads_well(wrapped: sv.Wrapped, tool: str) -> None:
+    handover = protecting(wrapped, "stem").handover(tool, wrapped.layers)
+    assert json.loads(json.dumps(handover.to_json())) == handover.to_json()
+    assert handover.protected == ("stem",)
+    assert set(handover.quantized) == {"blocks.0", "blocks.2", "head"}
+    assert repr(handover).startswith(f"Handover to {tool}: 3 layers quantized, 1 left in float\n  note: ")
+    compile(handover.code, tool, "exec")
+
+
+def test_tensorrt_is_refused_with_what_to_do_instead(wrapped: sv.Wrapped) -> None:
+    with pytest.raises(RecipeError, match=r"Deploy ONNX with Q/DQ instead: wrapped.deploy\(scheme, 'tensorrt'\)"):
+        sv.Scheme.all(sv.INT8).handover("tensorrt", wrapped.layers)
+
+
+@pytest.mark.parametrize(
+    ("scheme", "tool", "message"),
+    [
+        (sv.Scheme.all(sv.INT8), "aimet", "tool='aimet' is no tool .* Choose one of: nncf, modelopt, onnxruntime"),
+        (sv.Scheme(), "onnxruntime", "quantizes no layer"),
+        (sv.Scheme(), "modelopt", "quantizes no layer"),
+        (sv.Scheme.all(sv.INT8).quantize("stem*", sv.FP8), "nncf", "the scheme has 2 recipes: 'fp8.*Nearest"),
+        (sv.Scheme.all(sv.INT8).with_rest("fp16"), "nncf", "computes the rest in fp16"),
+        (sv.Scheme.all(sv.Prune(0.5)), "modelopt", "prunes"),
+        (sv.Scheme.all(sv.THESIS), "nncf", "has placement 'conv-norm-act'"),
+        (sv.Scheme.all(replace(sv.INT8, bias_correction=True)), "onnxruntime", "cures layers"),
+        (sv.Scheme.all(sv.INT8_WEIGHTS), "onnxruntime", "leaves the activations in float"),
+        (sv.Scheme.all(sv.FP8), "nncf", "is handed symmetric int8 there"),
+        (sv.Scheme.all(sv.INT8_AFFINE), "modelopt", "ModelOpt is handed int8, int4, fp8_e4m3, symmetric"),
+    ],
+)
+def test_what_a_tool_cannot_do_is_refused(wrapped: sv.Wrapped, scheme: sv.Scheme, tool: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        scheme.handover(tool, wrapped.layers)
+
+
+def test_a_rule_that_selects_no_layer_is_refused(wrapped: sv.Wrapped) -> None:
+    with pytest.raises(LayerNotFoundError, match="nothing"):
+        sv.Scheme.all(sv.INT8).protect("nothing").handover("nncf", wrapped.layers)
