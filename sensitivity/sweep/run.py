@@ -150,7 +150,7 @@ def _attempt(
     replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
     with process_state:
         results.random_state(random_state_before()).set()
-        passes = _passes(subject, settings, replay=replay and not results.distrusted)
+        passes = _passes(subject, settings, replay=replay and not results.distrusted, resumed=bool(results.expected()))
     try:
         _run(task, passes, _Intake(judge, results, progress, FirstLook(task)))
     except KeyboardInterrupt:
@@ -163,7 +163,7 @@ def _attempt(
     return judge, []
 
 
-def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
+def _passes(subject: _Subject, settings: Settings, *, replay: bool, resumed: bool) -> Passes:
     model, task, disturber = subject.model, subject.task, subject.disturber
     replay = replay and len(subject.variants) * len(task) >= FEWEST_REPLAYED
     job = Job(
@@ -176,6 +176,7 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
         random_state=RandomState.now(),
         threads=torch.get_num_threads(),
         variants=subject.variants,
+        resumed=resumed,
     )
     if settings.executor is not None:
         return Distributed(settings.executor, job)

@@ -81,6 +81,8 @@ class Forward:
         replay: Whether to replay; False runs every pass in full.
         memory_limit: Most bytes that replay may keep; None for no limit.
         late_checks: On each batch after the first, run one more variant in full as well, until all were.
+        resumed: Whether results of an earlier attempt wait for these checks, so that replay goes on even where it does
+            not pay.
 
     Attributes:
         notes: What a reader of the study should know, e.g. why passes were run in full.
@@ -95,6 +97,7 @@ class Forward:
         replay: bool,
         memory_limit: int | None = None,
         late_checks: bool = False,
+        resumed: bool = False,
     ) -> None:
         self.disturber = disturber
         self.notes: list[Note] = []
@@ -105,14 +108,13 @@ class Forward:
         self.replayer = Replayer(model, memory_limit=memory_limit, changed=lambda: self._changed) if replay else None
         self._learnt = False
         self._late_checks = late_checks
+        self._resumed = resumed
         self._drew = False  # whether a pass on this batch drew random numbers
         self._checked: set[Perturbation] = set()
         self._due: Perturbation | None = None  # to be checked on this batch
         self._known: dict[Perturbation, _Pass] = {}  # what checks found on this batch
 
-    def baseline(
-        self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1, passes: int | None = None
-    ) -> list[Any]:
+    def baseline(self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
 
         On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
@@ -122,12 +124,8 @@ class Forward:
             run: Predicts one batch.
             variants: What will follow on this batch.
             batches: How many there will be: the more, the more variants are checked on the first.
-            passes: How many variants will run, on all batches; so few that replay cannot pay are run in full. None
-                replays whatever their number.
         """
         self._known.clear()
-        if not self._learnt and passes is not None and passes < FEWEST_REPLAYED:
-            self.replayer = None
         if self.replayer is None:
             predictions = self._from_the_same_state(run)
             self._learn_state()
@@ -229,7 +227,7 @@ class Forward:
                 self.notes.append(Note(NoteKind.REPLAYED_BY_FUNCTIONS, text))
         if different is not None:
             self._give_up(_difference(different), NoteKind.REPLAY_DIFFERS)
-        elif not self._pays():
+        elif not self._resumed and not self._pays():
             self.replayer = None
 
     def _pays(self) -> bool:

@@ -68,6 +68,7 @@ class Job:
         threads: Threads of an operator; another number gives other bits.
         variants: All variants of the sweep; shards name them by position.
         whole: Whether all batches of the task are run by one process.
+        resumed: Whether an earlier attempt has left results; what it replayed has yet to stand a check of this one.
     """
 
     model: nn.Module
@@ -80,11 +81,17 @@ class Job:
     threads: int
     variants: Sequence[Variant]
     whole: bool = False
+    resumed: bool = False
 
     def passes(self) -> InProcess:
         """Runs them here as in one process; called once a worker, in the random state of the sweep."""
         forward = Forward(
-            self.model, self.disturber, replay=self.replay, memory_limit=self.memory_limit, late_checks=True
+            self.model,
+            self.disturber,
+            replay=self.replay,
+            memory_limit=self.memory_limit,
+            late_checks=True,
+            resumed=self.resumed,
         )
         return InProcess(self.model, self.task, forward, self.on_error, whole=self.whole)
 
