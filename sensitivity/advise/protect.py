@@ -235,6 +235,7 @@ class _Advice:
             size_bytes=self.bytes_with(protected),
             unit=self.study.unit,
             miss_probability=None if max_drop is None else self._chance_beyond(max_drop / self.study.scale, left),
+            layers=tuple(self.study.layers),
         )
 
     def _chance_beyond(self, max_drop: float, left: Sequence[Measurement]) -> float | None:

@@ -56,6 +56,7 @@ class Scheme:
         unit: Unit of ``predicted_drop`` for people: ``%`` means that it is a fraction, and is printed in points.
         miss_probability: Chance that the predicted drop is beyond the largest one that was asked for on other images of
             the same kind, or None where nobody asked or nothing is known of it.
+        layers: The layers that it was chosen for, where a study chose them; neither compared nor saved.
 
     Raises:
         RecipeError: If ``rest`` or ``keep_fp32`` make no sense.
@@ -75,6 +76,7 @@ class Scheme:
     keep_fp32: tuple[str, ...] = ()
     unit: str = ""
     miss_probability: float | None = None
+    layers: tuple[Layer, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.rest, str) or self.rest not in get_args(Rest):
@@ -167,21 +169,28 @@ class Scheme:
         return replace(self, rest=rest, keep_fp32=kept, predicted_drop=None, size_bytes=None, miss_probability=None)
 
     @checked(RecipeError)
-    def handover(self, tool: str, layers: Sequence[Layer]) -> Handover:
+    def handover(self, tool: str, layers: Sequence[Layer] | None = None) -> Handover:
         """The scheme in the words of another tool, which then calibrates and quantizes by itself.
 
         Args:
             tool: ``nncf``, ``modelopt`` or ``onnxruntime``; ``tensorrt`` is refused with what to do instead.
-            layers: The layers of the model, which the rules are resolved against: ``wrapped.layers``.
+            layers: The layers of the model, which the rules are resolved against: ``wrapped.layers``. None takes those
+                that a study chose the scheme for.
 
         Returns:
             Its ``settings`` are plain values, its ``code`` the lines to paste, its ``notes`` what the tool does
             otherwise.
 
         Raises:
-            RecipeError: If the tool is not known or cannot do what the scheme says.
+            RecipeError: If the tool is not known or cannot do what the scheme says, or no layers are known.
             LayerNotFoundError: If a rule selects no layer.
         """
+        if layers is None and not self.layers:
+            raise RecipeError(
+                "layers=None: the rules of this scheme are patterns, and nothing tells of which model. Give "
+                "layers=wrapped.layers; a scheme that study.protect returned knows them."
+            )
+        layers = self.layers if layers is None else layers
         # Looked up when called: a scheme is read where neither torch nor the room deploy/ is needed.
         registry = import_module("sensitivity.deploy.handover.registry")
         handover: Handover = registry.hand_over(self, tool, layers)

@@ -140,3 +140,13 @@ def test_what_a_tool_cannot_do_is_refused(wrapped: sv.Wrapped, scheme: sv.Scheme
 def test_a_rule_that_selects_no_layer_is_refused(wrapped: sv.Wrapped) -> None:
     with pytest.raises(LayerNotFoundError, match="nothing"):
         sv.Scheme.all(sv.INT8).protect("nothing").handover("nncf", wrapped.layers)
+
+
+def test_a_scheme_that_a_study_chose_knows_the_layers_and_others_ask_for_them(wrapped: sv.Wrapped) -> None:
+    images = torch.randn(2, *SIZE[1:], generator=torch.Generator().manual_seed(0))
+    study = wrapped.analyze(sv.FeatureFidelity(images), sv.INT8, calibration=images, progress=False)
+    scheme = study.protect(top=1)
+    assert scheme.handover("onnxruntime") == scheme.handover("onnxruntime", wrapped.layers)
+    assert sv.Scheme.from_json(scheme.to_json()) == scheme
+    with pytest.raises(RecipeError, match=r"layers=None: .* Give layers=wrapped\.layers"):
+        sv.Scheme.from_json(scheme.to_json()).handover("onnxruntime")
