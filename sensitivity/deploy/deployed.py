@@ -28,6 +28,7 @@ from sensitivity.deploy.engines.registry import (
     build_engine,
     check_rest,
     engine_names,
+    is_registered,
     kind_of,
     load_engine,
 )
@@ -220,8 +221,10 @@ class Deployed:
         """Layers whose sums of 8-bit products can be cut off by this engine on this machine, in execution order.
 
         Empty where the engine adds in full, which is tried on one convolution, once in a process, and where all weights
-        have 7 bits.
+        have 7 bits. A function that makes an engine is not tried: it is called with the model's graphs alone.
         """
+        if not is_registered(self.kind):
+            return ()
         wide = tuple(layer.name for layer in self.plan.quantized if can_saturate(self.plan, layer))
         return wide if wide and saturates_here(self.kind) else ()
 

@@ -14,6 +14,7 @@ from sensitivity.contracts import Task
 from sensitivity.demo.run import WEIGHTS
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
 from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.verify.verify import verify
 from sensitivity.errors import CalibrationError, EngineError, ExportError, LayerNotFoundError
@@ -317,3 +318,16 @@ def test_a_part_is_verified_with_the_inputs_that_the_task_gives_it(
     assert found.images == 2
     assert 0.5 < (found.metric_deployed or 0.0) < 1.0
     assert found.metric_variants["channels last"] != found.metric_fp32
+
+
+def test_a_function_that_makes_an_engine_is_given_the_graphs_of_the_model_alone() -> None:
+    torch.manual_seed(0)
+    x, graphs = torch.randn(1, 3, 12, 12), []
+
+    def make(graph: bytes) -> OrtEngine:
+        graphs.append(graph)
+        return OrtEngine(graph)
+
+    net = sv.wrap(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Conv2d(8, 4, 1)).eval(), x)
+    net.deploy(sv.Scheme.all(sv.INT8), make, calibration=x)  # weights in 8 bits, which could saturate
+    assert len(graphs) == 1

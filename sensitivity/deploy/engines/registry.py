@@ -188,6 +188,11 @@ def engine_names(*, timed: bool = False) -> tuple[str, ...]:
     return tuple(kind.name for kind in engine_kinds() if kind.capabilities.times_layers or not timed)
 
 
+def is_registered(kind: EngineKind) -> bool:
+    """Whether it is an entry of the registry, and not made of a function that was given in its place."""
+    return _KINDS.get(kind.name) is kind
+
+
 def kind_of(engine: str | Build, *, argument: str = "engine") -> EngineKind:
     """The entry of an engine; one made up for a function that is not registered.
 
