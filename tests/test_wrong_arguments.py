@@ -209,7 +209,7 @@ class Subject:
             "register_format": {"number_format": self.objects["NumberFormat"]},
             "register_observer": {"observer": MinMaxObserver},
             "register_engine": {"build": abs},
-            "register_connector": {"family": "mine", "connector": abs, "replace": True},
+            "register_connector": {"family": "of generated calls", "connector": abs, "replace": True},
             "read_thesis": {"path": self.folder / "file.csv"},
             "callback_task": {"function": abs},
             "Prune": {"level_or_pattern": 0.5},

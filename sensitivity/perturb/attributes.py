@@ -79,7 +79,7 @@ class Attributes:
         # are None, are exchanged for the time of a pass by what measures
         tensors = frozenset(name for name, buffer in module._buffers.items() if buffer is not None)
         held.append(names(f"{dot}_buffers", module._buffers, tensors.__contains__))
-        held.append(names(f"{dot}_parameters", module._parameters, frozenset(module._parameters).__contains__))
+        held.append(names(f"{dot}_parameters", module._parameters, frozenset(module._parameters.keys()).__contains__))
         self._remember(module, held)
         parts = [(dot + name, part) for name, part in attributes.content.items() if not isinstance(part, Tensor)]
         self._follow([(module, *part) for part in parts])

@@ -99,7 +99,7 @@ def sweep(
     if store is not None:
         claim(store, facts(model, task, variants, disturber))
     results = Results(MemoryStore() if store is None else store)
-    subject = _Subject(model, task, variants, disturber)
+    subject = _Subject(model, task, variants, disturber, stored=store is not None)
     with untouched(model), torch.no_grad():
         try:
             judge, notes = _attempt_as_before(subject, settings, results, watch)
@@ -115,12 +115,13 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a sweep measures; see ``sweep``."""
+    """What a sweep measures; see ``sweep``. Where it is stored, an earlier attempt may have left results."""
 
     model: nn.Module
     task: Task
     variants: Sequence[Variant]
     disturber: Disturber
+    stored: bool
 
 
 def _attempt_as_before(
@@ -150,7 +151,7 @@ def _attempt(
     replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
     with process_state:
         results.random_state(random_state_before()).set()
-        passes = _passes(subject, settings, replay=replay and not results.distrusted, resumed=bool(results.expected()))
+        passes = _passes(subject, settings, replay=replay and not results.distrusted)
     try:
         _run(task, passes, _Intake(judge, results, progress, FirstLook(task)))
     except KeyboardInterrupt:
@@ -163,7 +164,7 @@ def _attempt(
     return judge, []
 
 
-def _passes(subject: _Subject, settings: Settings, *, replay: bool, resumed: bool) -> Passes:
+def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
     model, task, disturber = subject.model, subject.task, subject.disturber
     replay = replay and len(subject.variants) * len(task) >= FEWEST_REPLAYED
     job = Job(
@@ -176,7 +177,7 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool, resumed: boo
         random_state=RandomState.now(),
         threads=torch.get_num_threads(),
         variants=subject.variants,
-        resumed=resumed,
+        resumed=subject.stored,
     )
     if settings.executor is not None:
         return Distributed(settings.executor, job)

@@ -154,13 +154,13 @@ def test_the_tune_example_names_the_layer_that_was_spoilt_and_cures_or_protects_
     repository: Path, tmp_path: Path
 ) -> None:
     printed = run(repository, "04_tune", "--out", tmp_path)
-    assert "only float saves layers:0:2" in printed
+    assert re.search(r"^  layers:0:2  .* of the damage\); uneven channels", printed, flags=re.MULTILINE)
     assert "bars meets a drop of at most 1 points" in printed
     tuned = sv.Tuned.load(tmp_path / "tuned.json")
     assert tuned.met
     # Training ends a little differently on other CPUs: there affine ranges alone may just hold the point.
     assert tuned.in_float in ((), ("layers:0:2",))
-    assert all(step.score < tuned.score.value for step in tuned.steps if "minmax" in step.what)
+    assert tuned.steps[0].score < tuned.score.value  # int8-minmax for all layers
     for name in ("diagnosis.png", "path.png", "path.html"):
         assert (tmp_path / name).stat().st_size > 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -133,10 +134,18 @@ def test_what_makes_sense_is_let_through(tmp_path: Path) -> None:
 
 def test_a_baseline_of_zero_is_noted_for_then_no_layer_can_lower_it() -> None:
     wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
-    nothing = sv.callback_task(lambda model: 0.0, metric="AP", unit="%")
+
+    def scored(value: float) -> Callable[[Any], float]:
+        def score(model: Any) -> float:
+            model(MeanTask(1).inputs)
+            return value
+
+        return score
+
+    nothing = sv.callback_task(scored(0.0), metric="AP", unit="%")
     (note,) = wrapped.analyze(nothing, sv.INT8_WEIGHTS, progress=False).notes
     assert note.startswith("AP of the undisturbed model is 0 on 1 images, so that no drop can be seen")
-    something = sv.callback_task(lambda model: 0.1, metric="AP", unit="%")
-    loss = sv.callback_task(lambda model: 0.0, metric="loss", higher_is_better=False)
+    something = sv.callback_task(scored(0.1), metric="AP", unit="%")
+    loss = sv.callback_task(scored(0.0), metric="loss", higher_is_better=False)
     for task in (something, loss):
         assert wrapped.analyze(task, sv.INT8_WEIGHTS, progress=False).notes == ()

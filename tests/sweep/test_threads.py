@@ -174,7 +174,7 @@ class Threaded(nn.Module):
 def test_a_model_that_calls_its_layers_in_threads_is_run_in_full() -> None:
     torch.manual_seed(0)
     model = Threaded().eval()
-    wrapped, task = sv.wrap(model, torch.randn(2, 3, 6, 6)), PooledTask(6)
+    wrapped, task = sv.wrap(model, torch.randn(2, 3, 6, 6)), PooledTask(40)
     expected = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
     model.on = True
     study = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)

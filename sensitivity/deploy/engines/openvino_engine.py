@@ -51,7 +51,10 @@ class OpenVinoEngine(Engine):
         self._threads = threads
         self._hint = next(word for word, ours in PRECISIONS.items() if ours == rest)
         onnx = need("onnx", "openvino")
-        file = onnx.load_from_string(model)
+        try:
+            file = onnx.load_from_string(model)
+        except Exception as error:  # protobuf's DecodeError is no error of onnx's own
+            raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: it is no ONNX file.") from error
         if with_concatenated_codes(file):
             model = file.SerializeToString()
         try:

@@ -81,7 +81,7 @@ class Forward:
         replay: Whether to replay; False runs every pass in full.
         memory_limit: Most bytes that replay may keep; None for no limit.
         late_checks: On each batch after the first, run one more variant in full as well, until all were.
-        resumed: Whether results of an earlier attempt wait for these checks, so that replay goes on even where it does
+        resumed: Whether results of an earlier attempt may wait for these checks, so that replay goes on where it does
             not pay.
 
     Attributes:
@@ -114,7 +114,9 @@ class Forward:
         self._due: Perturbation | None = None  # to be checked on this batch
         self._known: dict[Perturbation, _Pass] = {}  # what checks found on this batch
 
-    def baseline(self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1) -> list[Any]:
+    def baseline(
+        self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1, passes: int | None = None
+    ) -> list[Any]:
         """Predictions of the undisturbed model; recorded for the variants that follow.
 
         On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
@@ -124,8 +126,13 @@ class Forward:
             run: Predicts one batch.
             variants: What will follow on this batch.
             batches: How many there will be: the more, the more variants are checked on the first.
+            passes: How many variants will run, on all batches; so few that replay cannot pay are run in full. None
+                replays whatever their number.
         """
         self._known.clear()
+        few = passes is not None and passes < FEWEST_REPLAYED
+        if few and not self._learnt and not self._resumed:
+            self.replayer = None
         if self.replayer is None:
             predictions = self._from_the_same_state(run)
             self._learn_state()

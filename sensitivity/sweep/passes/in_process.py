@@ -98,8 +98,9 @@ class InProcess:
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """The undisturbed model first, then every variant in the order given."""
         run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
-        batches = len(self.task) // len(batch.images) if self.whole else 1
-        expected = self.forward.baseline(run, variants, batches=batches)
+        batches = -(-len(self.task) // len(batch.images))
+        checked = len(self.task) // len(batch.images) if self.whole else 1
+        expected = self.forward.baseline(run, variants, batches=checked, passes=batches * len(variants))
         self._run = run
         yield Unit(None, expected, notes=tuple(self.forward.notes))
         yield from self.go_on(variants)

@@ -68,7 +68,7 @@ class Job:
         threads: Threads of an operator; another number gives other bits.
         variants: All variants of the sweep; shards name them by position.
         whole: Whether all batches of the task are run by one process.
-        resumed: Whether an earlier attempt has left results; what it replayed has yet to stand a check of this one.
+        resumed: Whether an earlier attempt may have left results; what it replayed has yet to stand checks of this one.
     """
 
     model: nn.Module
