@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -79,16 +79,26 @@ def made_deployed(options: argparse.Namespace) -> tuple[Wrapped, Deployed]:
     """
     check_engine(options, options.engine)
     scheme = Scheme.load(options.scheme)
-    needy = [recipe for recipe in scheme.recipes if recipe.needs_calibration]
-    if needy and options.calibration is None:
-        raise CalibrationError(
-            f"recipe {needy[0].name} of {options.scheme} quantizes activations and needs images to measure their "
-            "ranges on: give --calibration package.module:callable."
-        )
+    needy = needing_images(scheme.recipes, options.calibration)
     wrapped = made_wrapped(options)
     if needy:
         calibrate(wrapped, made_images(options.calibration), needy)
     return wrapped, wrapped.deploy(scheme, options.engine, parts=options.parts)
+
+
+def needing_images(recipes: Iterable[Recipe], calibration: str | None) -> list[Recipe]:
+    """The recipes that need ranges.
+
+    Raises:
+        CalibrationError: If there are some, and --calibration names no images.
+    """
+    needy = [recipe for recipe in recipes if recipe.needs_calibration]
+    if needy and calibration is None:
+        raise CalibrationError(
+            f"recipe {needy[0].name} quantizes activations and needs images to measure their ranges on: give "
+            "--calibration package.module:callable, other images than the task's own where there are some."
+        )
+    return needy
 
 
 def calibrate(wrapped: Wrapped, images: Any, recipes: Sequence[Recipe]) -> None:

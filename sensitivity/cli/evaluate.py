@@ -6,10 +6,9 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.cli.deploy import calibrate
+from sensitivity.cli.deploy import calibrate, needing_images
 from sensitivity.cli.models import FORM, add_calibration, add_model, made_images, made_task, made_wrapped
 from sensitivity.cli.output import Answer
-from sensitivity.errors import CalibrationError
 from sensitivity.records import Scheme, Score
 
 if TYPE_CHECKING:
@@ -38,12 +37,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     scheme = Scheme.load(options.scheme)
-    needy = [recipe for recipe in scheme.recipes if recipe.needs_calibration]
-    if needy and options.calibration is None:
-        raise CalibrationError(
-            f"recipe {needy[0].name} of {options.scheme} quantizes activations and needs images to measure their "
-            "ranges on: give --calibration package.module:callable."
-        )
+    needy = needing_images(scheme.recipes, options.calibration)
     wrapped, task = made_wrapped(options), made_task(options.task)
     if needy:
         calibrate(wrapped, made_images(options.calibration), needy)

@@ -6,11 +6,11 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.deploy import calibrate
+from sensitivity.cli.deploy import calibrate, needing_images
 from sensitivity.cli.models import add_model, add_task, made_images, made_wrapped
 from sensitivity.cli.output import add_tolerance
 from sensitivity.cli.recipes import HELP, recipe
-from sensitivity.errors import CalibrationError, StudyError
+from sensitivity.errors import StudyError
 
 if TYPE_CHECKING:
     from sensitivity.records import Recipe
@@ -39,12 +39,7 @@ def checked_recipes(options: argparse.Namespace) -> list[Recipe]:
         StudyError: If there is a --stop without the drop that matters.
     """
     recipes: list[Recipe] = options.recipe or [recipe("int8")]
-    needy = [each.name for each in recipes if each.needs_calibration]
-    if needy and options.calibration is None:
-        raise CalibrationError(
-            f"recipe {needy[0]} quantizes activations and needs images to measure their ranges on: give --calibration "
-            "package.module:callable, other images than the task's own where there are some."
-        )
+    needing_images(recipes, options.calibration)
     if options.stop and not options.tolerance:
         raise StudyError(
             "--stop needs the drop that matters: give --tolerance POINTS above zero, e.g. --tolerance 0.5."
