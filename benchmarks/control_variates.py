@@ -7,8 +7,8 @@ estimate of a smooth functional of the distribution of images, and such an estim
 same images** can make it better, however well it correlates with the drop, unless its value on the whole data set is
 known. What is cheap to know there is what costs one pass for all layers together. So the controls are
 
-- ``baseline``: AP of the undisturbed model on the sample, whose value on all images is known after one pass;
-- ``together``: the drop of AP with all layers disturbed at once, known after one pass more.
+- ``baseline``: AP of the unperturbed model on the sample, whose value on all images is known after one pass;
+- ``together``: the drop of AP with all layers perturbed at once, known after one pass more.
 
 With the images of a sample dealt into groups, drop and controls without each group give the regression of one on the
 others; what it leaves of the drop's spread makes the interval (Student's t, one degree of freedom less a control).
@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 import sensitivity as sv
 from benchmarks.real_nets import real_nets, views_task
 from sensitivity.contracts import Task
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.plan import Perturbation
@@ -56,7 +56,7 @@ CONTROLS: dict[str, tuple[str, ...]] = {
 
 
 def predicted(net: str, data: Path, cache: Path, *, each: int, layers: int) -> tuple[Task, dict[str, Predictions]]:
-    """Predictions on all views: of the undisturbed model, of single layers, and of all layers together."""
+    """Predictions on all views: of the unperturbed model, of single layers, and of all layers together."""
     real = real_nets()[net]
     task = views_task(real, data, each, cache)
     file = cache / f"{net}-{each}-{layers}.pickle"
@@ -69,7 +69,7 @@ def predicted(net: str, data: Path, cache: Path, *, each: int, layers: int) -> t
         f"{name} {layer.name}": Perturbation({layer: recipe}) for name, recipe in RECIPES.items() for layer in chosen
     }
     together = {f"{name} together": Perturbation(dict.fromkeys(table, recipe)) for name, recipe in RECIPES.items()}
-    forward = Forward(wrapped.model, Disturber(wrapped.model), replay=True)
+    forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True)
     found: defaultdict[str, dict[int, Any]] = defaultdict(dict)
     with torch.no_grad():
         for batch in task.batches():

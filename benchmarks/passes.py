@@ -3,7 +3,7 @@
     python benchmarks/passes.py --data ../shared/data
 
 Every layer of YOLO-Fastest-1.1-XL is quantized alone and scored by COCO AP on the 50 validation images of tiny COCO,
-calibration and scoring included; the unit is the CPU time of running the undisturbed model over the same images once.
+calibration and scoring included; the unit is the CPU time of running the unperturbed model over the same images once.
 That unit is given in two sizes: ``model`` is the network alone on images that are ready, ``pipeline`` reads and resizes
 the images and decodes the boxes as well. Each is the median of three, taken before and after the sweep. One thread.
 Prints JSON.

@@ -4,12 +4,12 @@
     python benchmarks/replay.py l0 --every 3 --repeats 3
     python benchmarks/replay.py retinanet --every 3 --repeats 3 --without operators
 
-For one layer after the other a full disturbed pass and a replayed one are run, in CPU time of one thread, and their
+For one layer after the other a full perturbed pass and a replayed one are run, in CPU time of one thread, and their
 outputs are compared bit for bit. A sweep costs, naively, one plain pass and a full one for each layer; replayed, one
 recorded pass and a replay for each layer, with all that surrounds them (exchange of the weight, check that the record
 is intact, release of what is needed no more). The survey of the very first batch is not in it: it is paid once a sweep.
 
-The bound is what a sweep would cost that recomputed everything from the disturbed layer on and nothing before it: one
+The bound is what a sweep would cost that recomputed everything from the perturbed layer on and nothing before it: one
 plain pass, and for each layer the time from its first call to the end of the pass, read inside the very full pass that
 the replay is compared with, so that a slow moment of the machine weighs on both. Branches that a layer does not feed
 let replay beat it.
@@ -38,8 +38,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sensitivity as sv
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.zoo import efficientvit_sam
@@ -96,11 +96,11 @@ def main() -> None:
 
 def measure(model: nn.Module, x: torch.Tensor, replayer: Replayer, repeats: int, every: int) -> dict[str, Any]:
     layers = list(sv.wrap(model, x).layers)
-    disturber = Disturber(model)
-    variants = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]  # quantizes the weights
+    perturber = Perturber(model)
+    variants = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]  # quantizes the weights
     replayer.record(lambda: model(x), variants)  # surveys
     sweeps = [
-        _sweep(model, x, layers[repeat % every :: every], disturber, replayer, layers) for repeat in range(repeats)
+        _sweep(model, x, layers[repeat % every :: every], perturber, replayer, layers) for repeat in range(repeats)
     ]
     if every > 1:
         sweeps = [{name: sum(sweep[name] for sweep in sweeps) for name in sweeps[0]}]
@@ -128,12 +128,12 @@ def _sweep(
     model: nn.Module,
     x: torch.Tensor,
     layers: list[sv.Layer],
-    disturber: Disturber,
+    perturber: Perturber,
     replayer: Replayer,
     all_layers: list[sv.Layer],
 ) -> dict[str, float]:
     """Seconds of one sweep done in three ways, extrapolated from some layers to all."""
-    variants = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in all_layers]
+    variants = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in all_layers]
     plain = statistics.median(seconds(lambda: model(x)) for _ in range(PLAIN_PASSES))
     record = statistics.median(
         seconds(lambda: replayer.record(lambda: model(x), variants)) for _ in range(PLAIN_PASSES)
@@ -141,9 +141,9 @@ def _sweep(
     kept = replayer.kept_bytes
     sums = {"naive": 0.0, "suffix": 0.0, "replayed": 0.0, "differ": 0.0}
     for layer in layers:
-        full, whole, suffix = _naive(model, x, layer, disturber)
+        full, whole, suffix = _naive(model, x, layer, perturber)
         started = time.process_time()
-        output = _replayed(model, x, layer, disturber, replayer)
+        output = _replayed(model, x, layer, perturber, replayer)
         sums["replayed"] += time.process_time() - started
         sums["naive"] += whole
         sums["suffix"] += suffix
@@ -161,24 +161,24 @@ def _sweep(
     }
 
 
-def _naive(model: nn.Module, x: torch.Tensor, layer: sv.Layer, disturber: Disturber) -> tuple[Any, float, float]:
-    """A full disturbed pass: its output, its seconds, and those from the layer's first call on."""
+def _naive(model: nn.Module, x: torch.Tensor, layer: sv.Layer, perturber: Perturber) -> tuple[Any, float, float]:
+    """A full perturbed pass: its output, its seconds, and those from the layer's first call on."""
     starts: list[float] = []
 
     def note(*_: Any) -> None:
         starts.append(time.process_time())
 
     started = time.process_time()
-    with hooked(before=[(model.get_submodule(layer.module), note)]), disturber.applied({layer: sv.INT4_WEIGHTS}):
+    with hooked(before=[(model.get_submodule(layer.module), note)]), perturber.applied({layer: sv.INT4_WEIGHTS}):
         output = model(x)
         ended = time.process_time()
     return output, time.process_time() - started, ended - starts[0]
 
 
-def _replayed(model: nn.Module, x: torch.Tensor, layer: sv.Layer, disturber: Disturber, replayer: Replayer) -> Any:
+def _replayed(model: nn.Module, x: torch.Tensor, layer: sv.Layer, perturber: Perturber, replayer: Replayer) -> Any:
     recipes = {layer: sv.INT4_WEIGHTS}
-    touched = disturber.touched(recipes)
-    with disturber.applied(recipes), replayer.replaying(touched):
+    touched = perturber.touched(recipes)
+    with perturber.applied(recipes), replayer.replaying(touched):
         output = model(x)
     assert replayer.intact()
     replayer.done(touched)

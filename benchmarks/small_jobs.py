@@ -4,7 +4,7 @@ r"""Sweeps of few layers and few images against a naive loop: never slower.
 
 DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. The naive loop is what one writes by hand:
 for each layer quantize its weights, run every image, put the weights back, score the predictions; and once
-undisturbed. The sweep is ``analyze`` as it is, with all that a naive loop does not have: bounds for every drop from 8
+unperturbed. The sweep is ``analyze`` as it is, with all that a naive loop does not have: bounds for every drop from 8
 images on, checks of replay, a study. Layers are spread over the network, 0 stands for all of them; weights are in int4;
 batches are those of the tasks, of at most 10 images. CPU seconds of one thread, the two interleaved, each the least of
 ``--repeats`` runs: what else the machine does only ever adds. Prints a table row for each job as it is done, and the
@@ -81,7 +81,7 @@ def first_images(data: Path, count: int, into: Path) -> Path:
 
 
 def naive(wrapped: sv.Wrapped, task: Task, layers: list[str]) -> list[float]:
-    """The score undisturbed, and with each layer's weights quantized."""
+    """The score unperturbed, and with each layer's weights quantized."""
     spec = RECIPE.weights
     if spec is None:
         raise ValueError(f"{RECIPE.name} leaves weights alone")

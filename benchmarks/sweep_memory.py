@@ -28,7 +28,7 @@ import torch
 import sensitivity as sv
 from benchmarks.replay import MODELS
 from sensitivity.layers.find import find_layers
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.replay.replayer import Replayer
 
@@ -84,9 +84,9 @@ def plain(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Any]:
 
 
 def sweep(model: torch.nn.Module, x: torch.Tensor, layers: list[sv.Layer], every: int, limit: str) -> dict[str, Any]:
-    disturber = Disturber(model)
+    perturber = Perturber(model)
     replayer = Replayer(model, memory_limit=None if limit == "unlimited" else int(limit) * 10**6)
-    touched = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
+    touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
     kept, seconds = 0, []
     for images in (x, x + 1):
         replayer.record(lambda images=images: model(images), touched)
@@ -94,7 +94,7 @@ def sweep(model: torch.nn.Module, x: torch.Tensor, layers: list[sv.Layer], every
         for number, (layer, modules) in enumerate(zip(layers, touched, strict=True)):
             if number % every == 0:
                 started = time.process_time()
-                with disturber.applied({layer: sv.INT4_WEIGHTS}), replayer.replaying(modules):
+                with perturber.applied({layer: sv.INT4_WEIGHTS}), replayer.replaying(modules):
                     model(images)
                 seconds.append(time.process_time() - started)
             replayer.done(modules)

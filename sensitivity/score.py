@@ -33,7 +33,7 @@ def predict(task: Task, model: Callable[..., Any], batch: Batch) -> list[Any]:
 
 
 class FirstLook:
-    """Warns once where the first predictions of an undisturbed model look as if an adapter were wrong.
+    """Warns once where the first predictions of an unperturbed model look as if an adapter were wrong.
 
     Args:
         task: Looked at where it is one of ``LooksAtPredictions``.
@@ -72,7 +72,7 @@ def evaluate(
     watch: Callable[[int], None] | None = None,
     *,
     around_batch: Callable[[], AbstractContextManager[None]] = nullcontext,
-    undisturbed: bool = False,
+    unperturbed: bool = False,
 ) -> Score:
     """Score a model as it is; the caller sets its mode and turns gradients off.
 
@@ -82,7 +82,7 @@ def evaluate(
         watch: Called with the number of images predicted so far after every batch, if given.
         around_batch: Gives what is entered for the time of every batch, e.g. to let each start from the same state of
             the model.
-        undisturbed: Whether the model is as it was trained, so that a wrong adapter can be told from its predictions.
+        unperturbed: Whether the model is as it was trained, so that a wrong adapter can be told from its predictions.
 
     Raises:
         TaskError: If the task has no images or cannot score the predictions.
@@ -92,7 +92,7 @@ def evaluate(
     for batch in task.batches():
         with around_batch():
             predictions |= dict(zip(batch.images, predict(task, model, batch), strict=True))
-        if undisturbed:
+        if unperturbed:
             look.take(predictions)
         if watch is not None:
             watch(len(predictions))

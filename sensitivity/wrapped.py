@@ -25,7 +25,7 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.arguments import CalibrationLike, Images, check_calibrated, check_calibration, check_recipes
 from sensitivity.perturb.attributes import Attributes
 from sensitivity.perturb.calibrator import Calibrator
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.simulate import simulated
@@ -239,7 +239,7 @@ class Wrapped:
         task = with_reference(self.model, task)
         with self.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
             same_start = ModelState(model).same_start
-            return evaluate(model, task, around_batch=same_start, undisturbed=scheme is None)
+            return evaluate(model, task, around_batch=same_start, unperturbed=scheme is None)
 
     @checked(StudyError)
     def analyze(
@@ -290,14 +290,14 @@ class Wrapped:
         recipes = check_recipes(recipe)
         with sole_use(self.model):
             task = with_reference(self.model, task)
-            disturber = self._disturber(recipes, calibration, progress=progress)
+            perturber = self._perturber(recipes, calibration, progress=progress)
             variants = plan(self.layers.select(layers), recipes, direction=direction)
             total = len(variants) * len(task)
             with how.workplace() as executor, opened(store) as kept, watching(total, progress) as watch:
                 passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
-                outcome = sweep(self.model, task, variants, disturber, settings=passes, store=kept, watch=watch)
+                outcome = sweep(self.model, task, variants, perturber, settings=passes, store=kept, watch=watch)
             facts: dict[str, Any] = {"direction": direction, "stop": stop, "started": started}
-            return Study.of(study_record(outcome, task, self.layers, recipes, disturber, **facts))
+            return Study.of(study_record(outcome, task, self.layers, recipes, perturber, **facts))
 
     @checked(StudyError)
     def tune(
@@ -350,7 +350,7 @@ class Wrapped:
         with sole_use(self.model):
             task = with_reference(self.model, task)
             subject = self._subject(request.candidates, calibration, progress=progress)
-            request = request.with_ranges(subject.disturber.calibrations)
+            request = request.with_ranges(subject.perturber.calibrations)
             settings = settings_for(request.goal, task, stop=stop, executor=executor)
             with opened(store) as kept, watching(None, progress) as watch:
                 record = tune(subject, task, request, settings=settings, store=kept, watch=watch)
@@ -388,7 +388,7 @@ class Wrapped:
         with sole_use(self.model):
             task = with_reference(self.model, task)
             subject = self._subject(request.candidates, calibration, progress=None)
-            request = request.with_ranges(subject.disturber.calibrations)
+            request = request.with_ranges(subject.perturber.calibrations)
             stop = settings_for(request.goal, task, stop=stop, executor=None).stop
             return explain_tune(subject, task, request, stop=stop)
 
@@ -411,7 +411,7 @@ class Wrapped:
             return wrapped._subject(candidates, calibration, progress=progress, copy=False)
 
         return Subject(
-            *(self.model, self.layers, self._example_inputs, Disturber(self.model, ready)),
+            *(self.model, self.layers, self._example_inputs, Perturber(self.model, ready)),
             plan=partial(self.plan, **ranges),
             deploy=partial(self.deploy, **ranges),
             latency=partial(self.latency, **ranges),
@@ -444,9 +444,9 @@ class Wrapped:
         check_arguments(task, calibration=calibration, stop=stop, direction=direction)
         recipes = check_recipes(recipe)
         task = with_reference(self.model, task)
-        disturber = self._disturber(recipes, calibration)
+        perturber = self._perturber(recipes, calibration)
         variants = plan(self.layers.select(layers), recipes, direction=direction)
-        return explain(self.model, task, variants, disturber, stop=stored_stop(stop, task), settings=how)
+        return explain(self.model, task, variants, perturber, stop=stored_stop(stop, task), settings=how)
 
     @checked(StudyError)
     def signals(
@@ -464,9 +464,9 @@ class Wrapped:
             ModelError: If the model returns no floating-point tensor.
             TaskError: If the task never calls the model as a whole.
         """
-        disturber = self._disturber(check_recipes(recipe), calibration)
+        perturber = self._perturber(check_recipes(recipe), calibration)
         passes = ((run, count) for run, count, _ in output_passes(self.model, images, self._example_inputs))
-        return measure_signals(disturber, self.layers.select(layers), recipe, passes, name=self.name)
+        return measure_signals(perturber, self.layers.select(layers), recipe, passes, name=self.name)
 
     @checked(StudyError)
     def diagnose(
@@ -531,9 +531,9 @@ class Wrapped:
             ModelError: If the loss is no scalar or cannot be differentiated.
             TaskError: If the task never calls the model as a whole.
         """
-        disturber = self._disturber(check_recipes(recipe), calibration)
+        perturber = self._perturber(check_recipes(recipe), calibration)
         passes = output_passes(self.model, images, self._example_inputs)
-        return screen(disturber, self.layers.select(layers), recipe, passes, name=self.name, loss=loss)
+        return screen(perturber, self.layers.select(layers), recipe, passes, name=self.name, loss=loss)
 
     @checked(StudyError)
     def plan(
@@ -709,10 +709,10 @@ class Wrapped:
     def _calibrator(self) -> Calibrator:
         return Calibrator(self.model, self.layers, self._example_inputs, self.calibrations)
 
-    def _disturber(
+    def _perturber(
         self, recipes: Sequence[Recipe], calibration: CalibrationLike, *, progress: bool | None = None
-    ) -> Disturber:
-        return Disturber(self.model, self._calibrator.ready_for(recipes, calibration, progress=progress))
+    ) -> Perturber:
+        return Perturber(self.model, self._calibrator.ready_for(recipes, calibration, progress=progress))
 
     def __repr__(self) -> str:
         return f"Wrapped({self.name}, {len(self.layers)} layers)"

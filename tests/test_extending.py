@@ -261,7 +261,7 @@ def test_the_command_line_knows_an_engine_that_the_module_of_the_model_registers
 
 @pytest.fixture
 def line() -> sv.Wrapped:
-    """One layer, whose disturbed outputs torch computes from the definition of a quantizer."""
+    """One layer, whose perturbed outputs torch computes from the definition of a quantizer."""
     torch.manual_seed(1)
     return sv.wrap(nn.Sequential(nn.Conv2d(3, 4, 1, bias=False)), X, name="line")
 

@@ -38,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     study = wrapped.analyze(task, RECIPES, layers=given.layers, store=given.out / "store.jsonl")
     print(f"\n{len(study.measurements)} measurements on {len(task)} images in {time.perf_counter() - started:.0f} s")
     metrics = study.baseline.metrics
-    print(f"undisturbed, calibrated on {len(calibration)} images: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
+    print(f"unperturbed, calibrated on {len(calibration)} images: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
     for recipe in RECIPES:
         tell_dips(study, recipe.name, given.protect)
 

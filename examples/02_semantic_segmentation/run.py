@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     store = given.out / "store.jsonl"
     study = wrapped.analyze(task, recipe, layers=given.layers, calibration=calibration, store=store)
     print(f"\n{len(study.measurements)} measurements on {len(task)} images in {time.perf_counter() - started:.0f} s")
-    print(f"undisturbed: mIoU {study.baseline.value:.4f}")
+    print(f"unperturbed: mIoU {study.baseline.value:.4f}")
     print(f"everything in {recipe.name}: mIoU {wrapped.evaluate(task, sv.Scheme.all(recipe)).value:.4f}")
     table = study.table()
     print(f"\n{recipe.name}: largest gain, which can only be chance: {-table['drop'].min():.2f} points; worst layers:")

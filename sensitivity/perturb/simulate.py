@@ -10,8 +10,8 @@ from torch import nn
 
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.kept import find_kept
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.calibration import Calibration
@@ -41,10 +41,10 @@ def simulated(
     """
     recipes = resolve(scheme, layers, model=layers.model)
     kept = find_kept(model, layers, scheme, example_inputs)
-    disturber = Disturber(model, calibrations)
+    perturber = Perturber(model, calibrations)
     with (
         untouched(model),
-        disturber.applied({layers[name]: recipe for name, recipe in recipes.items()}),
+        perturber.applied({layers[name]: recipe for name, recipe in recipes.items()}),
         half_rest(model, layers, recipes, scheme.rest, kept),
     ):
         yield

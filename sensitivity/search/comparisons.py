@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.records import Layer, Recipe, Scheme
@@ -33,14 +33,14 @@ class EqualizedCopy:
     Attributes:
         model: The copy.
         layers: Its layers, named as the model's.
-        disturber: Applies recipes to it, with ranges of its own.
+        perturber: Applies recipes to it, with ranges of its own.
         passes: Runs it on one batch each, and how many images that has.
         reasons: Layers of which some channels were left as they are, with the reason.
     """
 
     model: nn.Module
     layers: LayerTable
-    disturber: Disturber
+    perturber: Perturber
     passes: Sequence[tuple[Run, int]]
     reasons: Mapping[str, str]
 
@@ -51,7 +51,7 @@ class EqualizedCopy:
             layers: Layers of the model itself.
             recipe: What each gets.
         """
-        noise = OutputNoise(self.model, self.disturber, self.passes)
+        noise = OutputNoise(self.model, self.perturber, self.passes)
         return noise.of([{self.layers[layer.name]: recipe} for layer in layers], replay=True)
 
 

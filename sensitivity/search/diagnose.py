@@ -18,8 +18,8 @@ from sensitivity.errors import CalibrationError, EngineError, ExportError, Sensi
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.arguments import CalibrationLike, Images
 from sensitivity.perturb.calibrator import Calibrator
-from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.images import check_images
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.sole_use import sole_use
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
@@ -98,7 +98,7 @@ def diagnose_on(
             None if deploy is None else OnEngine(partial(deploy, calibration=ready or None), passes_of, model),
         )
         return diagnose(
-            *(model, layers, recipe, Disturber(model, ready), passes_of(model)),
+            *(model, layers, recipe, Perturber(model, ready), passes_of(model)),
             selected=selected,
             enough_db=enough_db,
             others=others,
@@ -114,8 +114,8 @@ def _equalized(
     """The equalized copy of a model, with ranges of its own."""
     copied = equalized_copy(calibrator.model, calibrator.layers, calibrator.example_inputs)
     own = Calibrator(copied.model, copied.layers, calibrator.example_inputs)
-    disturber = Disturber(copied.model, own.ready_for([recipe], calibration))
-    return EqualizedCopy(copied.model, copied.layers, disturber, passes_of(copied.model), copied.reasons)
+    perturber = Perturber(copied.model, own.ready_for([recipe], calibration))
+    return EqualizedCopy(copied.model, copied.layers, perturber, passes_of(copied.model), copied.reasons)
 
 
 def _check_some(images: Sized) -> None:
@@ -132,7 +132,7 @@ def diagnose(
     model: nn.Module,
     layers: LayerTable,
     recipe: Recipe,
-    disturber: Disturber,
+    perturber: Perturber,
     passes: Sequence[tuple[Callable[[], Any], int]],
     *,
     selected: Sequence[Layer],
@@ -147,7 +147,7 @@ def diagnose(
         model: The model; left as it was.
         layers: All of its layers.
         recipe: What is done to each.
-        disturber: Applies recipes, with their ranges.
+        perturber: Applies recipes, with their ranges.
         passes: Runs the model on one batch each, and how many images that has.
         selected: The layers to look at.
         enough_db: SQNR below which a layer counts as hurt; None takes 10 dB below the median layer.
@@ -159,10 +159,10 @@ def diagnose(
     """
     _check_some(passes)
     if recipe.needs_calibration:
-        disturber.calibration_for(recipe)
+        perturber.calibration_for(recipe)
     failed: dict[str, str] = {}
-    able = [layer for layer in selected if _fits(disturber, layer, recipe, failed)]
-    noise = OutputNoise(model, disturber, passes)
+    able = [layer for layer in selected if _fits(perturber, layer, recipe, failed)]
+    noise = OutputNoise(model, perturber, passes)
     simulated = noise.of([{layer: recipe} for layer in able], replay=True)
     if others.engine is None:
         fidelities = simulated
@@ -179,8 +179,8 @@ def diagnose(
     worst = sorted(damages, key=lambda layer: damages[layer].sqnr_db)
     treated = [layer for layer in worst if damages[layer].sqnr_db < enough]
     treated += [layer for layer in worst[:FEWEST_TREATED] if layer not in treated and enough_db is None]
-    treatments, notes = _known_ranges(_treatments(recipe, saturates=others.engine is not None), disturber)
-    results = _treat(noise, disturber, treated, treatments)
+    treatments, notes = _known_ranges(_treatments(recipe, saturates=others.engine is not None), perturber)
+    results = _treat(noise, perturber, treated, treatments)
     if others.equalized is not None and treated:
         notes += _equalize(others.equalized, recipe, treated, results)
     findings = [
@@ -236,22 +236,22 @@ def _typical(known: Sequence[float]) -> float:
     return statistics.median(known) if known else 0.0
 
 
-def _fits(disturber: Disturber, layer: Layer, recipe: Recipe, failed: dict[str, str]) -> bool:
+def _fits(perturber: Perturber, layer: Layer, recipe: Recipe, failed: dict[str, str]) -> bool:
     try:
-        disturber.touched({layer: recipe})
+        perturber.touched({layer: recipe})
     except SensitivityError as error:
         failed[layer.name] = str(error)
         return False
     return True
 
 
-def _known_ranges(treatments: Sequence[Treatment], disturber: Disturber) -> tuple[list[Treatment], list[str]]:
+def _known_ranges(treatments: Sequence[Treatment], perturber: Perturber) -> tuple[list[Treatment], list[str]]:
     """The treatments whose ranges are known, and what is not told for want of ranges."""
     known, missing = [], []
     for treatment in treatments:
         try:
             if treatment.recipe.needs_calibration:
-                disturber.calibration_for(treatment.recipe)
+                perturber.calibration_for(treatment.recipe)
             known.append(treatment)
         except CalibrationError:
             missing.append(treatment.recipe.name)
@@ -264,13 +264,13 @@ Results = dict[Treatment, float]
 
 
 def _treat(
-    noise: OutputNoise, disturber: Disturber, layers: Sequence[Layer], treatments: Sequence[Treatment]
+    noise: OutputNoise, perturber: Perturber, layers: Sequence[Layer], treatments: Sequence[Treatment]
 ) -> dict[Layer, Results]:
     trials = [
         (layer, treatment)
         for layer in layers
         for treatment in treatments
-        if _fits(disturber, layer, treatment.recipe, {})
+        if _fits(perturber, layer, treatment.recipe, {})
     ]
     found = noise.of([{layer: treatment.recipe} for layer, treatment in trials], replay=True)
     results: dict[Layer, dict[Treatment, float]] = {layer: {} for layer in layers}

@@ -26,9 +26,9 @@ class TuneExplanation:
         candidates: Recipes that are tried for the whole network.
         groups: Groups of layers that move together.
         images: Images of the task.
-        pass_s: Seconds that the undisturbed model takes for all images.
+        pass_s: Seconds that the unperturbed model takes for all images.
         quantized_pass_s: Seconds that a quantized network takes for all images, as the mean of the candidates.
-        least_passes: Passes over the task where a whole network meets the target, the undisturbed model's included.
+        least_passes: Passes over the task where a whole network meets the target, the unperturbed model's included.
         least_s: Seconds of these, as measured by the probe.
         most_passes: Passes over the task where every step of the search has to be taken.
         most_s: Seconds of these.
@@ -56,13 +56,13 @@ class TuneExplanation:
             f"{self.least_passes:.1f} passes where one of them meets the target for the whole network",
             f"at most {duration(self.most_s)} and {self.most_passes:.0f} passes where layers are cured and protected "
             f"one by one, in {self.groups} groups",
-            f"a pass takes {duration(self.pass_s)} undisturbed and {duration(self.quantized_pass_s)} quantized",
+            f"a pass takes {duration(self.pass_s)} unperturbed and {duration(self.quantized_pass_s)} quantized",
         ]
         return "\n".join([*lines, *self.notes])
 
 
 def explain_tune(subject: Subject, task: Task, request: Request, *, stop: Confidence | None) -> TuneExplanation:
-    """Run the first batches undisturbed and the first one quantized, and tell what the search will take.
+    """Run the first batches unperturbed and the first one quantized, and tell what the search will take.
 
     Args:
         subject: The model, and what runs it.
@@ -79,9 +79,9 @@ def explain_tune(subject: Subject, task: Task, request: Request, *, stop: Confid
     whole = [space.everywhere(recipe) for recipe in space.candidates]
     variants = [Variant(assignment, *next(iter(assignment.items()))) for assignment in whole if assignment]
     in_full = Sweep(replay=False, workers=None)
-    probe = explain(subject.model, task, variants, subject.disturber, stop=stop, settings=in_full)
-    each = max(0.0, probe.passes - 1.0) / len(variants)  # passes of the undisturbed model that a quantized one takes
-    seconds = probe.seconds / (1 + len(variants) * each)  # of one undisturbed pass with its share of scoring
+    probe = explain(subject.model, task, variants, subject.perturber, stop=stop, settings=in_full)
+    each = max(0.0, probe.passes - 1.0) / len(variants)  # passes of the unperturbed model that a quantized one takes
+    seconds = probe.seconds / (1 + len(variants) * each)  # of one unperturbed pass with its share of scoring
     measured, compared = _most(space, len(task), may_equalize=subject.equalized is not None)
     return TuneExplanation(
         candidates=len(variants),

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.search.assignment import Assignment
 from sensitivity.sweep.passes.forward import Forward
@@ -27,16 +27,16 @@ class OutputNoise:
 
     Args:
         model: The model; left as it was.
-        disturber: Applies recipes to it.
+        perturber: Applies recipes to it.
         passes: Runs the model on one batch each, and how many images that has.
 
     Attributes:
         images: How many images are compared.
     """
 
-    def __init__(self, model: nn.Module, disturber: Disturber, passes: Sequence[tuple[Run, int]]) -> None:
+    def __init__(self, model: nn.Module, perturber: Perturber, passes: Sequence[tuple[Run, int]]) -> None:
         self._model = model
-        self._disturber = disturber
+        self._perturber = perturber
         self._runs = [run for run, _ in passes]
         self.images = sum(count for _, count in passes)
 
@@ -52,7 +52,7 @@ class OutputNoise:
         """
         found: list[Fidelity | None] = [Fidelity() for _ in assignments]
         with untouched(self._model), torch.no_grad():
-            forward = Forward(self._model, self._disturber, replay=replay)
+            forward = Forward(self._model, self._perturber, replay=replay)
             for run in self._runs:
                 outputs = functools.partial(_outputs, run)
                 expected = _tensors(forward.baseline(outputs, [Perturbation(assignment) for assignment in assignments]))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from sensitivity.contracts import Store, Task
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.progress import Watcher
 from sensitivity.records import Measurement, NoteKind, Score
 from sensitivity.search.assignment import Assignment
@@ -40,7 +40,7 @@ class Trials:
     Args:
         model: The model; left as it was.
         task: Data and metric.
-        disturber: Applies recipes to the model.
+        perturber: Applies recipes to the model.
         settings: How passes run. Whole networks leave nothing to replay, so they run in full.
         store: Keeps what was measured.
         watch: Told of progress.
@@ -54,7 +54,7 @@ class Trials:
         self,
         model: nn.Module,
         task: Task,
-        disturber: Disturber,
+        perturber: Perturber,
         *,
         settings: Settings,
         store: Store | None,
@@ -62,7 +62,7 @@ class Trials:
     ) -> None:
         self._model = model
         self._task = task
-        self._disturber = disturber
+        self._perturber = perturber
         self._settings = replace(settings, replay=False)
         self._store = MemoryStore() if store is None else store
         self._watch = watch
@@ -89,7 +89,7 @@ class Trials:
             self._model,
             self._task,
             [Variant(assignment, *next(iter(assignment.items()))) for assignment in quantized or self._any],
-            self._disturber,
+            self._perturber,
             settings=replace(self._settings, stop=None) if all_images else self._settings,
             store=self._store,
             watch=self._watch,
@@ -99,13 +99,13 @@ class Trials:
         known = 0 if self._baseline is None else self._baseline.images
         if self._baseline is None or outcome.baseline.images > known:
             self._baseline = outcome.baseline
-        undisturbed = (self._baseline.images - known) / max(1, self.images)
+        unperturbed = (self._baseline.images - known) / max(1, self.images)
         self.notes += [note for note in map(str, outcome.notes) if note not in self.notes]
         rows = iter(outcome.measurements)
         trials = []
         for number, assignment in enumerate(assignments):
             row = next(rows) if assignment else _in_float(outcome.baseline)
-            passes = row.images / max(1, self.images) * bool(assignment) + (undisturbed if number == 0 else 0.0)
+            passes = row.images / max(1, self.images) * bool(assignment) + (unperturbed if number == 0 else 0.0)
             trials.append(Trial(assignment, row, passes))
         self.passes += sum(trial.passes for trial in trials)
         return trials
@@ -122,7 +122,7 @@ class Trials:
 
     @property
     def baseline(self) -> Score:
-        """Score of the undisturbed model; on all images once ``measure`` has seen them all."""
+        """Score of the unperturbed model; on all images once ``measure`` has seen them all."""
         if self._baseline is None:
             raise RuntimeError("nothing was measured yet")
         return self._baseline

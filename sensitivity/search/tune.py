@@ -24,7 +24,7 @@ from sensitivity.errors import (
     TaskError,
 )
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.progress import Watcher
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe, Scheme, Score
@@ -60,7 +60,7 @@ class Subject:
         model: The model; left as it was.
         layers: Its layers.
         example_inputs: What it accepts.
-        disturber: Applies recipes to it.
+        perturber: Applies recipes to it.
         plan: What deploying a scheme means, as ``wrapped.plan``.
         deploy: Runs a scheme on an engine, as ``wrapped.deploy``.
         latency: Times every layer on an engine, as ``wrapped.latency``.
@@ -70,7 +70,7 @@ class Subject:
     model: nn.Module
     layers: LayerTable
     example_inputs: Any
-    disturber: Disturber
+    perturber: Perturber
     plan: Callable[..., Plan]
     deploy: Callable[..., Deployed]
     latency: Callable[..., Latency]
@@ -207,7 +207,7 @@ def tune(
         watch: Told of progress.
 
     Raises:
-        TaskError: If the task has no images, or the undisturbed model cannot be scored.
+        TaskError: If the task has no images, or the unperturbed model cannot be scored.
         CalibrationError: If a candidate quantizes activations and no ranges fit it.
         EngineError: If no candidate fits any layer.
     """
@@ -280,9 +280,9 @@ def space_of(subject: Subject, task: Task, request: Request) -> tuple[Space, lis
 
 def _side(subject: Subject, task: Task, settings: Settings, store: Store, watch: Watcher | None) -> Side:
     """What measures schemes of a model, and compares its outputs."""
-    prepared = subject.disturber  # elsewhere only a fresh one can be sent
-    disturber = prepared if settings.executor is None else Disturber(subject.model, prepared.calibrations)
-    trials = Trials(subject.model, task, disturber, settings=settings, store=store, watch=watch)
+    prepared = subject.perturber  # elsewhere only a fresh one can be sent
+    perturber = prepared if settings.executor is None else Perturber(subject.model, prepared.calibrations)
+    trials = Trials(subject.model, task, perturber, settings=settings, store=store, watch=watch)
     return Side(trials, OutputNoise(subject.model, prepared, _few(subject, task)))
 
 
@@ -292,11 +292,11 @@ def _refused(subject: Subject, request: Request) -> tuple[dict[str, dict[str, st
     notes: list[str] = []
     for recipe in request.candidates:
         if recipe.needs_calibration:
-            subject.disturber.calibration_for(recipe)
+            subject.perturber.calibration_for(recipe)
         reasons = refused.setdefault(recipe.name, {})
         for layer in subject.layers:
             try:
-                subject.disturber.touched({layer: recipe})
+                subject.perturber.touched({layer: recipe})
             except SensitivityError as error:
                 reasons[layer.name] = str(error)
         if request.kind is not None and len(reasons) < len(subject.layers) and not notes:

@@ -17,7 +17,7 @@ from torch import nn
 
 from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, Task
 from sensitivity.errors import TaskError
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.state import ModelState
 from sensitivity.score import predict
@@ -31,7 +31,7 @@ from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.stopping.race import Confidence
 
 PROBED = 8  # variants, spread over the model
-PROBED_BATCHES = 4  # of the undisturbed model, to see how the time to score grows
+PROBED_BATCHES = 4  # of the unperturbed model, to see how the time to score grows
 REPEATS = 3  # timings, of which the middle one counts
 LONGEST_PROBE_S = 20.0  # after which no timing is repeated
 
@@ -43,11 +43,11 @@ class Explanation:
     """What a sweep will cost in this process.
 
     Attributes:
-        variants: Disturbed models to measure.
+        variants: Perturbed models to measure.
         images: Images of the task.
         batch_images: Images of the batch that was probed.
-        pass_s: Seconds that the undisturbed model takes for all images.
-        passes: Cost of all passes of the sweep in passes of the undisturbed model over all images.
+        pass_s: Seconds that the unperturbed model takes for all images.
+        passes: Cost of all passes of the sweep in passes of the unperturbed model over all images.
         naive_passes: The same without replay: one for each variant, and one.
         scoring_s: Seconds of ``seconds`` that scores and intervals take.
         seconds: Expected time of the sweep; writing a store is not in it, nor is calibration.
@@ -87,18 +87,18 @@ def explain(
     model: nn.Module,
     task: Task,
     variants: Sequence[Variant],
-    disturber: Disturber,
+    perturber: Perturber,
     *,
     stop: Confidence | None = None,
     settings: Sweep | None = None,
 ) -> Explanation:
-    """Run the first batches undisturbed and the first one in some variants, and tell what all of it will take.
+    """Run the first batches unperturbed and the first one in some variants, and tell what all of it will take.
 
     Args:
         model: The model; left as it was.
         task: Data and metric.
         variants: What is to be measured.
-        disturber: Applies the variants to this model.
+        perturber: Applies the variants to this model.
         stop: When a drop is known well enough; what is told is then the most that it can take.
         settings: How the sweep will run; where it runs does not count.
 
@@ -109,16 +109,16 @@ def explain(
     settings = settings or Sweep()
     for recipe in set().union(*(variant.distinct_recipes for variant in variants)):
         if recipe.needs_calibration:
-            disturber.calibration_for(recipe)
+            perturber.calibration_for(recipe)
     load_s, batches = _timed(lambda: list(itertools.islice(task.batches(), PROBED_BATCHES)))
     if not batches:
         raise TaskError(f"{task.name} has no images: there is nothing to run.")
     images = len(batches[0].images)
     share = len(task) / images  # batches of this size
     with untouched(model), torch.no_grad():
-        plain_s, predictions = _undisturbed(model, task, batches)
+        plain_s, predictions = _unperturbed(model, task, batches)
         run = unchanged_inputs(functools.partial(predict, task, model, batches[0]), batches[0])
-        forward = Forward(model, disturber, replay=settings.replay, memory_limit=settings.memory_limit)
+        forward = Forward(model, perturber, replay=settings.replay, memory_limit=settings.memory_limit)
         probe = _Probe(forward, run, variants)
         probe.measure()
     first = checked_first(len(variants), int(share) if stop is None else 1) if probe.forward.replayer else 0
@@ -149,7 +149,7 @@ def _checks(variants: int, first: int, batches: float, plain_s: float, variants_
         variants: How many there are.
         first: How many of them are checked on the first batch.
         batches: How many there are.
-        plain_s: Seconds of the undisturbed model on one.
+        plain_s: Seconds of the unperturbed model on one.
         variants_s: Seconds of all variants on one.
     """
     late = max(0.0, min(batches - 1, variants - first))
@@ -157,7 +157,7 @@ def _checks(variants: int, first: int, batches: float, plain_s: float, variants_
     return late * plain_s + more * (plain_s + variants_s / max(1, variants))
 
 
-def _undisturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tuple[float, dict[int, Any]]:
+def _unperturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tuple[float, dict[int, Any]]:
     """Seconds for a batch of the first one's size, and predictions for all."""
     predictions: dict[int, Any] = {}
     seconds = []
@@ -231,7 +231,7 @@ class _Probe:
         able, reasons = [], []
         for variant in self._variants:
             try:
-                self.forward.disturber.touched(variant.recipes)
+                self.forward.perturber.touched(variant.recipes)
                 able.append(variant)
             except Exception as error:  # noqa: BLE001 - a sweep records it as the reason of a failed row
                 reasons.append(f"{type(error).__name__}: {error}")

@@ -10,30 +10,30 @@ from torch.utils._pytree import tree_leaves
 
 from sensitivity.contracts import Task
 from sensitivity.errors import CalibrationError, SensitivityError
-from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.records import Layer, Note, NoteKind
 from sensitivity.sweep.plan import AllBut, Variant
 from sensitivity.sweep.storage.results import Results
 
 
 def find_unreached(
-    model: nn.Module, task: Task, variants: Sequence[Variant], disturber: Disturber, results: Results
+    model: nn.Module, task: Task, variants: Sequence[Variant], perturber: Perturber, results: Results
 ) -> dict[str, str]:
     """Why a layer was not reached, by the digest of the variant that perturbs it alone.
 
     Calibration says which layers had no images. A layer of the task is asked about only where perturbing it changed no
-    prediction at all: the undisturbed model then runs until every such layer was reached, or the images end.
+    prediction at all: the unperturbed model then runs until every such layer was reached, or the images end.
 
     Args:
         model: The model, in eval mode.
         task: Gives the images.
         variants: What was measured.
-        disturber: Knows the ranges.
+        perturber: Knows the ranges.
         results: What was predicted.
     """
     alone = [variant for variant in variants if not isinstance(variant.recipes, AllBut)]
-    reasons = {variant.digest: reason for variant in alone if (reason := _not_calibrated(variant, disturber))}
+    reasons = {variant.digest: reason for variant in alone if (reason := _not_calibrated(variant, perturber))}
     silent = [variant for variant in alone if variant.digest not in reasons and _changed_nothing(variant, results)]
     if silent:
         missing = _not_run(model, task, {variant.layer for variant in silent})
@@ -54,11 +54,11 @@ def note_of(unreached: Iterable[str]) -> Note:
     return Note(NoteKind.NOT_REACHED, text)
 
 
-def _not_calibrated(variant: Variant, disturber: Disturber) -> str:
+def _not_calibrated(variant: Variant, perturber: Perturber) -> str:
     if variant.recipe.activations is None:
         return ""
     try:
-        disturber.touched({variant.layer: variant.recipe})
+        perturber.touched({variant.layer: variant.recipe})
     except CalibrationError as error:
         return str(error)
     except SensitivityError:

@@ -9,7 +9,7 @@ import torch
 
 from sensitivity.contracts import Task
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.records import Recipe, StudyInfo, StudyRecord
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.note import Note, NoteKind
@@ -28,7 +28,7 @@ def study_record(
     task: Task,
     layers: LayerTable,
     recipes: Sequence[Recipe],
-    disturber: Disturber,
+    perturber: Perturber,
     *,
     direction: Direction,
     stop: Confidence | None,
@@ -41,8 +41,8 @@ def study_record(
         task: What it scored.
         layers: All layers of the model, measured or not.
         recipes: What was done to the layers.
-        disturber: Knows the model and the ranges that were used.
-        direction: Which layers were disturbed at a time.
+        perturber: Knows the model and the ranges that were used.
+        direction: Which layers were perturbed at a time.
         stop: When a drop was known well enough, in the unit people see.
         started: What ``time.perf_counter`` said when the analysis began.
     """
@@ -62,8 +62,8 @@ def study_record(
         info=StudyInfo(
             seconds=round(time.perf_counter() - started, 3),
             torch=torch.__version__,
-            weights=weights_digest(disturber.model),
-            calibration_images=calibration_images(recipes, disturber),
+            weights=weights_digest(perturber.model),
+            calibration_images=calibration_images(recipes, perturber),
             intervals=outcome.intervals,
             interval_level=(stop.level if stop else LEVEL) if outcome.intervals else None,
             interval_of=(IntervalOf.THIS_DATA_SET if stop else IntervalOf.OTHER_IMAGES) if outcome.intervals else None,

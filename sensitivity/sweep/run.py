@@ -13,7 +13,7 @@ from torch import nn
 from sensitivity.contracts import Executor, Store, Task
 from sensitivity.errors import StoreConflictError
 from sensitivity.layers.generators import RandomState
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.sole_use import random_state_before
 from sensitivity.progress import Watcher
@@ -60,19 +60,19 @@ def sweep(
     model: nn.Module,
     task: Task,
     variants: Sequence[Variant],
-    disturber: Disturber,
+    perturber: Perturber,
     *,
     settings: Settings | None = None,
     store: Store | None = None,
     watch: Watcher | None = None,
 ) -> Outcome:
-    """Score the model undisturbed and in every variant.
+    """Score the model unperturbed and in every variant.
 
     Args:
         model: The model; left as it was.
         task: Data and metric.
         variants: What to measure.
-        disturber: Applies the variants to this model.
+        perturber: Applies the variants to this model.
         settings: How.
         store: Keeps what was measured, so that the sweep can be stopped and run again to go on; a variant that failed
             on a batch counts as failed from then on, unless memory ran out.
@@ -85,9 +85,9 @@ def sweep(
 
     Raises:
         CalibrationError: If a recipe quantizes activations and no ranges fit it.
-        TaskError: If the task has no images, or the undisturbed model cannot be scored, or not with a number.
+        TaskError: If the task has no images, or the unperturbed model cannot be scored, or not with a number.
         StoreConflictError: If the store was written for another model, data, calibration or settings, or the
-            undisturbed model predicts something else on the first batch than when it was written.
+            unperturbed model predicts something else on the first batch than when it was written.
         StoreError: If the store cannot be written.
         ExecutorError: If a worker died and its executor does not run lost work again, or something cannot be sent.
         KeyboardInterrupt: On Ctrl-C before the first batch was complete.
@@ -95,11 +95,11 @@ def sweep(
     settings = settings or Settings()
     for recipe in set().union(*(variant.distinct_recipes for variant in variants)):
         if recipe.needs_calibration:
-            disturber.calibration_for(recipe)
+            perturber.calibration_for(recipe)
     if store is not None:
-        claim(store, facts(model, task, variants, disturber))
+        claim(store, facts(model, task, variants, perturber))
     results = Results(MemoryStore() if store is None else store)
-    subject = _Subject(model, task, variants, disturber, stored=store is not None)
+    subject = _Subject(model, task, variants, perturber, stored=store is not None)
     with untouched(model), torch.no_grad():
         try:
             judge, notes = _attempt_as_before(subject, settings, results, watch)
@@ -107,7 +107,7 @@ def sweep(
             results.distrust(error.note)
             judge, notes = _attempt(subject, settings, results, watch)
         try:
-            unreached = {} if notes else find_unreached(model, task, variants, disturber, results)
+            unreached = {} if notes else find_unreached(model, task, variants, perturber, results)
         except KeyboardInterrupt:
             unreached = {}  # all was measured, and a study without these reasons is better than none
     return Scoring(task, judge, results, on_error=settings.on_error, unreached=unreached).outcome(variants, notes)
@@ -120,7 +120,7 @@ class _Subject:
     model: nn.Module
     task: Task
     variants: Sequence[Variant]
-    disturber: Disturber
+    perturber: Perturber
     stored: bool
 
 
@@ -165,12 +165,12 @@ def _attempt(
 
 
 def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
-    model, task, disturber = subject.model, subject.task, subject.disturber
+    model, task, perturber = subject.model, subject.task, subject.perturber
     replay = replay and len(subject.variants) * len(task) >= FEWEST_REPLAYED
     job = Job(
         model=model,
         task=task,
-        disturber=disturber,
+        perturber=perturber,
         replay=replay,
         memory_limit=settings.memory_limit,
         on_error=settings.on_error,
@@ -189,7 +189,7 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
 def _run(task: Task, passes: Passes, intake: _Intake) -> None:
     """Run batches until every variant is decided or the data end; they are taken in in their order.
 
-    The undisturbed model runs on the first batch also where a store has all of it: that it predicts the same shows that
+    The unperturbed model runs on the first batch also where a store has all of it: that it predicts the same shows that
     the store is about this model and task. On later batches that a store has, it runs where variants are replayed.
     """
     judge, results = intake.judge, intake.results
@@ -264,7 +264,7 @@ class _Intake:
             self.results.keep(variant, images, unit.predictions)
 
     def _look(self) -> None:
-        """Warn and note where the undisturbed model's predictions look as if an adapter were wrong."""
+        """Warn and note where the unperturbed model's predictions look as if an adapter were wrong."""
         if not self.first_look.is_due(self.results.images):
             return
         suspicion = self.first_look.take(self.results.expected())

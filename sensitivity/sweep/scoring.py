@@ -32,7 +32,7 @@ class Outcome:
     """What a sweep found.
 
     Attributes:
-        baseline: Score with nothing disturbed.
+        baseline: Score with nothing perturbed.
         measurements: One for each variant, in the order given.
         notes: What a reader should know of how it was measured.
         intervals: What the intervals of the drops hold, in words.
@@ -83,7 +83,7 @@ class Scoring:
             notes: What a reader should know so far.
 
         Raises:
-            TaskError: If the undisturbed model cannot be scored, or not with a number.
+            TaskError: If the unperturbed model cannot be scored, or not with a number.
         """
         baseline = self._baseline()
         if baseline.value == 0.0 and self._task.higher_is_better and self._task.unit == "%":
@@ -109,10 +109,10 @@ class Scoring:
         except SensitivityError:
             raise
         except Exception as error:
-            raise TaskError(f"{self._task.name} cannot score the undisturbed model: {_said(error)}") from error
+            raise TaskError(f"{self._task.name} cannot score the unperturbed model: {_said(error)}") from error
         if math.isnan(baseline.value):
             raise TaskError(
-                f"{self._task.metric!r} of the undisturbed model is not a number on the {baseline.images} images of "
+                f"{self._task.metric!r} of the unperturbed model is not a number on the {baseline.images} images of "
                 f"{self._task.name}, so no layer can be judged by it. Look at what wrapped.evaluate(task) says: where "
                 "the metric has nothing to count (no object of a size or class), choose another metric or more "
                 "images; where the model predicts NaN, check its weights and inputs."
@@ -207,7 +207,7 @@ class Scoring:
 
 def _nothing_found(baseline: Score) -> str:
     return (
-        f"{baseline.metric} of the undisturbed model is 0 on {baseline.images} images, so that no drop can be seen. "
+        f"{baseline.metric} of the unperturbed model is 0 on {baseline.images} images, so that no drop can be seen. "
         "Compare what the adapter returns with the annotations (order and unit of boxes, labels, thresholds), and look "
         "at what preprocess makes of an image."
     )

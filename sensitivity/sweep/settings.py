@@ -32,7 +32,7 @@ class Sweep:
             script that uses them needs ``if __name__ == "__main__":``. None is this process with torch's threads.
         intervals: Give every drop bounds, which without a stop scores each layer some twenty times more: cheap for our
             COCO and LVIS tasks, which share the matching, dear for a metric of your own that is slow.
-        replay: Recompute only what a disturbed layer can change; the result is the same to the last bit.
+        replay: Recompute only what a perturbed layer can change; the result is the same to the last bit.
         memory_limit: Bytes of outputs that one recorded pass may keep; less costs time and changes no number. None
             keeps what replay can use.
         on_error: ``record`` turns a layer that fails, or that the metric fails on, into a row with its reason;

@@ -384,7 +384,7 @@ def _keypoints(prediction: Mapping[str, Any]) -> npt.NDArray[np.float64]:
             "pixels of the original image first."
         )
     if not np.isfinite(points[..., :2]).all():
-        raise PredictionError("keypoints of a prediction are NaN or infinite. The model, as disturbed, may overflow.")
+        raise PredictionError("keypoints of a prediction are NaN or infinite. The model, as perturbed, may overflow.")
     return points[..., :2]
 
 

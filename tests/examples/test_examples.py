@@ -70,7 +70,7 @@ def test_the_detector_example_goes_from_real_images_to_a_measured_scheme(
     weights_file = shared_data / "weights" / f"{weights}.safetensors"
     arguments = ["--model", model, "--weights", weights_file, *coco(shared_data), "--out", tmp_path]
     printed = run(repository, "01_coco_detector", *arguments, "--layers", layers, "--protect", "1")
-    found = re.search(r"undisturbed, calibrated on 50 images: AP ([\d.]+), AP50 ([\d.]+)", printed)
+    found = re.search(r"unperturbed, calibrated on 50 images: AP ([\d.]+), AP50 ([\d.]+)", printed)
     assert found is not None
     assert [float(number) for number in found.groups()] == pytest.approx(expected, abs=TOLERANCE)
     assert len(re.findall(r"\bexit no-activation\b", printed)) == exits
@@ -98,7 +98,7 @@ def test_the_segmentation_example_reaches_the_measured_mean_iou(
     weights_file = shared_data / "weights" / "espnetv2_s1_0_voc384.safetensors"
     arguments = ["--weights", weights_file, *coco(shared_data), "--out", tmp_path, "--layers", "base_net.level1"]
     printed = run(repository, "02_semantic_segmentation", *arguments)
-    found = re.search(r"on 50 images in \d+ s\nundisturbed: mIoU ([\d.]+)", printed)
+    found = re.search(r"on 50 images in \d+ s\nunperturbed: mIoU ([\d.]+)", printed)
     assert found is not None
     assert float(found[1]) == pytest.approx(0.4915, abs=TOLERANCE)
     assert len(sv.Study.load(tmp_path / "study.json").measurements) == 1

@@ -81,7 +81,7 @@ def state_of(model: nn.Module) -> bytes:
 
 
 def scores_of(wrapped: sv.Wrapped, study: sv.Study) -> dict[str | None, float]:
-    """The scores by path of the module, and that of the undisturbed model."""
+    """The scores by path of the module, and that of the unperturbed model."""
     paths = {layer.name: layer.module for layer in wrapped.layers}
     return {None: study.baseline.value} | {paths[row.layer]: row.score for row in study.measurements}
 

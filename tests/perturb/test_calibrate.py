@@ -178,7 +178,7 @@ def test_a_sweep_measures_the_others_and_says_why_this_one_failed(layers: str) -
         assert "RecipeError: b:0:0: its activation ReLU is written as a function" in rows["b:0:0"].reason
 
 
-def test_disturbing_it_alone_says_why() -> None:
+def test_perturbing_it_alone_says_why() -> None:
     net = wrapped(functional=True)
     net.calibrate(images(), sv.THESIS)
     with (

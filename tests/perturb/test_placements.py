@@ -66,7 +66,7 @@ def x() -> Tensor:
 def test_deploy_quantizes_the_input_of_each_layer_and_its_folded_weight(net: Net, x: Tensor) -> None:
     gamma = net.norm.weight / torch.sqrt(net.norm.running_var + net.norm.eps)
     beta = net.norm.bias - net.norm.running_mean * gamma
-    # ranges come from the undisturbed model
+    # ranges come from the unperturbed model
     first = net.act(net.norm(net.conv(x)))
     pooled = net.act(net.second(first)).mean((2, 3))
     hidden = F.conv2d(tensorwise(x, step(x)), channelwise(net.conv.weight * gamma[:, None, None, None]), beta).relu()

@@ -19,7 +19,7 @@ from sensitivity.layers.inputs import arguments_of
 from sensitivity.perturb.kept import find_kept
 from sensitivity.perturb.rest import half_rest
 from tests.models import CASES
-from tests.perturb.test_disturb import trace_of
+from tests.perturb.test_perturber import trace_of
 
 BF16 = sv.Scheme().with_rest("bf16")
 FP16 = sv.Scheme().with_rest("fp16")

@@ -144,7 +144,7 @@ def test_a_baseline_of_zero_is_noted_for_then_no_layer_can_lower_it() -> None:
 
     nothing = sv.callback_task(scored(0.0), metric="AP", unit="%")
     (note,) = wrapped.analyze(nothing, sv.INT8_WEIGHTS, progress=False).notes
-    assert note.startswith("AP of the undisturbed model is 0 on 1 images, so that no drop can be seen")
+    assert note.startswith("AP of the unperturbed model is 0 on 1 images, so that no drop can be seen")
     something = sv.callback_task(scored(0.1), metric="AP", unit="%")
     loss = sv.callback_task(scored(0.0), metric="loss", higher_is_better=False)
     for task in (something, loss):

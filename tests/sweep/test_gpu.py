@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.predictions import same
@@ -41,7 +41,7 @@ def retinanet() -> tuple[nn.Module, Tensor]:
 
 def sweep(model: nn.Module, inputs: list[Tensor], *, replay: bool) -> tuple[list[Any], Forward]:
     variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, inputs[0]).layers]
-    forward = Forward(model, Disturber(model), replay=replay)
+    forward = Forward(model, Perturber(model), replay=replay)
     found = []
     with torch.no_grad(), untouched(model):
         for x in inputs:
@@ -65,9 +65,9 @@ def test_a_replayed_sweep_equals_full_passes_bit_for_bit(exact: None) -> None:
 
 def test_replaying_does_not_wait_for_the_device(exact: None) -> None:
     model, x = retinanet()
-    disturber, replayer = Disturber(model), Replayer(model)
+    perturber, replayer = Perturber(model), Replayer(model)
     layers = list(sv.wrap(model, x).layers)
-    touched = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
+    touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
     with torch.no_grad(), untouched(model):
         replayer.record(lambda: model(x), touched)  # surveys; weights were quantized
         torch.cuda.synchronize()
@@ -75,7 +75,7 @@ def test_replaying_does_not_wait_for_the_device(exact: None) -> None:
         try:
             replayer.record(lambda: model(x), touched)
             for layer, modules in zip(layers, touched, strict=True):
-                with disturber.applied({layer: sv.INT4_WEIGHTS}), replayer.replaying(modules):
+                with perturber.applied({layer: sv.INT4_WEIGHTS}), replayer.replaying(modules):
                     model(x)
                 assert replayer.intact()
                 replayer.done(modules)

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 import sensitivity as sv
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.sweep.plan import Direction, Variant, plan
 from sensitivity.sweep.storage.claim import facts
 from tests.sweep.recording_task import RecordingTask
@@ -83,5 +83,5 @@ def test_a_store_knows_the_ranges_of_every_recipe_that_a_variant_applies(layers:
     calibration = sv.wrap(model, images[:1]).calibrate(images, recipes)
     mixed = Variant(dict(zip(layers, recipes, strict=False)), layers[0], sv.INT8)
     assert mixed.distinct_recipes == set(recipes)
-    keys = {fact.key for fact in facts(model, RecordingTask([images]), [mixed], Disturber(model, [calibration]))}
+    keys = {fact.key for fact in facts(model, RecordingTask([images]), [mixed], Perturber(model, [calibration]))}
     assert {f"fact calibration {recipe.digest}" for recipe in recipes} <= keys

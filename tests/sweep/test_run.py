@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError, RecipeError, TaskError
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.sweep.plan import plan
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.sweep.run import sweep
@@ -62,7 +62,7 @@ def test_a_lower_is_better_metric_drops_when_it_rises(wrapped: sv.Wrapped, image
     assert [m.drop for m in up.measurements] == [-m.drop for m in down.measurements]  # type: ignore[operator]
 
 
-def test_all_but_one_disturbs_every_other_layer(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+def test_all_but_one_perturbs_every_other_layer(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
     task = RecordingTask(images)
     study = wrapped.analyze(task, sv.INT4_WEIGHTS, direction="all-but-one", progress=False)
     names = wrapped.layers.names
@@ -132,7 +132,7 @@ def test_a_score_that_is_not_a_number_is_a_failure(wrapped: sv.Wrapped, images: 
     assert {(m.status, m.reason) for m in study.measurements} == {("failed", "mean is not a number")}
 
 
-def test_a_disturbance_that_changes_nothing_is_not_scored_again(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+def test_a_perturbation_that_changes_nothing_is_not_scored_again(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
     task = RecordingTask(images)
     scored = []
     original = task.score
@@ -187,7 +187,7 @@ def test_the_progress_bar_names_layers_when_it_is_asked_for(
     assert capsys.readouterr().err == ""
 
 
-def test_a_task_that_compares_with_the_undisturbed_model_gets_its_reference(
+def test_a_task_that_compares_with_the_unperturbed_model_gets_its_reference(
     wrapped: sv.Wrapped, images: list[Tensor]
 ) -> None:
     task = sv.FeatureFidelity([image[0] for image in images])
@@ -202,7 +202,7 @@ def test_a_watcher_is_told_the_layer_the_count_and_the_worst_layers_so_far() -> 
     told: list[tuple[int, int, str]] = []
     variants = plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")
     task = MeanTask(16)
-    sweep(wrapped.model, task, variants, Disturber(wrapped.model, []), watch=lambda *said: told.append(said))
+    sweep(wrapped.model, task, variants, Perturber(wrapped.model, []), watch=lambda *said: told.append(said))
     assert [done for done, _, _ in told] == list(range(4, 65, 4))
     assert {total for _, total, _ in told} == {64}
     assert told[0][2] == "stem:0:0"

@@ -43,7 +43,7 @@ def analyze(wrapped: sv.Wrapped, task: MeanTask, **settings: Any) -> sv.Study:
 
 
 def raising_for(number: int, images: int) -> Score:
-    """Raises where the disturbed model of this number is scored, which is the first to change something."""
+    """Raises where the perturbed model of this number is scored, which is the first to change something."""
     seen: list[dict[int, float]] = []
 
     def value(predictions: dict[int, float]) -> float:
@@ -68,8 +68,8 @@ def test_a_metric_that_fails_on_one_layer_stops_where_that_is_asked(wrapped: sv.
         analyze(wrapped, ScoredTask(16, raising_for(2, 16)), on_error="raise")
 
 
-def test_a_metric_that_fails_on_the_undisturbed_model_is_an_error_of_the_task(wrapped: sv.Wrapped) -> None:
-    with pytest.raises(TaskError, match="mean cannot score the undisturbed model: ValueError: boxes overlap"):
+def test_a_metric_that_fails_on_the_unperturbed_model_is_an_error_of_the_task(wrapped: sv.Wrapped) -> None:
+    with pytest.raises(TaskError, match="mean cannot score the unperturbed model: ValueError: boxes overlap"):
         analyze(wrapped, ScoredTask(16, raising_for(0, 16)))
 
 
@@ -141,7 +141,7 @@ def test_a_layer_that_yields_no_numbers_is_a_failed_row_with_or_without_a_stop(
     wrapped: sv.Wrapped, factor: float, stop: sv.Confidence | None
 ) -> None:
     class Poisoned(InstanceTask):
-        """Gives the factor for images beyond the tenth wherever the second layer was disturbed."""
+        """Gives the factor for images beyond the tenth wherever the second layer was perturbed."""
 
         def predict(self, model: Any, batch: Any) -> list[Any]:
             found = super().predict(model, batch)
@@ -169,7 +169,7 @@ def test_a_progress_bar_does_not_need_a_metric_that_is_defined_on_few_images(
 
 
 def test_a_baseline_that_is_not_a_number_is_refused(wrapped: sv.Wrapped) -> None:
-    with pytest.raises(TaskError, match=r"'mean' of the undisturbed model is not a number on the 16 .* another metric"):
+    with pytest.raises(TaskError, match=r"'mean' of the unperturbed model is not a number on the 16 .* another metric"):
         analyze(wrapped, ScoredTask(16, lambda found: math.nan))
 
 

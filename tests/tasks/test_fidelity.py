@@ -20,7 +20,7 @@ IMAGES = torch.randn(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
 
 class TwoHeads(nn.Module):
-    """Returns a dict with a list and a count; ``noise`` disturbs one head."""
+    """Returns a dict with a list and a count; ``noise`` perturbs one head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -40,18 +40,18 @@ def test_sqnr_is_the_formula_in_numpy() -> None:
     with torch.no_grad():
         heads = [head.double().numpy().reshape(5, -1) for head in model(IMAGES)["heads"]]
     signal = np.concatenate(heads, axis=1) ** 2
-    disturbed = copy.deepcopy(model)
-    disturbed.noise = 0.125
+    perturbed = copy.deepcopy(model)
+    perturbed.noise = 0.125
     with torch.no_grad():
-        noise = (disturbed(IMAGES)["heads"][1].double().numpy() - heads[1]) ** 2
-    scores = task.score(predict_all(task, disturbed))
+        noise = (perturbed(IMAGES)["heads"][1].double().numpy() - heads[1]) ** 2
+    scores = task.score(predict_all(task, perturbed))
     assert scores["sqnr_db"] == pytest.approx(10 * np.log10(signal.sum() / noise.sum()), abs=1e-12)
     each = 10 * np.log10(signal.sum(axis=1) / noise.sum(axis=1))
     assert scores["mean_sqnr_db"] == pytest.approx(each.mean(), abs=1e-12)
     assert scores["sqnr_db"] != scores["mean_sqnr_db"]
 
 
-def test_the_undisturbed_model_scores_the_ceiling_so_that_drops_are_finite() -> None:
+def test_the_unperturbed_model_scores_the_ceiling_so_that_drops_are_finite() -> None:
     task = FeatureFidelity(IMAGES).with_reference(TwoHeads())
     assert task.score(predict_all(task, TwoHeads())) == {"sqnr_db": CEILING_DB, "mean_sqnr_db": CEILING_DB}
 

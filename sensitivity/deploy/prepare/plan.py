@@ -21,9 +21,9 @@ from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.activations import Change, ChangeWeight, Hooks, activation_hooks, quantizer
 from sensitivity.perturb.cures import compensation_of, corrected_bias
-from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.kept import Kept, around, find_kept
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.rest import Watch as HalfWatch
 from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
@@ -460,9 +460,9 @@ def make_plan(
     """
     recipes = resolve(scheme, basis.layers, model=basis.layers.model)
     check_deployable(recipes, basis.layers, target)
-    disturber = Disturber(model, calibrations)  # knows which ranges belong to which weights
+    perturber = Perturber(model, calibrations)  # knows which ranges belong to which weights
     needy = [recipe for recipe in recipes.values() if recipe.needs_calibration]
-    ranges = {recipe.digest: disturber.calibration_for(recipe) for recipe in needy}
+    ranges = {recipe.digest: perturber.calibration_for(recipe) for recipe in needy}
     plan = Plan(basis, scheme, recipes, {}, ranges, target, fused=not target.capabilities.rounds_every_node)
     refuses = target.refuses_layer
     if refuses is not None:

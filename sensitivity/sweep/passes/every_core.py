@@ -77,7 +77,7 @@ class _Shard:
     Attributes:
         batch: What it runs on; None for the batch that was under way when the workers were forked.
         variants: What it runs.
-        leads: Whether its pass of the undisturbed model is the one that counts.
+        leads: Whether its pass of the unperturbed model is the one that counts.
         future: What it finds; None where the workers were given up before.
     """
 
@@ -135,7 +135,7 @@ class EveryCore:
         self._positions = {variant: number for number, variant in enumerate(job.variants)}
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """The undisturbed model first, then every variant in the order given."""
+        """The unperturbed model first, then every variant in the order given."""
         if self._batches is None:
             self._look_at(batch)
         self._begun += 1

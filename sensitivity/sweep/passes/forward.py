@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from sensitivity.errors import NotRestoredError
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.state import ModelState
 from sensitivity.records import Note, NoteKind
 from sensitivity.sweep.passes.predictions import same
@@ -71,13 +71,13 @@ def checked_first(variants: int, batches: int) -> int:
 
 
 class Forward:
-    """Runs the undisturbed model and its variants on one batch after another.
+    """Runs the unperturbed model and its variants on one batch after another.
 
     Every pass starts from the same random state, so that a model that draws random numbers draws the same ones.
 
     Args:
         model: The model.
-        disturber: Applies recipes to it.
+        perturber: Applies recipes to it.
         replay: Whether to replay; False runs every pass in full.
         memory_limit: Most bytes that replay may keep; None for no limit.
         late_checks: On each batch after the first, run one more variant in full as well, until all were.
@@ -92,14 +92,14 @@ class Forward:
     def __init__(
         self,
         model: nn.Module,
-        disturber: Disturber,
+        perturber: Perturber,
         *,
         replay: bool,
         memory_limit: int | None = None,
         late_checks: bool = False,
         resumed: bool = False,
     ) -> None:
-        self.disturber = disturber
+        self.perturber = perturber
         self.notes: list[Note] = []
         self.spent_before_s = 0.0
         self._model = model
@@ -117,7 +117,7 @@ class Forward:
     def baseline(
         self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1, passes: int | None = None
     ) -> list[Any]:
-        """Predictions of the undisturbed model; recorded for the variants that follow.
+        """Predictions of the unperturbed model; recorded for the variants that follow.
 
         On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
         before any of its replayed predictions is used.
@@ -161,7 +161,7 @@ class Forward:
         if known is not None and (replayer is None or replayer.intact()):
             self.spent_before_s = known.seconds
             if replayer is not None:
-                replayer.done(self.disturber.touched(variant.recipes))
+                replayer.done(self.perturber.touched(variant.recipes))
             return known.predictions
         if replayer is None:
             return self._full(run, variant)
@@ -171,7 +171,7 @@ class Forward:
             self._fail_in_full(run, variant, error)
             raise
         if replayer.intact():
-            replayer.done(self.disturber.touched(variant.recipes))
+            replayer.done(self.perturber.touched(variant.recipes))
             if variant == self._due:
                 self._check_late(run, variant, predictions)
             return predictions
@@ -211,7 +211,7 @@ class Forward:
     def _touched(self, variants: Sequence[Perturbation]) -> Iterator[set[nn.Module]]:
         for variant in variants:
             try:
-                yield self.disturber.touched(variant.recipes)
+                yield self.perturber.touched(variant.recipes)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
 
@@ -291,12 +291,12 @@ class Forward:
         return None
 
     def _replayed(self, replayer: Replayer, run: Run, variant: Perturbation) -> list[Any]:
-        touched = self.disturber.touched(variant.recipes)
-        with self.disturber.applied(variant.recipes), replayer.replaying(touched):
+        touched = self.perturber.touched(variant.recipes)
+        with self.perturber.applied(variant.recipes), replayer.replaying(touched):
             return self._from_the_same_state(run)
 
     def _full(self, run: Run, variant: Perturbation) -> list[Any]:
-        with self.disturber.applied(variant.recipes):
+        with self.perturber.applied(variant.recipes):
             return self._from_the_same_state(run)
 
     def _from_the_same_state(self, run: Run) -> list[Any]:
@@ -309,7 +309,7 @@ class Forward:
         return predictions
 
     def _learn_state(self) -> None:
-        """Find what an undisturbed pass has changed in the model, so that no other pass sees it.
+        """Find what an unperturbed pass has changed in the model, so that no other pass sees it.
 
         Raises:
             NotRestoredError: If they changed what cannot be put back.

@@ -1,4 +1,4 @@
-"""Running the undisturbed model and its variants on one batch, in this process."""
+"""Running the unperturbed model and its variants on one batch, in this process."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Unit:
     """What one pass over one batch found.
 
     Attributes:
-        variant: What was disturbed; None for the undisturbed model.
+        variant: What was perturbed; None for the unperturbed model.
         predictions: One for each image; None if the pass failed.
         failure: Why it failed; empty if it did not.
         lasting: Whether it would fail again. Memory that ran out may be there next time.
@@ -56,7 +56,7 @@ class Passes(Protocol):
     ahead: int
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """The undisturbed model first, then every variant in the order given."""
+        """The unperturbed model first, then every variant in the order given."""
 
     def cancel(self) -> None:
         """Let go of what was started and will not be taken in."""
@@ -87,16 +87,16 @@ class InProcess:
 
     @property
     def runs_in_full(self) -> bool:
-        """Whether variants need no record of the undisturbed model on their batch."""
+        """Whether variants need no record of the unperturbed model on their batch."""
         return self.forward.replayer is None
 
     def start_variants(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """Every variant in the order given, on a batch on which the undisturbed model has run before."""
+        """Every variant in the order given, on a batch on which the unperturbed model has run before."""
         self._run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
         yield from self.go_on(variants)
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """The undisturbed model first, then every variant in the order given."""
+        """The unperturbed model first, then every variant in the order given."""
         run = unchanged_inputs(functools.partial(predict, self.task, self.model, batch), batch)
         batches = -(-len(self.task) // len(batch.images))
         checked = len(self.task) // len(batch.images) if self.whole else 1
@@ -106,7 +106,7 @@ class InProcess:
         yield from self.go_on(variants)
 
     def go_on(self, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """Variants on the batch whose undisturbed pass was the last one."""
+        """Variants on the batch whose unperturbed pass was the last one."""
         if self._run is None:
             raise RuntimeError("no batch was started")
         for variant in variants:

@@ -1,7 +1,7 @@
 """Running passes elsewhere: in other processes, or on a cluster.
 
 A shard is one batch and some of the variants. A worker gets the model once, keeps it, and for each shard runs the
-undisturbed model and the variants as one process would, with the same random state and the same number of threads; so
+unperturbed model and the variants as one process would, with the same random state and the same number of threads; so
 the study is the same to the last bit. Batches are taken in in their order, whichever is done first.
 """
 
@@ -27,14 +27,14 @@ from torch import nn
 from sensitivity.contracts import Batch, Executor, SharesOnce, Task
 from sensitivity.errors import ExecutorError
 from sensitivity.layers.generators import RandomState
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import InProcess, OnError, Unit
 from sensitivity.sweep.passes.shared_folder import shared_folder
 from sensitivity.sweep.plan import Variant
 from sensitivity.turns import process_state
 
-SMALLEST_GROUP = 8  # variants that share one pass of the undisturbed model
+SMALLEST_GROUP = 8  # variants that share one pass of the unperturbed model
 SHARDS_A_WORKER = 2  # under way or waiting, so that no worker stands idle
 
 
@@ -60,7 +60,7 @@ class Job:
     Attributes:
         model: The model.
         task: Predicts.
-        disturber: Applies the variants to this model.
+        perturber: Applies the variants to this model.
         replay: Whether to replay.
         memory_limit: Bytes that a recorded pass may keep; None for no limit.
         on_error: What becomes of a variant that fails.
@@ -73,7 +73,7 @@ class Job:
 
     model: nn.Module
     task: Task
-    disturber: Disturber
+    perturber: Perturber
     replay: bool
     memory_limit: int | None
     on_error: OnError
@@ -87,7 +87,7 @@ class Job:
         """Runs them here as in one process; called once a worker, in the random state of the sweep."""
         forward = Forward(
             self.model,
-            self.disturber,
+            self.perturber,
             replay=self.replay,
             memory_limit=self.memory_limit,
             late_checks=True,
@@ -119,7 +119,7 @@ class Distributed:
         self.ahead = SHARDS_A_WORKER * self._workers
 
     def start(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """The undisturbed model first, then every variant in the order given."""
+        """The unperturbed model first, then every variant in the order given."""
         sent = pickled(batch)
         some = groups(batch, variants, images=self._images, workers=self._workers)
         futures = [self._submit(sent, group) for group in some]
@@ -184,7 +184,7 @@ _at_hand: dict[str, tuple[Job, InProcess]] = {}
 
 
 def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
-    """In a worker: the undisturbed model and some variants on one batch.
+    """In a worker: the unperturbed model and some variants on one batch.
 
     Batch and result are pickled here and not by the executor, so that an error of pickling cannot be taken for one of
     the task, nor the other way round.
@@ -195,7 +195,7 @@ def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
         positions: Of the variants.
 
     Returns:
-        A pickled list: position of the variant and its unit; None for the undisturbed model, which comes first.
+        A pickled list: position of the variant and its unit; None for the unperturbed model, which comes first.
 
     Raises:
         ExecutorError: If the predictions cannot be pickled, or an error of the task cannot.

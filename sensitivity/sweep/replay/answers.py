@@ -1,4 +1,4 @@
-"""A pass replayed: calls answered from the record of the same pass, undisturbed, where the rule of reuse allows."""
+"""A pass replayed: calls answered from the record of the same pass, unperturbed, where the rule of reuse allows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Answers(Watching):
     """Answers calls from a record where the rule of reuse allows, and runs the others.
 
     Args:
-        record: Of the same pass, undisturbed.
+        record: Of the same pass, unperturbed.
         known: ``id`` of the model's modules.
         perturbed: ``id`` of the modules whose output may differ from the record.
         blocked: They and all that contain or call one of them.

@@ -1,6 +1,6 @@
 """When a recorded output may stand in for a call: one rule, for the plan of a perturbed pass and for the pass itself.
 
-A module call of a perturbed pass is answered from the record of the undisturbed one where it must give the same again:
+A module call of a perturbed pass is answered from the record of the unperturbed one where it must give the same again:
 
 - it was over before the first perturbed module was called, so that nothing can have changed yet; or
 - its module neither holds a perturbed one nor called one, and its arguments are those of a recorded call.

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_map
 from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer_of
-from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import hooked
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import spare_buffers, untouched
 from sensitivity.perturb.state import ModelState
 from sensitivity.perturb.weights import exchanged, is_computed, perturbed_weight
@@ -25,7 +25,7 @@ from sensitivity.records import Layer, Recipe
 from sensitivity.records.signals import FIRST_ORDER, OUTPUT_MSE, SECOND_ORDER, Signals
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.signals.fidelity import Fidelity
-from sensitivity.sweep.signals.measured import able_to_be_disturbed, compare_outputs
+from sensitivity.sweep.signals.measured import able_to_be_perturbed, compare_outputs
 
 Loss = Callable[[Any, Any], Tensor]
 """What is differentiated: the model's outputs and the batch they are of in, a scalar out."""
@@ -56,7 +56,7 @@ class _Changes:
 
 
 def screen(
-    disturber: Disturber,
+    perturber: Perturber,
     layers: Sequence[Layer],
     recipe: Recipe,
     passes: Iterable[tuple[Callable[[], Any], int, Any]],
@@ -72,14 +72,14 @@ def screen(
     - ``estimate_second_order``: mean over batches of half the sum of (g * d) ** 2, the diagonal of the empirical Fisher
       information in the place of the Hessian. A batch of one image is what that is defined for;
     - ``estimate_output_mse``: mean squared change of the model's outputs on the first batch, with the layer really
-      disturbed. The best of the three on the models it was tried on, and the dearest: one replayed pass for each layer.
+      perturbed. The best of the three on the models it was tried on, and the dearest: one replayed pass for each layer.
 
     Without a loss, the sum of all outputs is differentiated, each with a random sign from a fixed seed and divided by
-    the root of their number: the square of what it says of a disturbance has the mean squared change of the outputs as
+    the root of their number: the square of what it says of a perturbation has the mean squared change of the outputs as
     its expectation.
 
     Args:
-        disturber: Applies the recipe to its model, whose weights, gradients, mode and random state are left as they
+        perturber: Applies the recipe to its model, whose weights, gradients, mode and random state are left as they
             were.
         layers: Layers to estimate.
         recipe: What would be done to each.
@@ -100,12 +100,12 @@ def screen(
         recipe's change in the place of the removed weight. Second: Fisher information as in the same paper and
         in Dong et al. 2020, "HAWQ-V2" (trace weighted by the squared perturbation).
     """
-    model = disturber.model
+    model = perturber.model
     if recipe.needs_calibration:
-        disturber.calibration_for(recipe)
+        perturber.calibration_for(recipe)
     failed: dict[str, str] = {}
     able = [
-        one for one in able_to_be_disturbed(layers, recipe, disturber, failed) if not _is_hidden(one, recipe, failed)
+        one for one in able_to_be_perturbed(layers, recipe, perturber, failed) if not _is_hidden(one, recipe, failed)
     ]
     estimates = {layer.name: _Estimate() for layer in able}
     outputs = {layer.name: Fidelity() for layer in able}
@@ -115,12 +115,12 @@ def screen(
         for run, count, batch in passes:
             if not images:
                 with torch.no_grad():
-                    forward = Forward(model, disturber, replay=True)
+                    forward = Forward(model, perturber, replay=True)
                     compare_outputs(forward, run, dict.fromkeys(able, recipe), outputs, failed)
             images += count
             value_of = functools.partial(_value, run, batch, loss)
             with state.same_start():
-                _differentiate(disturber, able, recipe, value_of, estimates)
+                _differentiate(perturber, able, recipe, value_of, estimates)
     if not images:
         raise CalibrationError("no image was given to screen with. Pass at least one batch; one is usual.")
     for layer in able:
@@ -150,21 +150,21 @@ def ready_for_autograd(inputs: Any) -> Any:
 
 
 def _differentiate(
-    disturber: Disturber,
+    perturber: Perturber,
     layers: Sequence[Layer],
     recipe: Recipe,
     value_of: Callable[[], Tensor],
     estimates: Mapping[str, _Estimate],
 ) -> None:
     """One pass forward and one back; adds to the estimates."""
-    model, changes = disturber.model, _Changes()
+    model, changes = perturber.model, _Changes()
     with contextlib.ExitStack() as stack:
         stack.enter_context(torch.enable_grad())
         stack.enter_context(spare_buffers(model))
         hooks = Hooks()
         for layer in layers:
             _watch_weight(stack, model, layer, recipe, changes)
-            own = _activation_hooks(model, layer, recipe, disturber, changes)
+            own = _activation_hooks(model, layer, recipe, perturber, changes)
             hooks.before += own.before
             hooks.after += own.after
         stack.enter_context(hooked(before=hooks.before, after=hooks.after))
@@ -197,11 +197,11 @@ def _watch_weight(
     changes.note(layer.name, leaf, (perturbed - weight).double())
 
 
-def _activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, disturber: Disturber, changes: _Changes) -> Hooks:
+def _activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, perturber: Perturber, changes: _Changes) -> Hooks:
     """Hooks that add a zero to every tensor that the recipe quantizes, so that gradients can be asked of it."""
     if recipe.activations is None:
         return Hooks()
-    quantizers = disturber.quantizers(layer, recipe)
+    quantizers = perturber.quantizers(layer, recipe)
 
     def add_zero(place: str, call: int, x: Tensor) -> Tensor | None:
         """Add a zero that gradients can be read from."""

@@ -1,4 +1,4 @@
-"""Signals of each layer without labels: how far its weight, its output and the model's outputs are from undisturbed."""
+"""Signals of each layer without labels: how far its weight, its output and the model's outputs are from unperturbed."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from sensitivity.errors import CalibrationError, ModelError, SensitivityError
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks
-from sensitivity.perturb.disturb import Disturber
 from sensitivity.perturb.hooks import After, Before, Counting, holders_of, hooked
 from sensitivity.perturb.operators import Unnested
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.state import ModelState
 from sensitivity.perturb.weights import perturbed_weight
@@ -37,12 +37,12 @@ Passes = Iterable[tuple[Callable[[], Any], int]]
 
 
 def measure_signals(
-    disturber: Disturber, layers: Sequence[Layer], recipe: Recipe, passes: Passes, *, name: str
+    perturber: Perturber, layers: Sequence[Layer], recipe: Recipe, passes: Passes, *, name: str
 ) -> Signals:
-    """Disturb each layer by itself and compare, without any labels.
+    """Perturb each layer by itself and compare, without any labels.
 
     - ``weight_sqnr_db``: of the layer's weight; that of a folded weight with the fold divided out again.
-    - ``layer_sqnr_db``, ``layer_cosine``: of the layer's own output (before its norm), from undisturbed inputs.
+    - ``layer_sqnr_db``, ``layer_cosine``: of the layer's own output (before its norm), from unperturbed inputs.
     - ``output_sqnr_db``, ``output_cosine``: of all floating-point tensors that the model returns, as one long vector.
     - ``dead_share``: share of output channels that are constant over all images and places, behind the layer's norm and
       activation where those are modules.
@@ -53,8 +53,8 @@ def measure_signals(
     An SQNR without noise is 150 dB. Sums run over all images.
 
     Args:
-        disturber: Applies the recipe to its model, which is left as it was.
-        layers: Layers to disturb, one at a time.
+        perturber: Applies the recipe to its model, which is left as it was.
+        layers: Layers to perturb, one at a time.
         recipe: What is done to each.
         passes: The images.
         name: Name of the model.
@@ -66,18 +66,18 @@ def measure_signals(
         CalibrationError: If the recipe quantizes activations and no ranges fit it, or there are no images.
         ModelError: If the model returns no floating-point tensor.
     """
-    model = disturber.model
-    calibration = disturber.calibration_for(recipe) if recipe.needs_calibration else None
+    model = perturber.model
+    calibration = perturber.calibration_for(recipe) if recipe.needs_calibration else None
     failed: dict[str, str] = {}
-    able = able_to_be_disturbed(layers, recipe, disturber, failed)
-    local = {layer.name: _Local(layer, recipe, disturber) for layer in able}
+    able = able_to_be_perturbed(layers, recipe, perturber, failed)
+    local = {layer.name: _Local(layer, recipe, perturber) for layer in able}
     # a layer that is a step inside a module has no output that could be seen
     alone = [local[layer.name] for layer in able if layer.runs_in is None]
     channels = {layer.name: Channels(layer, recipe, calibration) for layer in able}
     outputs: dict[str, Fidelity] = {layer.name: Fidelity() for layer in able}
     images = 0
     with untouched(model), torch.no_grad():
-        forward, state = Forward(model, disturber, replay=True), ModelState(model)
+        forward, state = Forward(model, perturber, replay=True), ModelState(model)
         for run, count in passes:
             images += count
             _look_locally(model, state, run, alone, list(channels.values()))
@@ -97,14 +97,14 @@ def measure_signals(
     return Signals(name, recipe, found, images, failed, tuple(forward.notes))
 
 
-def able_to_be_disturbed(
-    layers: Sequence[Layer], recipe: Recipe, disturber: Disturber, failed: dict[str, str]
+def able_to_be_perturbed(
+    layers: Sequence[Layer], recipe: Recipe, perturber: Perturber, failed: dict[str, str]
 ) -> list[Layer]:
     """The layers that a recipe fits; the others are noted in ``failed``."""
     able = []
     for layer in layers:
         try:
-            disturber.touched({layer: recipe})
+            perturber.touched({layer: recipe})
         except SensitivityError as error:
             failed[layer.name] = f"{type(error).__name__}: {error}"
         else:
@@ -119,7 +119,7 @@ def compare_outputs(
     fidelity: Mapping[str, Fidelity],
     failed: dict[str, str],
 ) -> None:
-    """Run a batch undisturbed and with each layer disturbed, and add up how far the model's outputs are apart.
+    """Run a batch unperturbed and with each layer perturbed, and add up how far the model's outputs are apart.
 
     Raises:
         ModelError: If the model returns no floating-point tensor.
@@ -132,14 +132,14 @@ def compare_outputs(
     for variant in variants:
         layer = variant.layer
         try:
-            disturbed = [torch.from_numpy(output) for output in forward.variant(outputs, variant)]
+            perturbed = [torch.from_numpy(output) for output in forward.variant(outputs, variant)]
         except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
             failed[layer.name] = f"{type(error).__name__}: {error}"
             continue
-        if [output.shape for output in disturbed] != [output.shape for output in expected]:
-            failed[layer.name] = "the disturbed model returns tensors of other shapes: there is nothing to compare"
+        if [output.shape for output in perturbed] != [output.shape for output in expected]:
+            failed[layer.name] = "the perturbed model returns tensors of other shapes: there is nothing to compare"
             continue
-        for reference, other in zip(expected, disturbed, strict=True):
+        for reference, other in zip(expected, perturbed, strict=True):
             fidelity[layer.name].add(reference, other)
         if not fidelity[layer.name].finite:
             failed[layer.name] = "NaN or infinite values in the model's outputs"
@@ -151,16 +151,16 @@ def _outputs(run: Callable[[], Any]) -> list[Any]:
 
 
 class _Local(Counting):
-    """Runs one layer a second time on each of its undisturbed inputs, disturbed, and compares its outputs."""
+    """Runs one layer a second time on each of its unperturbed inputs, perturbed, and compares its outputs."""
 
-    def __init__(self, layer: Layer, recipe: Recipe, disturber: Disturber) -> None:
-        self.module = disturber.model.get_submodule(layer.module)
-        super().__init__(holders_of(disturber.model, self.module) if layer.calls > 1 else ())
+    def __init__(self, layer: Layer, recipe: Recipe, perturber: Perturber) -> None:
+        self.module = perturber.model.get_submodule(layer.module)
+        super().__init__(holders_of(perturber.model, self.module) if layer.calls > 1 else ())
         self.layer = layer
         self.fidelity = Fidelity()
         self.failure = ""
         self._recipes = {layer: recipe}
-        self._disturber = disturber
+        self._perturber = perturber
         self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
         self._inside = False
         self._started = 0
@@ -176,15 +176,15 @@ class _Local(Counting):
             self._arguments = args, kwargs
 
     def after(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-        """Call it again, disturbed."""
+        """Call it again, perturbed."""
         if self._inside:
             return
         self._inside = True
         try:
             args, kwargs = self._arguments
-            with self._disturber.applied(self._recipes, call=self._started - 1):
-                disturbed = module(*args, **kwargs)
-            self.fidelity.add(_first(output), _first(disturbed))
+            with self._perturber.applied(self._recipes, call=self._started - 1):
+                perturbed = module(*args, **kwargs)
+            self.fidelity.add(_first(output), _first(perturbed))
         except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
             self.failure = f"{type(error).__name__}: {error}"
         finally:
@@ -203,7 +203,7 @@ def _look_locally(
     local: Sequence[_Local],
     channels: Sequence[Channels],
 ) -> None:
-    """One pass of the undisturbed model, looking at every layer's tensors on their way."""
+    """One pass of the unperturbed model, looking at every layer's tensors on their way."""
     hooks = Hooks()
     for one in channels:
         own = one.hooks(model)

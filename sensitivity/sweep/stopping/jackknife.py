@@ -1,6 +1,6 @@
 """Intervals of drops by leaving groups of images out: for any metric, also one that is no mean, such as mAP.
 
-The images are dealt into groups; baseline and disturbed model are scored without each group in turn, on the same
+The images are dealt into groups; baseline and perturbed model are scored without each group in turn, on the same
 images, so that what makes an image hard cancels out. How much the drop moves says how much it would move on other
 images.
 

@@ -1,6 +1,6 @@
 """Stop measuring a layer once its drop is known: intervals that hold whenever one stops.
 
-A drop is a mean over instances: what each instance loses when the layer is disturbed, baseline minus disturbed. A
+A drop is a mean over instances: what each instance loses when the layer is perturbed, baseline minus perturbed. A
 `Race` is fed these losses image by image, in an order of its own, and says for every layer what its drop is, between
 which bounds, and whether that settles the question that `Confidence` asks. Drops are those of the data set at hand:
 the bounds are about the number that a sweep over all images would print, and meet it when all images are seen.
@@ -213,7 +213,7 @@ class Race:
         Args:
             layer: Name of a layer that is still running.
             images: (B,) positions of the images: the next ones of ``order`` that this layer has not had.
-            losses: (B,) for each image the **sum** over its instances of baseline minus disturbed.
+            losses: (B,) for each image the **sum** over its instances of baseline minus perturbed.
 
         Returns:
             What is known of the layer's drop now.

@@ -12,7 +12,7 @@ from torch import nn
 
 from sensitivity.contracts import Store, Task
 from sensitivity.errors import StoreConflictError
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
 from sensitivity.sweep.plan import Variant
@@ -34,11 +34,11 @@ class Fact:
     value: str
 
 
-def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: Disturber) -> list[Fact]:
-    """What the results of a sweep depend on, beyond what each variant disturbs.
+def facts(model: nn.Module, task: Task, variants: Sequence[Variant], perturber: Perturber) -> list[Fact]:
+    """What the results of a sweep depend on, beyond what each variant perturbs.
 
     Not among them: the code of model and task, the machine and the number of threads. Where they change what the
-    undisturbed model predicts, the sweep finds out on the first batch, which is run again whenever it goes on.
+    unperturbed model predicts, the sweep finds out on the first batch, which is run again whenever it goes on.
 
     Raises:
         CalibrationError: If activations are to be quantized and no ranges are known.
@@ -54,19 +54,19 @@ def facts(model: nn.Module, task: Task, variants: Sequence[Variant], disturber: 
     recipes = {recipe.digest: recipe for variant in variants for recipe in variant.distinct_recipes}
     for digest, recipe in sorted(recipes.items()):
         if recipe.needs_calibration:
-            calibration = disturber.calibration_for(recipe)
+            calibration = perturber.calibration_for(recipe)
             ranges = calibration.digest if recipe.has_cures else _ranges_digest(calibration)
             found.append(Fact(f"fact calibration {digest}", f"calibration of {recipe.name}", ranges))
     return found
 
 
-def calibration_images(recipes: Sequence[Recipe], disturber: Disturber) -> int | dict[str, int]:
+def calibration_images(recipes: Sequence[Recipe], perturber: Perturber) -> int | dict[str, int]:
     """Images that the ranges of recipes were measured on, 0 where none needs any; by recipe where they differ.
 
     Raises:
         CalibrationError: If activations are to be quantized and no ranges are known.
     """
-    found = {one.name: disturber.calibration_for(one).images for one in recipes if one.needs_calibration}
+    found = {one.name: perturber.calibration_for(one).images for one in recipes if one.needs_calibration}
     return found if len(set(found.values())) > 1 else next(iter(found.values()), 0)
 
 

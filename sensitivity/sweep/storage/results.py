@@ -27,7 +27,7 @@ _DISTRUSTED = "distrusted"
 
 
 class Results:
-    """Predictions of the undisturbed model and of every variant; of a variant only those that differ.
+    """Predictions of the unperturbed model and of every variant; of a variant only those that differ.
 
     The unit is one variant on one batch, so that a result counts once however often a sweep is stopped and resumed.
     Only batches that this run has counted are read: a store may hold more.
@@ -46,7 +46,7 @@ class Results:
         self._images = 0  # in them
         self._batches_of: defaultdict[str, list[Images]] = defaultdict(list)  # by the variant's digest
         self._failures: dict[str, str] = {}  # digest of a variant to its reason
-        self._expected: dict[int, Any] = {}  # what the undisturbed model predicts on the images so far
+        self._expected: dict[int, Any] = {}  # what the unperturbed model predicts on the images so far
 
     @property
     def images(self) -> int:
@@ -146,15 +146,15 @@ class Results:
                 self._batches_of[digest].append(images)
 
     def has_baseline(self, images: Images) -> bool:
-        """Whether the undisturbed model has run on a batch."""
+        """Whether the unperturbed model has run on a batch."""
         return _unit(_BASELINE, images) in self.store
 
     def read_baseline(self, images: Images) -> None:
-        """Take what the store has of the undisturbed model on a batch, in the place of another pass."""
+        """Take what the store has of the unperturbed model on a batch, in the place of another pass."""
         self._expected |= self._read_unit(_unit(_BASELINE, images), images)
 
     def keep_baseline(self, images: Images, predictions: Sequence[Any]) -> None:
-        """Keep what the undisturbed model predicts on a batch.
+        """Keep what the unperturbed model predicts on a batch.
 
         Raises:
             StoreConflictError: If an earlier run kept something else.
@@ -166,7 +166,7 @@ class Results:
             self.store.add(key, found)
         elif not same(self.store.read(key), found):
             raise StoreConflictError(
-                f"the undisturbed model predicts something else on the images {_shown(images)} than when the store was "
+                f"the unperturbed model predicts something else on the images {_shown(images)} than when the store was "
                 "written: its code, the machine or the number of threads changed, or it is not deterministic. Give "
                 "this run a store of its own."
             )
@@ -200,7 +200,7 @@ class Results:
         return tuple(image for images in self._batches_of[variant.digest] for image in images)
 
     def expected(self, images: Sequence[int] | None = None) -> dict[int, Any]:
-        """What the undisturbed model predicts on some images that count; None for all of them."""
+        """What the unperturbed model predicts on some images that count; None for all of them."""
         if images is None:
             images = [image for batch in self._batches for image in batch]
         if not all(image in self._expected for image in images):  # measured by an earlier run

@@ -66,7 +66,7 @@ def test_a_study_of_all_but_one_is_repeated_that_way(net: sv.Wrapped, task: sv.F
     assert row.drop is not None
     assert row.signals["deployed_drop"] == pytest.approx(row.drop, abs=0.5)
     assert row.status == "verified"
-    others = sv.Scheme.only(["fine.0", "tower"], SAFE_INT8)  # the rest of the model was never disturbed
+    others = sv.Scheme.only(["fine.0", "tower"], SAFE_INT8)  # the rest of the model was never perturbed
     assert net.evaluate(task, others).value == pytest.approx(row.score, abs=1e-3)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Variant
@@ -26,7 +26,7 @@ def test_a_resumed_batch_that_runs_one_variant_does_not_decide_what_is_kept_for_
     model = nn.Sequential(nn.Sequential(Counted(3, 4, 1), nn.Conv2d(4, 4, 1)), nn.Conv2d(4, 2, 1)).eval()
     x = torch.ones(1, 3, 2, 2)
     layers = list(sv.wrap(model, x).layers)
-    forward = Forward(model, Disturber(model), replay=True)
+    forward = Forward(model, Perturber(model), replay=True)
 
     def run() -> list[Any]:
         return [{"outputs": [model(x).numpy()]}]
@@ -41,7 +41,7 @@ def test_a_resumed_batch_that_runs_one_variant_does_not_decide_what_is_kept_for_
         batch(layers[2:])  # its prefix is one module: the inner ones are not asked for
         batch(layers)
         batch(layers)
-    assert RUNS == ["ran"], "the first layer runs only when it is disturbed itself"
+    assert RUNS == ["ran"], "the first layer runs only when it is perturbed itself"
 
 
 class Thief(nn.Module):
@@ -70,7 +70,7 @@ def passes(model: nn.Module, *, replay: bool, batches: int = 2) -> tuple[list[An
     """Predictions of all passes of a sweep of all layers."""
     x = torch.ones(1, 3, 2, 2)
     variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, x).layers]
-    forward = Forward(model, Disturber(model), replay=replay)
+    forward = Forward(model, Perturber(model), replay=replay)
     found = []
     with torch.no_grad():
         for number in range(batches):
@@ -118,7 +118,7 @@ def test_where_modules_are_no_functions_of_their_inputs_operators_are_replayed()
     assert all(map(same, replayed, full))
 
 
-def test_a_module_that_reads_a_weight_of_another_is_run_again_when_that_one_is_disturbed() -> None:
+def test_a_module_that_reads_a_weight_of_another_is_run_again_when_that_one_is_perturbed() -> None:
     torch.manual_seed(0)
     model = Robbed().eval()
     replayed, forward = passes(model, replay=True)

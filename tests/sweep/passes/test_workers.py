@@ -90,7 +90,7 @@ def test_a_store_filled_by_many_processes_is_continued_by_one(
     expected = known(analyze(wrapped, MeanTask(40), executor=processes, store=tmp_path / "s.jsonl"))
     task = MeanTask(40)
     assert known(analyze(wrapped, task, store=tmp_path / "s.jsonl")) == expected
-    assert task.passes == 1  # that the undisturbed model predicts the same
+    assert task.passes == 1  # that the unperturbed model predicts the same
 
 
 @pytest.mark.slow

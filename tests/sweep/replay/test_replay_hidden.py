@@ -109,7 +109,7 @@ def sweep(model: nn.Module, batches: int, **settings: Any) -> sv.Study:
 @pytest.mark.parametrize("first", [False, True], ids=["owner first", "stranger first"])
 @pytest.mark.parametrize("before", range(4, 9))
 @pytest.mark.parametrize("stranger", [Runs, Reads])
-def test_who_uses_a_disturbed_layer_without_owning_it_is_run_again(
+def test_who_uses_a_perturbed_layer_without_owning_it_is_run_again(
     stranger: type[nn.Module], before: int, first: bool
 ) -> None:
     model = Borrowing(stranger, before, first=first)

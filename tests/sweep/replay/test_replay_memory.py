@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.predictions import same
@@ -23,14 +23,14 @@ from tests.models.retinanet import RetinaNet
 
 def a_sweep(model: nn.Module, x: Tensor, replayer: Replayer) -> tuple[list[int], int]:
     """Bytes kept when the pass is recorded and after every variant, and module calls run; all outputs are compared."""
-    disturber = Disturber(model)
+    perturber = Perturber(model)
     layers = list(sv.wrap(model, x).layers)
-    touched = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
+    touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
     with torch.no_grad(), untouched(model):
         replayer.record(lambda: model(x), touched)
         kept = [replayer.kept_bytes]
         for layer, modules in zip(layers, touched, strict=True):
-            with disturber.applied({layer: sv.INT4_WEIGHTS}):
+            with perturber.applied({layer: sv.INT4_WEIGHTS}):
                 full = list(tensors_in(model(x)))
                 with replayer.replaying(modules):
                     replayed = list(tensors_in(model(x)))
@@ -54,7 +54,7 @@ def test_what_no_remaining_variant_needs_is_dropped() -> None:
     assert kept[-1] == 0
 
 
-def test_a_chain_keeps_what_goes_into_disturbed_layers_and_nothing_between() -> None:
+def test_a_chain_keeps_what_goes_into_perturbed_layers_and_nothing_between() -> None:
     torch.manual_seed(0)
     parts = [part for _ in range(3) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())]
     model, x = nn.Sequential(*parts).eval(), torch.randn(1, 4, 8, 8)
@@ -157,7 +157,7 @@ def test_a_sweep_within_a_limit_predicts_the_same(monkeypatch: pytest.MonkeyPatc
     variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, x).layers]
     found = []
     for limit in (None, 1000, 0):
-        forward = Forward(model, Disturber(model), replay=True, memory_limit=limit)
+        forward = Forward(model, Perturber(model), replay=True, memory_limit=limit)
         for batch in (x, x + 1):
 
             def run(batch: Tensor = batch) -> list[Any]:

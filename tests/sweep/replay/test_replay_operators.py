@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.layers.inputs import tensors_in
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.replay.replayer import Replayer
 from tests.models.retinanet import RetinaNet
@@ -30,17 +30,17 @@ def small_retinanet() -> RetinaNet:
 
 def outputs_of(model: nn.Module, x: Tensor, replayer: Replayer, layers: list[sv.Layer]) -> dict[str, list[Tensor]]:
     """Every layer's replayed outputs, all of which are also those of a full pass."""
-    disturber, found = Disturber(model), {}
+    perturber, found = Perturber(model), {}
     with torch.no_grad(), untouched(model):
-        replayer.record(lambda: model(x), [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers])
+        replayer.record(lambda: model(x), [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers])
         for layer in layers:
             recipes = {layer: sv.INT4_WEIGHTS}
-            with disturber.applied(recipes):
+            with perturber.applied(recipes):
                 full = list(tensors_in(model(x)))
-                with replayer.replaying(disturber.touched(recipes)):
+                with replayer.replaying(perturber.touched(recipes)):
                     found[layer.name] = list(tensors_in(model(x)))
             assert replayer.intact()
-            replayer.done(disturber.touched(recipes))
+            replayer.done(perturber.touched(recipes))
             assert all(map(torch.equal, found[layer.name], full)), layer.name
     return found
 
@@ -68,20 +68,20 @@ def test_retinanet_is_replayed_bit_for_bit_in_every_way(ways: dict[str, bool]) -
     assert replayer.counts.answered > 0
 
 
-def test_a_pyramid_level_runs_alone_where_its_own_layer_is_disturbed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pyramid_level_runs_alone_where_its_own_layer_is_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small_retinanet(), torch.randn(1, 3, 128, 128)
     wrapped = sv.wrap(model, x)
     middle = next(layer for layer in wrapped.layers if layer.module == "fpn.layer_blocks.1")
-    disturber = Disturber(model)
+    perturber = Perturber(model)
     runs = {}
     for operators in (True, False):
         replayer = Replayer(model, operators=operators)
         with torch.no_grad(), untouched(model):
-            replayer.record(lambda: model(x), [disturber.touched({middle: sv.INT4_WEIGHTS})])
+            replayer.record(lambda: model(x), [perturber.touched({middle: sv.INT4_WEIGHTS})])
             ran = convolutions(monkeypatch)
             with (
-                disturber.applied({middle: sv.INT4_WEIGHTS}),
-                replayer.replaying(disturber.touched({middle: sv.INT4_WEIGHTS})),
+                perturber.applied({middle: sv.INT4_WEIGHTS}),
+                replayer.replaying(perturber.touched({middle: sv.INT4_WEIGHTS})),
             ):
                 model(x)
         runs[operators] = len(ran)
@@ -222,7 +222,7 @@ def test_a_caller_may_write_to_what_the_model_returned_even_through_numpy() -> N
     torch.manual_seed(0)
     model, x = Heads().eval(), torch.randn(1, 3, 4, 4)
     layers = list(sv.wrap(model, x).layers)
-    disturber, replayer = Disturber(model), Replayer(model)
+    perturber, replayer = Perturber(model), Replayer(model)
 
     def doubled() -> list[Tensor]:
         found = list(model(x).values())
@@ -231,12 +231,12 @@ def test_a_caller_may_write_to_what_the_model_returned_even_through_numpy() -> N
         return found
 
     with torch.no_grad():
-        touched = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
+        touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
         plain = doubled()
         assert all(map(torch.equal, replayer.record(doubled, touched), plain))
         for _ in range(2):
             for layer, modules in zip(layers, touched, strict=True):
-                with disturber.applied({layer: sv.INT4_WEIGHTS}):
+                with perturber.applied({layer: sv.INT4_WEIGHTS}):
                     full = doubled()
                     with replayer.replaying(modules):
                         assert all(map(torch.equal, doubled(), full)), layer.name
@@ -257,8 +257,8 @@ def test_another_way_through_the_model_is_surveyed_again() -> None:
     model, x = Deciding().eval(), torch.rand(1, 3, 4, 4)
     layers = [layer for light in (x, -x) for layer in sv.wrap(model, light).layers]
     replayer = Replayer(model)
-    disturber = Disturber(model)
-    touched = [disturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
+    perturber = Perturber(model)
+    touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
     runs = []
     for image in (x, 2 * x, -x, -2 * x, x):
         outputs_of(model, image, replayer, layers)

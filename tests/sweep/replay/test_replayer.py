@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sensitivity as sv
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import unchanged_inputs
@@ -35,7 +35,7 @@ def predictions(wrapped: sv.Wrapped, task: RecordingTask, *, replay: bool) -> tu
     layers = [found for found in wrapped.layers if "computed-weight" not in found.flags]
     found: list[Any] = []
     with untouched(wrapped.model), torch.no_grad():
-        forward = Forward(wrapped.model, Disturber(wrapped.model), replay=replay)
+        forward = Forward(wrapped.model, Perturber(wrapped.model), replay=replay)
         for batch in task.batches():
             run = unchanged_inputs(partial(task.predict, wrapped.model, batch), batch)
             found.append(forward.baseline(run, [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in layers]))
@@ -87,7 +87,7 @@ class Chain(nn.Module):
 
 
 @pytest.mark.parametrize("inplace", [False, True])
-def test_replay_runs_only_what_comes_after_the_disturbed_layer(inplace: bool, operators: bool) -> None:
+def test_replay_runs_only_what_comes_after_the_perturbed_layer(inplace: bool, operators: bool) -> None:
     torch.manual_seed(0)
     model = Chain(inplace=inplace).eval()
     x = torch.randn(1, 4, 8, 8)
@@ -117,7 +117,7 @@ def test_replay_runs_only_what_comes_after_the_disturbed_layer(inplace: bool, op
     assert counted["runs"] == 3 * each_batch + first_batch - reused
 
 
-def test_a_clean_branch_behind_the_disturbed_layer_is_not_run_again() -> None:
+def test_a_clean_branch_behind_the_perturbed_layer_is_not_run_again() -> None:
     class Branches(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -134,7 +134,7 @@ def test_a_clean_branch_behind_the_disturbed_layer_is_not_run_again() -> None:
     model, x = Branches().eval(), torch.randn(1, 3, 8, 8)
     wrapped = sv.wrap(model, x)
     with torch.no_grad():
-        forward = Forward(model, Disturber(model), replay=True)
+        forward = Forward(model, Perturber(model), replay=True)
         variant = Variant.alone(wrapped.layers["left"], sv.INT4_WEIGHTS)
         forward.baseline(lambda: [model(x)["left"].numpy()], [variant])
         assert forward.replayer is not None

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.layers.inputs import arguments_of
-from sensitivity.perturb.disturb import Disturber
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.sweep.replay.reuse import CallOrder, Output, ReuseRule, StandIn
@@ -72,15 +72,15 @@ def planned_and_followed(
     case = CASES[name]
     model = case.build()
     args, kwargs = arguments_of(case.inputs)
-    disturber, replayer = Disturber(model), Replayer(model)
+    perturber, replayer = Perturber(model), Replayer(model)
     triples = []
     with torch.no_grad(), untouched(model):
         for layer in sv.wrap(model, case.inputs).layers:
-            modules = disturber.touched({layer: sv.INT4_WEIGHTS})
+            modules = perturber.touched({layer: sv.INT4_WEIGHTS})
             replayer.record(lambda: model(*args, **kwargs), [modules])
             plan, record = replayer._recording.plan, replayer._recording.record
             noted.clear()
-            with disturber.applied({layer: sv.INT4_WEIGHTS}), replayer.replaying(modules):
+            with perturber.applied({layer: sv.INT4_WEIGHTS}), replayer.replaying(modules):
                 model(*args, **kwargs)
             followed = {output for output in noted if output is not None and output is not StandIn.ITS_INPUT}
             triples.append((set(plan.wanted), followed, set(record.kept)))

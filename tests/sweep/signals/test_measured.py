@@ -69,17 +69,17 @@ def test_weight_layer_and_output_signals_are_those_of_numpy(net: Net, images: Te
     wrapped = sv.wrap(net, images[:1])
     signals = wrapped.signals([images[:4], images[4:]], sv.INT4_WEIGHTS)
     weight = net.depthwise.weight.numpy()
-    disturbed = int4_per_channel(weight)
+    perturbed = int4_per_channel(weight)
     inputs = net.act(net.norm(net.conv(images)))
     own = net.depthwise(inputs).numpy()
-    own_disturbed = F.conv2d(inputs, torch.from_numpy(disturbed).float(), net.depthwise.bias, groups=8)
+    own_perturbed = F.conv2d(inputs, torch.from_numpy(perturbed).float(), net.depthwise.bias, groups=8)
     expected = net(images)
     # the order of the outputs' elements does not count, so both batches at once are as good as one after the other
-    found = {"map": own_disturbed, "scores": net.head(own_disturbed.mean((2, 3)))}
+    found = {"map": own_perturbed, "scores": net.head(own_perturbed.mean((2, 3)))}
     [depthwise] = [layer.name for layer in wrapped.layers if layer.module == "depthwise"]
-    assert signals[depthwise]["weight_sqnr_db"] == pytest.approx(sqnr(weight, disturbed), rel=1e-5)
-    assert signals[depthwise]["layer_sqnr_db"] == pytest.approx(sqnr(own, own_disturbed.numpy()), rel=1e-5)
-    assert signals[depthwise]["layer_cosine"] == pytest.approx(cosine(own, own_disturbed.numpy()), rel=1e-6)
+    assert signals[depthwise]["weight_sqnr_db"] == pytest.approx(sqnr(weight, perturbed), rel=1e-5)
+    assert signals[depthwise]["layer_sqnr_db"] == pytest.approx(sqnr(own, own_perturbed.numpy()), rel=1e-5)
+    assert signals[depthwise]["layer_cosine"] == pytest.approx(cosine(own, own_perturbed.numpy()), rel=1e-6)
     assert signals[depthwise]["output_sqnr_db"] == pytest.approx(sqnr(flat(expected), flat(found)), rel=1e-5)
     assert signals[depthwise]["output_cosine"] == pytest.approx(cosine(flat(expected), flat(found)), rel=1e-6)
     assert signals.images == 6
@@ -96,14 +96,14 @@ def test_the_input_is_quantized_where_the_recipe_does_and_the_folded_weight_is_c
     weight = net.conv.weight.numpy()
     folded = weight * gamma
     step = np.abs(folded.reshape(8, -1)).max(1).reshape(-1, 1, 1, 1) / 127
-    disturbed = np.round(folded / step) * step / gamma
+    perturbed = np.round(folded / step) * step / gamma
     scale = float(images.abs().max()) / 127
     quantized = torch.round(images / scale).clamp(-128, 127) * scale
     own = F.conv2d(images, net.conv.weight).numpy()
-    own_disturbed = F.conv2d(quantized, torch.from_numpy(disturbed).float()).numpy()
+    own_perturbed = F.conv2d(quantized, torch.from_numpy(perturbed).float()).numpy()
     [found] = signals.values()
-    assert found["weight_sqnr_db"] == pytest.approx(sqnr(weight, disturbed), rel=1e-4)
-    assert found["layer_sqnr_db"] == pytest.approx(sqnr(own, own_disturbed), rel=1e-4)
+    assert found["weight_sqnr_db"] == pytest.approx(sqnr(weight, perturbed), rel=1e-4)
+    assert found["layer_sqnr_db"] == pytest.approx(sqnr(own, own_perturbed), rel=1e-4)
 
 
 def test_the_batch_size_makes_no_difference(net: Net, images: Tensor) -> None:

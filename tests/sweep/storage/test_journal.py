@@ -127,7 +127,7 @@ def test_an_interrupted_sweep_goes_on_where_it_was(wrapped: sv.Wrapped, path: Pa
     assert task.predicted == 16 - stop + (first or stop > 0)
 
 
-def test_of_a_finished_sweep_only_the_undisturbed_model_runs_again_on_the_first_batch(
+def test_of_a_finished_sweep_only_the_unperturbed_model_runs_again_on_the_first_batch(
     wrapped: sv.Wrapped, path: Path
 ) -> None:
     first, second = StoredTask(images(3)), StoredTask(images(3))
@@ -155,7 +155,7 @@ def test_layers_and_recipes_added_later_are_all_that_runs(wrapped: sv.Wrapped, p
     analyze(wrapped, StoredTask(images(2)), path, layers="first", replay=False)
     more = StoredTask(images(2))
     analyze(wrapped, more, path, layers=["first", "second"], replay=False)
-    assert more.predicted == 2 * 1 + 1  # the undisturbed model on the first batch alone
+    assert more.predicted == 2 * 1 + 1  # the unperturbed model on the first batch alone
     both = StoredTask(images(2))
     recipes = [sv.INT4_WEIGHTS, sv.Prune(0.5)]
     study = analyze(wrapped, both, path, layers=["first", "second"], recipe=recipes, replay=False)

@@ -1,4 +1,4 @@
-"""Disturbing layers: what is computed inside, and that nothing is left behind."""
+"""Perturbing layers: what is computed inside, and that nothing is left behind."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import sensitivity as sv
 from sensitivity.errors import CalibrationError, LayerNotFoundError, NotRestoredError
-from sensitivity.perturb import disturb
+from sensitivity.perturb import perturber as perturber_module
 from tests.models import CASES
 
 RECIPES = {"int8": sv.INT8, "int4-weights": sv.INT4_WEIGHTS, "prune": sv.Prune(0.5), "fp8": sv.FP8}
@@ -179,7 +179,7 @@ def test_each_call_of_a_shared_layer_has_its_own_range() -> None:
             assert (first - plain).abs().max() < 0.05 * plain.abs().max()
 
 
-def test_a_tied_weight_is_disturbed_in_the_chosen_layer_alone() -> None:
+def test_a_tied_weight_is_perturbed_in_the_chosen_layer_alone() -> None:
     class Tied(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -324,13 +324,13 @@ def test_a_weight_is_quantized_once_for_recipes_that_differ_in_activations_alone
     net: Net, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[str] = []
-    real = disturb.perturbed_weight
+    real = perturber_module.perturbed_weight
 
     def counted(model: nn.Module, layer: sv.Layer, recipe: sv.Recipe, inputs: object = None) -> Tensor | None:
         made.append(recipe.name)
         return real(model, layer, recipe, inputs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(disturb, "perturbed_weight", counted)
+    monkeypatch.setattr(perturber_module, "perturbed_weight", counted)
     wrapped = sv.wrap(net, images)
     weights = sv.QuantSpec("int4", "per-channel")
     recipes = [
@@ -340,11 +340,11 @@ def test_a_weight_is_quantized_once_for_recipes_that_differ_in_activations_alone
         sv.Recipe("rounded", weights=weights, rounding="compensated"),
         sv.Recipe("placed", weights=weights, placement="conv-norm-act"),
     ]
-    disturber = disturb.Disturber(net, [wrapped.calibrate(images, recipes[:4])])
+    perturber = perturber_module.Perturber(net, [wrapped.calibrate(images, recipes[:4])])
     layer = wrapped.layers["conv"]
     kept = {}
     for recipe in recipes:
-        with disturber.applied({layer: recipe}):
+        with perturber.applied({layer: recipe}):
             kept[recipe.name] = net.conv.weight.detach().clone()
     assert made == ["first", "rounded", "placed"]
     assert torch.equal(kept["first"], kept["second"])

@@ -35,7 +35,7 @@ class _Prepared:
     hooks: Hooks
 
 
-class Disturber:
+class Perturber:
     """Applies recipes to the layers of one model; weights are quantized once and kept.
 
     Args:
