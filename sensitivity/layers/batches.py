@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -14,7 +14,23 @@ from sensitivity.layers.inputs import arguments_of, tensors_in
 _MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 
 
-def batches_like(images: Iterable[Any], example_inputs: Any) -> Iterator[tuple[tuple[Any, ...], dict[str, Any], int]]:
+class Arguments(NamedTuple):
+    """A batch of images as arguments of a model.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        images: Number of images in them.
+        item: The batch as it was given.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    images: int
+    item: Any
+
+
+def batches_like(images: Iterable[Any], example_inputs: Any) -> Iterator[Arguments]:
     """Calibration images as arguments of the model.
 
     Args:
@@ -24,17 +40,12 @@ def batches_like(images: Iterable[Any], example_inputs: Any) -> Iterator[tuple[t
         example_inputs: What the model takes.
 
     Yields:
-        Positional arguments, keyword arguments and the number of images in them.
+        The arguments of each batch, one after another.
 
     Raises:
         CalibrationError: If an item is no tensor, tuple or dict of tensors as the model takes them, or holds NaN or
             infinite values.
     """
-    if isinstance(images, Mapping):
-        raise CalibrationError(
-            f"images is a {type(images).__name__} with the keys {', '.join(map(repr, images))}, not several "
-            "batches. Put a single batch into a list."
-        )
     for number, item in enumerate(images):
         args, kwargs = _arguments(item, example_inputs, number)
         tensors = list(tensors_in((args, kwargs)))
@@ -44,7 +55,7 @@ def batches_like(images: Iterable[Any], example_inputs: Any) -> Iterator[tuple[t
         first = tensors[0]
         count = first.shape[0] if first.dim() else 1
         if count:
-            yield args, kwargs, count
+            yield Arguments(args, kwargs, count, item)
 
 
 def explaining(run: Callable[[], Any], inputs: Any, example_inputs: Any) -> Callable[[], Any]:

@@ -13,7 +13,7 @@ from sensitivity.errors import CalibrationError
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.arguments import CalibrationLike, Images, check_calibration
 from sensitivity.perturb.calibrate import calibrate
-from sensitivity.perturb.images import check_images, runs_on
+from sensitivity.perturb.images import check_images, passes_of
 from sensitivity.perturb.reference import with_reference
 from sensitivity.progress import counted, watching
 from sensitivity.quantize.calibration import Calibration
@@ -51,8 +51,8 @@ class Calibrator:
         images = with_reference(self.model, images) if isinstance(images, Task) else check_images(images)
         total = len(images) if isinstance(images, Sized) else None
         with watching(total, progress) as watch:
-            runs = runs_on(self.model, images, self.example_inputs)
-            runs = counted(runs, watch, total, in_images=isinstance(images, Task))
+            passes = passes_of(self.model, images, self.example_inputs)
+            runs = counted(((run, count) for run, count, _ in passes), watch, total, in_images=isinstance(images, Task))
             calibration = calibrate(self.model, self.layers, recipes, runs)
         self.calibrations.append(calibration)
         return calibration
