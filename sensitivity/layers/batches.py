@@ -114,11 +114,11 @@ def _check_no_list_of_images(items: tuple[Any, ...] | list[Any], example: Tensor
 
 
 def _no_tensor(item: Any, example_inputs: Any, number: int) -> CalibrationError:
-    what = f"a {type(item).__name__}"
+    kind = f"a {type(item).__name__}"
     if isinstance(item, Mapping):
-        what += f" with the keys {', '.join(map(repr, item))}"
+        kind += f" with the keys {', '.join(map(repr, item))}"
     return CalibrationError(
-        f"images: item {number} is {what}. Calibration images must be tensors as the model takes them: it was wrapped "
+        f"images: item {number} is {kind}. Calibration images must be tensors as the model takes them: it was wrapped "
         f"with {_described(example_inputs)}. Pass batches of preprocessed images, or a task."
     )
 

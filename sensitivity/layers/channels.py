@@ -117,10 +117,12 @@ class _Walk:
             self._lose(op, f"{op.name} behind them does not scale as they do")
 
     def channels(self) -> Channels:
-        """What was found, with numbers that tell which channels go together."""
+        """Layers and norms with the numbers of their channels, which tell which channels go together."""
         layers = [
-            LayerChannels(one.module, None if one.read is None else self._roots(one.read), self._roots(one.written))
-            for one in self._layers.values()
+            LayerChannels(
+                layer.module, None if layer.read is None else self._roots(layer.read), self._roots(layer.written)
+            )
+            for layer in self._layers.values()
         ]
         reasons: dict[int, str] = {}
         for channel, reason in self._reasons.items():
@@ -214,11 +216,11 @@ class _Walk:
             return False
         if any(value not in self.held for value in dynamic):
             return False
-        (axis, one), (other_axis, other) = (self.held[value] for value in dynamic)
+        (axis, numbers), (other_axis, other_numbers) = (self.held[value] for value in dynamic)
         if axis != other_axis:
             return False
-        self._join(one, other)
-        return self._hold(op.outputs[0], axis, one)
+        self._join(numbers, other_numbers)
+        return self._hold(op.outputs[0], axis, numbers)
 
     def _multiplied(self, op: Op, dynamic: list[int]) -> bool:
         """A product scales as one of its factors does while the other stays as it is."""
@@ -248,14 +250,14 @@ class _Walk:
     def _reduced(self, op: Op, value: int) -> bool:
         axis, numbers = self.held[value]
         dimensions = len(self._tape.values[value].shape)
-        given = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim")
-        if not isinstance(given, (list, tuple, int)):
+        dims = op.args[1] if len(op.args) > 1 else op.kwargs.get("dim")
+        if not isinstance(dims, (list, tuple, int)):
             return False
-        gone = {int(one) % dimensions for one in ([given] if isinstance(given, int) else given)}
-        kept = len(self._tape.values[op.outputs[0]].shape) == dimensions
+        gone = {int(dim) % dimensions for dim in ([dims] if isinstance(dims, int) else dims)}
+        keeps_dims = len(self._tape.values[op.outputs[0]].shape) == dimensions
         if axis in gone:
             return False
-        return self._hold(op.outputs[0], axis if kept else axis - sum(one < axis for one in gone), numbers)
+        return self._hold(op.outputs[0], axis if keeps_dims else axis - sum(dim < axis for dim in gone), numbers)
 
     def _reshaped(self, op: Op, value: int) -> bool:
         axis, numbers = self.held[value]
@@ -268,10 +270,10 @@ class _Walk:
         axis, numbers = self.held[value]
         order = list(range(len(self._tape.values[value].shape)))
         if op.name == "permute":
-            order = [int(one) % len(order) for one in op.args[1]]
+            order = [int(dim) % len(order) for dim in op.args[1]]
         else:
-            one, other = (0, len(order) - 1) if op.name == "t" else (int(one) % len(order) for one in op.args[1:3])
-            order[one], order[other] = order[other], order[one]
+            first, second = (0, len(order) - 1) if op.name == "t" else (int(dim) % len(order) for dim in op.args[1:3])
+            order[first], order[second] = order[second], order[first]
         return self._hold(op.outputs[0], order.index(axis), numbers)
 
     def _parted(self, op: Op, value: int) -> bool:
@@ -343,6 +345,6 @@ class _Walk:
     def _roots(self, numbers: Numbers) -> Numbers:
         return np.array([self._root(number) for number in numbers.tolist()], dtype=np.int64)
 
-    def _join(self, one: Numbers, other: Numbers) -> None:
-        for left, right in zip(one.tolist(), other.tolist(), strict=True):
+    def _join(self, numbers: Numbers, other_numbers: Numbers) -> None:
+        for left, right in zip(numbers.tolist(), other_numbers.tolist(), strict=True):
             self._parent[self._root(left)] = self._root(right)

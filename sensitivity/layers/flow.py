@@ -1,4 +1,4 @@
-"""Following values along a tape: what only reshapes, what normalises, what bends, who else reads."""
+"""Following values along a tape: what only reshapes, what normalises, what is nonlinear, who else reads."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from torch import nn
 
 from sensitivity.layers.operators import (
     ARITHMETIC,
-    BENDING_PARTS,
-    BENDS,
     DIVISIONS,
     ELEMENTWISE,
     FUSED_NORMS,
+    NONLINEAR_PARTS,
+    NONLINEARITIES,
     PADS,
     REDUCTIONS,
     VIEWS,
@@ -29,20 +29,20 @@ GELU_TANH_OPERATORS = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Follower:
     """A norm or an activation that follows a value.
 
     Attributes:
         name: Class of the module, or the name that a function's module would have.
         module: Path of the module, or None for a function.
         output: The value behind it.
-        bends: Whether a norm holds a nonlinearity as well (EvoNorm).
+        has_nonlinearity: Whether a norm holds a nonlinearity as well (EvoNorm).
     """
 
     name: str
     module: str | None
     output: int
-    bends: bool = False
+    has_nonlinearity: bool = False
 
 
 class Flow:
@@ -94,12 +94,12 @@ class Flow:
 
     # norms ------------------------------------------------------------------------------------------------------
 
-    def norm_after(self, value: int) -> Found | None:
+    def norm_after(self, value: int) -> Follower | None:
         """The normalisation that reads a value and nothing else does, if any."""
         fused = self._fused_norm(value)
         return fused or self._module_norm(value)
 
-    def _fused_norm(self, value: int) -> Found | None:
+    def _fused_norm(self, value: int) -> Follower | None:
         value = self.behind_views(value)
         reader = self.sole_reader(value)
         if reader is None or self.tape.ops[reader].name not in FUSED_NORMS:
@@ -109,18 +109,18 @@ class Flow:
             return None
         call = self._leaf_call(op)
         name = type(self.tape.modules[call.module]).__name__ if call else FUSED_NORMS[op.name]
-        return Found(name, call.module if call else None, op.outputs[0])
+        return Follower(name, call.module if call else None, op.outputs[0])
 
-    def _module_norm(self, value: int) -> Found | None:
+    def _module_norm(self, value: int) -> Follower | None:
         """A module without layers inside that reads only this value and normalises it by hand."""
         starts = dict.fromkeys((value, self.behind_views(value)))  # a view may stand before the module, or open it
         for number in chain.from_iterable(map(self._calls_reading_only, starts)):
             call = self.tape.calls[number]
             inside = [op for op in self.tape.ops[call.first : call.last] if self.tape.values[op.outputs[0]].dynamic]
             if self._normalises(inside):
-                bends = any(op.name in BENDS for op in inside)
+                has_nonlinearity = any(op.name in NONLINEARITIES for op in inside)
                 name = type(self.tape.modules[call.module]).__name__
-                return Found(name, call.module, self._dynamic_output(call), bends)
+                return Follower(name, call.module, self._dynamic_output(call), has_nonlinearity)
         return None
 
     def _normalises(self, inside: list[Op]) -> bool:
@@ -184,23 +184,23 @@ class Flow:
 
     # activations ------------------------------------------------------------------------------------------------
 
-    def activation_after(self, value: int) -> Found | None:
+    def activation_after(self, value: int) -> Follower | None:
         """The activation that reads a value, written as a module, a function or operators, if any."""
         value = self.behind_views(value)
-        region, output = self._bending_region(value)
+        region, output = self._nonlinear_region(value)
         if output is None:
             return None
         call = self._call_of_region(region)
         if call is not None:
-            return Found(_class_name(self.tape.modules[call.module]), call.module, output)
-        return Found(self._name_of(region), None, output)
+            return Follower(_class_name(self.tape.modules[call.module]), call.module, output)
+        return Follower(self._name_of(region), None, output)
 
-    def _bending_region(self, value: int) -> tuple[list[int], int | None]:
-        """Elementwise operators from a value to the first point where all its paths have met, one of them bent."""
+    def _nonlinear_region(self, value: int) -> tuple[list[int], int | None]:
+        """Elementwise operators from a value to the first point where all its paths have met, one of them nonlinear."""
         size = prod(self.tape.values[value].shape)
         region: list[int] = []
         open_values = {value: len(self.readers(value))}
-        bent = False
+        nonlinear = False
         while True:
             ready = sorted(r for v in open_values for r in self.readers(v) if r not in region)
             step = next((r for r in ready if self._fits(r, set(open_values), region, size)), None)
@@ -208,12 +208,12 @@ class Flow:
                 return [], None
             op = self.tape.ops[step]
             region.append(step)
-            bent = bent or op.name in BENDS or op.name in BENDING_PARTS
+            nonlinear = nonlinear or op.name in NONLINEARITIES or op.name in NONLINEAR_PARTS
             for v in self.tape.dynamic_inputs(op):
                 if v in open_values and all(r in region for r in self.readers(v)):
                     del open_values[v]
             open_values[op.outputs[0]] = len(self.readers(op.outputs[0]))
-            if bent and list(open_values) == [op.outputs[0]]:
+            if nonlinear and list(open_values) == [op.outputs[0]]:
                 return self._with_scalars(region), self.tape.ops[self._with_scalars(region)[-1]].outputs[0]
 
     def _fits(self, reader: int, known: set[int], region: list[int], size: int) -> bool:
@@ -260,12 +260,12 @@ class Flow:
         if len(ops) == 1:
             return _function_name(ops[0])
         parts = frozenset(f"{o.name}_scalar" if o.name in ARITHMETIC and self._by_number(o) else o.name for o in ops)
-        bent = [op.name for op in ops if op.name in BENDS or op.name in BENDING_PARTS]
-        if bent == ["erf"]:
+        nonlinear = [op.name for op in ops if op.name in NONLINEARITIES or op.name in NONLINEAR_PARTS]
+        if nonlinear == ["erf"]:
             return "GELU"
-        if bent == ["tanh"] and len(ops) >= GELU_TANH_OPERATORS:
+        if nonlinear == ["tanh"] and len(ops) >= GELU_TANH_OPERATORS:
             return "GELU(tanh)"
-        return WRITTEN_OUT.get(parts, "+".join(bent))
+        return WRITTEN_OUT.get(parts, "+".join(nonlinear))
 
 
 def _class_name(module: nn.Module) -> str:
@@ -285,4 +285,4 @@ def _function_name(op: Op) -> str:
         return "ReLU"
     if op.name == "clamp" and numbers == [0, 6]:
         return "ReLU6"
-    return BENDS.get(op.name, op.name)
+    return NONLINEARITIES.get(op.name, op.name)

@@ -35,8 +35,8 @@ def name_layers(paths: Sequence[str], naming: NamingScheme | None = None) -> lis
     family, general = efficientvit_names(paths), general_names(paths)
     seen: Counter[Place] = Counter()
     names = []
-    for mine, known, fallback in zip(own, family, general, strict=True):
-        stage, block = mine or known or fallback
+    for by_scheme, known, fallback in zip(own, family, general, strict=True):
+        stage, block = by_scheme or known or fallback
         place = (stage.replace(":", "."), int(block))
         names.append(f"{place[0]}:{place[1]}:{seen[place]}")
         seen[place] += 1

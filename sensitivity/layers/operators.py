@@ -1,4 +1,4 @@
-"""What the operators of a tape mean: which only reshape, which are linear, which normalise, which bend."""
+"""What the operators of a tape mean: which only reshape, which are linear, which normalise, which are nonlinear."""
 
 from __future__ import annotations
 
@@ -54,13 +54,13 @@ FUSED_NORMS = {
 REDUCTIONS = frozenset({"mean", "var", "var_mean", "std", "std_mean", "sum", "linalg_vector_norm", "norm"})
 DIVISIONS = frozenset({"div", "rsqrt", "sqrt", "reciprocal", "pow"})
 
-# one operator that bends the line, with the name of the module that does the same
-# decide, and pass no numbers on
+# these decide, and pass no numbers on
 COMPARISONS = frozenset(
     {"gt", "lt", "ge", "le", "eq", "ne", "logical_not", "logical_and", "bitwise_not", "bitwise_and"}
 )
 
-BENDS = {
+# nonlinear operators, each with the name of the module that does the same
+NONLINEARITIES = {
     "relu": "ReLU",
     "hardtanh": "Hardtanh",
     "relu6": "ReLU6",
@@ -85,8 +85,8 @@ BENDS = {
     "hardshrink": "Hardshrink",
     "glu": "GLU",
 }
-# bend, but only name an activation together with others, or with their bounds
-BENDING_PARTS = frozenset(
+# nonlinear, but they only name an activation together with others, or with their bounds
+NONLINEAR_PARTS = frozenset(
     {
         "clamp",
         "clamp_min",
@@ -105,7 +105,7 @@ BENDING_PARTS = frozenset(
         "square",
     }
 )
-STRAIGHT_PARTS = frozenset(
+ARITHMETIC_PARTS = frozenset(
     {
         "add",
         "sub",
@@ -122,7 +122,7 @@ STRAIGHT_PARTS = frozenset(
         "le",
     }
 )
-ELEMENTWISE = frozenset(BENDS) | BENDING_PARTS | STRAIGHT_PARTS
+ELEMENTWISE = frozenset(NONLINEARITIES) | NONLINEAR_PARTS | ARITHMETIC_PARTS
 
 # activations written out in operators: the operators used, each once
 WRITTEN_OUT: dict[frozenset[str], str] = {

@@ -85,13 +85,13 @@ def _lstm(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
 def _gru(from_input: Tensor, from_hidden: Tensor, state: State) -> State:
     reset, update, candidate = from_input.chunk(3, 1)
     hidden_reset, hidden_update, hidden_candidate = from_hidden.chunk(3, 1)
-    kept = (update + hidden_update).sigmoid()
+    update_gate = (update + hidden_update).sigmoid()
     new = (candidate + (reset + hidden_reset).sigmoid() * hidden_candidate).tanh()
-    return (state[0] - new) * kept + new, state[1]
+    return (state[0] - new) * update_gate + new, state[1]
 
 
-def _plain(bend: Callable[[Tensor], Tensor]) -> _Step:
-    return lambda from_input, from_hidden, state: (bend(from_input + from_hidden), state[1])
+def _plain(nonlinearity: Callable[[Tensor], Tensor]) -> _Step:
+    return lambda from_input, from_hidden, state: (nonlinearity(from_input + from_hidden), state[1])
 
 
 _STEPS: dict[str, _Step] = {
@@ -150,7 +150,7 @@ def _unrolled(module: nn.RNNBase, values: Tensor, states: Any) -> tuple[Tensor, 
             outputs.append(written)
             ends.append(end)
         values = torch.cat(outputs, -1) if len(outputs) > 1 else outputs[0]
-    last = [torch.stack([end[which] for end in ends]) for which in range(1 + has_cell)]
+    last = [torch.stack([end[state] for end in ends]) for state in range(1 + has_cell)]
     if not is_batched:
         values, last = values.squeeze(1), [state.squeeze(1) for state in last]
     elif module.batch_first:

@@ -80,15 +80,15 @@ def select(layers: Sequence[Layer], pattern: str | Iterable[str], *, model: str 
     patterns = [pattern] if isinstance(pattern, str) else list(pattern)
     if not patterns:
         raise LayerNotFoundError("no pattern was given, so there is no layer to select. '*' selects all layers.")
-    without = [one for one in patterns if takes_away(one)]
+    without = [entry for entry in patterns if takes_away(entry)]
     chosen: set[str] = set()
-    for one in [one for one in patterns if one not in without] or [EVERYTHING] * bool(without):
-        found = _found(one, layers, model)
-        if not found:
-            raise LayerNotFoundError(_nothing(one, layers, model))
-        chosen |= found
-    for one in without:
-        chosen &= _found(one, layers, model)
+    for entry in [entry for entry in patterns if entry not in without] or [EVERYTHING] * bool(without):
+        matches = _found(entry, layers, model)
+        if not matches:
+            raise LayerNotFoundError(_nothing(entry, layers, model))
+        chosen |= matches
+    for entry in without:
+        chosen &= _found(entry, layers, model)
     if without and not chosen:
         raise LayerNotFoundError(f"nothing is left of {', '.join(map(repr, patterns))}: every layer is taken away.")
     return [layer for layer in layers if layer.name in chosen]
@@ -147,7 +147,7 @@ def _property(text: str, layer: Layer) -> bool:
 
 
 def _field(field: str, value: str) -> bool:
-    return any(_alternative(one.strip(), value) for one in field.split(","))
+    return any(_alternative(alternative.strip(), value) for alternative in field.split(","))
 
 
 def _alternative(text: str, value: str) -> bool:
@@ -170,7 +170,7 @@ def _nothing(pattern: str, layers: Sequence[Layer], model: str) -> str:
     properties = sorted({f"@{key}={getattr(layer, key)}" for layer in layers for key in ("kind", "role")})
     words = [*(layer.name for layer in layers), *(layer.module for layer in layers), *flags, *properties]
     near = get_close_matches(pattern.lstrip("!"), words, n=3, cutoff=0.4) or words[:3]
-    where = f" in {model}" if model else ""
-    what = "layer named" if ":" in pattern and "&" not in pattern else "layer matches"
+    model_text = f" in {model}" if model else ""
+    subject = "layer named" if ":" in pattern and "&" not in pattern else "layer matches"
     nearest = ", ".join(repr(word) for word in near)
-    return f"no {what} {pattern!r}{where}. Nearest: {nearest}. wrapped.layers lists all {len(layers)}."
+    return f"no {subject} {pattern!r}{model_text}. Nearest: {nearest}. wrapped.layers lists all {len(layers)}."

@@ -8,7 +8,7 @@ from math import prod
 
 from torch import nn
 
-from sensitivity.layers.flow import Flow, Found
+from sensitivity.layers.flow import Flow, Follower
 from sensitivity.layers.operators import FUSED_NORMS, PADS, VIEWS
 from sensitivity.layers.products import CONVOLUTIONS, PARTS, axis_before, operand_positions, origin_of
 from sensitivity.layers.tape import Call, Op, Tape
@@ -118,10 +118,10 @@ def _only(paths: set[str | None]) -> str | None:
 def find_sites(tape: Tape) -> tuple[list[Site], list[SkippedModule], Flow]:
     """All layers in execution order, and the modules with a weight that are none, each with its reason."""
     weighted = find_weighted(tape)
-    flow = Flow(tape, frozenset(one.op for one in weighted))
+    flow = Flow(tape, frozenset(product.op for product in weighted))
     members: dict[tuple[str, str], list[Weighted]] = {}
-    for one in weighted:
-        members.setdefault((one.module, one.attribute), []).append(one)
+    for product in weighted:
+        members.setdefault((product.module, product.attribute), []).append(product)
     owners = Counter(module for module, _ in members)
     sites = [_site(tape, flow, group, is_alone=owners[module] == 1) for (module, _), group in members.items()]
     taken = {site.module for site in sites}
@@ -131,16 +131,16 @@ def find_sites(tape: Tape) -> tuple[list[Site], list[SkippedModule], Flow]:
 def _site(tape: Tape, flow: Flow, group: list[Weighted], *, is_alone: bool) -> Site:
     """The layer that a group of operators with one weight is; alone where its module multiplies by no other weight."""
     site = _new_site(tape, group[0])
-    site.calls = [_site_call(tape, flow, site, one) for one in group]
-    origins = [origin_of(tape, one.weight, one.axis) for one in group]
+    site.calls = [_site_call(tape, flow, site, product) for product in group]
+    origins = [origin_of(tape, product.weight, product.axis) for product in group]
     axes = {origin.axis for origin in origins}
     itself = all(tape.values[origin.value].parameter is not None for origin in origins)
-    operators = {one.op for one in group}
+    operators = {product.op for product in group}
     if itself and not all(_reads_only(tape, origin.value, operators, VIEWS | PARTS) for origin in origins):
         itself = _called_plainly(tape, group)
     site.computed_weight = not all(tape.values[origin.value].parameter is not None for origin in origins)
     site.output_axis = axes.pop() if itself and len(axes) == 1 else None
-    plain = is_alone and all(_reads_its_argument_alone(tape, one, operators) for one in group)
+    plain = is_alone and all(_reads_its_argument_alone(tape, product, operators) for product in group)
     if site.output_axis is None or not plain:
         site.runs_in = _home(tape, group)
     return site
@@ -148,21 +148,23 @@ def _site(tape: Tape, flow: Flow, group: list[Weighted], *, is_alone: bool) -> S
 
 def _called_plainly(tape: Tape, group: list[Weighted]) -> bool:
     """Whether a weight that others read as well (it is tied) can be exchanged in its own module alone."""
-    return all(one.call is not None and one.parameter.startswith(one.module) for one in group) and isinstance(
-        tape.modules[group[0].module], _PLAIN
+    return all(
+        product.call is not None and product.parameter.startswith(product.module) for product in group
+    ) and isinstance(tape.modules[group[0].module], _PLAIN)
+
+
+def _reads_its_argument_alone(tape: Tape, product: Weighted, operators: set[int]) -> bool:
+    """Whether the module is called with one tensor, and does nothing with it but multiply it by the weight."""
+    call = product.call
+    if call is None or len(call.inputs) != 1 or not call.top_level or call.inputs[0] in call.outputs:
+        return False
+    return _reads_only(tape, call.inputs[0], operators, VIEWS | PADS, call) and _is_made_of(
+        tape, product, call.inputs[0]
     )
 
 
-def _reads_its_argument_alone(tape: Tape, one: Weighted, operators: set[int]) -> bool:
-    """Whether the module is called with one tensor, and does nothing with it but multiply it by the weight."""
-    call = one.call
-    if call is None or len(call.inputs) != 1 or not call.top_level or call.inputs[0] in call.outputs:
-        return False
-    return _reads_only(tape, call.inputs[0], operators, VIEWS | PADS, call) and _is_made_of(tape, one, call.inputs[0])
-
-
-def _is_made_of(tape: Tape, one: Weighted, argument: int) -> bool:
-    value = one.source
+def _is_made_of(tape: Tape, product: Weighted, argument: int) -> bool:
+    value = product.source
     while value != argument:
         op = tape.producer(value)
         if op is None or op.name not in VIEWS | PADS:
@@ -187,9 +189,9 @@ def _reads_only(tape: Tape, value: int, operators: set[int], through: frozenset[
 def _home(tape: Tape, group: list[Weighted]) -> str:
     """Path of the innermost module in whose calls all these operators run; the owner of the weight where it is one."""
     paths = []
-    for one in group:
-        scope = [tape.calls[number].module for number in tape.ops[one.op].scope]
-        paths.append(scope[: scope.index(one.module) + 1] if one.call is not None else scope)
+    for product in group:
+        scope = [tape.calls[number].module for number in tape.ops[product.op].scope]
+        paths.append(scope[: scope.index(product.module) + 1] if product.call is not None else scope)
     common = ""
     for steps in zip(*paths, strict=False):
         if len(set(steps)) > 1:
@@ -198,43 +200,43 @@ def _home(tape: Tape, group: list[Weighted]) -> str:
     return common
 
 
-def _new_site(tape: Tape, one: Weighted) -> Site:
-    op = tape.ops[one.op]
-    shape = tape.values[one.weight].shape
+def _new_site(tape: Tape, product: Weighted) -> Site:
+    op = tape.ops[product.op]
+    shape = tape.values[product.weight].shape
     if op.name in CONVOLUTIONS:
-        return _conv_site(op, shape, one)
-    into, out = shape[-1], shape[-1 if one.side == 1 else -2] if len(shape) > 1 else 1
-    if one.side == 1 and len(shape) > 1:
+        return _conv_site(op, shape, product)
+    into, out = shape[-1], shape[-1 if product.side == 1 else -2] if len(shape) > 1 else 1
+    if product.side == 1 and len(shape) > 1:
         into = shape[-2]
     if op.name == "linear":
         into, out = shape[-1], shape[0] if len(shape) > 1 else 1
-    return Site(one.module, one.attribute, "Linear", (), (), 1, into, out, False, one.parameter, 0)
+    return Site(product.module, product.attribute, "Linear", (), (), 1, into, out, False, product.parameter, 0)
 
 
-def _conv_site(op: Op, shape: tuple[int, ...], one: Weighted) -> Site:
+def _conv_site(op: Op, shape: tuple[int, ...], product: Weighted) -> Site:
     stride, transposed, groups = tuple(op.args[3]), bool(op.args[6]), int(op.args[8])
     dimensions = len(shape) - 2
     into, out = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
     stride = stride * dimensions if len(stride) == 1 else stride
     kind = f"Conv{'Transpose' if transposed else ''}{dimensions}d"
-    module, attribute = one.module, one.attribute
-    return Site(module, attribute, kind, shape[2:], stride, groups, into, out, False, one.parameter, 0)
+    module, attribute = product.module, product.attribute
+    return Site(module, attribute, kind, shape[2:], stride, groups, into, out, False, product.parameter, 0)
 
 
-def _site_call(tape: Tape, flow: Flow, site: Site, one: Weighted) -> SiteCall:
-    op = tape.ops[one.op]
+def _site_call(tape: Tape, flow: Flow, site: Site, product: Weighted) -> SiteCall:
+    op = tape.ops[product.op]
     output = op.outputs[0]
     elements = prod(tape.values[output].shape)
     if site.conv_type.startswith("ConvTranspose"):
-        elements_in = prod(tape.values[one.source].shape)
+        elements_in = prod(tape.values[product.source].shape)
         macs = elements_in * site.out_channels // site.groups * prod(site.kernel_size)
     else:
         macs = elements * site.in_channels // site.groups * prod(site.kernel_size)
-    written = output if one.call is None else _with_bias(tape, flow, output, one.call)
+    written = output if product.call is None else _with_bias(tape, flow, output, product.call)
     norm, activation, end, direct = _what_follows(flow, written)
     return SiteCall(
-        op=one.op,
-        source=one.source,
+        op=product.op,
+        source=product.source,
         written=written,
         end=end,
         macs=macs,
@@ -276,22 +278,22 @@ def _with_bias(tape: Tape, flow: Flow, value: int, call: Call) -> int:
     return value
 
 
-def _what_follows(flow: Flow, value: int) -> tuple[Found | None, Found | None, int, bool]:
+def _what_follows(flow: Flow, value: int) -> tuple[Follower | None, Follower | None, int, bool]:
     """The norm, the activation, the value behind both, and whether the norm comes first."""
-    norm: Found | None = None
-    activation: Found | None = None
+    norm: Follower | None = None
+    activation: Follower | None = None
     end, direct = value, False
     while True:
-        found = flow.norm_after(end) if norm is None else None
-        if found is not None:
-            norm, direct = found, activation is None
-            activation = found if found.bends and activation is None else activation
+        follower = flow.norm_after(end) if norm is None else None
+        if follower is not None:
+            norm, direct = follower, activation is None
+            activation = follower if follower.has_nonlinearity and activation is None else activation
         else:
-            found = flow.activation_after(end) if activation is None else None
-            if found is None:
+            follower = flow.activation_after(end) if activation is None else None
+            if follower is None:
                 return norm, activation, end, direct
-            activation = found
-        end = found.output
+            activation = follower
+        end = follower.output
 
 
 def _skipped(tape: Tape, taken: set[str]) -> list[SkippedModule]:

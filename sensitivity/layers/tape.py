@@ -189,19 +189,19 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         targets = list({id(t): t for t in (*written, *outputs)}.values())
         if not targets:
             return result
-        here = len(self.tape.ops)
+        number = len(self.tape.ops)
         dynamic = _base_name(func) not in FACTORIES and any(self.tape.values[v].dynamic for v in inputs)
-        others = self._others_on(written, targets)
+        aliases = self._others_on(written, targets)
         before = tuple(self.number(tensor) for tensor in written)
-        numbers = tuple(self.add(t, Value(here, tuple(t.shape), dynamic=dynamic)) for t in targets)
+        numbers = tuple(self.add(t, Value(number, tuple(t.shape), dynamic=dynamic)) for t in targets)
         name = _base_name(func)
         name = name.removesuffix("_") if written else name
         self._append(Op(name, tuple(seen_args), seen_kwargs, inputs, numbers, tuple(self.stack)))
         made = tree_map(lambda leaf: Made(leaf.value) if isinstance(leaf, Ref) else leaf, (seen_args, seen_kwargs))
         made_args, made_kwargs = made
         self.execution.steps.append(Step(func, made_args, made_kwargs, before, numbers))
-        for other in others:
-            self._rewrite(other, numbers[0])
+        for alias in aliases:
+            self._rewrite(alias, numbers[0])
         return result
 
     def _others_on(self, written: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
@@ -213,8 +213,8 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _rewrite(self, tensor: Tensor, cause: int) -> None:
         """A view's base (or the base's view) was written: its new version depends on the old one and the write."""
         old = self.number(tensor)
-        here = len(self.tape.ops)
-        new = self.add(tensor, Value(here, tuple(tensor.shape), dynamic=True))
+        number = len(self.tape.ops)
+        new = self.add(tensor, Value(number, tuple(tensor.shape), dynamic=True))
         self._append(Op("written_through_view", (Ref(old), Ref(cause)), {}, (old, cause), (new,), tuple(self.stack)))
         self.execution.steps.append(Step(None, (Made(old), Made(cause)), {}, (), (new,)))
 
@@ -251,8 +251,8 @@ def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> lis
     for position, argument in enumerate(func._schema.arguments):
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
-        given = args[position] if position < len(args) else kwargs.get(argument.name)
-        written += [leaf for leaf in tree_flatten(given)[0] if isinstance(leaf, Tensor)]
+        argument_value = args[position] if position < len(args) else kwargs.get(argument.name)
+        written += [leaf for leaf in tree_flatten(argument_value)[0] if isinstance(leaf, Tensor)]
     return written
 
 

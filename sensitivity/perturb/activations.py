@@ -76,12 +76,12 @@ def activation_hooks(
         hooks.before.append((model.get_submodule(layer.runs_in), calls))
     hooks.before += [(encoder, Unnested(encoder)) for encoder in _encoders_around(model, layer)]
     if recipe.placement == "conv-norm-act":
-        for place, path, what in _behind(layer):
+        for place, path, name in _behind(layer):
             if path is not None:
                 hooks.after.append((model.get_submodule(path), calls.on_output_behind(place)))
-            elif what is not None:
+            elif name is not None:
                 raise RecipeError(
-                    f"{layer.name}: its {place} {what} is written as a function, whose output no hook can quantize. "
+                    f"{layer.name}: its {place} {name} is written as a function, whose output no hook can quantize. "
                     "Use a recipe with placement 'deploy', or write it as a module."
                 )
     return hooks
@@ -256,7 +256,7 @@ def quantizer_of(
     if not tensor.numel():
         return None
     function = quantizers.get((place, call))
-    known = [f"#{number}" for where, number in sorted(quantizers) if where == place]
+    known = [f"#{number}" for known_place, number in sorted(quantizers) if known_place == place]
     if function is None and known:
         raise CalibrationError(
             f"call #{call} of {layer} in one pass was never calibrated, only {', '.join(known)}: no range is known for "

@@ -134,12 +134,12 @@ class _Watch:
         """
         if not self.observers:
             raise CalibrationError("none of the model's layers ran on the images given: there is nothing to calibrate.")
-        return {point: _range(point, one, self.elements[point]) for point, one in self.observers.items()}
+        return {point: _range(point, observer, self.elements[point]) for point, observer in self.observers.items()}
 
 
-def _range(point: Point, one: Observer, elements: int) -> Range:
+def _range(point: Point, observer: Observer, elements: int) -> Range:
     try:
-        low, high = one.range()
+        low, high = observer.range()
     except CalibrationError as error:
         raise CalibrationError(f"{point}: {error}") from error
     return Range(tuple(low.double().flatten().tolist()), tuple(high.double().flatten().tolist()), elements)

@@ -102,30 +102,30 @@ class _Passes:
 
     def __init__(self, counting: Iterable[Counting]) -> None:
         self._counting: dict[nn.Module, list[Counting]] = {}
-        for one in counting:
-            one.depth = 0
-            one.start_pass()
-            for holder in one.holders:
-                self._counting.setdefault(holder, []).append(one)
+        for counter in counting:
+            counter.depth = 0
+            counter.start_pass()
+            for holder in counter.holders:
+                self._counting.setdefault(holder, []).append(counter)
         self.holders = list(self._counting)
 
     def enter(self, module: nn.Module, _: Any) -> None:
         """A module that holds the layer was called: the outermost one begins a pass."""
-        for one in self._counting[module]:
-            if one.depth == 0:
-                one.start_pass()
-            one.depth += 1
+        for counter in self._counting[module]:
+            if counter.depth == 0:
+                counter.start_pass()
+            counter.depth += 1
 
     def end(self, module: nn.Module, _: Any, __: Any) -> None:
         """It returned."""
-        for one in self._counting[module]:
-            if one.depth == 1:
-                one.end_pass(module)
+        for counter in self._counting[module]:
+            if counter.depth == 1:
+                counter.end_pass(module)
 
     def leave(self, module: nn.Module, _: Any, __: Any) -> None:
         """Runs after an exception as well."""
-        for one in self._counting[module]:
-            one.depth = max(0, one.depth - 1)
+        for counter in self._counting[module]:
+            counter.depth = max(0, counter.depth - 1)
 
 
 def holders_of(model: nn.Module, module: nn.Module) -> list[nn.Module]:

@@ -25,8 +25,8 @@ def deferred_interrupts() -> Iterator[None]:
     It is tried again until that is over. Nothing is changed where Python's own handler of SIGINT is not in place, and
     outside the main thread, where signals are never handled.
     """
-    ours = threading.current_thread() is threading.main_thread()
-    if not ours or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if not in_main_thread or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield
         return
     signal.signal(signal.SIGINT, _interrupt)

@@ -86,17 +86,17 @@ def find_kept(model: nn.Module, layers: Sequence[Layer], scheme: Scheme, example
         return Kept()
     whole: set[str] = set()
     bodies: set[str] = set()
-    found = _Found(model, example_inputs)
+    finder = _Found(model, example_inputs)
     for entry in scheme.keep_fp32:
         if entry in (NORMS, ATTENTION):
-            paths = found.norms() if entry == NORMS else found.attention()
+            paths = finder.norms() if entry == NORMS else finder.attention()
         else:
             paths = {path for path, _ in model.named_modules() if path and (path == entry or fnmatchcase(path, entry))}
         if not paths:
             raise LayerNotFoundError(_nothing(entry, model))
         (bodies if entry == ATTENTION else whole).update(paths)
     modules = frozenset(layer.module for layer in layers)
-    return Kept(frozenset(whole), frozenset(bodies), modules, found.beside())
+    return Kept(frozenset(whole), frozenset(bodies), modules, finder.beside())
 
 
 class _Found:
@@ -120,13 +120,13 @@ class _Found:
     def beside(self) -> dict[str, frozenset[str]]:
         """See ``Kept.beside``."""
         at = {call.op: site.module for site in self._sites for call in site.calls}
-        found: dict[str, frozenset[str]] = {}
+        partners: dict[str, frozenset[str]] = {}
         for site in self._sites:
             sources = {call.source for call in site.calls}
             readers = {at.get(reader, "") for source in sources for reader in self._flow.readers(source)}
             returned = {""} if sources & set(self._tape.outputs) else set()
-            found[site.module] = frozenset((readers | returned) - {site.module})
-        return {path: others for path, others in found.items() if others}
+            partners[site.module] = frozenset((readers | returned) - {site.module})
+        return {path: modules for path, modules in partners.items() if modules}
 
     def _normalizes(self, call: Call) -> bool:
         if self._flow.holds_layer(call):
@@ -158,5 +158,5 @@ def _nothing(entry: str, model: nn.Module) -> str:
             "Leave it out, or name modules by their paths."
         )
     paths = [path for path, _ in model.named_modules() if path]
-    near = ", ".join(repr(one) for one in get_close_matches(entry, [NORMS, ATTENTION, *paths], n=3, cutoff=0.4))
+    near = ", ".join(repr(name) for name in get_close_matches(entry, [NORMS, ATTENTION, *paths], n=3, cutoff=0.4))
     return f"keep_fp32 names {entry!r}, which is no module of {name}. Nearest: {near or ', '.join(paths[:3])}."

@@ -241,7 +241,7 @@ def stand_ins(layers: Sequence[AtOperator]) -> Iterator[None]:
     The operators know a weight by the object. Replay does as well: what is computed from the stand-in is not known to
     it, and runs.
     """
-    originals = [(owner, name, owner._parameters[name]) for owner, name in {one.parameter: None for one in layers}]
+    originals = [(owner, name, owner._parameters[name]) for owner, name in {layer.parameter: None for layer in layers}]
     try:
         for owner, name, original in originals:
             assert original is not None

@@ -68,27 +68,37 @@ class Perturber:
             RecipeError: If a recipe does not fit its layer.
         """
         prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
-        before = [hook for one in prepared for hook in one.hooks.before]
-        after = [hook for one in prepared for hook in one.hooks.after]
+        before = [hook for layer_change in prepared for hook in layer_change.hooks.before]
+        after = [hook for layer_change in prepared for hook in layer_change.hooks.after]
         with contextlib.ExitStack() as stack:
-            for one in prepared:
-                one_call(one.hooks, call)
-                stack.callback(one_call, one.hooks, None)
-                if one.weight is not None:
-                    stack.enter_context(exchanged(one.module, one.weight_name, one.weight))
-                if one.bias is not None:
-                    stack.enter_context(exchanged(one.module, "bias", one.bias))
+            for layer_change in prepared:
+                one_call(layer_change.hooks, call)
+                stack.callback(one_call, layer_change.hooks, None)
+                if layer_change.weight is not None:
+                    stack.enter_context(exchanged(layer_change.module, layer_change.weight_name, layer_change.weight))
+                if layer_change.bias is not None:
+                    stack.enter_context(exchanged(layer_change.module, "bias", layer_change.bias))
             stack.enter_context(hooked(before=before, after=after))
             yield
 
     def touched(self, recipes: Mapping[Layer, Recipe]) -> set[nn.Module]:
         """Every module that computes something else inside ``applied``: those with a new weight or a hook."""
         prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
-        weighted = {one.module for one in prepared if one.weight is not None or one.bias is not None}
-        holders = {
-            hook.parameter[0] for one in prepared for _, hook in one.hooks.before if isinstance(hook, AtOperator)
+        weighted = {
+            layer_change.module
+            for layer_change in prepared
+            if layer_change.weight is not None or layer_change.bias is not None
         }
-        return weighted | holders | {module for one in prepared for module, _ in [*one.hooks.before, *one.hooks.after]}
+        holders = {
+            hook.parameter[0]
+            for layer_change in prepared
+            for _, hook in layer_change.hooks.before
+            if isinstance(hook, AtOperator)
+        }
+        hooked_modules = {
+            module for layer_change in prepared for module, _ in [*layer_change.hooks.before, *layer_change.hooks.after]
+        }
+        return weighted | holders | hooked_modules
 
     def calibration_for(self, recipe: Recipe) -> Calibration:
         """The ranges that a recipe is applied with.
@@ -96,7 +106,7 @@ class Perturber:
         Raises:
             CalibrationError: If none fits, or those that do were made on other weights.
         """
-        fitting = [one for one in reversed(self.calibrations) if one.fits(recipe)]
+        fitting = [calibration for calibration in reversed(self.calibrations) if calibration.fits(recipe)]
         if not fitting:
             have = "no calibration is" if not self.calibrations else "only a calibration for another recipe is"
             needs = "quantizes activations" if recipe.activations is not None else "has cures that look at inputs"
@@ -104,7 +114,7 @@ class Perturber:
                 f"recipe {recipe.name!r} {needs}, and {have} at hand. Call "
                 "wrapped.calibrate(images, recipe) first, or pass calibration=."
             )
-        calibration = next((one for one in fitting if one.model == self._weights), None)
+        calibration = next((candidate for candidate in fitting if candidate.model == self._weights), None)
         if calibration is None:
             raise CalibrationError(
                 f"the calibration for recipe {recipe.name!r} was made on other weights or buffers (digest "
@@ -160,10 +170,10 @@ class Perturber:
             if change_weight is None:
                 return Hooks()
             return activation_hooks(self.model, layer, recipe, unchanged, change_weight=change_weight)
-        found: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
-        change = quantizer(found, layer.name)
+        quantizers: dict[tuple[str, int], Callable[[Tensor], Tensor]] = {}
+        change = quantizer(quantizers, layer.name)
         hooks = activation_hooks(self.model, layer, recipe, change, strict=True, change_weight=change_weight)
-        found |= self.quantizers(layer, recipe)  # second: what no hook can reach has no range either
+        quantizers |= self.quantizers(layer, recipe)  # second: what no hook can reach has no range either
         return hooks
 
 
@@ -172,7 +182,7 @@ def _quantizers(layer: Layer, spec: QuantSpec, calibration: Calibration, like: T
     calibration.range_of(Point(layer.name, "input", 0))
     device = like.device if like is not None else None
     return {
-        (point.place, point.call): activation_quantizer(found.low, found.high, spec, device=device)
-        for point, found in calibration.ranges.items()
+        (point.place, point.call): activation_quantizer(limits.low, limits.high, spec, device=device)
+        for point, limits in calibration.ranges.items()
         if point.layer == layer.name
     }

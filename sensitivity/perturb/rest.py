@@ -124,16 +124,16 @@ class _Roles:
         within: Sequence[str] | None,
     ) -> _Roles:
         """From what the layers get."""
-        given = [(one, recipes[one.name]) for one in layers if one.name in recipes]
-        whole = [one for one, recipe in given if recipe.weights is not None and recipe.activations is not None]
-        paths = frozenset(one.module for one in whole)
+        quantized = [(layer, recipes[layer.name]) for layer in layers if layer.name in recipes]
+        whole = [layer for layer, recipe in quantized if recipe.weights is not None and recipe.activations is not None]
+        paths = frozenset(layer.module for layer in whole)
         unrounded = ("bias",) if rest == "bf16" else ()
-        attending = {one.module for one in whole if one.weight != "weight"}  # a whole attention runs inside
+        attending = {layer.module for layer in whole if layer.weight != "weight"}  # a whole attention runs inside
         return cls(
             in_integers=paths - attending,
-            partly=frozenset(one.module for one, _ in given) - paths,
-            stored=frozenset(path for path, others in kept.beside.items() if not others <= paths),
-            exact=frozenset((one.module, name) for one in whole for name in (one.weight, *unrounded)),
+            partly=frozenset(layer.module for layer, _ in quantized) - paths,
+            stored=frozenset(path for path, modules in kept.beside.items() if not modules <= paths),
+            exact=frozenset((layer.module, name) for layer in whole for name in (layer.weight, *unrounded)),
             within=None if within is None else frozenset(within),
         )
 
@@ -157,7 +157,7 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def spare(self, model: nn.Module) -> None:
         """Never write to the parameters and buffers that a model has now."""
-        self._constants |= {_storage(one) for one in (*model.parameters(), *model.buffers())}
+        self._constants |= {_storage(tensor) for tensor in (*model.parameters(), *model.buffers())}
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -186,8 +186,8 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _mark(self, tensor: Tensor) -> _Mark | None:
-        found: _Mark | None = self._unrounded.get(tensor)  # type: ignore[no-untyped-call]
-        return found
+        mark: _Mark | None = self._unrounded.get(tensor)  # type: ignore[no-untyped-call]
+        return mark
 
     def written(self, tree: Any, mark: _Mark = "result") -> None:
         """Float tensors that are to be rounded before they are read; a part of another one is rounded at once."""
@@ -214,8 +214,8 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
             marks: Round only what bears one of these; None for all.
         """
         for leaf in _full_floats(tree):
-            found = self._mark(leaf)
-            if found is None or (marks is not None and found not in marks):
+            mark = self._mark(leaf)
+            if mark is None or (marks is not None and mark not in marks):
                 continue
             del self._unrounded[leaf]
             if self._watch is not None:
@@ -240,7 +240,7 @@ def _storage(tensor: Tensor) -> int:
 
 def _is_view(func: Any) -> bool:
     """Whether an operator returns its argument, or a part of it, as it is."""
-    returns = [one.alias_info for one in func._schema.returns]
+    returns = [returned.alias_info for returned in func._schema.returns]
     return any(alias is not None and not alias.is_write for alias in returns)
 
 

@@ -63,15 +63,15 @@ def changed_in_passing(model: nn.Module, layer: Layer, recipe: Recipe) -> Callab
     """
     if (recipe.weights is None and recipe.pruning is None) or not is_computed(layer):
         return None
-    kept: list[tuple[Tensor, Tensor]] = []
+    changed_weights: list[tuple[Tensor, Tensor]] = []
 
     def change(weight: Tensor, axis: int) -> Tensor:
-        for before, after in kept:
+        for before, after in changed_weights:
             if before.shape == weight.shape and torch.equal(before, weight):
                 return after
         changed = _perturbed(model, layer, recipe, weight.detach(), axis=axis)
-        kept.append((weight.detach().clone(), changed))
-        del kept[:-_MOST_PARTS]
+        changed_weights.append((weight.detach().clone(), changed))
+        del changed_weights[:-_MOST_PARTS]
         return changed
 
     return change
