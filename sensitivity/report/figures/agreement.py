@@ -9,6 +9,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from sensitivity.errors import StudyError
 from sensitivity.records.verification import LayerCheck, LayerStatus, VerificationRecord
+from sensitivity.report.figures.layer_axis import draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture
 
 _MARKS = {
@@ -46,10 +47,9 @@ def agreement(record: VerificationRecord) -> Picture:
     _draw(axes, record.layers)
     gate = record.gates.code_share
     axes.axhline(gate, color="#222222", linewidth=0.8, linestyle="--", gid="gate", label=f"gate: {100 * gate:g} %")
-    axes.legend(fontsize=8, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.02), borderaxespad=0.5)
+    draw_legend(axes)
     verdict = "as simulated" if record.passed else "NOT as simulated"
-    title = f"{record.model} on {record.engine}: {verdict}"
-    axes.set_title(title, fontsize=11, fontweight="bold", loc="left", pad=10, parse_math=False)
+    draw_title(axes, f"{record.model} on {record.engine}: {verdict}")
     return picture
 
 
@@ -74,11 +74,4 @@ def _draw(axes: Axes, layers: Sequence[LayerCheck]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_yticklabels(list(_TICKS.values()))
     axes.set_xlim(-0.7, len(layers) - 0.3)
-    axes.set_xticks(range(len(layers)), [check.layer for check in layers], rotation=90, fontsize=6, parse_math=False)
-    axes.set_ylabel("codes that differ", fontsize=9)
-    axes.tick_params(axis="y", labelsize=8, color="#999999")
-    axes.tick_params(axis="x", color="#999999")
-    axes.grid(color="#e4e4e4", linewidth=0.6, axis="y")
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    draw_layer_axis(axes, [check.layer for check in layers], ylabel="codes that differ", ylabel_size=9)

@@ -11,6 +11,7 @@ from matplotlib.transforms import Bbox
 from sensitivity.errors import StudyError
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
 from sensitivity.report.figures.labels import Label, place_labels
+from sensitivity.report.figures.layer_axis import draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture
 
 _COLOURS = {
@@ -119,28 +120,13 @@ def _covered(axes: Axes, record: DiagnosisRecord) -> Sequence[Bbox]:
 
 
 def _finish(axes: Axes, record: DiagnosisRecord) -> None:
-    axes.set_xticks(
-        range(len(record)), [finding.layer for finding in record], rotation=90, fontsize=6, parse_math=False
-    )
-    axes.set_ylabel("SQNR of the model's outputs (dB)\nwith this layer alone quantized", fontsize=8.5)
-    axes.tick_params(axis="y", labelsize=8, color="#999999")
-    axes.tick_params(axis="x", color="#999999")
-    axes.grid(color="#e4e4e4", linewidth=0.6, axis="y")
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
+    ylabel = "SQNR of the model's outputs (dB)\nwith this layer alone quantized"
+    draw_layer_axis(axes, [finding.layer for finding in record], ylabel=ylabel, ylabel_size=8.5)
     saved = sum(finding.cured_db is not None and finding.cured_db >= record.enough_db for finding in record.hurt)
     title = f"{record.model}, {record.recipe.name}: {len(record.hurt)} of {len(record)} layers are hurt, {saved} cured"
     title += f", only float saves {len(record.needs_float)}" if record.needs_float else ""
-    axes.set_title(title, fontsize=11, fontweight="bold", loc="left", pad=10, parse_math=False)
-    axes.legend(
-        handles=_handles(record),
-        fontsize=8,
-        frameon=False,
-        loc="upper left",
-        bbox_to_anchor=(1.0, 1.02),
-        borderaxespad=0.5,
-    )
+    draw_title(axes, title)
+    draw_legend(axes, _handles(record))
 
 
 def _handles(record: DiagnosisRecord) -> list[Line2D]:
