@@ -6,7 +6,6 @@ import doctest
 import json
 import math
 import re
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,6 @@ from sensitivity.deploy.doctor.saturation import capabilities_here
 from sensitivity.deploy.engines import registry
 from sensitivity.deploy.engines.inputs import checked_inputs, median_time_s
 from sensitivity.errors import (
-    CalibrationError,
     EngineBuildError,
     EngineError,
     ExportError,
@@ -36,6 +34,7 @@ from sensitivity.records import Layer, formats, observers
 from sensitivity.tasks.connectors import registry as families
 from sensitivity.testing.engines import EngineSuite, GraphCase
 from sensitivity.testing.observers import Make, ObserverSuite
+from tests.testing.plain_observer import Plain
 
 X = torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -86,32 +85,16 @@ def refuses_heads(layer: Layer) -> str | None:
     return "it has ten output channels" if layer.out_channels == 10 else None
 
 
-class HalfRange(Observer):
+class HalfRange(Plain, Observer):
     """Half of the range of all values: the outer ones are clipped. It can be computed by hand."""
 
     def __init__(self, spec: sv.QuantSpec) -> None:
+        super().__init__()
         self.spec = spec
-        self.low, self.high = math.inf, -math.inf
-
-    def observe(self, x: Tensor) -> None:
-        if not x.isfinite().all():
-            raise CalibrationError("a tensor holds NaN or infinite values")
-        if x.numel():
-            self.low, self.high = min(self.low, float(x.min())), max(self.high, float(x.max()))
-
-    def merge(self, other: HalfRange) -> None:
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-
-    def state(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.low, self.high = state["low"], state["high"]
 
     def range(self) -> tuple[Tensor, Tensor]:
-        if self.low > self.high:
-            raise CalibrationError("no value was observed")
-        return torch.tensor(self.low / 2), torch.tensor(self.high / 2)
+        low, high = super().range()
+        return low / 2, high / 2
 
 
 class TestTheirObserver(ObserverSuite):

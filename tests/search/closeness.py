@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.contracts import Batch
+from tests.sweep.tensor_task import TensorTask
 
 
 class Uneven(nn.Module):
@@ -64,30 +64,17 @@ class Lopsided(nn.Module):
         return out
 
 
-class Closeness:
+class Closeness(TensorTask):
     """100 % where the outputs are those of the float model; less by the noise's share of the signal."""
 
     name = "closeness"
     metric = "closeness"
-    unit = "%"
-    higher_is_better = True
 
     def __init__(self, model: nn.Module, images: int = 8, *, batch_size: int = 4) -> None:
         generator = torch.Generator().manual_seed(1)
-        self.batch_size = batch_size
-        self.inputs = torch.randn(images, 3, 8, 8, generator=generator)
-        self.passes = 0
+        super().__init__(torch.randn(images, 3, 8, 8, generator=generator), batch_size=batch_size)
         with torch.no_grad():
             self.expected = model(self.inputs)
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
-        positions = list(range(len(self)) if images is None else images)
-        for start in range(0, len(positions), self.batch_size):
-            some = positions[start : start + self.batch_size]
-            yield Batch((self.inputs[some],), tuple(some))
 
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[Any]:
         self.passes += 1
@@ -98,9 +85,6 @@ class Closeness:
 
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         return {"closeness": 1.0 - sum(predictions.values()) / len(predictions)}
-
-    def digest(self) -> str:
-        return hashlib.sha256(self.inputs.numpy().tobytes()).hexdigest()
 
 
 def subject(images: int = 8, net: type[nn.Module] = Uneven) -> tuple[sv.Wrapped, Closeness]:

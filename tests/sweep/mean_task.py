@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.contracts import Batch
+from tests.sweep.tensor_task import TensorTask
 
 
 class Chain(nn.Module):
@@ -28,29 +28,16 @@ class Chain(nn.Module):
         return out
 
 
-class MeanTask:
+class MeanTask(TensorTask):
     """The mean of what the model says of each image."""
 
     name = "mean"
     metric = "mean"
-    unit = "%"
-    higher_is_better = True
 
     def __init__(self, images: int, *, batch_size: int = 4) -> None:
-        self.batch_size = batch_size
         generator = torch.Generator().manual_seed(1)
         scale = torch.rand(images, 1, 1, 1, generator=generator) * 3
-        self.inputs = torch.randn(images, 3, 6, 6, generator=generator) * scale
-        self.passes = 0
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def batches(self, images: Sequence[int] | None = None) -> Iterator[Batch]:
-        positions = list(range(len(self)) if images is None else images)
-        for start in range(0, len(positions), self.batch_size):
-            some = positions[start : start + self.batch_size]
-            yield Batch((self.inputs[some],), tuple(some))
+        super().__init__(torch.randn(images, 3, 6, 6, generator=generator) * scale, batch_size=batch_size)
 
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[Any]:
         self.passes += 1
@@ -58,9 +45,6 @@ class MeanTask:
 
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         return {"mean": float(np.mean(list(predictions.values())))}
-
-    def digest(self) -> str:
-        return hashlib.sha256(self.inputs.numpy().tobytes()).hexdigest()
 
 
 class InstanceTask(MeanTask):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -14,6 +13,7 @@ from sensitivity.errors import CalibrationError
 from sensitivity.quantize.observers import make_observer
 from sensitivity.records import QuantSpec
 from sensitivity.testing.observers import Make, ObserverSuite
+from tests.testing.plain_observer import Plain
 
 ORDER_FREE = [
     QuantSpec(),
@@ -39,35 +39,6 @@ class TestMovingAverage(ObserverSuite):
     @pytest.fixture
     def make(self) -> Make:
         return lambda: make_observer(QuantSpec(observer="ema"))
-
-
-class Plain:
-    """Minimum and maximum, written without a base class: an observer as an outsider would write it."""
-
-    def __init__(self) -> None:
-        self.low, self.high = torch.inf, -torch.inf
-
-    def observe(self, x: Tensor) -> None:
-        if not x.numel():
-            return
-        low, high = float(x.min()), float(x.max())
-        if not np.isfinite([low, high]).all():
-            raise CalibrationError("a tensor holds NaN or infinite values")
-        self.low, self.high = min(self.low, low), max(self.high, high)
-
-    def merge(self, other: Plain) -> None:
-        self.low, self.high = min(self.low, other.low), max(self.high, other.high)
-
-    def state(self) -> dict[str, Any]:
-        return {"low": self.low, "high": self.high}
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        self.low, self.high = state["low"], state["high"]
-
-    def range(self) -> tuple[Tensor, Tensor]:
-        if self.low > self.high:
-            raise CalibrationError("no value was observed")
-        return torch.tensor(self.low), torch.tensor(self.high)
 
 
 class TestPlain(ObserverSuite):

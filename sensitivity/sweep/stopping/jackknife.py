@@ -55,6 +55,20 @@ def standard_error(drops: ArrayLike) -> float:
     return float(np.sqrt((count - 1) / count * np.square(found - found.mean()).sum()))
 
 
+def half_width(drops_without: Sequence[float], level: float) -> float | None:
+    """How far an interval reaches to either side of a drop, for other images of the same kind.
+
+    Args:
+        drops_without: (G,) what the drop is without each of the groups.
+        level: Share of such intervals that hold the truth, below 1.
+
+    Returns:
+        The distance, NaN where the metric is no number without some group; None where no group moves the drop.
+    """
+    error = standard_error(drops_without)
+    return None if error <= ROUNDING else error * student_quantile(level, len(drops_without) - 1)
+
+
 def student_quantile(level: float, freedom: int) -> float:
     """How many standard errors an interval reaches to either side.
 

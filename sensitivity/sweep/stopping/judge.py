@@ -20,8 +20,8 @@ from sensitivity.sweep.stopping.jackknife import (
     FEWEST_IMAGES,
     GROUPS,
     GROUPS_OF_A_STOP,
-    ROUNDING,
     deal,
+    half_width,
     scores_without,
     standard_error,
     student_quantile,
@@ -108,11 +108,9 @@ class EveryImage:
         if not self.intervals or len(images) < FEWEST_IMAGES:
             return None
         drop, without = self._drops.of(variant)
-        error = standard_error(without)
-        if error <= ROUNDING:
+        half = half_width(without, 1 - (1 - LEVEL) / len(self._variants))
+        if half is None:
             return None
-        level = 1 - (1 - LEVEL) / len(self._variants)
-        half = error * student_quantile(level, len(without) - 1)
         return Estimate(drop, drop - half, drop + half, len(images), "undecided", tuple(without))
 
     def drops(self) -> list[tuple[Variant, float]]:

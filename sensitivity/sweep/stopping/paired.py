@@ -2,20 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from sensitivity.contracts import Task
-from sensitivity.sweep.stopping.jackknife import (
-    FEWEST_IMAGES,
-    ROUNDING,
-    deal,
-    scores_without,
-    standard_error,
-    student_quantile,
-)
+from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, deal, half_width, scores_without
 
 
 def drop_interval(
@@ -37,9 +29,7 @@ def drop_interval(
     if len(baseline) < FEWEST_IMAGES:
         return None
     groups = deal(list(baseline))
-    before, after = (np.asarray(scores_without(task, each, groups)) for each in (baseline, predictions))
-    error = standard_error(before - after)  # the same for either sign: which direction is better does not matter
-    if not error > ROUNDING:  # nor where it is NaN
-        return None
-    half = error * student_quantile(level, len(groups) - 1)
-    return drop - half, drop + half
+    before, after = (scores_without(task, each, groups) for each in (baseline, predictions))
+    # as wide for either sign: which direction is better does not matter
+    half = half_width([b - a for b, a in zip(before, after, strict=True)], level)
+    return None if half is None or math.isnan(half) else (drop - half, drop + half)

@@ -221,6 +221,15 @@ def test_a_layer_that_the_recipe_does_not_fit_is_reported_and_the_rest_goes_on(n
     assert "reads 3" in repr(signals)
 
 
+@pytest.mark.parametrize("measure", ["signals", "screen"])
+def test_of_several_images_the_one_that_is_wrong_is_named(measure: str, net: Net, images: Tensor) -> None:
+    wrapped = sv.wrap(net, images[:1])
+    with pytest.raises(CalibrationError, match="images: item 2 is a str"):
+        getattr(wrapped, measure)([images, images, "missing"], sv.INT8_WEIGHTS)
+    with pytest.raises(CalibrationError, match="images is a dict with the keys 'x', not several batches"):
+        getattr(wrapped, measure)({"x": images}, sv.INT8_WEIGHTS)
+
+
 def test_bad_input_is_refused(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images[:1])
     with pytest.raises(CalibrationError, match="no image was given"):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from scipy import stats
 
-from sensitivity.sweep.stopping.jackknife import ROUNDING, deal, scores_without, standard_error, student_quantile
+from sensitivity.sweep.stopping.jackknife import deal, half_width, scores_without, standard_error, student_quantile
 from tests.sweep.mean_task import MeanTask
 
 
@@ -20,6 +22,15 @@ def test_the_standard_error_of_a_mean_is_the_textbooks() -> None:
     values = np.random.default_rng(0).normal(size=20)
     without = [np.delete(values, position).mean() for position in range(20)]
     assert standard_error(without) == pytest.approx(values.std(ddof=1) / np.sqrt(20), rel=1e-12)
+
+
+def test_an_interval_reaches_as_far_as_students() -> None:
+    values = np.random.default_rng(0).normal(size=20)
+    without = [float(np.delete(values, position).mean()) for position in range(20)]
+    reach = stats.t.ppf(0.975, 19) * values.std(ddof=1) / np.sqrt(20)
+    assert half_width(without, 0.95) == pytest.approx(reach, rel=0.005)
+    assert half_width([0.5] * 20, 0.95) is None, "no group moves the drop"
+    assert np.isnan(half_width([*without[1:], math.nan], 0.95)), "the metric is no number without some group"
 
 
 def test_images_are_dealt_into_groups_of_nearly_one_size() -> None:
@@ -45,7 +56,6 @@ def test_a_loss_that_no_image_shows_gets_no_bounds_rather_than_none_to_speak_of(
     for _ in range(1000):
         losses = (draw.random(images) < share).astype(float)
         without = [np.delete(losses, group).mean() for group in deal(range(images))]
-        error = standard_error(without)
-        half = error * student_quantile(0.95, len(without) - 1) if error > ROUNDING else np.inf
-        misses += abs(losses.mean() - share) > half
+        half = half_width(without, 0.95)
+        misses += half is not None and abs(losses.mean() - share) > half
     assert misses <= most, "of 1000 intervals of 95 %, with room for chance and for losses that are no bell curve"

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.contracts import Batch
+from sensitivity.contracts import Batch, Task
 from sensitivity.sweep.storage.journal import Journal
 from tests.sweep.recording_task import RecordingTask
 
@@ -55,6 +55,11 @@ class StoredTask(RecordingTask):
 def images(count: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(1, 3, 5, 5, generator=generator) for _ in range(count)]
+
+
+def analyze(wrapped: sv.Wrapped, task: Task, store: Any = None, **settings: Any) -> sv.Study:
+    recipe = settings.pop("recipe", sv.INT4_WEIGHTS)
+    return wrapped.analyze(task, recipe, store=store, progress=False, **settings)
 
 
 def known(study: sv.Study) -> dict[str, Any]:

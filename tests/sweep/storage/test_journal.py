@@ -18,25 +18,9 @@ import torch
 from torch import Tensor
 
 import sensitivity as sv
-from sensitivity.contracts import Task
 from sensitivity.errors import CalibrationError, StoreConflictError, StoreError, StoreFormatError
 from sensitivity.sweep.storage.journal import Journal, MemoryStore
-from tests.sweep.storage.stored_sweeps import KILLS, Net, StoredTask, images, known
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.jsonl"
-
-
-@pytest.fixture
-def wrapped() -> sv.Wrapped:
-    return sv.wrap(Net().eval(), images(1)[0])
-
-
-def analyze(wrapped: sv.Wrapped, task: Task, store: Any = None, **settings: Any) -> sv.Study:
-    recipe = settings.pop("recipe", sv.INT4_WEIGHTS)
-    return wrapped.analyze(task, recipe, store=store, progress=False, **settings)
+from tests.sweep.storage.stored_sweeps import KILLS, Net, StoredTask, analyze, images, known
 
 
 def keys(path: Path) -> list[str]:

@@ -11,23 +11,8 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.contracts import Task
 from sensitivity.errors import StoreConflictError
-from tests.sweep.storage.stored_sweeps import Net, StoredTask, images, known
-
-
-@pytest.fixture
-def path(tmp_path: Path) -> Path:
-    return tmp_path / "store.jsonl"
-
-
-@pytest.fixture
-def wrapped() -> sv.Wrapped:
-    return sv.wrap(Net().eval(), images(1)[0])
-
-
-def analyze(wrapped: sv.Wrapped, task: Task, store: Any = None, **settings: Any) -> sv.Study:
-    return wrapped.analyze(task, sv.INT4_WEIGHTS, store=store, progress=False, **settings)
+from tests.sweep.storage.stored_sweeps import Net, StoredTask, analyze, images, known
 
 
 def test_a_model_whose_code_changed_is_found_out(wrapped: sv.Wrapped, path: Path) -> None:

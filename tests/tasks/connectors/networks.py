@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -103,7 +103,14 @@ def ultralytics_network(name: str) -> Any:
 
 
 NAMES = {number: f"class{number}" for number in range(CLASSES)}
-LABELS = {"id2label": NAMES, "label2id": {name: number for number, name in NAMES.items()}}
+
+
+def labels(names: Iterable[str]) -> dict[str, Any]:
+    """A configuration's two tables of class names."""
+    return {"id2label": dict(enumerate(names)), "label2id": {name: number for number, name in enumerate(names)}}
+
+
+LABELS = labels(NAMES.values())
 
 THREE: dict[str, Any] = {"num_labels": 3}
 
@@ -116,8 +123,8 @@ def _small_resnet() -> Any:
     )
 
 
-def rt_detr() -> Any:
-    """transformers' RT-DETR."""
+def rt_detr(names: Sequence[str] = tuple(NAMES.values())) -> Any:
+    """transformers' RT-DETR with a class for each name."""
     import transformers
 
     torch.manual_seed(0)
@@ -140,7 +147,7 @@ def rt_detr() -> Any:
         decoder_attention_heads=2,
         decoder_in_channels=[32, 32, 32],
         num_queries=30,
-        **LABELS,
+        **labels(names),
     )
     model = transformers.RTDetrForObjectDetection(config)
     return varied(model, [model.model.enc_score_head, *model.model.decoder.class_embed], noise(64))

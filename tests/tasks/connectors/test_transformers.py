@@ -7,6 +7,7 @@ import pytest
 import torch
 
 import sensitivity as sv
+from tests.tasks.connectors import networks
 from tests.tasks.connectors.conftest import SIZES, predictions_of
 
 pytest.importorskip("torchvision", reason="torchvision is not installed", exc_type=(ImportError, RuntimeError))
@@ -15,30 +16,7 @@ transformers = pytest.importorskip("transformers", reason="transformers is not i
 
 @pytest.fixture
 def detector():
-    torch.manual_seed(0)
-    backbone = transformers.RTDetrResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16, 24, 32],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )
-    config = transformers.RTDetrConfig(
-        backbone_config=backbone,
-        encoder_in_channels=[16, 24, 32],
-        encoder_hidden_dim=32,
-        d_model=32,
-        encoder_ffn_dim=32,
-        decoder_ffn_dim=32,
-        decoder_layers=1,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        decoder_in_channels=[32, 32, 32],
-        num_queries=30,
-        id2label={0: "dog", 1: "bird", 2: "eel", 3: "cat"},
-        label2id={"dog": 0, "bird": 1, "eel": 2, "cat": 3},
-    )
-    return transformers.RTDetrForObjectDetection(config).eval()
+    return networks.rt_detr(("dog", "bird", "eel", "cat"))
 
 
 def test_boxes_are_those_of_its_processor_and_labels_go_by_name(detector, tmp_path, pictures, annotations):
