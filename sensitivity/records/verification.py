@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self
 
 from sensitivity.errors import EngineError, StudyError
 from sensitivity.records.arguments import check_fields, checked
+from sensitivity.records.first_difference import FirstDifference
 from sensitivity.records.info import VerificationInfo
 from sensitivity.records.saved import FileKind, Saved
 
@@ -239,6 +240,8 @@ class VerificationRecord(Saved):
         latency_fp32_s: The same of the same engine with nothing quantized.
         info: Versions, and what was exported; a mapping is turned into one.
         outputs: One check for each tensor that is returned.
+        first_differences: Where outputs differ and every layer agrees by itself: for each exported part the first
+            tensor inside the graph that parts from the simulation, with the node at which it begins.
     """
 
     _kind: ClassVar[FileKind] = FileKind("verification", "Verification.save")
@@ -261,6 +264,7 @@ class VerificationRecord(Saved):
     latency_fp32_s: float | None = None
     info: VerificationInfo = field(default_factory=VerificationInfo)
     outputs: tuple[OutputCheck, ...] = ()
+    first_differences: tuple[FirstDifference, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "info", VerificationInfo.of(self.info))
@@ -343,6 +347,7 @@ class VerificationRecord(Saved):
     def _of_facts(cls, facts: dict[str, Any]) -> Self:
         facts["layers"] = tuple(_layer_check(check) for check in facts["layers"])
         facts["outputs"] = tuple(OutputCheck(**check) for check in facts.get("outputs", ()))
+        facts["first_differences"] = tuple(map(FirstDifference.of_json, facts.get("first_differences", ())))
         facts["gates"] = Gates(**facts["gates"])
         facts["info"] = VerificationInfo.of(facts.get("info", {}))
         record = cls(**facts)

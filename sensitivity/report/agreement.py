@@ -95,6 +95,10 @@ def _facts(record: VerificationRecord, counts: Counter[LayerStatus]) -> list[tup
         total = sum(check.codes for check in compared)
         facts.append(("codes from the same input codes", f"{total:,} compared, {difference}", ""))
     facts += _output_facts(record)
+    facts += [
+        (f"inside {difference.part or 'the graph'}", difference.reason, _verdict(False))
+        for difference in record.first_differences
+    ]
     if record.metric_deployed is not None:
         facts += _metric_facts(record)
     if record.latency_int8_s is not None:

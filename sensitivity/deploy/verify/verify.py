@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 
 from sensitivity.contracts import EngineLayer, Task
 from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.verify.first_difference import first_differences
 from sensitivity.deploy.verify.latency import compare_with_float, is_simulation
 from sensitivity.deploy.verify.layer_alone import local_agreement
 from sensitivity.deploy.verify.layer_inside import inside_graph
@@ -22,8 +23,16 @@ from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.state import ModelState
 from sensitivity.records import Scheme
+from sensitivity.records.first_difference import FirstDifference
 from sensitivity.records.info import VerificationInfo
-from sensitivity.records.verification import CHECKED_SAMPLES, Gates, VerificationRecord
+from sensitivity.records.verification import (
+    CHECKED_SAMPLES,
+    PASSING,
+    Gates,
+    LayerCheck,
+    OutputCheck,
+    VerificationRecord,
+)
 from sensitivity.score import evaluate
 
 HALF_MARGIN_DB = 3.0
@@ -84,6 +93,7 @@ def verify(
         raise_if_other(checks, deployed.name)
     outputs = compare_outputs(deployed, calls)
     least = worst(outputs, thresholds)
+    differences = _differences(deployed, calls, checks, outputs, thresholds)
     planned_s, fp32_s = compare_with_float(deployed)
     scores = {} if task is None else _metrics(deployed, task, fp32 or plan.model, roundings=roundings, watch=watch)
     return VerificationRecord(
@@ -97,6 +107,7 @@ def verify(
         latency_fp32_s=fp32_s,
         info=_info(deployed, [path for path, own in from_task.items() if not own]),
         outputs=outputs,
+        first_differences=differences,
         **scores,
     )
 
@@ -110,6 +121,21 @@ def _usual_thresholds(scheme: Scheme) -> Gates:
     if scheme.rest == "fp32":
         return Gates()
     return Gates(output_margin_db=HALF_MARGIN_DB, float_sqnr_db=HALF_FLOAT_DB, metric_db=HALF_METRIC_DB)
+
+
+def _differences(
+    deployed: Deployed,
+    calls: Mapping[str, list[Call]],
+    checks: Sequence[LayerCheck],
+    outputs: Sequence[OutputCheck],
+    thresholds: Gates,
+) -> tuple[FirstDifference, ...]:
+    """Where outputs differ and no layer does by itself: the first tensor inside the graph that parts."""
+    outputs_pass = all(check.passes(thresholds) is not False for check in outputs)
+    if outputs_pass or is_simulation(deployed) or any(check.status not in PASSING for check in checks):
+        return ()
+    plain = deployed if deployed.plan.scheme.rest == "fp32" else deployed.in_fp32()
+    return first_differences(plain, calls, thresholds)
 
 
 def _evidence(deployed: Deployed, calls: Mapping[str, list[Call]]) -> Evidence:
