@@ -9,7 +9,7 @@ from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, StudyRecord
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.study import RecipeLike
-from sensitivity.records.verdict import Verdict
+from sensitivity.records.verdict import Verdict, verdict_of_interval
 
 DEFAULT_POINTS = 0.1
 DEFAULT_SHARE_OF_BASELINE = 1e-3
@@ -92,9 +92,7 @@ def verdict_of(measurement: Measurement, limit: float, *, intervals: bool) -> Ve
         if intervals:
             return Verdict.UNDECIDED
         low = high = drop
-    if low > limit:
-        return Verdict.DIP
-    return Verdict.HARMLESS if high <= limit else Verdict.UNDECIDED
+    return verdict_of_interval(low, high, limit)
 
 
 def images_to_decide(measurement: Measurement, limit: float, *, whole: int | None = None) -> int | None:

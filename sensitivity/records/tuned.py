@@ -12,6 +12,7 @@ from sensitivity.records.arguments import check_fields, number
 from sensitivity.records.saved import FileKind, Saved
 from sensitivity.records.scheme import Scheme
 from sensitivity.records.study import Score
+from sensitivity.records.verdict import Verdict, verdict_of_interval
 
 
 class StepKind(StrEnum):
@@ -214,6 +215,17 @@ class TunedRecord(Saved):
     def scale(self) -> float:
         """What stored scores are multiplied by for people: 100 where the unit is ``%``."""
         return 100.0 if self.unit == "%" else 1.0
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Whether the drop is within ``max_drop`` with confidence; None without that target or an interval.
+
+        ``harmless`` where the whole interval of the drop lies within the target, ``dip`` where it lies above, and
+        ``undecided`` where it has the target inside: ``met`` is then about the images at hand.
+        """
+        if self.goal.max_drop is None or self.drop_low is None or self.drop_high is None:
+            return None
+        return verdict_of_interval(self.drop_low, self.drop_high, self.goal.max_drop / self.scale)
 
     @property
     def quantized(self) -> int:

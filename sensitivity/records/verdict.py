@@ -20,3 +20,16 @@ class Verdict(StrEnum):
 
     def __repr__(self) -> str:
         return repr(self.value)
+
+
+def verdict_of_interval(low: float, high: float, limit: float) -> Verdict:
+    """What an interval of a drop says.
+
+    Args:
+        low: Its lower end, in the unit of ``limit``.
+        high: Its upper end.
+        limit: Largest drop that does not matter.
+    """
+    if low > limit:
+        return Verdict.DIP
+    return Verdict.HARMLESS if high <= limit else Verdict.UNDECIDED

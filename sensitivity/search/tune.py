@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import nn
 
+from sensitivity.advise.verdicts import images_to_decide
 from sensitivity.contracts import Executor, Store, Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.doctor.saturation import capabilities_here
@@ -27,9 +28,10 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.progress import Watcher
 from sensitivity.quantize.calibration import Calibration
-from sensitivity.records import Recipe, Scheme, Score
+from sensitivity.records import Measurement, Recipe, Scheme, Score
 from sensitivity.records.latency import Latency
 from sensitivity.records.tuned import EngineScore, Goal, TunedRecord
+from sensitivity.records.verdict import Verdict
 from sensitivity.score import evaluate
 from sensitivity.search.assignment import bytes_under, scheme_of
 from sensitivity.search.candidates import check_candidates, runnable, usual_candidates
@@ -252,7 +254,8 @@ def tune(
         notes=(*request.notes, *notes, *side.trials.notes, *search.notes, *failures),
         equalized=chosen.equalized,
     )
-    return record if met else replace(record, notes=(*record.notes, _nearest(record)))
+    doubts = [*_undecided(record, chosen.measurement), *_missed_on_engine(record)]
+    return replace(record, notes=(*record.notes, *doubts, *([] if met else [_nearest(record)])))
 
 
 def space_of(subject: Subject, task: Task, request: Request) -> tuple[Space, list[str]]:
@@ -358,6 +361,33 @@ def _engine_meets(goal: Goal, proof: EngineScore | None) -> bool:
     if goal.latency_s is None:
         return True
     return proof is not None and proof.latency_s is not None and proof.latency_s <= goal.latency_s
+
+
+def _undecided(record: TunedRecord, measurement: Measurement) -> list[str]:
+    """That the target lies inside the drop's interval, and how many images would tell."""
+    if record.verdict is not Verdict.UNDECIDED or record.goal.max_drop is None:
+        return []
+    needed = images_to_decide(measurement, record.goal.max_drop / record.scale)
+    more = "far more images are needed" if needed is None else f"about {needed} images are needed"
+    return [
+        f"{record.score.images} images do not decide whether other images lose at most {record.goal.max_drop:g}"
+        f"{' points' if record.unit == '%' else ''}: the interval of the drop reaches beyond that; {more}"
+    ]
+
+
+def _missed_on_engine(record: TunedRecord) -> list[str]:
+    """That the engine's own score misses a target that the simulation meets."""
+    if record.engine is None or record.goal.max_drop is None or not record.met:
+        return []
+    drop = record.baseline.value - record.engine.score
+    drop *= record.scale if record.higher_is_better else -record.scale
+    if drop <= record.goal.max_drop:
+        return []
+    unit = " points" if record.unit == "%" else ""
+    return [
+        f"the simulation meets the target and {record.engine.engine} does not: its own drop is {drop:.2f}{unit}. "
+        "wrapped.verify(deployed, task) says where the two part"
+    ]
 
 
 def _nearest(record: TunedRecord) -> str:

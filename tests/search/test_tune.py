@@ -23,6 +23,7 @@ from sensitivity.errors import (
 )
 from sensitivity.records.scheme import Rule
 from sensitivity.records.tuned import StepKind
+from sensitivity.records.verdict import Verdict
 from tests.search.closeness import Closeness, Lopsided, Opposites, subject
 
 SYMMETRIC = sv.Recipe(
@@ -272,6 +273,31 @@ def test_a_stop_measures_hopeless_schemes_on_fewer_images_and_the_chosen_one_on_
     assert stopped.steps[0].images < 96
     assert stopped.score.images == 96
     assert stopped.score.value == every.score.value
+
+
+def test_a_target_within_the_interval_is_told_to_be_undecided_and_one_beyond_it_is_not(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    options = {"candidates": [SYMMETRIC], "calibration": task.inputs, **quiet}
+    wide = wrapped.tune(task, max_drop=99.0, **options)
+    assert wide.drop_high is not None
+    assert wide.verdict is Verdict.HARMLESS
+    assert not any("do not decide" in note for note in wide.notes)
+    between = 50 * (wide.drop + wide.drop_high)
+    near = wrapped.tune(task, max_drop=between, **options)
+    assert near.met
+    assert near.scheme == wide.scheme
+    assert near.verdict is Verdict.UNDECIDED
+    (note,) = (note for note in near.notes if "do not decide" in note)
+    assert int(note.partition("about ")[2].split()[0]) > len(task)
+
+
+def test_an_engine_that_misses_a_target_which_the_simulation_meets_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped, task = subject()
+    far_off = sv.Score(0.25, {"closeness": 0.25}, "closeness", "%", len(task))
+    monkeypatch.setattr("sensitivity.search.tune.evaluate", lambda *_: far_off)
+    tuned = wrapped.tune(task, max_drop=50.0, candidates=[AFFINE], calibration=task.inputs, progress=False)
+    (note,) = (note for note in tuned.notes if "openvino does not" in note)
+    assert f"its own drop is {100 * (tuned.baseline.value - 0.25):.2f} points" in note
 
 
 @pytest.mark.parametrize(
