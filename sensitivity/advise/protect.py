@@ -301,4 +301,4 @@ def _unit(study: StudyRecord) -> str:
 def _why_unknown(measurement: Measurement | None) -> str:
     if measurement is None:
         return "not measured: not in the analysis"
-    return f"not measured: {measurement.reason or measurement.status}"
+    return f"not measured: {measurement.remarks or measurement.status}"

@@ -272,19 +272,24 @@ def _wrong_part(kind: Any, value: object) -> object:
     return next((item for item in value if not _accepts(inner[0], item)), value)
 
 
+def _items(kind: Any) -> list[Any]:
+    """What a container holds; nothing for what is none."""
+    return [each for each in get_args(kind) if each not in (Ellipsis, Any)] if get_origin(kind) in _CONTAINERS else []
+
+
 def _expected(kind: Any) -> str:
     """What to give, in words: ``a whole number or None``."""
     origin, inner = get_origin(kind), get_args(kind)
     if origin in (Union, types.UnionType):
-        words = list(dict.fromkeys(_expected(each) for each in inner))
-        words = ["several in a list" if word[:-1].endswith(f"(each {words[0]}") else word for word in words]
+        several = [each for each in inner if _items(each) == [inner[0]]]  # of what may also be given by itself
+        words = list(dict.fromkeys("several in a list" if each in several else _expected(each) for each in inner))
         return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
     if origin is Literal:
         return f"one of {', '.join(map(repr, inner))}"
     if origin is collections.abc.Callable:
         return "a function"
     if origin in _CONTAINERS:
-        items = [each for each in inner if each is not Ellipsis and each is not Any]
+        items = _items(kind)
         if origin is tuple and items and inner[-1] is not Ellipsis:
             return f"a tuple of {', '.join(map(_expected, items))}"
         return f"several in a list (each {_expected(items[0])})" if items else "several in a list"

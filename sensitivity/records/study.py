@@ -82,6 +82,8 @@ class Measurement:
         seconds: Time spent on it.
         drops_without: The drop without each of the groups of images that its interval comes from; the groups are the
             same for all layers, so that sums over layers have intervals too. Empty where there are none.
+        engine_reason: Why ``Wrapped.verify_study`` did not show that an engine computes the same; empty where it did,
+            or was not asked.
     """
 
     layer: str
@@ -97,6 +99,12 @@ class Measurement:
     signals: Mapping[str, float] = field(default_factory=dict)
     seconds: float | None = None
     drops_without: tuple[float, ...] = ()
+    engine_reason: str = ""
+
+    @property
+    def remarks(self) -> str:
+        """Its reasons in one text for people: of the measurement, and of its repetition on an engine."""
+        return "; ".join(filter(None, (self.reason, self.engine_reason)))
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:

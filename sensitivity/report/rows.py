@@ -95,7 +95,7 @@ def _facts(layer: Layer, flags: frozenset[str]) -> dict[str, str]:
 def _result(reading: Reading, measurement: Measurement | None) -> dict[str, str]:
     if measurement is None:
         return {"result": NOT_ANALYSED}
-    reason = f": {measurement.reason}" if measurement.reason else ""
+    reason = f": {measurement.remarks}" if measurement.remarks else ""
     return {
         "drop": reading.drop(measurement),
         "interval": reading.interval(measurement),

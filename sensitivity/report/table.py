@@ -168,7 +168,7 @@ def _result(study: StudyRecord, measurement: Measurement, columns: _Columns) -> 
     metrics = {columns.metrics[name]: value for name, value in measurement.metrics.items()}
     scaled = {key: None if value is None else value * study.scale for key, value in (plain | metrics).items()}
     signals = {columns.signals[name]: value for name, value in measurement.signals.items()}
-    rest = {"images": measurement.images, "status": measurement.status, "reason": measurement.reason}
+    rest = {"images": measurement.images, "status": measurement.status, "reason": measurement.remarks}
     return scaled | signals | rest
 
 

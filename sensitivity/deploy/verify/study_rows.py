@@ -59,8 +59,9 @@ def verify_measurements(
     """The study's measurements, those of some layers repeated on an engine.
 
     A row becomes ``verified`` when the engine ran the layer as planned and the drop there is the simulated one within
-    the gates; else its status stays, and the reason says what was found. Where the engine ran, its score and drop are
-    among the row's signals; where a row cannot be deployed, or cannot be compared, nothing is run for it.
+    the gates; else its ``engine_reason`` says what was found, and it is no longer verified if it was. Where the engine
+    ran, its score and drop are among the row's signals; where a row cannot be deployed, or cannot be compared, nothing
+    is run for it.
 
     Args:
         study: What was simulated.
@@ -109,18 +110,18 @@ class _OnEngine:
         """The row, measured again where that can be compared with what was simulated."""
         if row.images != len(self.task) or row.drop is None:
             reason = f"measured on {row.images} of {len(self.task)} images: no drop to compare with the engine's"
-            return _with_reason(row, reason)
+            return _unverified(row, reason)
         try:
             deployed = self.deploy(_scheme(self.study, row))
         except (ExportError, EngineBuildError) as error:
-            return _with_reason(row, f"not on the engine: {error}")
+            return _unverified(row, f"not on the engine: {error}")
         return _judged(self.study, row, _repeat(deployed, layer, self.task), self.thresholds)
 
 
-def _with_reason(row: Measurement, reason: str) -> Measurement:
-    if reason in row.reason:  # told before
-        return row
-    return replace(row, reason="; ".join(part for part in (row.reason, reason) if part))
+def _unverified(row: Measurement, reason: str) -> Measurement:
+    """The row with this reason in the place of what an earlier repetition said of it."""
+    status = Status.MEASURED if row.status is Status.VERIFIED else row.status
+    return replace(row, status=status, engine_reason=reason)
 
 
 def _scheme(study: StudyRecord, row: Measurement) -> Scheme:
@@ -154,8 +155,8 @@ def _judged(study: StudyRecord, row: Measurement, repeated: Repeated, thresholds
     signals = {**row.signals, DEPLOYED_SCORE: repeated.score, DEPLOYED_DROP: drop}
     reason = _difference(study, row, repeated, drop, thresholds)
     if reason is None:
-        return replace(row, status=Status.VERIFIED, signals=signals)
-    return _with_reason(replace(row, signals=signals), reason)
+        return replace(row, status=Status.VERIFIED, signals=signals, engine_reason="")
+    return _unverified(replace(row, signals=signals), reason)
 
 
 def _difference(study: StudyRecord, row: Measurement, repeated: Repeated, drop: float, thresholds: Gates) -> str | None:

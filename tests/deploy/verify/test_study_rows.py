@@ -82,13 +82,32 @@ def test_another_drop_on_the_engine_is_told_and_not_verified(
 ) -> None:
     row = net.verify_study(study, task, layers="fine.0", engine=Off).measurements[0]
     assert row.status == "measured"
-    assert "the engine drops" in row.reason
+    assert "the engine drops" in row.engine_reason
     assert row.signals["deployed_drop"] > (row.drop or 0.0)
 
 
 def test_another_precision_is_told_and_not_verified(net: sv.Wrapped, study: sv.Study, task: sv.FeatureFidelity) -> None:
     row = net.verify_study(study, task, layers="fine.0", engine="onnxruntime").measurements[0]
-    assert (row.status, row.reason) == ("measured", "planned in int8, the engine ran fp32")
+    assert (row.status, row.engine_reason) == ("measured", "planned in int8, the engine ran fp32")
+
+
+def test_what_the_last_engine_showed_takes_the_place_of_what_others_did(
+    net: sv.Wrapped, study: sv.Study, task: sv.FeatureFidelity
+) -> None:
+    noted = replace(
+        study, measurements=tuple(replace(row, reason="a remark of the sweep") for row in study.measurements)
+    )
+    runs = [("onnxruntime", "measured"), ("openvino", "verified"), (Off, "measured"), ("onnxruntime", "measured")]
+    for engine, status in runs:
+        noted = net.verify_study(noted, task, layers="fine.0", engine=engine)
+        row = noted.measurements[0]
+        assert (row.status, row.reason, bool(row.engine_reason)) == (
+            status,
+            "a remark of the sweep",
+            status == "measured",
+        )
+    assert row.remarks == "a remark of the sweep; planned in int8, the engine ran fp32"
+    assert noted.table()["reason"][0] == row.remarks
 
 
 def test_wider_gates_verify_more(net: sv.Wrapped, study: sv.Study, task: sv.FeatureFidelity) -> None:
@@ -114,7 +133,7 @@ def test_a_few_decibels_are_no_agreement(net: sv.Wrapped, study: sv.Study, task:
     assert row.drop is not None
     assert 0.2 < row.signals["deployed_drop"] - row.drop < 10.0
     assert row.status == "measured"
-    assert "(0.100 may differ)" in row.reason
+    assert "(0.100 may differ)" in row.engine_reason
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +149,10 @@ def test_a_row_that_cannot_be_deployed_says_why_and_the_others_go_on(
     found = net.verify_study(mixed, task)
     rows = {(row.layer, row.recipe): row for row in found.measurements}
     assert {recipe: row.status for (_, recipe), row in rows.items()} == {"fp8": "measured", SAFE_INT8.name: "verified"}
-    reason = rows[net.layers["tower"].name, "fp8"].reason
+    reason = rows[net.layers["tower"].name, "fp8"].engine_reason
     assert reason.startswith("not on the engine: recipe 'fp8'")
     again = net.verify_study(found, task, recipe="fp8")
-    assert {row.reason for row in again.measurements if row.layer == net.layers["tower"].name} == {reason, ""}
+    assert {row.engine_reason for row in again.measurements if row.layer == net.layers["tower"].name} == {reason, ""}
 
 
 def test_rows_of_one_recipe_can_be_chosen(net: sv.Wrapped, mixed: sv.Study, task: sv.FeatureFidelity) -> None:
@@ -153,7 +172,7 @@ def test_a_row_that_was_stopped_early_is_not_run(net: sv.Wrapped, study: sv.Stud
 
     row = net.verify_study(stopped, task, layers=first.layer, engine=never).measurements[0]
     assert row.status == "decided"
-    assert "measured on 2 of 4 images" in row.reason
+    assert "measured on 2 of 4 images" in row.engine_reason
     assert "deployed_score" not in row.signals
 
 
