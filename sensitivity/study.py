@@ -228,9 +228,9 @@ class Study(StudyRecord):
         Raises:
             StudyError: If the recipe is unknown, or nothing was measured.
         """
-        from sensitivity.report.html import page
+        from sensitivity.report.page.study_page import study_page
 
-        write_text(path, page(read(self), recipe))
+        write_text(path, study_page(read(self), recipe))
 
     @checked(StudyError)
     def to_markdown(self, *, recipe: RecipeLike | None = None) -> str:

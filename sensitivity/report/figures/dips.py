@@ -10,9 +10,10 @@ from sensitivity.errors import StudyError
 from sensitivity.records import Layer, StudyRecord
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.study import RecipeLike
+from sensitivity.report.dip import Dip, dips_of
 from sensitivity.report.figures.marks import layer_handles, other_handles, verdict_handles
 from sensitivity.report.figures.page import Page
-from sensitivity.report.figures.panel import Dip, dips_of, draw, label_worst, set_limits
+from sensitivity.report.figures.panel import draw, label_worst, set_limits
 from sensitivity.report.figures.picture import Picture
 from sensitivity.report.reading import Reading
 

@@ -17,7 +17,8 @@ from matplotlib.text import Text
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.study import RecipeLike
-from sensitivity.report.figures.page import stack, stage_runs
+from sensitivity.report.dip import stage_runs
+from sensitivity.report.figures.page import stack
 from sensitivity.report.figures.picture import Picture
 from sensitivity.report.reading import Reading
 

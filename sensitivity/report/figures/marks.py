@@ -10,37 +10,26 @@ from matplotlib.lines import Line2D
 
 from sensitivity.records import Layer
 from sensitivity.records.verdict import Verdict
+from sensitivity.report import style
 
-# Okabe and Ito's palette, distinct under the common colour deficiencies and in grey
-KIND_COLOURS = {
-    "independent": "#5c5c5c",
-    "res": "#e69f00",
-    "fmb": "#0072b2",
-    "mb": "#d55e00",
-    "csp": "#56b4e9",
-    "att": "#009e73",
-}
-OTHER_COLOUR = "#cc79a7"
-
-# in order of precedence: a layer that bears several flags is drawn by the first
-FLAG_MARKERS = {"attention-pointwise": "D", "exit": "v", "depthwise": "s"}
-OTHER_MARKER = "o"
+_MARKERS = {"diamond": "D", "triangle-down": "v", "square": "s", "circle": "o"}
 MARKER_SIZES = {"D": 4.6, "v": 6.4, "s": 5.0, "o": 5.2}  # points; of about equal weight to the eye
 
-GREY, INTERVAL_COLOUR = "#444444", "#b4b4b4"
+GREY = "#444444"
+INTERVAL_COLOUR = style.PAGE["interval"].light
+FAILED_COLOUR = style.PAGE["failed"].light
+BASELINE_COLOUR = style.PAGE["baseline"].light
 PALE = 0.45  # share of its own colour in the marker of a harmless layer
-FAILED_COLOUR = "#b00020"
-BASELINE_COLOUR = "#222222"
 
 
 def colour_of(layer: Layer) -> str:
     """The colour of its kind."""
-    return KIND_COLOURS.get(layer.kind, OTHER_COLOUR)
+    return style.kind_ink(layer.kind).light
 
 
 def marker_of(layer: Layer) -> str:
     """The marker of its most telling flag."""
-    return next((marker for flag, marker in FLAG_MARKERS.items() if flag in layer.flags), OTHER_MARKER)
+    return _MARKERS[style.shape_of(layer.flags)]
 
 
 def filling_of(verdict: Verdict | None, colour: str) -> dict[str, Any]:
@@ -59,10 +48,12 @@ def layer_handles(layers: Iterable[Layer]) -> list[Line2D]:
     """Entries for the kinds and markers that are drawn."""
     layers = list(layers)
     colours = {layer.kind: colour_of(layer) for layer in layers}
-    kinds = sorted(colours, key=lambda kind: (list(KIND_COLOURS).index(kind) if kind in KIND_COLOURS else 99, kind))
+    kinds = sorted(
+        colours, key=lambda kind: (list(style.KIND_INKS).index(kind) if kind in style.KIND_INKS else 99, kind)
+    )
     handles = [_handle(kind, color=colours[kind], marker="_", markersize=9, markeredgewidth=4) for kind in kinds]
     markers = {marker_of(layer) for layer in layers}
-    words = {**{marker: flag for flag, marker in FLAG_MARKERS.items()}, OTHER_MARKER: "other layers"}
+    words = {_MARKERS[shape]: word for word, shape in style.SHAPE_WORDS.items()}
     outline = {"color": GREY, "markerfacecolor": "none"}
     return handles + [
         _handle(word, marker=marker, markersize=MARKER_SIZES[marker], **outline)
@@ -78,11 +69,7 @@ def verdict_handles(verdicts: Container[Verdict], tolerance: str) -> list[Line2D
         verdicts: Those.
         tolerance: The drop that does not matter, with its unit.
     """
-    words = {
-        Verdict.DIP: f"dip: loses more than {tolerance}",
-        Verdict.HARMLESS: f"harmless: loses {tolerance} at most",
-        Verdict.UNDECIDED: "undecided on so few images",
-    }
+    words = style.verdict_words(tolerance)
     return [
         _handle(word, marker="o", markersize=6, **filling_of(verdict, GREY))
         for verdict, word in words.items()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 
 from matplotlib.axes import Axes
 from matplotlib.legend import Legend
@@ -12,6 +11,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from sensitivity.records import Layer
+from sensitivity.report.dip import stage_runs
 from sensitivity.report.figures.picture import Picture
 
 _LEFT, _BETWEEN, _EDGE = 0.85, 0.3, 0.12
@@ -134,15 +134,6 @@ class Page:
             )
         for text, row in zip(stage_names, rows, strict=True):
             text.set_y(1.0 + (0.03 + _STAGE_ROW * row) / self._panel_height)
-
-
-def stage_runs(layers: Sequence[Layer]) -> list[tuple[str, int, int]]:
-    """Name, first and last position of each run of layers in one stage."""
-    runs = []
-    for stage, run in groupby(enumerate(layers), key=lambda pair: pair[1].stage):
-        positions = [position for position, _ in run]
-        runs.append((stage, positions[0], positions[-1]))
-    return runs
 
 
 def stack(boxes: Sequence[Bbox]) -> list[int]:

@@ -1,16 +1,16 @@
-"""One panel of dips: what is drawn (``dips_of``) and how (``draw``)."""
+"""How one panel of dips is drawn; ``report.dip`` says what is drawn."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from math import isfinite
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
-from sensitivity.records import Layer, Measurement, StudyRecord
+from sensitivity.records import StudyRecord
 from sensitivity.records.verdict import Verdict
+from sensitivity.report.dip import Dip, hang_from
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.marks import (
     BASELINE_COLOUR,
@@ -25,52 +25,6 @@ from sensitivity.report.reading import Reading
 
 # least height of the y axis as a multiple of the drop that does not matter: chance is not blown up to look like dips
 _LEAST_SPAN = 4.0
-
-
-@dataclass(frozen=True, slots=True)
-class Dip:
-    """One layer in one panel; numbers in the unit people see.
-
-    Attributes:
-        position: Place on the x axis.
-        layer: The layer.
-        score: Score with it perturbed; None where there is no result.
-        ends: Ends of the score's interval, in no order; None where there is none.
-        verdict: Whether the drop matters; None where nobody can tell.
-    """
-
-    position: int
-    layer: Layer
-    score: float | None
-    ends: tuple[float, float] | None
-    verdict: Verdict | None
-
-
-def dips_of(reading: Reading, layers: Sequence[Layer], recipe: str) -> list[Dip]:
-    """The layers of one panel, left to right.
-
-    A score is the baseline minus the drop rather than ``Measurement.score``: where a layer was decided on few images,
-    its drop was measured against the baseline on the same images.
-    """
-    study = reading.study
-    measurements = {m.layer: m for m in study.of_recipe(recipe)}
-    panel = []
-    for position, layer in enumerate(layers):
-        measurement = measurements.get(layer.name)
-        score = None if measurement is None else _score(study, measurement)
-        ends = None if measurement is None or score is None else _ends(study, measurement)
-        panel.append(Dip(position, layer, score, ends, reading.verdicts[recipe].get(layer.name)))
-    return panel
-
-
-def hang_from(study: StudyRecord, dips: Sequence[Dip]) -> float:
-    """Where the stems begin: the baseline, or the best score where that is infinite (SQNR of an exact output)."""
-    baseline = study.baseline.value * study.scale
-    if isfinite(baseline):
-        return baseline
-    scores = [dip.score for dip in dips if dip.score is not None]
-    best = max if study.higher_is_better else min
-    return best(scores, default=0.0)
 
 
 def draw(axes: Axes, reading: Reading, dips: Sequence[Dip]) -> None:
@@ -120,30 +74,6 @@ def label_worst(axes: Axes, reading: Reading, dips: Sequence[Dip], recipe: str, 
                 Label(dip.position, dip.score, f"{dip.layer.name}\ndrop {reading.drop(measurement)}{verdict}")
             )
     place_labels(axes, labels, _covered(axes, reading.study, dips))
-
-
-def _score(study: StudyRecord, measurement: Measurement) -> float | None:
-    if measurement.drop is None:
-        return None
-    score = study.baseline.value - _sign(study) * measurement.drop
-    if not isfinite(score) and measurement.score is not None:
-        score = measurement.score
-    return score * study.scale if isfinite(score) else None
-
-
-def _ends(study: StudyRecord, measurement: Measurement) -> tuple[float, float] | None:
-    if measurement.drop_low is None or measurement.drop_high is None:
-        return None
-    baseline, sign = study.baseline.value, _sign(study)
-    low, high = (study.scale * (baseline - sign * drop) for drop in (measurement.drop_low, measurement.drop_high))
-    if study.unit != "%":
-        return low, high
-    inside = [min(max(end, 0.0), 100.0) for end in (low, high)]  # no share lies beyond
-    return inside[0], inside[1]
-
-
-def _sign(study: StudyRecord) -> float:
-    return 1.0 if study.higher_is_better else -1.0
 
 
 def _draw_baseline(axes: Axes, height: float, value: str) -> None:

@@ -15,7 +15,7 @@ from matplotlib.text import Text
 from sensitivity.errors import StudyError
 from sensitivity.records import Score, Status
 from sensitivity.report.figures import dips as room
-from sensitivity.report.figures.marks import KIND_COLOURS
+from sensitivity.report.style import KIND_INKS
 from sensitivity.study import Study, read
 from tests.made_studies import make_study, random_study, with_intervals, with_second_recipe
 
@@ -152,7 +152,7 @@ def test_a_dip_is_filled_a_harmless_layer_pale_and_an_undecided_one_hollow() -> 
         replace(m, drop_low=low, drop_high=high) for m, (low, high) in zip(study.measurements, bounds, strict=True)
     ]
     study = replace(study, measurements=tuple(measured))
-    colour = KIND_COLOURS["mb"]
+    colour = KIND_INKS["mb"].light
     dip, harmless, undecided = faces(dips(study))
     assert dip == colour
     assert undecided == "white"
@@ -209,7 +209,7 @@ def test_colour_tells_the_kind_and_shape_the_flag() -> None:
     study = make_study([0.1] * 7)
     figure = dips(study)
     markers = sorted(found(figure, "marker"), key=lambda marker: marker.get_xdata()[0])
-    assert [marker.get_color() for marker in markers] == [KIND_COLOURS[layer.kind] for layer in study.layers]
+    assert [marker.get_color() for marker in markers] == [KIND_INKS[layer.kind].light for layer in study.layers]
     assert [marker.get_marker() for marker in markers] == ["o", "s", "v", "o", "v", "D", "o"]
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert legend == [

@@ -1,0 +1,119 @@
+"""The page around the sections: head, navigation, style sheet, data, the plotting library and the page's own script."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from sensitivity.errors import MissingPackageError
+from sensitivity.records.markup import Markup, element, joined
+from sensitivity.report import style
+
+SCRIPTS = ("view.js", "table.js", "dips.js", "steps.js", "page.js")
+"""Files of the page's own script, in the order in which a browser reads them."""
+
+_ALLOWED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
+"""What a browser lets the page do: what is in it, and no request to anywhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """One part of a page.
+
+    Attributes:
+        anchor: Where the navigation leads to.
+        title: Its heading.
+        content: What is below the heading.
+    """
+
+    anchor: str
+    title: str
+    content: Markup
+
+
+def document(title: str, lead: Sequence[str], sections: Sequence[Section], data: Mapping[str, Any]) -> str:
+    """A whole HTML document that needs no other file and no network.
+
+    Args:
+        title: What the page is about.
+        lead: Paragraphs that state the finding.
+        sections: The parts, from top to bottom.
+        data: Plain values that the script draws.
+    """
+    navigation = element(
+        "nav", *(element("a", part.title, href=f"#{part.anchor}") for part in sections), aria_label="Sections"
+    )
+    main = element(
+        "main",
+        element("h1", title),
+        element("div", *(element("p", paragraph) for paragraph in lead), class_="lead"),
+        navigation,
+        element("noscript", element("p", "The charts need JavaScript; every number is in the tables.")),
+        *(
+            element("section", element("h2", part.title), part.content, id=part.anchor, class_=part.anchor)
+            for part in sections
+        ),
+        class_="sensitivity page",
+    )
+    head = element(
+        "head",
+        "\n",
+        element("meta", charset="utf-8"),
+        element("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        element("meta", name="color-scheme", content="light dark"),
+        element("meta", http_equiv="Content-Security-Policy", content=_ALLOWED),
+        element("title", title),
+        element("style", style_sheet()),
+    )
+    scripts = [
+        element("script", _json(data), type="application/json", id="data"),
+        element("script", plotting_library(), type="application/octet-stream", id="library"),
+        element("script", own_script()),
+    ]
+    body = element("body", "\n", joined(main, *scripts, between="\n"), "\n", class_="sensitivity")
+    return f"<!DOCTYPE html>\n{element('html', head, Markup(chr(10)), body, lang='en')}\n"
+
+
+@cache
+def style_sheet() -> Markup:
+    """The style of pages and notebook views."""
+    return Markup(style.sheet() + _resource("page.css"))
+
+
+@cache
+def own_script() -> Markup:
+    """The page's own script."""
+    return Markup("'use strict';\n" + "\n".join(map(_resource, SCRIPTS)))
+
+
+@cache
+def plotting_library() -> Markup:
+    """plotly.js, compressed: 2 MB instead of 5; browsers decompress it on their own.
+
+    Raises:
+        MissingPackageError: If the package that brings it is not installed.
+    """
+    try:
+        script = pkgutil.get_data("plotly", "package_data/plotly.min.js")
+    except (ImportError, FileNotFoundError) as missing:
+        raise MissingPackageError(
+            "an interactive page embeds plotly.js, which the package plotly brings: pip install plotly."
+        ) from missing
+    return Markup(base64.b64encode(gzip.compress(script or b"", 9, mtime=0)).decode("ascii"))
+
+
+def _resource(name: str) -> str:
+    return (files("sensitivity.report.page") / name).read_text(encoding="utf-8")
+
+
+def _json(data: Mapping[str, Any]) -> Markup:
+    """JSON in which nothing ends the element that it stands in."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return Markup(text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026"))

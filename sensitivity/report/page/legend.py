@@ -1,0 +1,67 @@
+"""What colours, shapes and fillings of the dips mean; kinds are buttons that hide and show their layers."""
+
+from __future__ import annotations
+
+from sensitivity.records.markup import Markup, element, joined
+from sensitivity.report import style
+from sensitivity.report.reading import Reading
+
+_OUTLINES = {
+    "circle": "M8 3a5 5 0 1 0 0 10a5 5 0 1 0 0-10z",
+    "square": "M3.5 3.5h9v9h-9z",
+    "diamond": "M8 2l6 6l-6 6l-6-6z",
+    "triangle-down": "M2 4h12l-6 9z",
+    "triangle-up": "M2 12h12l-6-9z",
+    "star": "M8 1l2.1 4.9 5.2.4-4 3.5 1.3 5.2L8 12.1 3.4 15l1.3-5.2-4-3.5 5.2-.4z",
+    "cross": "M3 3l10 10M13 3L3 13",
+}
+
+
+def dips_legend(reading: Reading, recipes: tuple[str, ...]) -> Markup:
+    """Entries for the kinds, shapes and verdicts that are drawn.
+
+    Args:
+        reading: What there is to show.
+        recipes: Names of the recipes to show.
+    """
+    layers = reading.study.layers
+    order = list(style.KIND_INKS)
+    kinds = sorted(
+        {layer.kind for layer in layers}, key=lambda kind: (order.index(kind) if kind in order else len(order), kind)
+    )
+    shapes = {style.shape_of(layer.flags) for layer in layers}
+    entries = [_kind(kind) for kind in kinds]
+    entries += [entry(word, shape, "outline") for word, shape in style.SHAPE_WORDS.items() if shape in shapes]
+    verdicts = {verdict for name in recipes for verdict in reading.verdicts[name].values()}
+    entries += [
+        entry(words, "circle", str(verdict))
+        for verdict, words in style.verdict_words(reading.shown_tolerance).items()
+        if verdict in verdicts
+    ]
+    if any(m.recipe in recipes and m.drop is None for m in reading.study.measurements):
+        entries.append(entry("no result", "cross", "failed"))
+    return element("ul", *entries, class_="legend", aria_label="Legend")
+
+
+def entry(words: str, shape: str, look: str) -> Markup:
+    """One entry: a small mark and what it means.
+
+    Args:
+        words: What it means.
+        shape: Name of the mark.
+        look: Class of the mark, which says how it is filled.
+    """
+    return element("li", mark(shape, look), words)
+
+
+def mark(shape: str, look: str) -> Markup:
+    """A small picture of a mark, which readers of the text need not hear of."""
+    path = f'<path d="{_OUTLINES[shape]}"/>'
+    return Markup(f'<svg class="mark {look}" viewBox="0 0 16 16" aria-hidden="true" focusable="false">{path}</svg>')
+
+
+def _kind(kind: str) -> Markup:
+    ink = style.kind_ink(kind)
+    swatch = element("span", class_="swatch", style=f"--light: {ink.light}; --dark: {ink.dark}")
+    button = element("button", joined(swatch, kind), type="button", data_kind=kind, aria_pressed="true")
+    return element("li", button)

@@ -1,0 +1,89 @@
+"""The page of a study: the finding, every layer as a dip, stages, the table, and how it was made."""
+
+from __future__ import annotations
+
+import json
+
+from sensitivity.errors import StudyError
+from sensitivity.records.diagnosis import DiagnosisRecord
+from sensitivity.records.markup import Markup, described, element, joined, listed
+from sensitivity.records.study import RecipeLike
+from sensitivity.report.facts import study_facts
+from sensitivity.report.page.document import Section, document
+from sensitivity.report.page.finding import study_finding
+from sensitivity.report.page.layer_table import layer_table
+from sensitivity.report.page.legend import dips_legend
+from sensitivity.report.page.stages import stage_table
+from sensitivity.report.page.study_data import study_data
+from sensitivity.report.reading import Reading
+
+
+def study_page(reading: Reading, recipe: RecipeLike | None = None, *, diagnosis: DiagnosisRecord | None = None) -> str:
+    """A whole HTML document that needs no other file and no network.
+
+    Args:
+        reading: What there is to show.
+        recipe: One recipe; None shows all.
+        diagnosis: Causes and cures of layers, for the recipe that it is about.
+
+    Raises:
+        StudyError: If the recipe is unknown, or nothing was measured.
+    """
+    study, names = reading.study, reading.recipes(recipe)
+    if not any(m.recipe in names for m in study.measurements):
+        raise StudyError(f"nothing to show: the study of {study.model} has no measurements. Run analyze first.")
+    lead = [study_finding(reading, name, diagnosis) for name in names]
+    sections = [
+        Section("layers", "Every layer", _dips(reading, names)),
+        Section("stages", "Stages", stage_table(reading, names)),
+        Section("table", "Table", layer_table(reading, names, diagnosis)),
+        Section("made", "How it was made", _made(reading, names)),
+    ]
+    return document(f"{study.model} on {study.task}", lead, sections, {"study": study_data(reading, names, diagnosis)})
+
+
+def _dips(reading: Reading, recipes: tuple[str, ...]) -> Markup:
+    """The controls, the place of the chart, what it says of a layer, and the legend."""
+    choices = [element("option", name, value=str(number)) for number, name in enumerate(recipes)]
+    chooser = element("label", "recipe ", element("select", *choices, id="recipe"))
+    return joined(
+        element(
+            "div",
+            *([chooser] if len(recipes) > 1 else []),
+            element("button", "Show all layers", type="button", id="clear", disabled=True),
+            class_="controls",
+        ),
+        element(
+            "div",
+            id="dips",
+            class_="chart",
+            tabindex=0,
+            role="application",
+            aria_label="Score with one layer perturbed, layers in execution order",
+            aria_describedby="dips-help",
+        ),
+        element("p", _HELP, id="dips-help", class_="quiet"),
+        element("p", "Point at a layer to read about it.", id="layer", class_="said", aria_live="polite"),
+        dips_legend(reading, recipes),
+    )
+
+
+_HELP = (
+    "Drag over layers to select them in the table; the buttons at the top right of the chart zoom. With the keyboard: "
+    "arrow keys move from layer to layer, up and down from the worst to the next, Enter selects, Escape shows all "
+    "again, plus and minus zoom."
+)
+
+
+def _made(reading: Reading, recipes: tuple[str, ...]) -> Markup:
+    study = reading.study
+    as_json = [
+        element(
+            "details",
+            element("summary", f"Recipe {name}"),
+            element("pre", json.dumps(study.recipes[name].to_json(), indent=1)),
+        )
+        for name in recipes
+    ]
+    notes = [element("h3", "Notes"), listed(study.notes)] if study.notes else []
+    return joined(described(study_facts(reading, recipes).items()), *as_json, *notes)

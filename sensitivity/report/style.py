@@ -1,0 +1,118 @@
+"""The style of all pictures and pages: colours, marks and text sizes, for matplotlib and for the browser alike.
+
+Colours are Okabe and Ito's, which are distinct under the common colour deficiencies and in grey; no fact is told by
+colour alone. On a dark page each is lighter, so that its contrast to the page is at least 3 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sensitivity.records.tuned import StepKind
+from sensitivity.records.verdict import Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Ink:
+    """One colour on a light page and on a dark one."""
+
+    light: str
+    dark: str
+
+    def plain(self) -> dict[str, str]:
+        """The same for a page's script."""
+        return {"light": self.light, "dark": self.dark}
+
+
+KIND_INKS = {
+    "independent": Ink("#5c5c5c", "#b9b9c0"),
+    "res": Ink("#e69f00", "#f0b429"),
+    "fmb": Ink("#0072b2", "#4a9fdc"),
+    "mb": Ink("#d55e00", "#f08548"),
+    "csp": Ink("#56b4e9", "#9ad4f5"),
+    "att": Ink("#009e73", "#2cc79a"),
+}
+OTHER_INK = Ink("#cc79a7", "#e0a0c4")
+
+# in order of precedence: a layer that bears several flags is drawn by the first
+FLAG_SHAPES = {"attention-pointwise": "diamond", "exit": "triangle-down", "depthwise": "square"}
+OTHER_SHAPE = "circle"
+SHAPE_WORDS = {**FLAG_SHAPES, "other layers": OTHER_SHAPE}
+
+STEP_INKS = {
+    StepKind.CANDIDATE: KIND_INKS["fmb"],
+    StepKind.BUDGET: OTHER_INK,
+    StepKind.CURE: KIND_INKS["att"],
+    StepKind.PROTECT: KIND_INKS["mb"],
+    StepKind.RELEASE: KIND_INKS["res"],
+}
+STEP_SHAPES = {
+    StepKind.CANDIDATE: "circle",
+    StepKind.BUDGET: "square",
+    StepKind.CURE: "diamond",
+    StepKind.PROTECT: "triangle-down",
+    StepKind.RELEASE: "triangle-up",
+}
+STEP_WORDS = {
+    StepKind.CANDIDATE: "one recipe for all layers",
+    StepKind.BUDGET: "least noise within the budget",
+    StepKind.CURE: "other recipes for some layers",
+    StepKind.PROTECT: "some layers back in float",
+    StepKind.RELEASE: "a protected layer quantized again",
+}
+ENGINE_INK = Ink("#7b3294", "#c58ad8")
+
+PAGE: Mapping[str, Ink] = {
+    "paper": Ink("#ffffff", "#16181d"),
+    "raised": Ink("#f7f7f9", "#1f2229"),
+    "line": Ink("#dddde2", "#3a3e48"),
+    "text": Ink("#1d1d1f", "#ececf0"),
+    "quiet": Ink("#5f5f66", "#a9abb3"),
+    "baseline": Ink("#222222", "#ececf0"),
+    "interval": Ink("#b4b4b4", "#6d707a"),
+    "failed": Ink("#b00020", "#ff8a80"),
+    "good": Ink("#00704f", "#2cc79a"),
+    "focus": Ink("#0b57d0", "#8ab4f8"),
+}
+"""Colours of pages by what they are for; a page's style sheet has each as ``--paper`` and so on."""
+
+TITLE_POINTS, TEXT_POINTS, SMALL_POINTS = 11, 9, 8
+"""Text sizes of pictures."""
+TITLE_PIXELS, HEADING_PIXELS, TEXT_PIXELS, SMALL_PIXELS = 24, 18, 15, 13
+"""Text sizes of pages; whoever needs larger text zooms, and everything grows."""
+
+
+def sheet() -> str:
+    """The colours and text sizes as variables of a style sheet; dark where the reader's system is."""
+    sizes = {"title": TITLE_PIXELS, "heading": HEADING_PIXELS, "body": TEXT_PIXELS, "small": SMALL_PIXELS}
+    light = [f"--{name}: {ink.light};" for name, ink in PAGE.items()]
+    light += [f"--size-{name}: {pixels / 16:g}rem;" for name, pixels in sizes.items()]
+    dark = [f"--{name}: {ink.dark};" for name, ink in PAGE.items()]
+    return (
+        f".sensitivity {{ color-scheme: light dark; {' '.join(light)} }}\n"
+        f"@media (prefers-color-scheme: dark) {{ .sensitivity {{ {' '.join(dark)} }} }}\n"
+    )
+
+
+def kind_ink(kind: str) -> Ink:
+    """The colour of a kind of layer; all kinds that are not the library's own share one."""
+    return KIND_INKS.get(kind, OTHER_INK)
+
+
+def shape_of(flags: frozenset[str]) -> str:
+    """The mark of the most telling flag of a layer."""
+    return next((shape for flag, shape in FLAG_SHAPES.items() if flag in flags), OTHER_SHAPE)
+
+
+def verdict_words(tolerance: str) -> dict[Verdict, str]:
+    """What each verdict says.
+
+    Args:
+        tolerance: The drop that does not matter, with its unit.
+    """
+    return {
+        Verdict.DIP: f"dip: loses more than {tolerance}",
+        Verdict.HARMLESS: f"harmless: loses {tolerance} at most",
+        Verdict.UNDECIDED: "undecided on so few images",
+    }

@@ -1,0 +1,138 @@
+"""The page of a study in a browser: what readers do with it, and what they then see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from sensitivity.report.page.study_page import study_page
+from sensitivity.study import read
+from tests.made_studies import make_study, with_intervals, with_second_recipe
+from tests.report.page.browser import run_in_page
+
+DROPS = [0.0431, 0.0004, None, -0.002, 0.12, 0.0005, 0.05, 0.0, 0.001, 0.0]
+NAMES = [f"stage{stage}:0:{place}" for stage in range(5) for place in range(2)]
+
+STEPS = """
+kept.first = rows();
+kept.hover = await hover(4, 66.5); kept.hoverSaid = said();
+kept.ring = chart().data.at(-1).x.slice();
+kept.marked = document.querySelector('#layer-table tr.current .pick').textContent;
+await sortBy('drop'); kept.byDrop = rows();
+kept.sortTold = document.querySelector('[aria-sort=descending]').textContent;
+await sortBy('drop'); kept.byDropUp = rows();
+await sortBy('layer'); kept.byName = rows();
+await search('depthwise'); kept.searched = rows(); kept.count = document.querySelector('.count').textContent;
+await search('');
+await drag(2.5, 5.5, 75); kept.dragged = rows();
+kept.bright = chart().data.filter((trace) => trace.mode === 'markers' && trace.marker.opacity === 1)
+ .flatMap((trace) => trace.x).sort();
+document.getElementById('clear').click(); await pause(); kept.cleared = rows();
+document.querySelector('[data-first="6"]').click(); await pause(200); kept.stage = rows();
+kept.stageTicks = chart()._fullLayout.xaxis.range.slice();
+await press('Escape'); kept.escaped = rows();
+await press('ArrowDown'); kept.worst = said(); await press('ArrowDown'); kept.second = said();
+await press('ArrowRight'); kept.right = said(); await press('Home'); kept.home = said();
+await press('End'); kept.end = said();
+await press('+'); kept.zoomed = chart()._fullLayout.xaxis.range.slice(); await press('-');
+await press('Enter'); kept.entered = rows(); await press('Escape');
+document.querySelector('[data-kind=mb]').click(); await pause(100); kept.hidden = rows();
+kept.pressed = document.querySelector('[data-kind=mb]').getAttribute('aria-pressed');
+document.querySelector('[data-kind=mb]').click(); await pause(100);
+const choice = document.getElementById('recipe');
+choice.value = '1'; choice.dispatchEvent(new Event('change')); await pause(200);
+kept.other = rows().length; kept.otherHover = await hover(4, 78.5 - 36);
+kept.stagesShown = [...document.querySelectorAll('[data-only-recipe]')].map((part) => part.hidden);
+const focus = document.querySelector('.pick[tabindex="0"]'); focus.focus(); await press('ArrowDown', focus);
+kept.focused = document.activeElement.textContent; kept.focusedSaid = said();
+kept.buttons = [...document.querySelectorAll('.modebar-btn')].map((button) => button.dataset.title);
+kept.requests = performance.getEntriesByType('resource').map((entry) => entry.name);
+kept.drawings = [...chart().querySelectorAll('svg')].every((drawing) => drawing.getAttribute('aria-hidden') === 'true');
+"""
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    study = with_second_recipe(with_intervals(make_study(DROPS), half=0.0003))
+    return run_in_page(study_page(read(study)), STEPS, tmp_path_factory.mktemp("page"))
+
+
+def test_the_page_draws_without_an_error_and_asks_for_nothing(kept: dict[str, Any]) -> None:
+    assert kept["charts"] == "drawn"
+    assert kept["errors"] == []
+    assert kept["requests"] == []
+
+
+def test_no_button_sends_the_study_anywhere(kept: dict[str, Any]) -> None:
+    assert kept["buttons"] == [
+        *("Download plot as a PNG", "Zoom", "Pan", "Box Select", "Zoom in", "Zoom out", "Reset axes"),
+    ]
+
+
+def test_pointing_at_a_dip_tells_name_module_interval_and_verdict_and_marks_its_row(kept: dict[str, Any]) -> None:
+    for text in (kept["hover"], kept["hoverSaid"]):
+        assert text.startswith("stage2:0:0")
+        assert "backbone.stages.2.blocks.0.conv0" in text
+        assert "drop 12.00 points [10.47, 13.53]" in text
+        assert text.endswith("dip")
+    assert kept["ring"] == [4]
+    assert kept["marked"] == "stage2:0:0"
+
+
+def test_a_heading_sorts_numbers_by_size_and_turns_round_with_what_is_absent_last(kept: dict[str, Any]) -> None:
+    assert kept["first"] == [*NAMES, "head.unused"]
+    order = ["stage2:0:0", "stage3:0:0", "stage0:0:0", "stage4:0:0", "stage2:0:1", "stage0:0:1"]
+    assert kept["byDrop"][:6] == order
+    assert kept["byDrop"][-2:] == ["stage1:0:0", "head.unused"]
+    assert kept["byDropUp"][0] == "stage1:0:1"
+    assert kept["byDropUp"][-2:] == ["stage1:0:0", "head.unused"]
+    assert kept["byName"] == ["head.unused", *NAMES]
+    assert kept["sortTold"] == "drop (points)"
+
+
+def test_searching_keeps_the_rows_that_hold_the_words(kept: dict[str, Any]) -> None:
+    assert kept["searched"] == ["stage0:0:1", "stage4:0:0"]
+    assert kept["count"] == "2 of 11 rows"
+
+
+def test_dragging_over_dips_selects_their_rows_and_dims_the_others_until_cleared(kept: dict[str, Any]) -> None:
+    assert kept["dragged"] == ["stage1:0:1", "stage2:0:0", "stage2:0:1"]
+    assert kept["bright"] == [3, 4, 5]
+    assert sorted(kept["cleared"]) == sorted(kept["first"])
+
+
+def test_a_stage_selects_its_layers_and_brings_them_near(kept: dict[str, Any]) -> None:
+    assert kept["stage"] == ["stage3:0:0", "stage3:0:1"]
+    assert kept["stageTicks"] == [5, 8]
+    assert len(kept["escaped"]) == 11
+
+
+def test_the_keyboard_walks_by_damage_and_by_order_selects_and_zooms(kept: dict[str, Any]) -> None:
+    assert kept["worst"].startswith("stage2:0:0\n")
+    assert kept["second"].startswith("stage3:0:0\n")
+    assert kept["right"].startswith("stage3:0:1\n")
+    assert kept["home"].startswith("stage0:0:0\n")
+    assert kept["end"].startswith("stage4:0:1\n")
+    assert kept["zoomed"][0] > 3
+    assert kept["entered"] == ["stage4:0:1"]
+
+
+def test_a_kind_is_hidden_and_says_so(kept: dict[str, Any]) -> None:
+    assert kept["pressed"] == "false"
+    assert "stage0:0:0" not in kept["hidden"]
+    assert "stage2:0:0" in kept["hidden"]
+
+
+def test_another_recipe_brings_its_own_dips_rows_and_stages(kept: dict[str, Any]) -> None:
+    assert kept["other"] == 11
+    assert "drop 36.00 points" in kept["otherHover"]
+    assert kept["stagesShown"] == [True, False]
+
+
+def test_arrow_keys_walk_through_the_rows(kept: dict[str, Any]) -> None:
+    assert kept["focused"] == kept["focusedSaid"].split("\n")[0]
+
+
+def test_a_reader_of_the_screen_does_not_meet_the_drawings(kept: dict[str, Any]) -> None:
+    assert kept["drawings"]
