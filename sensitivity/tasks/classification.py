@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,11 +25,19 @@ from sensitivity.tasks.datasets import (
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
+from sensitivity.tasks.label_mapping import (
+    LEAST_MEETINGS,
+    consistent_exchange,
+    is_better_reading,
+    share_right,
+    shifted,
+    some_of,
+)
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 WITHIN = {"top1": 1, "top5": 5}
-SUSPICIOUS_SHARE = 0.8
-LEAST_LOOKED_AT = 8
+SURE = 0.7
+"""Share of right labels from which on a shift explains more than an exchange of labels."""
 
 Scores = npt.NDArray[np.float64]
 Adapter = Callable[[Any], Any]
@@ -180,23 +189,32 @@ class Classification:
 
     @checked(TaskError)
     def suspicion(self, predictions: Mapping[int, Any]) -> str | None:
-        """Whether the model seems to count its classes from another number than the labels.
+        """Whether the model seems to count its classes from another number than the labels, or in another order.
 
         Args:
             predictions: Position of the image to its prediction, of the first few images.
         """
-        shifts = [int(prediction["best"]) - int(self._source.labels[i]) for i, prediction in predictions.items()]
-        if len(shifts) < LEAST_LOOKED_AT or len({int(self._source.labels[i]) for i in predictions}) < 2:
+        meetings = Counter((int(seen["best"]), int(self._source.labels[i])) for i, seen in predictions.items())
+        if meetings.total() < LEAST_MEETINGS:
             return None
+        right, answers = share_right(meetings), {predicted for predicted, _ in meetings}
+        exchange = consistent_exchange(meetings)
         for shift in (1, -1):
-            share = shifts.count(shift) / len(shifts)
-            if share >= SUSPICIOUS_SHARE:
+            reading = shifted(answers, -shift)
+            share = share_right(meetings, reading)
+            if share >= SURE if exchange else is_better_reading(meetings, reading):
                 return (
-                    f"top1 is {shifts.count(0) / len(shifts):.0%}, and would be {share:.0%} if every label were "
-                    f"{abs(shift)} {'more' if shift > 0 else 'less'}: the labels and the model's outputs are counted "
+                    f"top1 is {right:.0%}, and would be {share:.0%} if every label were "
+                    f"1 {'more' if shift > 0 else 'less'}: the labels and the model's outputs are counted "
                     "from different numbers. Shift the labels, or give classes= in the order of the outputs."
                 )
-        return None
+        if exchange is None:
+            return None
+        return (
+            f"top1 is {right:.0%}, but each answer has a class of its own: output {some_of(exchange)} and so on. The "
+            "labels are in another order than the model's outputs: give classes= in the order of the outputs, or "
+            "labels that count them."
+        )
 
     def digest(self) -> str:
         """Hash of labels, images (tensors by content, files by name and size), and all settings but ``name``.

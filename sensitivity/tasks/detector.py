@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, TypeAlias
 
@@ -14,6 +15,7 @@ from pycocotools import mask as mask_tools
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
+from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.connectors.known_labels import OfKnownLabels
 from sensitivity.tasks.connectors.registry import as_connected
@@ -28,7 +30,20 @@ from sensitivity.tasks.datasets import (
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
-from sensitivity.tasks.first_look import Seen, best_first, boxes_look_like, label_readings, labels_look_like
+from sensitivity.tasks.first_look import (
+    BOX_ORDERS,
+    ENOUGH_IMAGES,
+    Floats,
+    Ints,
+    Seen,
+    best_first,
+    corner_overlaps,
+    label_readings,
+    labels_look_like,
+    nothing_fits,
+    shapes_look_like,
+    unknown_labels_look_like,
+)
 from sensitivity.tasks.ground_truth import Detections
 from sensitivity.tasks.poses import Poses
 from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault, whole_number
@@ -187,39 +202,61 @@ class DetectionTask(abc.ABC):
 
         The best boxes of each image, as many as it has objects, are compared with the objects: as they are, and read
         as other orders (``x, y, width, height`` ...), in other units (fractions, the network's pixels) and with other
-        labels. A detector that is only weak fits in none of them.
+        labels. A detector that is only weak fits in none of them; where its metric is 0 on 16 images or more, its
+        predictions are described.
 
         Args:
             predictions: Position of the image to its prediction, of the first few images.
         """
         images = [self._seen(position, prediction) for position, prediction in predictions.items()]
-        seen = boxes_look_like(images, self._input_size) if self._iou_type == "bbox" else None
+        seen = self._shapes_look_like(images)
         seen = seen or labels_look_like(images, label_readings(self._categories, self.annotations.category_ids))
+        score = self.score(predictions)[self.metric] if seen is not None or len(images) >= ENOUGH_IMAGES else None
+        if score == 0.0:
+            seen = seen or self._nothing_fits(images, predictions)
         if seen is None:
             return None
-        score = self.score(predictions)[self.metric]
         return f"{self.name}: {self.metric} of the first {len(images)} images is {score:.1%}, and {seen}"
+
+    def _nothing_fits(self, images: Sequence[Seen], predictions: Mapping[int, Prediction]) -> str | None:
+        scores = [np.asarray(prediction["scores"], np.float64).reshape(-1) for prediction in predictions.values()]
+        return nothing_fits(images, np.concatenate(scores), _SHAPES[self._iou_type])
+
+    def _shapes_look_like(self, images: Sequence[Seen]) -> str | None:
+        """What the shapes look like if they are in another order or unit; masks are as large as the image."""
+        if self._iou_type != "bbox":
+            return None
+        return shapes_look_like(images, self._input_size, noun="boxes", orders=BOX_ORDERS)
 
     def _seen(self, position: int, prediction: Prediction) -> Seen:
         image = self.annotations.images[position]
-        objects = [known for known in self.annotations.by_image[image["id"]] if not known["iscrowd"]]
-        truth = np.array([known["bbox"] for known in objects], np.float64).reshape(-1, 4)
+        objects = self._objects_seen(position)
         best = best_first(np.asarray(prediction["scores"], np.float64), len(objects))
-        if self._iou_type == "bbox":
-            boxes = np.asarray(prediction["boxes"], np.float64).reshape(-1, 4)[best]
-        elif self._iou_type == "keypoints":
-            boxes = _with_ends(Poses(np.asarray(prediction["keypoints"], np.float64)[best]).boxes())
-        else:
-            sides = [mask_tools.toBbox(prediction["masks"][index]) for index in best]
-            boxes = _with_ends(np.array(sides, np.float64).reshape(-1, 4))
         return Seen(
-            truth=_with_ends(truth),
+            overlaps=self._overlaps(objects),
             truth_categories=np.array([known["category_id"] for known in objects], np.int64),
-            boxes=boxes,
+            points=self._points(prediction, best),
             categories=np.asarray(prediction["labels"], np.int64)[best],
             position=position,
             size=(image["height"], image["width"]),
         )
+
+    def _objects_seen(self, position: int) -> list[Record]:
+        """The objects that can be found in an image."""
+        image = self.annotations.images[position]
+        return [known for known in self.annotations.by_image[image["id"]] if not known["iscrowd"]]
+
+    def _overlaps(self, objects: Sequence[Record]) -> Callable[[Floats], Floats]:
+        """How well shapes fit these objects; see ``Seen``."""
+        boxes = np.array([known["bbox"] for known in objects], np.float64).reshape(-1, 4)
+        return partial(corner_overlaps, truth=_with_ends(boxes).reshape(-1, 2, 2))
+
+    def _points(self, prediction: Prediction, best: Ints) -> Floats:
+        """(B, P, 2) points of these shapes of a prediction."""
+        if self._iou_type == "bbox":
+            return np.asarray(prediction["boxes"], np.float64).reshape(-1, 2, 2)[best]
+        sides = [mask_tools.toBbox(prediction["masks"][index]) for index in best]
+        return _with_ends(np.array(sides, np.float64).reshape(-1, 4)).reshape(-1, 2, 2)
 
     def _input_size(self, position: int) -> Size:
         if position not in self._input_sizes:
@@ -300,11 +337,11 @@ def check_prediction(prediction: Any, size: Size, *, iou_type: str, categories: 
         raise PredictionError(f"a prediction lacks {missing}; it has {has}. The adapter must return them.")
     scores = _finite_array(prediction, "scores", shape=(-1,))
     labels = _array(prediction, "labels").reshape(-1)
-    unknown = [label for label in labels.tolist() if label not in categories]
+    unknown = sorted({label for label in labels.tolist() if label not in categories})
     if unknown:
+        advice = unknown_labels_look_like(set(labels.tolist()), categories)
         raise PredictionError(
-            f"predictions have labels {unknown[:5]}, which are no category. Known are {_span(categories)}. "
-            "Set labels= to 'index', 'category_id' or the category id of each label."
+            f"predictions have labels {unknown[:5]}, which are no category. Known are {_span(categories)}. {advice}"
         )
     if part == "boxes":
         kept: Any = _finite_array(prediction, "boxes", shape=(-1, 4))

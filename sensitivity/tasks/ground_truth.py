@@ -203,9 +203,6 @@ def _shapes(truth: Sequence[Record], annotations: CocoAnnotations, iou_type: str
     """What detections are compared with, in the form that ``matching.Objects`` has it."""
     if iou_type == "segm":
         return [annotations.masks[known["id"]] for known in truth]
-    boxes = np.array([known["bbox"] for known in truth], np.float64).reshape(-1, 4)
-    if sigmas is None:
-        return boxes
-    points = np.array([known["keypoints"] for known in truth], np.float64).reshape(-1, len(sigmas), 3)
-    areas = np.array([known["area"] for known in truth], np.float64)
-    return AnnotatedPoses(points[..., :2], points[..., 2] > 0, boxes, areas, sigmas)
+    if sigmas is not None:
+        return AnnotatedPoses.of(truth, sigmas)
+    return np.array([known["bbox"] for known in truth], np.float64).reshape(-1, 4)

@@ -11,12 +11,14 @@ import numpy as np
 
 from sensitivity.errors import AnnotationError, PredictionError, TaskError
 from sensitivity.records.arguments import checked
+from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.curves import Curves, Matched
 from sensitivity.tasks.datasets import Preprocess, Size, as_array
 from sensitivity.tasks.detector import Adapter, DetectionTask, Labels, Prediction
 from sensitivity.tasks.fingerprint import fingerprint
+from sensitivity.tasks.first_look import POSE_ORDERS, Floats, Ints, Seen, shapes_look_like
 from sensitivity.tasks.ground_truth import GroundTruth
-from sensitivity.tasks.poses import COCO_SIGMAS
+from sensitivity.tasks.poses import COCO_SIGMAS, AnnotatedPoses
 from sensitivity.tasks.segmentations import finite_numbers, whole_number
 
 _LIMITS = (20,)
@@ -145,6 +147,20 @@ class CocoKeypoints(DetectionTask):
                 f"a pose of the prediction has {found} keypoints; expected {len(self._sigmas)}, one for each sigma."
             )
         return kept
+
+    def _shapes_look_like(self, images: Sequence[Seen]) -> str | None:
+        return shapes_look_like(images, self._input_size, noun="poses", orders=POSE_ORDERS)
+
+    def _objects_seen(self, position: int) -> list[Record]:
+        """The objects of which a keypoint is annotated."""
+        return [known for known in super()._objects_seen(position) if any(known["keypoints"][2::3])]
+
+    def _overlaps(self, objects: Sequence[Record]) -> Callable[[Floats], Floats]:
+        """OKS of poses with these objects."""
+        return AnnotatedPoses.of(objects, self._sigmas).of_all
+
+    def _points(self, prediction: Prediction, best: Ints) -> Floats:
+        return np.asarray(prediction["keypoints"], np.float64)[best]
 
     def _check_annotations(self) -> None:
         """Each object has keypoints, as many as there are sigmas."""

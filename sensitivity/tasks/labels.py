@@ -9,12 +9,13 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from sensitivity.errors import AnnotationError
+from sensitivity.errors import AnnotationError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.fingerprint import fingerprint
 from sensitivity.tasks.pixels import leaves_folder, opened
-from sensitivity.tasks.segmentations import decode_mask
+from sensitivity.tasks.segmentations import decode_mask, whole_number
 
 LabelMap: TypeAlias = npt.NDArray[np.integer[Any]]
 
@@ -45,13 +46,21 @@ class PngLabels:
     Args:
         folder: Where the label maps are.
         names: File names without suffix, e.g. the lines of VOC's ``val.txt``; None for all, in alphabetical order.
+        values: The class that each value of a pixel stands for, such as ``{0: 0, 255: 1}`` for masks of 0 and 255, or
+            ``{0: 255, 1: 0, 2: 1}`` for labels that count from 1; a value that it does not name is an error. None takes
+            the values as classes.
 
     Raises:
         AnnotationError: If the folder is missing or holds no PNG, or a named one is missing or outside of it.
+        TaskError: If ``values`` is no mapping of whole numbers, 0 or more.
     """
 
-    def __init__(self, folder: str | Path, *, names: Sequence[str] | None = None) -> None:
+    @checked(TaskError)
+    def __init__(
+        self, folder: str | Path, *, names: Sequence[str] | None = None, values: Mapping[int, int] | None = None
+    ) -> None:
         folder = Path(folder)
+        self._values = None if values is None else _whole_values(values)
         if not folder.is_dir():
             raise AnnotationError(f"no folder of label maps at {folder}. Give the folder that holds the PNG files.")
         outside = [name for name in names or () if leaves_folder(f"{name}.png")]
@@ -83,11 +92,12 @@ class PngLabels:
                 f"{path} has pixels of {labels.shape[2:] or labels.dtype}; expected one class index a pixel "
                 "(a grayscale or palette PNG). Convert colours to indices first."
             )
-        return labels
+        return labels if self._values is None else _translated(labels, self._values, path)
 
     def digest(self) -> str:
-        """Hash of names and contents of all files."""
-        return fingerprint(part for path in self._paths for part in (path.name, path.read_bytes()))
+        """Hash of names and contents of all files, and of ``values`` where they are given."""
+        files = [part for path in self._paths for part in (path.name, path.read_bytes())]
+        return fingerprint(files if self._values is None else [*files, repr(sorted(self._values.items()))])
 
 
 class CocoLabels:
@@ -146,3 +156,34 @@ class CocoLabels:
 
     def _mask(self, annotation: Record) -> npt.NDArray[np.bool_]:
         return decode_mask(self.annotations.masks[annotation["id"]])
+
+
+def _whole_values(values: Mapping[int, int]) -> dict[int, int]:
+    """A copy of ``values`` in plain numbers.
+
+    Raises:
+        TaskError: If it is no mapping of whole numbers.
+    """
+    numbers = (
+        [whole_number(number) for pair in values.items() for number in pair] if isinstance(values, Mapping) else []
+    )
+    whole = [number for number in numbers if number is not None and 0 <= number < 2**16]
+    if not whole or len(whole) < len(numbers):
+        raise TaskError(f"values={values!r:.80}: give a mapping of pixel values to classes, such as {{0: 0, 255: 1}}.")
+    return dict(zip(whole[::2], whole[1::2], strict=True))
+
+
+def _translated(labels: LabelMap, values: Mapping[int, int], path: Path) -> LabelMap:
+    """The class that each pixel's value stands for, (H, W) int64.
+
+    Raises:
+        AnnotationError: If a value stands for none.
+    """
+    present, places = np.unique(labels, return_inverse=True)
+    unknown = [int(value) for value in present if int(value) not in values]
+    if unknown:
+        raise AnnotationError(
+            f"{path} has the values {unknown[:5]}, which values= does not name: {dict(values)!r:.80}."
+        )
+    classes = np.array([values[int(value)] for value in present], np.int64)
+    return classes[places].reshape(labels.shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -64,6 +66,22 @@ class AnnotatedPoses:
     boxes: Floats
     areas: Floats
     sigmas: Floats
+
+    @classmethod
+    def of(cls, objects: Sequence[Mapping[str, Any]], sigmas: Floats) -> AnnotatedPoses:
+        """The poses of annotations that have ``keypoints``, ``bbox`` and ``area``."""
+        points = np.array([known["keypoints"] for known in objects], np.float64).reshape(-1, len(sigmas), 3)
+        boxes = np.array([known["bbox"] for known in objects], np.float64).reshape(-1, 4)
+        areas = np.array([known["area"] for known in objects], np.float64)
+        return cls(points[..., :2], points[..., 2] > 0, boxes, areas, sigmas)
+
+    def of_all(self, points: Floats) -> Floats:
+        """(N, G) OKS of detected poses (N, K, 2) with every annotated pose, in [0, 1]."""
+        alike = np.zeros((len(points), len(self.points)))
+        with np.errstate(over="ignore", invalid="ignore"):
+            for number in range(len(self.points)):
+                alike[:, number] = self.similarities(number, Poses(points))
+        return np.nan_to_num(alike)
 
     def similarities(self, number: int, poses: Poses) -> Floats:
         """(N,) OKS of each detected pose with one annotated pose, in [0, 1].

@@ -19,6 +19,7 @@ from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import (
     ImageFiles,
     Preprocess,
+    Resize,
     Size,
     as_array,
     check_batch_size,
@@ -27,6 +28,7 @@ from sensitivity.tasks.datasets import (
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
+from sensitivity.tasks.first_classes import all_ignored, classes_look_like, labels_advice
 from sensitivity.tasks.labels import LabelMap, LabelSource, PngLabels
 
 Counts: TypeAlias = npt.NDArray[np.int64]
@@ -163,6 +165,10 @@ class SemanticSegmentation:
             raise TaskError(f"classes={classes!r}: give a sequence of names that differ, one for each class.")
         if metric not in self.metrics:
             raise TaskError(f"metric={metric!r} is unknown. Choose one of {', '.join(self.metrics)}.")
+        if len(classes) == 1:
+            raise TaskError(
+                f"classes={list(classes)}: with one class every prediction is right. Name the background as well."
+            )
         if absent not in ("skip", "zero"):
             raise TaskError(f"absent={absent!r} is unknown. Choose 'skip' or 'zero'.")
         if limit is not None and limit < 1:
@@ -175,6 +181,12 @@ class SemanticSegmentation:
         self._preprocess = preprocess
         self._ignore_label = ignore_label
         self._adapter: LabelAdapter = adapter or LabelMaps()
+        if isinstance(self._adapter, LabelMaps) and isinstance(preprocess, Resize) and preprocess.keep_aspect:
+            raise TaskError(
+                "preprocess=Resize(keep_aspect=True) fills a border, but LabelMaps takes scores of the whole image, so "
+                "that label maps would be shifted. Resize without keep_aspect, or give an adapter= that cuts the "
+                "border off."
+            )
         self._absent = absent
         self._batch_size = check_batch_size(batch_size)
 
@@ -254,6 +266,30 @@ class SemanticSegmentation:
         mean = float(np.nanmean(ious)) if not np.isnan(ious).all() else float("nan")
         return dict(zip(self.metrics, (mean, accuracy, *ious.tolist()), strict=True))
 
+    @checked(TaskError)
+    def suspicion(self, predictions: Mapping[int, Any]) -> str | None:
+        """What the labels or label maps look like if they are counted from another number; None if nothing is seen.
+
+        Args:
+            predictions: Position of the image to its prediction, of the first few images.
+        """
+        positions = predicted_positions(predictions, len(self))
+        confusion = np.sum([np.asarray(predictions[position]["confusion"], np.int64) for position in positions], axis=0)
+        seen = classes_look_like(confusion, self._classes) or self._masks_look_like(positions, confusion)
+        return f"{self.name}: {seen}" if seen else None
+
+    def _masks_look_like(self, positions: Sequence[int], confusion: Counts) -> str | None:
+        """Whether the label maps are masks of 0 and 255, so that all but one class is ignored."""
+        if np.count_nonzero(confusion.sum(axis=1)) != 1 or not isinstance(self._source, PngLabels):
+            return None
+        ignored = [self._source.read(position) == self._ignore_label for position in positions]
+        share = sum(int(pixels.sum()) for pixels in ignored) / sum(pixels.size for pixels in ignored)
+        if sum(bool(pixels.any()) for pixels in ignored) < min(3, len(self)) or share < 0.01:
+            return None
+        return all_ignored(
+            self._classes[int(confusion.sum(axis=1).argmax())], self._ignore_label, share, len(positions)
+        )
+
     def digest(self) -> str:
         """Hash of labels, image names and file sizes, and all settings but ``name`` and ``batch_size``.
 
@@ -279,7 +315,8 @@ class SemanticSegmentation:
         if len(unknown):
             raise AnnotationError(
                 f"the label map of {image} has the labels {unknown[:5].tolist()}; expected 0 to "
-                f"{len(self._classes) - 1}, or {self._ignore_label} to ignore. Set classes= or ignore_label=."
+                f"{len(self._classes) - 1}, or {self._ignore_label} to ignore. "
+                f"{labels_advice(unknown.tolist(), len(self._classes))}"
             )
         return labels
 

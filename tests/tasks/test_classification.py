@@ -197,3 +197,35 @@ def test_wrong_outputs_are_told(outputs, message):
     task = sv.Classification(torch.rand(3, 3, 4, 4), [0, 1, 1])
     with pytest.raises(PredictionError, match=message):
         predictions_of(task, lambda x: outputs)
+
+
+def answers(predicted):
+    return lambda x: torch.eye(max(predicted) + 1)[predicted][: len(x)]
+
+
+def test_labels_off_by_one_are_told_of_a_model_that_is_right_in_half_the_images():
+    draw = np.random.default_rng(0)
+    labels = draw.integers(1, 20, 40).tolist()
+    predicted = [label - 1 if draw.random() < 0.5 else int(draw.integers(0, 20)) for label in labels]
+    task = sv.Classification(torch.rand(40, 1, 1, 1), labels, batch_size=40)
+    assert "if every label were 1 less" in (task.suspicion(predictions_of(task, answers([*predicted, 20]))) or "")
+
+
+def test_one_answer_to_everything_raises_no_suspicion():
+    labels = [0] * 18 + [1] * 2
+    task = sv.Classification(torch.rand(20, 1, 1, 1), labels, batch_size=20)
+    assert task.suspicion(predictions_of(task, answers([1] * 20))) is None
+
+
+def test_classes_in_another_order_than_the_outputs_are_told():
+    labels = [number % 4 for number in range(20)]
+    task = sv.Classification(torch.rand(20, 1, 1, 1), labels, batch_size=20)
+    suspicion = task.suspicion(predictions_of(task, answers([(2, 0, 3, 1)[label] for label in labels])))
+    assert suspicion is not None
+    assert "output 2 stands for 0, 0 for 1, 3 for 2 and so on" in suspicion
+
+
+def test_probabilities_score_as_logits_do():
+    torch.manual_seed(0)
+    logits, labels = torch.randn(30, 7), torch.randint(0, 7, (30,))
+    assert score_rows(logits, labels) == score_rows(logits.softmax(1), labels)

@@ -76,6 +76,12 @@ def fitted(boxes: Tensor, size: tuple[int, int]) -> Tensor:
     return boxes * min(40 / size[0], 32 / size[1])
 
 
+def in_the_middle(boxes: Tensor, size: tuple[int, int]) -> Tensor:
+    factor = min(40 / size[0], 32 / size[1])
+    border = torch.tensor([32 - size[1] * factor, 40 - size[0] * factor], dtype=torch.float64) / 2
+    return boxes * factor + border.repeat(2)
+
+
 WRONG: dict[str, tuple[Callable[[Tensor, tuple[int, int]], Tensor], Any, str]] = {
     "xywh": (lambda boxes, size: from_corners(boxes), RESIZE, "were x, y, width, height in pixels of the original"),
     "cxcywh": (
@@ -96,6 +102,26 @@ WRONG: dict[str, tuple[Callable[[Tensor, tuple[int, int]], Tensor], Any, str]] =
         lambda boxes, size: from_corners(to_network(boxes, size)),
         RESIZE,
         "were x, y, width, height in pixels of the network's input",
+    ),
+    "x1 x2 y1 y2": (
+        lambda boxes, size: boxes[:, [0, 2, 1, 3]],
+        RESIZE,
+        "were x1, x2, y1, y2 in pixels of the original",
+    ),
+    "fitted fractions": (
+        lambda boxes, size: fitted(boxes, size) / sides_of((40, 32)),
+        FITTED,
+        "in fractions of the network's input, into whose corner the image was fitted",
+    ),
+    "fractions of a middle": (
+        lambda boxes, size: in_the_middle(boxes, size) / sides_of((40, 32)),
+        RESIZE,
+        "in fractions of the network's input, into whose middle the image was fitted",
+    ),
+    "scaled twice": (
+        lambda boxes, size: boxes * sides_of(size) / sides_of((40, 32)),
+        RESIZE,
+        "pixels of the original image that were scaled once more.*leave out the scaling",
     ),
     "exchanged": (
         lambda boxes, size: boxes / sides_of(size) * sides_of(size)[[1, 0, 3, 2]],
@@ -202,3 +228,159 @@ def test_evaluate_and_analyze_warn_once_and_the_study_says_so(many: Scenes, tmp_
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         wrapped.evaluate(task, sv.Scheme())
+
+
+COCO_IDS = [number for number in range(1, 91) if number not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83, 91)]
+
+
+def coco_scenes(folder: Path, ids: list[int], *, federated: bool = False) -> Scenes:
+    """Twelve images with ten objects each, of all of these categories in turn; also as an LVIS file."""
+    objects = []
+    for image in range(12):
+        for place in range(10):
+            category = ids[(7 * len(objects)) % len(ids)]
+            box = (7.0 * place, 5.0 + image, 6.0, 30.0)
+            objects.append(annotation(len(objects) + 1, 10 + image, category, box))
+    scenes = write_scenes(folder, [(60, 80)] * 12, objects)
+
+    def change(plain: dict[str, Any]) -> None:
+        plain["categories"] = [{"id": number, "name": f"class {number}", "frequency": "f"} for number in ids]
+        for image in plain["images"]:
+            image |= {"neg_category_ids": [], "not_exhaustive_category_ids": []}
+
+    return scenes.edit(change)
+
+
+def relabelled(scenes: Scenes, change: Callable[[int], int]) -> list[dict[str, Any]]:
+    outputs = truth_as_output(scenes)
+    for output in outputs:
+        output["labels"] = torch.tensor([change(label) for label in output["labels"].tolist()])
+    return outputs
+
+
+@pytest.mark.parametrize("kind", [sv.CocoDetection, sv.Lvis])
+@pytest.mark.parametrize(
+    ("change", "labels", "advice"),
+    [
+        (lambda category: COCO_IDS.index(category) + 1, None, "if labels were one lower"),
+        (lambda category: COCO_IDS.index(category), list(COCO_IDS[::-1]), "with labels='index'"),
+        (lambda category: min(category, len(COCO_IDS) - 1), None, "with labels='category_id'"),
+    ],
+    ids=["one higher", "reversed", "ids"],
+)
+def test_labels_of_coco_and_lvis_are_told_where_every_category_is_seen(
+    tmp_path: Path, kind: Any, change: Callable[[int], int], labels: Any, advice: str
+) -> None:
+    ids = COCO_IDS[:-1]  # so that the highest label is still one of the file
+    scenes = coco_scenes(tmp_path, ids)
+    outputs = relabelled(scenes, lambda category: min(change(category), len(ids) - 1))
+    settings = {"labels": [number for number in labels if number in ids] if labels else None}
+    task = kind(scenes.images, scenes.annotations, preprocess=RESIZE, adapter=adapter, **settings)
+    text = task.suspicion(predict_all(task, Recall(outputs)))
+    assert text is not None
+    assert advice in text
+
+
+@pytest.mark.parametrize(
+    ("change", "labels", "advice"),
+    [
+        (lambda category: category, None, "They look like category ids: set labels='category_id'"),
+        (lambda category: COCO_IDS.index(category), "category_id", "They look like indices .*set labels='index'"),
+        (lambda category: COCO_IDS.index(category) + 1, None, "counted from 1: subtract 1"),
+        (lambda category: category + 1000, None, "Set labels= to 'index', 'category_id' or the category id"),
+    ],
+    ids=["91 for 80", "80 for 91", "from 1", "others"],
+)
+def test_labels_that_the_file_does_not_have_are_refused_with_what_they_look_like(
+    tmp_path: Path, change: Callable[[int], int], labels: Any, advice: str
+) -> None:
+    scenes = coco_scenes(tmp_path, COCO_IDS)
+    # the labels that are no category come first
+    outputs = relabelled(scenes, change)
+    task = CocoDetection(scenes.images, scenes.annotations, preprocess=RESIZE, adapter=adapter, labels=labels)
+    with pytest.raises(sv.errors.PredictionError, match=advice):
+        predict_all(task, Recall(outputs))
+
+
+def test_labels_in_another_order_are_told_with_what_they_stand_for(tmp_path: Path) -> None:
+    scenes = coco_scenes(tmp_path, [1, 2, 3, 4, 5])
+    outputs = relabelled(scenes, [None, 2, 0, 4, 1, 3].__getitem__)
+    task = CocoDetection(scenes.images, scenes.annotations, preprocess=RESIZE, adapter=adapter)
+    text = task.suspicion(predict_all(task, Recall(outputs)))
+    assert text is not None
+    assert "0% have its category, but 100% would if categories were exchanged: " in text
+    assert "3 stands for 1" in text
+
+
+def test_labels_off_by_one_of_a_detector_that_is_often_wrong_are_told(tmp_path: Path) -> None:
+    scenes = coco_scenes(tmp_path, COCO_IDS[:40])
+    draw = np.random.default_rng(0)
+    outputs = relabelled(
+        scenes, lambda category: category if draw.random() < 0.4 and category < 38 else int(draw.integers(0, 38))
+    )
+    task = CocoDetection(scenes.images, scenes.annotations, preprocess=RESIZE, adapter=adapter)
+    text = task.suspicion(predict_all(task, Recall(outputs)))
+    assert text is not None
+    assert "with labels='category_id'" in text or "if labels were one lower" in text
+
+
+def test_random_labels_of_boxes_that_fit_are_not_suspected(tmp_path: Path) -> None:
+    scenes = coco_scenes(tmp_path, COCO_IDS)
+    for seed in range(10):
+        draw = np.random.default_rng(seed)
+        outputs = relabelled(scenes, lambda category, draw=draw: int(draw.integers(0, 78)))
+        task = CocoDetection(scenes.images, scenes.annotations, preprocess=RESIZE, adapter=adapter)
+        assert task.suspicion(predict_all(task, Recall(outputs))) is None
+
+
+@pytest.mark.parametrize("empty", [True, False])
+def test_a_detector_that_finds_nothing_on_many_images_is_described(tmp_path: Path, empty: bool) -> None:
+    objects = [annotation(number + 1, 10 + number, 3, (9, 5, 30, 30)) for number in range(16)]
+    scenes = write_scenes(tmp_path, [(60, 80)] * 16, objects)
+    outputs = truth_as_output(scenes)
+    for output in outputs:
+        output["boxes"] = output["boxes"] * 0 + torch.tensor([76.0, 2.0, 78.0, 59.0])
+        if empty:
+            output |= {key: value[:0] for key, value in output.items()}
+    task = CocoDetection(scenes.images, scenes.annotations, preprocess=RESIZE, adapter=adapter, labels="category_id")
+    predictions = predict_all(task, Recall(outputs))
+    text = task.suspicion(predictions)
+    assert text is not None
+    assert "AP of the first 16 images is 0.0%, and " in text
+    assert (
+        "no boxes for 16 objects" if empty else "x from 76 to 78 and y from 2 to 59, in images of up to 80 x 60"
+    ) in text
+    assert task.suspicion({image: predictions[image] for image in range(15)}) is None
+
+
+POSE_CHANGES: dict[str, tuple[Callable[[Tensor], Tensor], str]] = {
+    "y, x": (lambda points: points.flip(-1), "were y, x in pixels of the original image.*exchange x and y"),
+    "fractions": (lambda points: points / torch.tensor([80.0, 60.0]), "were x, y in fractions of the image"),
+    "network": (
+        lambda points: points / torch.tensor([80.0, 60.0]) * torch.tensor([32.0, 40.0]),
+        "were x, y in pixels of the network's input",
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", [None, *POSE_CHANGES])
+def test_keypoints_in_another_order_or_unit_are_told(tmp_path: Path, wrong: str | None) -> None:
+    draw = np.random.default_rng(0)
+    objects = []
+    for number in range(8):
+        xy = draw.uniform(0, 1, (17, 2)) * (30, 25) + draw.uniform(0, 1, 2) * (40, 30)
+        keypoints = np.concatenate([xy, np.full((17, 1), 2)], axis=1).ravel().tolist()
+        objects.append(annotation(number + 1, 10 + number // 2, 3, (5, 5, 40, 40), keypoints=keypoints))
+    scenes = write_scenes(tmp_path, [(60, 80)] * 4, objects)
+    change, message = POSE_CHANGES[wrong] if wrong else (lambda points: points, "")
+    outputs = []
+    for image in range(4):
+        points = torch.tensor([known["keypoints"] for known in objects[2 * image : 2 * image + 2]]).reshape(2, 17, 3)
+        outputs.append({"keypoints": change(points[..., :2]), "scores": [0.9, 0.8], "labels": [3, 3]})
+    task = sv.CocoKeypoints(scenes.images, scenes.annotations, preprocess=RESIZE, adapter=adapter, labels="category_id")
+    text = task.suspicion(predict_all(task, Recall(outputs)))
+    if wrong is None:
+        assert text is None
+    else:
+        assert text is not None
+        assert re.search(message, text), text
