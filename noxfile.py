@@ -79,7 +79,7 @@ def connectors(session: nox.Session) -> None:
     session.install("torch==2.14.1", "torchvision==0.29.1")
     families = "torchvision,ultralytics,transformers,timm,effdet,smp"
     session.install("-e", f".[{families}]", "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.15")
-    pytest(session, "-q", "-n", "0", "-W", "ignore", "tests/tasks/connectors")
+    pytest(session, "-q", "-n", "0", "-W", "ignore", "tests/tasks/connectors", "tests/docs", "tests/notebooks")
 
 
 @nox.session
@@ -115,9 +115,10 @@ def newest(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """The pages of docs/ as a site in build/site, for reading."""
+    """The site in build/site: docs/, the examples' pages, the notebooks and the API; a broken link is an error."""
     if session.venv_backend != "none":
-        session.install("mkdocs>=1.6")  # the extra `docs` without the library, of which the pages need nothing
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+        session.install(*project["optional-dependencies"]["docs"])  # without the library: docstrings are read, not run
     session.run("mkdocs", "build", "--strict", "--site-dir", "build/site")
 
 

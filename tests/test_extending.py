@@ -402,6 +402,6 @@ def test_an_observer_can_be_named_by_where_it_stands(line: sv.Wrapped) -> None:
 
 
 def test_the_page_shows_what_works(repository: Path) -> None:
-    failed, attempted = doctest.testfile(str(repository / "docs" / "extending.md"), module_relative=False)
+    failed, attempted = doctest.testfile(str(repository / "docs" / "howto" / "extend.md"), module_relative=False)
     assert attempted > 10
     assert failed == 0

@@ -84,7 +84,7 @@ def test_everything_that_a_benchmark_imports_exists(benchmark: Path) -> None:
 
 
 def test_every_benchmark_that_a_page_names_exists(repository: Path) -> None:
-    pages = [repository / "README.md", *repository.glob("docs/*.md"), *repository.glob("examples/*/README.md")]
+    pages = [repository / "README.md", *repository.glob("docs/**/*.md"), *repository.glob("examples/*/README.md")]
     named = {name for page in pages for name in re.findall(r"benchmarks[/.](\w+)", page.read_text(encoding="utf-8"))}
     assert len(named) >= 8
     assert {name for name in named if not (repository / "benchmarks" / f"{name}.py").is_file()} == set()

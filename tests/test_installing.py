@@ -46,7 +46,7 @@ def test_every_extra_that_a_message_names_is_one_of_this_project(repository: Pat
 
 
 def test_every_page_shows_an_install_command_that_works_in_a_clone(repository: Path, project: dict[str, Any]) -> None:
-    pages = [page for pattern in ("*.md", "docs/*.md", "examples/*/README.md") for page in repository.glob(pattern)]
+    pages = [page for pattern in ("*.md", "docs/**/*.md", "examples/*/README.md") for page in repository.glob(pattern)]
     commands = [(page.name, *match) for page in pages for match in INSTALL.findall(page.read_text(encoding="utf-8"))]
     assert len(commands) >= 5
     for page, name, extras in commands:

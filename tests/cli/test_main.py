@@ -93,15 +93,15 @@ def options(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
 
 
 def test_every_command_and_option_is_documented(repository: Path) -> None:
-    page = (repository / "docs" / "command_line.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
     sections = {part.split("\n", 1)[0].strip("` "): part for part in page.split("\n## ")[1:]}
     for command, words in options(whole_parser()).items():
-        assert command in sections, f"docs/command_line.md has no section on {command}"
+        assert command in sections, f"docs/reference/command_line.md has no section on {command}"
         for word in words:
-            assert f"`{word}" in sections[command], f"docs/command_line.md says nothing of {command} {word}"
+            assert f"`{word}" in sections[command], f"docs/reference/command_line.md says nothing of {command} {word}"
 
 
 def test_exit_codes_are_documented(repository: Path) -> None:
-    page = (repository / "docs" / "command_line.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
     for code in (0, FAILED, 2, INTERRUPTED, NOBODY_READS):
         assert f"| {code} |" in page

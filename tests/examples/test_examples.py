@@ -133,7 +133,7 @@ def test_the_thesis_example_draws_five_plots(thesis: tuple[str, Path]) -> None:
 def test_the_page_on_the_thesis_holds_what_the_example_finds(thesis: tuple[str, Path], repository: Path) -> None:
     printed, folder = thesis
     tables = re.findall(r"(?:^\|.*\n)+", (folder / "findings.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    page = (repository / "docs" / "thesis.md").read_text(encoding="utf-8")
+    page = (repository / "docs" / "concepts" / "thesis.md").read_text(encoding="utf-8")
     assert len(tables) == 4
     assert all(table in page and table.strip() in printed for table in tables)
 
@@ -167,8 +167,8 @@ def test_the_tune_example_names_the_layer_that_was_spoilt_and_cures_or_protects_
 
 
 def test_every_example_has_a_page_that_the_documentation_links(repository: Path) -> None:
-    index = (repository / "docs" / "index.md").read_text(encoding="utf-8")
+    index = (repository / "docs" / "concepts" / "index.md").read_text(encoding="utf-8")
     for example in sorted((repository / "examples").iterdir()):
         if example.is_dir():
             assert (example / "README.md").is_file()
-            assert f"../examples/{example.name}/README.md" in index
+            assert f"../../examples/{example.name}/README.md" in index

@@ -1,6 +1,6 @@
 """``TensorRTEngine``: run an ONNX model with Q/DQ on an NVIDIA GPU, and read what it executed.
 
-What of this has been run on a GPU, and what has been proved without one, is said in ``docs/tensorrt.md``.
+What of this has been run on a GPU, and what has been proved without one, is said in ``docs/concepts/tensorrt.md``.
 """
 
 from __future__ import annotations

@@ -1,0 +1,99 @@
+"""The pages of docs/: every snippet runs, every command is one that exists, every link leads somewhere."""
+
+from __future__ import annotations
+
+import doctest
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from sensitivity.cli.main import whole_parser
+from tests.docs.stages import STAGES
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+ELSEWHERE = {"howto/extend"}  # tests/test_extending.py runs it, and takes back what it registers
+DOCS = sorted(REPOSITORY.glob("docs/**/*.md"))
+LINKING = [REPOSITORY / "README.md", *DOCS, *sorted(REPOSITORY.glob("examples/*/README.md"))]
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def remark(page: Path, what: str) -> list[str]:
+    """The words of a comment such as ``<!-- stage: net -->``."""
+    return [
+        word
+        for words in re.findall(rf"^<!-- {what}: (.+?) -->$", text_of(page), re.MULTILINE)
+        for word in words.split()
+    ]
+
+
+def snippets(page: Path) -> list[tuple[int, str]]:
+    """Python blocks that are no dialogue, with the line at which each begins."""
+    text = text_of(page)
+    blocks = re.finditer(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, block.start(1)), block[1]) for block in blocks if not block[1].startswith(">>>")]
+
+
+def run_snippets(page: Path, names: dict[str, Any]) -> None:
+    """Run the blocks of a page one after the other, with the page's own line numbers in tracebacks."""
+    for line, source in snippets(page):
+        exec(compile("\n" * line + source, page.name, "exec"), names)
+
+
+def run_dialogues(page: Path) -> None:
+    """Run what stands behind ``>>>``, from nothing, and compare what it prints."""
+    failed, _ = doctest.testfile(str(page), module_relative=False)
+    assert failed == 0, "see what doctest printed"
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(REPOSITORY / "docs").with_suffix(""))
+
+
+RUNNING = [page for page in DOCS if "```python" in text_of(page) and name_of(page) not in ELSEWHERE]
+
+
+@pytest.mark.parametrize("page", RUNNING, ids=name_of)
+def test_every_snippet_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in remark(page, "needs"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    run_dialogues(page)
+    names: dict[str, Any] = {"__name__": "page"}
+    for stage in remark(page, "stage"):
+        names |= STAGES[stage](tmp_path)
+    run_snippets(page, names)
+
+
+def commands(page: Path) -> list[str]:
+    blocks = re.findall(r"^```sh\n(.*?)^```", text_of(page), flags=re.MULTILINE | re.DOTALL)
+    lines = "".join(blocks).replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.startswith("sensitivity ")]
+
+
+@pytest.mark.parametrize("page", [page for page in LINKING if commands(page)], ids=lambda page: page.stem)
+def test_every_command_of_a_page_is_understood(page: Path) -> None:
+    for line in commands(page):
+        words = shlex.split(line, comments=True)[1:]
+        try:
+            whole_parser().parse_args(words)
+        except SystemExit as end:
+            pytest.fail(f"{page.name} shows {line!r}, which ends with {end.code}")
+
+
+def test_every_link_leads_somewhere() -> None:
+    for page in LINKING:
+        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text_of(page)):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.relative_to(REPOSITORY)} links {target}"
+
+
+def test_pages_that_need_a_family_of_networks_are_run_where_its_extra_is() -> None:
+    session = (REPOSITORY / "noxfile.py").read_text(encoding="utf-8").split("def connectors(")[1].split("@nox")[0]
+    assert '"tests/docs"' in session
