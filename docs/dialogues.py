@@ -15,7 +15,7 @@ class Dialogues(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **_: Any) -> None:
         """Change the docstring of one object of the package."""
-        if obj.docstring and not re.search(r"^Examples?:$", obj.docstring.value, flags=re.MULTILINE):
+        if obj.docstring and not re.search(r"^Examples:$", obj.docstring.value, flags=re.MULTILINE):
             obj.docstring.value = DIALOGUE.sub(fenced, obj.docstring.value)
 
 

@@ -273,8 +273,8 @@ class Wrapped:
             keywords: The fields of ``sv.Sweep`` by name, in the place of ``settings``.
 
         Returns:
-            The study. Drops have bounds where the task has 8 images or more (``docs/concepts/confidence.md``). Ctrl-C ends the
-            sweep early: the study holds what was measured until then, and a note says so.
+            The study. Drops have bounds where the task has 8 images or more (``docs/concepts/confidence.md``). Ctrl-C
+            ends the sweep early: the study holds what was measured until then, and a note says so.
 
         Raises:
             StoreConflictError: If the store was written for another model, data, calibration or settings, or another

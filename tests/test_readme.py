@@ -25,7 +25,7 @@ def test_the_main_job_of_the_readme_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     [block] = python_blocks(repository / "README.md")
-    names: dict[str, Any] = detector(tmp_path)
+    names: dict[str, Any] = detector(tmp_path, side=320)
     exec(compile(block, "README.md", "exec"), names)
     assert names["study"].baseline.value > 0.9
     assert names["tuned"].met

@@ -42,7 +42,7 @@ def decode(outputs: Tensor, sizes: Sequence[tuple[int, int]]) -> list[dict[str, 
     for cells, (height, width) in zip(outputs, sizes, strict=True):
         rows, columns = torch.nonzero(cells >= cells.max() / 2, as_tuple=True)
         corners = torch.stack([columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]).float()
-        boxes = (corners * torch.tensor([width, height, width, height]) / 320)[None]
+        boxes = (corners * torch.tensor([width, height, width, height]) / cells.shape[-1])[None]
         predictions.append({"boxes": boxes, "scores": cells.max()[None], "labels": torch.zeros(1).long()})
     return predictions
 
@@ -63,10 +63,10 @@ def write_bright_spots(folder: Path, count: int = 3) -> None:
     (folder / "instances_val2017.json").write_text(json.dumps(plain), encoding="utf-8")
 
 
-def detector(folder: Path) -> dict[str, Any]:
+def detector(folder: Path, side: int = 128) -> dict[str, Any]:
     """A detector, preprocessed images, an adapter for its outputs, and a data set in COCO's form."""
     write_bright_spots(folder)
-    images = torch.rand(4, 3, 320, 320, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(0))
     return {"model": BrightSpot().eval(), "example": images[:1], "images": images, "decode": decode}
 
 
