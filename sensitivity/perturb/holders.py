@@ -46,6 +46,7 @@ class Holder:
         content: What it held when it was remembered.
         write: Lets it hold that again; None where it cannot be written.
         draws: Whether it is a generator of random numbers.
+        untouched: Tells at once that nothing at all has changed; where it says no, ``read`` and ``same`` decide.
     """
 
     path: str
@@ -54,9 +55,12 @@ class Holder:
     content: Any
     write: Callable[[Any], object] | None
     draws: bool = False
+    untouched: Callable[[], bool] | None = None
 
     def changed(self) -> bool:
         """Whether it holds something else now."""
+        if self.untouched is not None and self.untouched():
+            return False
         return not self.same(self.read(), self.content)
 
     def put_back(self) -> bool:
@@ -82,7 +86,7 @@ def names(path: str, owner: dict[str, Any], ignored: Callable[[str], bool] = fro
             del owner[name]
         owner.update(content)
 
-    return Holder(path, read, _same_bindings, read(), write)
+    return Holder(path, read, _same_bindings, read(), write, untouched=_same_dict(owner))
 
 
 def class_names(kind: type) -> Holder:
@@ -97,7 +101,7 @@ def class_names(kind: type) -> Holder:
         for name, value in content.items():
             type.__setattr__(kind, name, value)
 
-    return Holder(kind.__name__, read, _same_bindings, read(), write)
+    return Holder(kind.__name__, read, _same_bindings, read(), write, untouched=_same_dict(vars(kind)))
 
 
 def holders_of(value: Any, path: str) -> Iterator[Holder]:
@@ -158,6 +162,18 @@ def _is_data(name: str, value: Any) -> bool:
 
 def _same_bindings(left: dict[str, Any], right: dict[str, Any]) -> bool:
     return left.keys() == right.keys() and all(value is right[name] for name, value in left.items())
+
+
+def _same_dict(owner: Mapping[str, Any]) -> Callable[[], bool]:
+    """Tells whether a dict binds the same keys to the same objects as now: in C, since every pass of a sweep asks."""
+    keys, values, length = tuple(owner), tuple(owner.values()), len(owner)
+
+    def same() -> bool:
+        return len(owner) == length and (
+            not length or (all(map(operator.is_, owner.values(), values)) and all(map(operator.is_, owner, keys)))
+        )
+
+    return same
 
 
 def _same_objects(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:

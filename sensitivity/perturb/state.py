@@ -103,8 +103,7 @@ class ModelState:
             if self._modes_of_passes is None:
                 self._modes_of_passes = TorchModes()
             self._modes_of_passes.set()
-        for module, training in self._flags:
-            module.training = training
+        self._put_flags_back()
         for known in self._volatile:
             if known.rebound():
                 known.owner[known.name] = known.tensor
@@ -113,6 +112,11 @@ class ModelState:
             if known.written():
                 known.put_back()
         self._attributes.put_back()
+
+    def _put_flags_back(self) -> None:
+        for module, training in self._flags:
+            if module.training is not training:
+                module.training = training
 
     @contextlib.contextmanager
     def same_numbers(self) -> Iterator[None]:
@@ -172,8 +176,7 @@ class ModelState:
         lost = self._attributes.put_back()
         with process_state:
             self._modes.set()
-        for module, training in self._flags:
-            module.training = training
+        self._put_flags_back()
         for remembered in self._tensors:
             remembered.owner[remembered.name] = remembered.tensor
             if remembered.changed() and not remembered.put_back():
