@@ -117,13 +117,13 @@ class Calibration:
         Raises:
             CalibrationError: If there are none, or they were measured on different weights or images.
         """
-        found: dict[Any, Calibration] = {}
+        distinct: dict[Any, Calibration] = {}
         for part in (part for whole in parts for part in whole.parts):
             kinds = None if part.statistics is None else part.statistics.kinds
-            found.setdefault((part.spec, part.placement, kinds), part)
-        if not found:
+            distinct.setdefault((part.spec, part.placement, kinds), part)
+        if not distinct:
             raise CalibrationError("parts=[] holds no calibration to join. Give at least one.")
-        first, *others = found.values()
+        first, *others = distinct.values()
         return replace(first, others=tuple(others))
 
     @property

@@ -52,13 +52,13 @@ def _find_epsilon(norm: nn.Module) -> float | None:
     try:
         twin = copy.deepcopy(norm)
         held = {name: getattr(twin, name) for name in ("weight", "bias", "running_mean", "running_var")}
-        ones = torch.ones(1, len(held["weight"]), 1, 1).to(held["weight"])
+        unit_input = torch.ones(1, len(held["weight"]), 1, 1).to(held["weight"])
         for name, tensor in held.items():
             tensor.fill_(1.0 if name == "weight" else 0.0)
-        epsilon = float(f"{float(twin(ones).double().flatten()[0]) ** -2:.4g}")
-        x = torch.linspace(-2, 2, ones.numel()).to(ones).reshape(ones.shape)
+        epsilon = float(f"{float(twin(unit_input).double().flatten()[0]) ** -2:.4g}")
+        x = torch.linspace(-2, 2, unit_input.numel()).to(unit_input).reshape(unit_input.shape)
         expected = scale_shift(norm.weight, norm.bias, norm.running_mean, norm.running_var, epsilon)  # type: ignore[arg-type]
-        scale, shift = (one.reshape(ones.shape) for one in expected)
+        scale, shift = (values.reshape(unit_input.shape) for values in expected)
         return epsilon if torch.allclose(norm(x).double(), x.double() * scale + shift, rtol=1e-4, atol=1e-5) else None
     except (RuntimeError, TypeError, ValueError, ZeroDivisionError, OverflowError):
         return None

@@ -144,8 +144,8 @@ class MinMaxObserver(CheckedObserver):
         if self.spec.granularity == "per-tensor":
             return torch.aminmax(x)
         axis = find_axis(1 if self.spec.axis is None else self.spec.axis, x.dim())
-        others = [i for i in range(x.dim()) if i != axis]
-        return x.amin(others), x.amax(others)
+        other_axes = [i for i in range(x.dim()) if i != axis]
+        return x.amin(other_axes), x.amax(other_axes)
 
     def _find_range(self) -> Bounds | None:
         return self._bounds
@@ -199,8 +199,8 @@ class EmaObserver(CheckedObserver):
         elif other._bounds is not None and other._first is not None:
             remaining = self.momentum**other._images  # of what was known before the other's images
             low, high = (
-                theirs + remaining * (ours - first)
-                for ours, theirs, first in zip(self._bounds, other._bounds, other._first, strict=True)
+                others + remaining * (own - first)
+                for own, others, first in zip(self._bounds, other._bounds, other._first, strict=True)
             )
             self._bounds = low, high
             self._images += other._images
@@ -406,11 +406,11 @@ def make_observer(spec: QuantSpec) -> Observer:
     """
     kind = find_observer(spec.observer)
     if spec.granularity not in kind.granularities:
-        others = observers_that(lambda other: spec.granularity in other.granularities)
+        usable = observers_that(lambda other: spec.granularity in other.granularities)
         raise RecipeError(
             f"observer {kind.name!r} cannot watch activations {spec.granularity}, only "
             f"{' or '.join(kind.granularities)}. "
-            + (f"For activations {spec.granularity} use {others}." if others else "No observer can.")
+            + (f"For activations {spec.granularity} use {usable}." if usable else "No observer can.")
         )
     return _resolved(kind)(spec)
 

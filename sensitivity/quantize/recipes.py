@@ -73,10 +73,10 @@ def Prune(level_or_pattern: float | str) -> Recipe:  # noqa: N802 - stands besid
         if not 0.0 <= level < 1.0:
             raise RecipeError(f"level_or_pattern={level:g} must lie in [0, 1): it is the share of weights removed.")
         return Recipe(f"prune-{level:g}", pruning=Pruning(level=level))
-    kept, colon, group = level_or_pattern.partition(":")
-    if not (colon and kept.isdecimal() and group.isdecimal()):
+    kept_count, colon, group = level_or_pattern.partition(":")
+    if not (colon and kept_count.isdecimal() and group.isdecimal()):
         raise RecipeError(
             f"level_or_pattern={level_or_pattern!r} is not of the form 'n:m'. Give e.g. '2:4', or a level as a "
             "number: Prune(0.5)."
         )
-    return Recipe(f"prune-{level_or_pattern}", pruning=Pruning(n=int(kept), m=int(group)))
+    return Recipe(f"prune-{level_or_pattern}", pruning=Pruning(n=int(kept_count), m=int(group)))

@@ -66,8 +66,8 @@ class QuantParams:
         if self.axis is None:
             return values
         axis = find_axis(self.axis, len(shape))
-        rest = shape.numel() // max(shape[axis], 1)
-        groups = () if self.group_size is None else (-(-rest // self.group_size),)
+        elements = shape.numel() // max(shape[axis], 1)
+        groups = () if self.group_size is None else (-(-elements // self.group_size),)
         if tuple(values.shape) != (shape[axis], *groups):
             raise RecipeError(
                 f"these parameters hold scales of shape {tuple(values.shape)}; a tensor of shape {tuple(shape)} needs "
@@ -75,8 +75,12 @@ class QuantParams:
             )
         if self.group_size is None:
             return values.reshape([-1 if i == axis else 1 for i in range(len(shape))])
-        others = [size for i, size in enumerate(shape) if i != axis]
-        return values.repeat_interleave(self.group_size, 1)[:, :rest].reshape(shape[axis], *others).movedim(0, axis)
+        other_sizes = [size for i, size in enumerate(shape) if i != axis]
+        return (
+            values.repeat_interleave(self.group_size, 1)[:, :elements]
+            .reshape(shape[axis], *other_sizes)
+            .movedim(0, axis)
+        )
 
 
 def find_axis(axis: int, dimensions: int) -> int:

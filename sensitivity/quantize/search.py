@@ -111,18 +111,18 @@ def entropy_bins(counts: NDArray[np.int64], levels: int) -> int:
     if not counts.any():
         return len(counts)
     candidates = range(levels, len(counts) + 1)
-    divergences = np.array([_divergence(counts, kept, levels) for kept in candidates])
+    divergences = np.array([_divergence(counts, kept_bins, levels) for kept_bins in candidates])
     return len(counts) - int(np.argmin(divergences[::-1]))
 
 
-def _divergence(counts: NDArray[np.int64], kept: int, levels: int) -> float:
+def _divergence(counts: NDArray[np.int64], kept_bins: int, levels: int) -> float:
     """Kullback-Leibler divergence of the quantized histogram from the clipped one."""
-    inside = counts[:kept].astype(np.float64)
+    inside = counts[:kept_bins].astype(np.float64)
     reference = inside.copy()
-    reference[-1] += counts[kept:].sum()
-    starts = -(-np.arange(levels) * kept // levels)
+    reference[-1] += counts[kept_bins:].sum()
+    starts = -(-np.arange(levels) * kept_bins // levels)
     occupied = inside > 0
-    group_size = np.diff(np.append(starts, kept))
+    group_size = np.diff(np.append(starts, kept_bins))
     spread = np.add.reduceat(inside, starts) / np.maximum(np.add.reduceat(occupied.astype(np.int64), starts), 1)
     candidate = np.where(occupied, np.repeat(spread, group_size), _ALMOST_NOTHING)
     compared = reference > 0

@@ -21,8 +21,8 @@ def uniform(layers: Iterable[Layer], recipe: Recipe) -> Assignment:
 def changed(assignment: Assignment, layers: Iterable[Layer], recipe: Recipe | None) -> Assignment:
     """The same with some layers given another recipe, or left in float."""
     group = set(layers)
-    kept = {layer: own for layer, own in assignment.items() if layer not in group}
-    return kept if recipe is None else {**kept, **dict.fromkeys(group, recipe)}
+    unchanged = {layer: own for layer, own in assignment.items() if layer not in group}
+    return unchanged if recipe is None else {**unchanged, **dict.fromkeys(group, recipe)}
 
 
 def bytes_under(layers: Iterable[Layer], assignment: Assignment) -> int:
@@ -42,5 +42,5 @@ def scheme_of(layers: Sequence[Layer], assignment: Assignment, reasons: Mapping[
     if not assignment:
         return Scheme(reasons=dict(reasons), size_bytes=size)
     usual, _ = Counter(assignment[layer] for layer in layers if layer in assignment).most_common(1)[0]
-    others = [Rule(layer.name, assignment.get(layer)) for layer in layers if assignment.get(layer) != usual]
-    return Scheme((Rule(EVERYTHING, usual), *others), reasons=dict(reasons), size_bytes=size)
+    exceptions = [Rule(layer.name, assignment.get(layer)) for layer in layers if assignment.get(layer) != usual]
+    return Scheme((Rule(EVERYTHING, usual), *exceptions), reasons=dict(reasons), size_bytes=size)

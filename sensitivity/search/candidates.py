@@ -53,17 +53,17 @@ def check_candidates(candidates: object) -> tuple[Recipe, ...]:
     Raises:
         RecipeError: If there is none, something else is among them, or a name stands twice.
     """
-    given = [candidates] if isinstance(candidates, Recipe) else candidates
-    if not isinstance(given, Sequence) or isinstance(given, (str, bytes)) or not given:
+    recipes = [candidates] if isinstance(candidates, Recipe) else candidates
+    if not isinstance(recipes, Sequence) or isinstance(recipes, (str, bytes)) or not recipes:
         raise RecipeError(f"candidates={candidates!r:.80}: give one or more recipes in a list, e.g. [sv.INT8].")
-    wrong = [candidate for candidate in given if not isinstance(candidate, Recipe)]
+    wrong = [candidate for candidate in recipes if not isinstance(candidate, Recipe)]
     if wrong:
         raise RecipeError(f"candidates holds {wrong[0]!r:.80}, which is no recipe. Give e.g. [sv.INT8].")
-    names = [candidate.name for candidate in given]
+    names = [candidate.name for candidate in recipes]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise RecipeError(f"two candidates are called {twice!r}. Give them different names: recipe.renamed(...).")
-    return tuple(given)
+    return tuple(recipes)
 
 
 def runnable(candidates: Sequence[Recipe], target: Target | None) -> tuple[list[Recipe], list[str]]:

@@ -272,9 +272,9 @@ def _treat(
         for treatment in treatments
         if _fits(perturber, layer, treatment.recipe, {})
     ]
-    found = noise.of([{layer: treatment.recipe} for layer, treatment in trials], replay=True)
+    fidelities = noise.of([{layer: treatment.recipe} for layer, treatment in trials], replay=True)
     results: dict[Layer, dict[Treatment, float]] = {layer: {} for layer in layers}
-    for (layer, treatment), fidelity in zip(trials, found, strict=True):
+    for (layer, treatment), fidelity in zip(trials, fidelities, strict=True):
         if fidelity is not None:
             results[layer][treatment] = fidelity.sqnr_db
     return results

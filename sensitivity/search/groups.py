@@ -31,14 +31,14 @@ def groups_of(model: nn.Module, layers: Sequence[Layer], example_inputs: Any) ->
         layers: Its layers.
         example_inputs: What it accepts.
     """
-    seen: dict[tuple[int, int, int, int], list[Layer]] = {}
+    readers_of: dict[tuple[int, int, int, int], list[Layer]] = {}
     held: list[Tensor] = []  # so that no tensor of the pass takes another one's memory
 
     def look(layer: Layer) -> Any:
         def observe(_: str, __: int, tensor: Tensor) -> None:
             held.append(tensor)
             key = (tensor.untyped_storage().data_ptr(), int(tensor.storage_offset()), tensor.numel(), tensor._version)
-            seen.setdefault(key, []).append(layer)
+            readers_of.setdefault(key, []).append(layer)
 
         return observe
 
@@ -50,7 +50,7 @@ def groups_of(model: nn.Module, layers: Sequence[Layer], example_inputs: Any) ->
     args, kwargs = on_device_of(model, arguments_of(example_inputs))
     with untouched(model), torch.no_grad(), hooked(before=hooks.before, after=hooks.after):
         model(*args, **kwargs)
-    return _joined(layers, [readers for readers in seen.values() if len(readers) > 1])
+    return _joined(layers, [readers for readers in readers_of.values() if len(readers) > 1])
 
 
 def _joined(layers: Sequence[Layer], together: Sequence[Sequence[Layer]]) -> list[Group]:

@@ -50,7 +50,7 @@ class OutputNoise:
         Raises:
             ModelError: If the model returns no floating-point tensor.
         """
-        found: list[Fidelity | None] = [Fidelity() for _ in assignments]
+        fidelities: list[Fidelity | None] = [Fidelity() for _ in assignments]
         with untouched(self._model), torch.no_grad():
             forward = Forward(self._model, self._perturber, replay=replay)
             for run in self._runs:
@@ -59,10 +59,10 @@ class OutputNoise:
                 if not any(tensor.numel() for tensor in expected):
                     raise ModelError("the model returns no floating-point tensor, so there are no outputs to compare.")
                 for number, assignment in enumerate(assignments):
-                    fidelity = found[number]
+                    fidelity = fidelities[number]
                     if fidelity is not None:
-                        found[number] = _compared(forward, outputs, assignment, expected, fidelity)
-        return [fidelity if fidelity is not None and fidelity.finite else None for fidelity in found]
+                        fidelities[number] = _compared(forward, outputs, assignment, expected, fidelity)
+        return [fidelity if fidelity is not None and fidelity.finite else None for fidelity in fidelities]
 
 
 def _compared(

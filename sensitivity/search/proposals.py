@@ -84,7 +84,7 @@ def propose(
     alone = noise.of([_only(assignment, group) for group in quantized], replay=True)
     loud = {group: fidelity.noise for group, fidelity in zip(quantized, alone, strict=True) if fidelity is not None}
     ranked = sorted(quantized, key=lambda group: loud.get(group, math.inf), reverse=True)
-    suspects, others = ranked[:SUSPECTS], ranked[SUSPECTS:]
+    suspects, remaining = ranked[:SUSPECTS], ranked[SUSPECTS:]
     before, *after = noise.of([assignment, *(changed(assignment, group, None) for group in suspects)], replay=False)
     total = before.noise if before is not None else 0.0
     passes = 1 + len(quantized) + len(suspects)
@@ -92,7 +92,7 @@ def propose(
         return Proposals((), (), passes)
     gains = [0.0 if fidelity is None else 1.0 - fidelity.noise / total for fidelity in after]
     protections = [Proposal(group, None, gain) for group, gain in zip(suspects, gains, strict=True)]
-    rest = [Proposal(group, None, loud.get(group, 0.0) / total) for group in others]
+    unproven = [Proposal(group, None, loud.get(group, 0.0) / total) for group in remaining]
     worst = sorted(protections, key=lambda proposal: proposal.gain, reverse=True)[:CURED_GROUPS]
     trials = [
         (proposal.group, recipe)
@@ -102,15 +102,15 @@ def propose(
         if any(assignment.get(layer) != recipe for layer in proposal.group)
         and not any(layer.name in refused.get(recipe.name, ()) for layer in proposal.group)
     ]
-    cured = noise.of([changed(assignment, group, recipe) for group, recipe in trials], replay=False)
+    fidelities = noise.of([changed(assignment, group, recipe) for group, recipe in trials], replay=False)
     cures: dict[Group, Proposal] = {}
-    for (group, recipe), found in zip(trials, cured, strict=True):
-        gain = 0.0 if found is None else 1.0 - found.noise / total
+    for (group, recipe), cured in zip(trials, fidelities, strict=True):
+        gain = 0.0 if cured is None else 1.0 - cured.noise / total
         if gain > WORTH and (group not in cures or gain > cures[group].gain):
             cures[group] = Proposal(group, recipe, gain)
     return Proposals(
         tuple(sorted(cures.values(), key=lambda proposal: proposal.gain, reverse=True)),
-        (*_by_worth(protections, cost), *_by_worth(rest, cost)),
+        (*_by_worth(protections, cost), *_by_worth(unproven, cost)),
         passes + len(trials),
     )
 

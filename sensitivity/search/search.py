@@ -275,8 +275,8 @@ class Search:
             names = _names(cures[:count])
             recipes = {proposal.recipe.name for proposal in cures[:count] if proposal.recipe is not None}
             recipe = recipes.pop() if len(recipes) == 1 else ""
-            what = f"{recipe or 'other recipes'} for {_count(names)}"
-            trial = self._try([_Plan(StepKind.CURE, what, assignment, names, recipe)], passes=passes)[0]
+            description = f"{recipe or 'other recipes'} for {_count(names)}"
+            trial = self._try([_Plan(StepKind.CURE, description, assignment, names, recipe)], passes=passes)[0]
             passes = 0.0
             if drop_of(trial) < drop_of(best):
                 best = trial

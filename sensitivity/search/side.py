@@ -44,7 +44,7 @@ class Side:
 
     def measure(self, assignments: Sequence[Assignment], *, all_images: bool = False) -> list[Trial]:
         """Score these schemes, in the order given; see ``Trials.measure``."""
-        trials = self.trials.measure([self._own(one) for one in assignments], all_images=all_images)
+        trials = self.trials.measure([self._own(assignment) for assignment in assignments], all_images=all_images)
         return [
             replace(trial, assignment=assignment, equalized=self.equalized, measurement=self._from_original(trial))
             for trial, assignment in zip(trials, assignments, strict=True)
@@ -52,7 +52,7 @@ class Side:
 
     def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
         """Signal and noise of each scheme; see ``OutputNoise.of``."""
-        return self.noise.of([self._own(one) for one in assignments], replay=replay)
+        return self.noise.of([self._own(assignment) for assignment in assignments], replay=replay)
 
     def _from_original(self, trial: Trial) -> Measurement:
         """The measurement with its drop from the score of the model itself."""

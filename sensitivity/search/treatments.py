@@ -38,10 +38,10 @@ def treatments_of(recipe: Recipe) -> tuple[Treatment, ...]:
     Args:
         recipe: What the layer has.
     """
-    found = [*_of_activations(recipe), *_of_weights(recipe), *_of_errors(recipe)]
-    names = dict.fromkeys(treatment.recipe.digest for treatment in found)
+    treatments = [*_of_activations(recipe), *_of_weights(recipe), *_of_errors(recipe)]
+    names = dict.fromkeys(treatment.recipe.digest for treatment in treatments)
     names.pop(recipe.digest, None)
-    first = {treatment.recipe.digest: treatment for treatment in reversed(found)}
+    first = {treatment.recipe.digest: treatment for treatment in reversed(treatments)}
     return tuple(first[digest] for digest in names)
 
 
@@ -54,7 +54,7 @@ def _of_activations(recipe: Recipe) -> list[Treatment]:
     spec = recipe.activations
     if spec is None:
         return []
-    found = [
+    treatments = [
         Treatment(
             _activations(recipe, replace(spec, observer=observer, sample_every=1), observer), DamageCause.OUTLIERS
         )
@@ -62,33 +62,33 @@ def _of_activations(recipe: Recipe) -> list[Treatment]:
     ]
     affine = _affine(spec)
     if affine is not None:
-        found.append(Treatment(_activations(recipe, affine, "affine"), DamageCause.ONE_SIDED))
+        treatments.append(Treatment(_activations(recipe, affine, "affine"), DamageCause.ONE_SIDED))
         clipped = replace(affine, observer="mse", sample_every=1)
-        found.append(Treatment(_activations(recipe, clipped, "affine mse"), None))
+        treatments.append(Treatment(_activations(recipe, clipped, "affine mse"), None))
         weights = recipe.weights
         if weights is not None and find_format(weights.format).kind == "integer":
             both = replace(recipe, weights=replace(weights, observer="mse"))
-            found.append(Treatment(_activations(both, clipped, "affine mse, weights mse"), None))
+            treatments.append(Treatment(_activations(both, clipped, "affine mse, weights mse"), None))
     if spec.granularity == "per-tensor" and spec.axis is None:
         channels = replace(spec, granularity="per-channel", observer=_for_channels(spec), sample_every=1)
         per_channel = _activations(recipe, channels, "per channel")
-        found.append(Treatment(per_channel, DamageCause.UNEVEN_CHANNELS, is_cure=False))
-    return found
+        treatments.append(Treatment(per_channel, DamageCause.UNEVEN_CHANNELS, is_cure=False))
+    return treatments
 
 
 def _of_weights(recipe: Recipe) -> list[Treatment]:
     weights = recipe.weights
     if weights is None:
         return []
-    found = []
+    treatments = []
     if find_format(weights.format).kind == "integer" and weights.observer != "mse":
-        found.append(
+        treatments.append(
             Treatment(_renamed(replace(recipe, weights=replace(weights, observer="mse")), "weights mse"), None)
         )
     if recipe.activations is not None or recipe.pruning is not None:
         plain = replace(recipe, weights=None)
-        found.append(Treatment(_renamed(plain, "float weights"), DamageCause.WEIGHTS, is_cure=False))
-    return found
+        treatments.append(Treatment(_renamed(plain, "float weights"), DamageCause.WEIGHTS, is_cure=False))
+    return treatments
 
 
 def _of_errors(recipe: Recipe) -> list[Treatment]:
@@ -96,11 +96,11 @@ def _of_errors(recipe: Recipe) -> list[Treatment]:
     if recipe.placement != "deploy" or (recipe.weights is None and recipe.activations is None):
         return []
     corrected = replace(recipe, bias_correction=True)
-    found = [Treatment(_renamed(corrected, "bias corrected"), DamageCause.BIAS_SHIFT)]
+    treatments = [Treatment(_renamed(corrected, "bias corrected"), DamageCause.BIAS_SHIFT)]
     if recipe.weights is not None and find_format(recipe.weights.format).kind == "integer":
         compensated = replace(recipe, rounding="compensated")
-        found.append(Treatment(_renamed(compensated, "rounding compensated"), None))
-    return found
+        treatments.append(Treatment(_renamed(compensated, "rounding compensated"), None))
+    return treatments
 
 
 def _affine(spec: QuantSpec) -> QuantSpec | None:

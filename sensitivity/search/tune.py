@@ -107,7 +107,11 @@ class Request:
         Raises:
             CalibrationError: If they serve none of them.
         """
-        able = [one for one in self.candidates if not one.needs_calibration or any(c.fits(one) for c in calibrations)]
+        able = [
+            recipe
+            for recipe in self.candidates
+            if not recipe.needs_calibration or any(c.fits(recipe) for c in calibrations)
+        ]
         if not self.usual or len(able) == len(self.candidates):
             return self
         if not able:
@@ -115,7 +119,7 @@ class Request:
                 "the usual candidates quantize activations, and no ranges for them are at hand. Give "
                 "calibration=images: all candidates share one pass over them."
             )
-        missing = ", ".join(one.name for one in self.candidates if one not in able)
+        missing = ", ".join(recipe.name for recipe in self.candidates if recipe not in able)
         note = f"no ranges are at hand for {missing}: calibration=images measures those of all candidates"
         return replace(self, candidates=tuple(able), notes=(*self.notes, note))
 
@@ -136,10 +140,10 @@ def request_of(goal: Goal, engine: str | Build | None, candidates: object) -> Re
     kind = None if engine is None else kind_of(engine)
     absence = check_engine(goal, kind)
     if candidates is None:
-        asked = usual_candidates(fewer_bits=goal.size_bytes is not None, saturates=_saturates(engine))
+        recipes = usual_candidates(fewer_bits=goal.size_bytes is not None, saturates=_saturates(engine))
     else:
-        asked = check_candidates(candidates)
-    able, refusals = runnable(asked, None if kind is None else kind.target)
+        recipes = check_candidates(candidates)
+    able, refusals = runnable(recipes, None if kind is None else kind.target)
     notes = (*refusals, *([absence] if absence else []))
     return Request(goal, engine, kind, tuple(able), candidates is None, notes, kind is not None and not absence)
 
@@ -216,13 +220,13 @@ def tune(
     started = time.perf_counter()
     goal = request.goal
     space, notes = space_of(subject, task, request)
-    kept = MemoryStore() if store is None else store
-    side = _side(subject, task, settings, kept, watch)
+    opened_store = MemoryStore() if store is None else store
+    side = _side(subject, task, settings, opened_store, watch)
 
     def equalize() -> Side:
         assert subject.equalized is not None
         copied = subject.equalized()
-        own = _side(copied, task, settings, Apart(kept, EQUALIZED), watch)
+        own = _side(copied, task, settings, Apart(opened_store, EQUALIZED), watch)
         return replace(own, layers=copied.layers, original=side.trials)
 
     search = Search(space, side, None if subject.equalized is None else equalize)

@@ -164,8 +164,8 @@ def _unperturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tupl
     state = ModelState(model)
     for batch in [batches[0], *batches]:  # the first pass allocates
         with state.same_start():
-            taken, found = _timed(unchanged_inputs(functools.partial(predict, task, model, batch), batch))
-        predictions |= zip(batch.images, found, strict=True)
+            taken, batch_predictions = _timed(unchanged_inputs(functools.partial(predict, task, model, batch), batch))
+        predictions |= zip(batch.images, batch_predictions, strict=True)
         seconds.append(taken / len(batch.images) * len(batches[0].images))
     state.learn(weights_too=False)
     return statistics.median(seconds[1:]), predictions
@@ -209,7 +209,7 @@ class _Probe:
             if clock() - started > LONGEST_PROBE_S:
                 break
         self.record_s = statistics.median(records)
-        times = [statistics.median(found) for number, found in self._times.items() if number not in self._failures]
+        times = [statistics.median(seconds) for number, seconds in self._times.items() if number not in self._failures]
         self.variants_s = sum(times) / max(1, len(probed)) * len(able)
         if self._failures:
             count, why = len(self._failures), next(iter(self._failures.values()))
@@ -240,9 +240,9 @@ class _Probe:
         return able
 
     def _variant(self, variant: Variant, expected: Sequence[Any]) -> None:
-        found = self.forward.variant(self._run, variant)
-        for one, other in zip(found, expected, strict=True):
-            same(one, other)
+        predictions = self.forward.variant(self._run, variant)
+        for prediction, unperturbed in zip(predictions, expected, strict=True):
+            same(prediction, unperturbed)
 
 
 def _scoring_seconds(
@@ -263,7 +263,9 @@ def _scoring_seconds(
     try:
         once = _line(task.score, some)
         if stop is not None and isinstance(task, MeanOfInstances) and task.instances() is not None:
-            mean = _line(lambda found: [task.instance_sum(one) for one in found.values()], some)
+            mean = _line(
+                lambda predictions: [task.instance_sum(prediction) for prediction in predictions.values()], some
+            )
             return (2 * variants + 1) * once(whole) + (variants + 1) * mean(whole), []
         groups = (
             min(GROUPS_OF_A_STOP if stop else GROUPS, whole) if whole >= FEWEST_IMAGES and (intervals or stop) else 0
@@ -286,10 +288,10 @@ def _intervals(
     if not isinstance(task, LeavesOut):
         return lambda images: once(images) + groups * once(images * (1 - 1 / max(1, groups)))
 
-    def leave_out(found: dict[int, Any]) -> None:
+    def leave_out(predictions: dict[int, Any]) -> None:
         """Score without each group."""
-        dealt = deal(list(found), groups)
-        scores_without(task, found, [(), *dealt, *[()] * (groups - len(dealt))])
+        dealt = deal(list(predictions), groups)
+        scores_without(task, predictions, [(), *dealt, *[()] * (groups - len(dealt))])
 
     return _line(leave_out, some)
 
@@ -297,7 +299,9 @@ def _intervals(
 def _line(work: Callable[[dict[int, Any]], Any], some: Sequence[dict[int, Any]]) -> Callable[[float], float]:
     """Seconds by the number of images, as a part that is always there and one that grows, from two numbers."""
     work(some[0])  # the first time, a task may read its ground truth
-    times = [statistics.median(_timed(functools.partial(work, one))[0] for _ in range(REPEATS)) for one in some]
+    times = [
+        statistics.median(_timed(functools.partial(work, argument))[0] for _ in range(REPEATS)) for argument in some
+    ]
     (few, many), (low, high) = map(len, (some[0], some[-1])), (times[0], times[-1])
     slope = max(0.0, (high - low) / (many - few)) if many > few else low / few
     return lambda images: max(0.0, low - slope * few) + slope * images

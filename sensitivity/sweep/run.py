@@ -51,9 +51,9 @@ class Settings(Sweep):
     @classmethod
     def of(cls, settings: Sweep, *, executor: Executor | None, stop: Confidence | None) -> Settings:
         """What a caller asked for, with the executor that was made for it."""
-        asked = {each.name: getattr(settings, each.name) for each in fields(settings)}
+        values = {each.name: getattr(settings, each.name) for each in fields(settings)}
         auto = "auto" if settings.workers == "auto" and executor is None else None
-        return cls(**asked | {"executor": executor, "workers": auto, "stop": stop})
+        return cls(**values | {"executor": executor, "workers": auto, "stop": stop})
 
 
 def sweep(
@@ -181,9 +181,9 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
     )
     if settings.executor is not None:
         return Distributed(settings.executor, job)
-    here = replace(job, whole=settings.stop is None).passes()
+    in_process = replace(job, whole=settings.stop is None).passes()
     processes = processes_for(job) if settings.workers == "auto" else 1
-    return here if processes == 1 else EveryCore(here, job, processes)
+    return in_process if processes == 1 else EveryCore(in_process, job, processes)
 
 
 def _run(task: Task, passes: Passes, intake: _Intake) -> None:
@@ -295,11 +295,11 @@ class _Progress:
         if self._watch is None or started < self._look_at:
             return
         try:
-            found = judge.drops()
+            drops = judge.drops()
         except Exception:  # noqa: BLE001 - a metric may fail on the few images so far; this is for show alone
-            found = []
-        drops = sorted(found, key=lambda one: one[1], reverse=True)[:SHOWN]
-        shown = ", ".join(f"{one.layer.name} {drop * self._scale:.3g}" for one, drop in drops if drop > 0)
+            drops = []
+        worst = sorted(drops, key=lambda variant_and_drop: variant_and_drop[1], reverse=True)[:SHOWN]
+        shown = ", ".join(f"{variant.layer.name} {drop * self._scale:.3g}" for variant, drop in worst if drop > 0)
         self._worst = f"  (worst: {shown})" if shown else ""
         now = time.perf_counter()
         self._look_at = now + LOOK_SELDOM * (now - started)

@@ -190,13 +190,13 @@ class Scoring:
         if not self._intervals:
             return None
         try:
-            found = self._judge.estimate(variant)
+            estimate = self._judge.estimate(variant)
         except Exception as error:  # noqa: BLE001 - a metric need not be defined on a part of the images
             self._without_bounds.append(f"without some of the images {self._task.metric} fails: {_said(error)}")
             return None
-        if found is not None and math.isnan(found.low):
+        if estimate is not None and math.isnan(estimate.low):
             self._without_bounds.append(f"without some of the images {self._task.metric} is not a number")
-        return found
+        return estimate
 
     def _missing(self, variant: Variant, status: Status, reason: str) -> Measurement:
         seconds = self._results.seconds[variant.digest]

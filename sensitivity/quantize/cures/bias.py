@@ -31,7 +31,7 @@ def bias_correction(weight: Tensor, quantized: Tensor, inputs: InputStatistics, 
         the mean of the inputs measured (its appendix D) and the error of the activations besides.
     """
     mean = torch.from_numpy(inputs.mean).to(weight.device)
-    seen = mean if inputs.shift is None else mean + torch.from_numpy(inputs.shift).to(weight.device)
-    before, after = (filters_of(one.double(), geometry) for one in (weight, quantized))
-    correction = torch.einsum("gok,gk->go", before, mean) - torch.einsum("gok,gk->go", after, seen)
+    quantized_mean = mean if inputs.shift is None else mean + torch.from_numpy(inputs.shift).to(weight.device)
+    before, after = (filters_of(tensor.double(), geometry) for tensor in (weight, quantized))
+    correction = torch.einsum("gok,gk->go", before, mean) - torch.einsum("gok,gk->go", after, quantized_mean)
     return correction.flatten()

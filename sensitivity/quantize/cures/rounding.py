@@ -95,13 +95,13 @@ def _compensated(
     factor = _inverse_factor(moments, order)
     steps = torch.empty_like(left)
     for place in range(left.shape[2]):
-        here = slice(place, place + 1)
-        step = _to_steps(left[..., here], steps_scale[..., here], lowest[..., here], highest[..., here])
+        column = slice(place, place + 1)
+        step = _to_steps(left[..., column], steps_scale[..., column], lowest[..., column], highest[..., column])
         if held is not None:
-            step = torch.where(held[..., here], 0.0, step)
-        error = (left[..., here] - step * steps_scale[..., here]) / factor[:, here, here]
-        left[..., place + 1 :] -= error * factor[:, here, place + 1 :]
-        steps[..., here] = step
+            step = torch.where(held[..., column], 0.0, step)
+        error = (left[..., column] - step * steps_scale[..., column]) / factor[:, column, column]
+        left[..., place + 1 :] -= error * factor[:, column, place + 1 :]
+        steps[..., column] = step
     return torch.empty_like(steps).scatter_(2, rows, steps)
 
 

@@ -56,8 +56,8 @@ class InputStatistics:
     def arrays(self) -> dict[str, NDArray[Any]]:
         """Every array by name, in a fixed order."""
         named = {name: getattr(self, name) for name in _ARRAYS}
-        found = {name: array for name, array in named.items() if array is not None}
-        return found | {f"moments.{number}": block for number, block in enumerate(self.moments)}
+        arrays = {name: array for name, array in named.items() if array is not None}
+        return arrays | {f"moments.{number}": block for number, block in enumerate(self.moments)}
 
     @classmethod
     def of_arrays(cls, arrays: Mapping[str, NDArray[Any]]) -> InputStatistics:
@@ -84,8 +84,8 @@ class InputStatistics:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, InputStatistics):
             return NotImplemented
-        own, others = self.arrays(), other.arrays()
-        return own.keys() == others.keys() and all(np.array_equal(own[name], others[name]) for name in own)
+        own, other_arrays = self.arrays(), other.arrays()
+        return own.keys() == other_arrays.keys() and all(np.array_equal(own[name], other_arrays[name]) for name in own)
 
     __hash__ = None  # type: ignore[assignment]
 
@@ -110,13 +110,13 @@ class Statistics:
 
     def facts(self) -> dict[str, Any]:
         """All but the arrays, as plain values."""
-        names = {name: list(one.arrays()) for name, one in sorted(self.layers.items())}
+        names = {name: list(inputs.arrays()) for name, inputs in sorted(self.layers.items())}
         return {"kinds": sorted(self.kinds), "layers": names, "uncured": dict(sorted(self.uncured.items()))}
 
     def named_arrays(self) -> Iterator[tuple[str, NDArray[Any]]]:
         """Every array with its name in a file, in a fixed order."""
-        for layer, one in sorted(self.layers.items()):
-            for name, array in one.arrays().items():
+        for layer, inputs in sorted(self.layers.items()):
+            for name, array in inputs.arrays().items():
                 yield f"{layer} statistics/{name}", array
 
     @classmethod

@@ -140,8 +140,8 @@ class InputSums:
             error = samples.error(quantize)
             taps = shift.numel() // len(error)
             shift += error.repeat_interleave(taps).reshape(shift.shape) * samples.coverage
-        found: NDArray[np.float64] = (shift / self._positions).cpu().numpy()
-        return found
+        shift_mean: NDArray[np.float64] = (shift / self._positions).cpu().numpy()
+        return shift_mean
 
 
 def _block_length(elements: int) -> int:

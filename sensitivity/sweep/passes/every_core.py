@@ -121,9 +121,9 @@ class EveryCore:
         ahead: Batches that may be started before the first of them is taken in.
     """
 
-    def __init__(self, here: InProcess, job: Job, processes: int) -> None:
+    def __init__(self, in_process: InProcess, job: Job, processes: int) -> None:
         self.ahead = 0
-        self._here = here
+        self._in_process = in_process
         self._job = job
         self._processes = processes
         self._threads = torch.get_num_threads()
@@ -142,7 +142,7 @@ class EveryCore:
         if self._workers is None and self._pays(len(variants)):
             self._fork()
         if self._workers is None:
-            return self._begin_here(batch, variants)
+            return self._begin_in_process(batch, variants)
         sent = pickled(batch)
         some = groups(batch, variants, images=len(self._job.task), workers=self._workers.workers)
         submit = functools.partial(self._submit, run_shard)
@@ -171,9 +171,9 @@ class EveryCore:
         later = max(0, (self._batches or 1) - self._begun) * variants
         return self._processes > 1 and self._pace.is_worth(variants + later)
 
-    def _begin_here(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
+    def _begin_in_process(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """Run a batch here; once the pace is known, its rest in workers if that pays."""
-        units = self._pace.timed(self._here.start(batch, variants))
+        units = self._pace.timed(self._in_process.start(batch, variants))
         yield next(units)
         for number in range(len(variants)):
             if self._pays(len(variants) - number):
@@ -191,12 +191,12 @@ class EveryCore:
 
     def _fork(self) -> None:
         """Make the workers: copies of this process with all that it has found so far."""
-        replayer = self._here.forward.replayer
-        kept = replayer.kept_bytes if replayer is not None else 0
-        self._processes = min(self._processes, processes_that_fit(2 * kept + PROCESS_BYTES))
+        replayer = self._in_process.forward.replayer
+        kept_bytes = replayer.kept_bytes if replayer is not None else 0
+        self._processes = min(self._processes, processes_that_fit(2 * kept_bytes + PROCESS_BYTES))
         if self._processes == 1:
             return
-        job = WarmJob(**(vars(self._job) | {"threads": 1}), warm=self._here)
+        job = WarmJob(**(vars(self._job) | {"threads": 1}), warm=self._in_process)
         self._workers = ForkedWorkers(self._processes)
         self._shared = Shared(f"forked {id(self)}", self._workers.share(job))
         self.ahead = SHARDS_A_WORKER * self._processes
@@ -217,7 +217,7 @@ class EveryCore:
             units = self._answer(shard)
             if units is None:
                 self._give_up()
-                units = self._run_here(shard)
+                units = self._run_in_process(shard)
             yield from units
 
     def _answer(self, shard: _Shard) -> Iterator[Unit] | None:
@@ -238,10 +238,10 @@ class EveryCore:
         named = ((None if place is None else self._job.variants[place], unit) for place, unit in answer)
         return (unit.of(variant) for variant, unit in named if shard.leads or variant is not None)
 
-    def _run_here(self, shard: _Shard) -> Iterator[Unit]:
+    def _run_in_process(self, shard: _Shard) -> Iterator[Unit]:
         if shard.batch is None:
-            return self._here.go_on(shard.variants)
-        units = self._here.start(shard.batch, shard.variants)
+            return self._in_process.go_on(shard.variants)
+        units = self._in_process.start(shard.batch, shard.variants)
         return (unit for unit in units if shard.leads or unit.variant is not None)
 
     def _give_up(self) -> None:

@@ -68,11 +68,11 @@ class ForkedWorkers:
         """Start a call."""
         if self._processes is not None:
             return self._pool.submit(fn, *args)
-        others = set(multiprocessing.active_children())
+        other_children = set(multiprocessing.active_children())
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # of forking beside threads: see above
             future = self._pool.submit(fn, *args)
-        self._processes = [child for child in multiprocessing.active_children() if child not in others]
+        self._processes = [child for child in multiprocessing.active_children() if child not in other_children]
         return future
 
     def end(self) -> None:

@@ -141,16 +141,16 @@ def interrupted(error: BaseException | None) -> bool:
 
 def unchanged_inputs(run: Run, batch: Batch) -> Run:
     """The same pass, after which the batch is as it was: some models write to what they are given."""
-    given = [(tensor, tensor.clone()) for tensor in tensors_in(batch) if not tensor.is_inference()]
+    originals = [(tensor, tensor.clone()) for tensor in tensors_in(batch) if not tensor.is_inference()]
 
     def run_and_restore() -> list[Any]:
         """Predict, and put the inputs back where the model wrote to them."""
-        before = [version_of(tensor) for tensor, _ in given]
+        before = [version_of(tensor) for tensor, _ in originals]
         try:
             return run()
         finally:
-            for (tensor, kept), version in zip(given, before, strict=True):
+            for (tensor, original), version in zip(originals, before, strict=True):
                 if version_of(tensor) != version:
-                    tensor.copy_(kept)
+                    tensor.copy_(original)
 
     return run_and_restore

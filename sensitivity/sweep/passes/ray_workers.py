@@ -40,13 +40,13 @@ def ray_executor(
         import ray
     except ImportError as error:
         raise MissingPackageError(f"ray_executor() needs the package Ray. {how_to_install('ray')}") from error
-    ours = not ray.is_initialized()
-    if ours:
+    starts_ray = not ray.is_initialized()
+    if starts_ray:
         try:
             ray.init(address=address, **({"include_dashboard": False, "log_to_driver": False} | options))
         except (ConnectionError, ValueError, RuntimeError) as error:
             raise ExecutorError(f"no Ray cluster at {address!r}: {error}") from error
-    return RayExecutor(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries, ours=ours)
+    return RayExecutor(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries, starts_ray=starts_ray)
 
 
 class RayExecutor:
@@ -56,10 +56,10 @@ class RayExecutor:
         workers: How many fit into the cluster at a time.
     """
 
-    def __init__(self, *, num_cpus: float, num_gpus: float, max_retries: int, ours: bool) -> None:
+    def __init__(self, *, num_cpus: float, num_gpus: float, max_retries: int, starts_ray: bool) -> None:
         import ray
 
-        self._ours = ours
+        self._starts_ray = starts_ray
         self._on_gpu = num_gpus > 0
         # max_calls=0: a worker that has the model is used again, with a GPU too
         self._task: Any = ray.remote(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries, max_calls=0)(_call)
@@ -75,8 +75,8 @@ class RayExecutor:
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
         """Start a call on the cluster."""
-        found: Future[Any] = self._task.remote(fn, *args).future()
-        return found
+        future: Future[Any] = self._task.remote(fn, *args).future()
+        return future
 
     def share(self, value: Any) -> Callable[[], Any]:
         """Put a value into the cluster's memory: it travels to each machine once."""
@@ -89,7 +89,7 @@ class RayExecutor:
         """Leave the cluster, and end it if it was started here."""
         import ray
 
-        if self._ours:
+        if self._starts_ray:
             ray.shutdown()
 
     def __enter__(self) -> Self:

@@ -312,5 +312,5 @@ def _lost(error: BaseException) -> ExecutorError:
 
 def _workers(executor: Executor) -> int:
     """How many shards run at a time, as far as the executor says."""
-    said = getattr(executor, "workers", None) or getattr(executor, "_max_workers", None)
-    return int(said or os.cpu_count() or 1)
+    declared = getattr(executor, "workers", None) or getattr(executor, "_max_workers", None)
+    return int(declared or os.cpu_count() or 1)

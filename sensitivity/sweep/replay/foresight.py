@@ -82,7 +82,7 @@ class Foresight:
             [call.module for call in calls],
             [call.last for call in calls],
             survey.chained,
-            {call.number for call in calls if modules and call.answers and call.module not in barred},
+            {call.number for call in calls if modules and call.can_stand_in and call.module not in barred},
         )
         for call in calls:
             if call.number in self.order.skippable and call.key is not None and self._note(call.key):
@@ -103,7 +103,7 @@ class Foresight:
             values = self.values_of(step.output)
             for value in dict.fromkeys(values):
                 self.readers[value].append(step.output)
-            if self.survey.given.issuperset(values):
+            if self.survey.from_outside.issuperset(values):
                 self.ready_from_the_start.append(step.output)
 
     def plan(self, variants: Sequence[Perturbed], classes: Mapping[int, Hashable], limit: int | None) -> ReusePlan:
@@ -122,19 +122,21 @@ class Foresight:
             self._watched = watched
         reuses = {variant: self._unlimited[variant] for variant in distinct}
         if limit is not None:
-            kept = self._within(limit, Counter(output for variant in variants for output in reuses[variant].outputs))
-            if kept is not None:
-                reuses = self._reuses(distinct, self._watched, kept)
+            affordable = self._within(
+                limit, Counter(output for variant in variants for output in reuses[variant].outputs)
+            )
+            if affordable is not None:
+                reuses = self._reuses(distinct, self._watched, affordable)
         return ReusePlan(reuses, self._watched)
 
     def _reuses(
-        self, variants: Iterable[Perturbed], watched: Set[int], kept: Set[Output] | None = None
+        self, variants: Iterable[Perturbed], watched: Set[int], affordable: Set[Output] | None = None
     ) -> dict[Perturbed, PlannedReuse]:
-        """What variants are answered with, if everything (or what is in ``kept``) is kept."""
+        """What variants are answered with, if everything is kept, or no more than ``affordable``."""
         timeline = _Timeline(self.survey.calls, watched)
         reuses = {}
         for variant in variants:
-            walk = _Walk(self, timeline, variant, watched, kept)
+            walk = _Walk(self, timeline, variant, watched, affordable)
             walk.go()
             reuses[variant] = PlannedReuse(frozenset(walk.used), walk.seconds)
         return reuses
@@ -154,12 +156,12 @@ class Foresight:
         """The values that are there before the pass and that a variant does not change."""
         numbers = self.survey.parameters
         changed = {numbers.get(parameter) for module in variant for parameter in self._parameters.get(module, ())}
-        return {value for value in self.survey.given if value[0] not in changed}
+        return {value for value in self.survey.from_outside if value[0] not in changed}
 
-    def given(self, output: Output) -> list[bool]:
+    def from_outside(self, output: Output) -> list[bool]:
         """For each tensor in the arguments of a call whether it was there before the pass."""
         key = self.step(output).key
-        return [] if key is None else [value in self.survey.given for value in _values_of(key)]
+        return [] if key is None else [value in self.survey.from_outside for value in _values_of(key)]
 
     def _note(self, key: Key) -> bool:
         """Remember the tensors in a key; whether there are any."""
@@ -277,11 +279,11 @@ class _Walk:
         timeline: _Timeline,
         variant: Perturbed,
         watched: Set[int],
-        kept: Set[Output] | None,
+        affordable: Set[Output] | None,
     ) -> None:
         self._foresight = foresight
         self._timeline = timeline
-        is_kept = (lambda _: True) if kept is None else kept.__contains__
+        is_kept = (lambda _: True) if affordable is None else affordable.__contains__
         self._rule = ReuseRule(foresight.order, variant, foresight.around(variant), is_kept)
         self._watched = watched
         self._clean = foresight.clean_before(variant)
@@ -295,21 +297,21 @@ class _Walk:
         calls, entered = self._foresight.survey.calls, self._timeline.entered
         if not self._before_the_first(calls[0]):
             return
-        here = entered[calls[self._rule.first].output]
-        self._add_ready(self._foresight.ready_from_the_start, here)
-        self._add_readers(self._made_clean, here)
+        position = entered[calls[self._rule.first].output]
+        self._add_ready(self._foresight.ready_from_the_start, position)
+        self._add_readers(self._made_clean, position)
         while self._ready:
             place, output = heapq.heappop(self._ready)
-            if place < here:
+            if place < position:
                 continue  # inside a call that was answered, or met before
-            here = place + 1
+            position = place + 1
             step = self._foresight.step(output)
             self._made_clean.clear()
             if isinstance(step, Operation):
                 self._operation(step)
             elif self._call(step) is not None:
-                here = self._timeline.left[output]
-            self._add_readers(self._made_clean, here)
+                position = self._timeline.left[output]
+            self._add_readers(self._made_clean, position)
 
     def _before_the_first(self, call: SurveyedCall) -> bool:
         """Walk through a body as far as the first perturbed call; whether that was met."""
@@ -361,16 +363,16 @@ class _Walk:
         self._clean.update(values)
         self._made_clean += values
 
-    def _add_readers(self, values: Iterable[Value], here: int) -> None:
+    def _add_readers(self, values: Iterable[Value], position: int) -> None:
         for value in values:
-            self._add_ready(self._foresight.readers.get(value, ()), here)
+            self._add_ready(self._foresight.readers.get(value, ()), position)
 
-    def _add_ready(self, outputs: Iterable[Output], here: int) -> None:
+    def _add_ready(self, outputs: Iterable[Output], position: int) -> None:
         """Put off the steps from a place on that may be answered by their arguments."""
         for output in outputs:
             place = self._timeline.entered[output]
             looked_up = isinstance(output, int) or self._foresight.survey.calls[output[0]].module in self._watched
-            if place >= here and looked_up and self._clean.issuperset(self._foresight.values_of(output)):
+            if place >= position and looked_up and self._clean.issuperset(self._foresight.values_of(output)):
                 heapq.heappush(self._ready, (place, output))
 
     def _same_arguments(self, recorded: SurveyedCall | Operation | None) -> Output | None:

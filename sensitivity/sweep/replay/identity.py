@@ -104,11 +104,11 @@ def rebuilt(tree: Any, leaf: Callable[[Tensor], Tensor]) -> Any:
     if dataclasses.is_dataclass(tree) or (hasattr(tree, "__dict__") and not callable(tree)):
         if isinstance(tree, (type, nn.Module, Enum)):
             return tree
-        thing = copy.copy(tree)
-        slots = [one.name for one in dataclasses.fields(tree)] if dataclasses.is_dataclass(tree) else []
+        duplicate = copy.copy(tree)
+        slots = [field.name for field in dataclasses.fields(tree)] if dataclasses.is_dataclass(tree) else []
         for name in dict.fromkeys([*slots, *getattr(tree, "__dict__", ())]):
-            object.__setattr__(thing, name, rebuilt(getattr(tree, name), leaf))
-        return thing
+            object.__setattr__(duplicate, name, rebuilt(getattr(tree, name), leaf))
+        return duplicate
     if isinstance(tree, set):
         return type(tree)(rebuilt(item, leaf) for item in tree)
     if not (type(tree) in _PLAIN or isinstance(tree, _UNCHANGING) or callable(tree)):
@@ -132,12 +132,12 @@ def cloned(tree: Any) -> Any:
     return rebuilt(tree, clone)
 
 
-def share_memory(outputs: list[Tensor], given: list[Tensor]) -> bool:
+def share_memory(outputs: list[Tensor], inputs: list[Tensor]) -> bool:
     """Whether two different outputs, or an output and something given, lie in the same memory."""
-    if any(version_of(tensor) == UNKNOWN for tensor in (*outputs, *given)):
+    if any(version_of(tensor) == UNKNOWN for tensor in (*outputs, *inputs)):
         return True  # for all that is known
     places = [tensor.untyped_storage().data_ptr() for tensor in {id(output): output for output in outputs}.values()]
-    taken = {tensor.untyped_storage().data_ptr() for tensor in given}
+    taken = {tensor.untyped_storage().data_ptr() for tensor in inputs}
     return len(set(places)) < len(places) or not taken.isdisjoint(places)
 
 
@@ -172,8 +172,8 @@ def written(tensors: list[tuple[Tensor, int]]) -> bool:
 
 def storages_of(tree: Any) -> dict[int, int]:
     """Address and bytes of the memory that the tensors of a nest lie in."""
-    found = {}
+    sizes = {}
     for tensor in tensors_in(tree):
         storage = tensor.untyped_storage()
-        found[storage.data_ptr()] = storage.nbytes()
-    return found
+        sizes[storage.data_ptr()] = storage.nbytes()
+    return sizes

@@ -68,22 +68,22 @@ class Record:
     def __init__(
         self,
         order: CallOrder,
-        kept: Mapping[Output, Kept],
+        results: Mapping[Output, Kept],
         *,
         lasting: Iterable[int] = (),
         outside: Sequence[Tensor] = (),
         uses: Mapping[Output, int] = MappingProxyType({}),
     ) -> None:
         self.order = order
-        self.kept = {output: one for output, one in kept.items() if _may_stand_in(output, one, order)}
+        self.kept = {output: result for output, result in results.items() if _may_stand_in(output, result, order)}
         self.outside = outside
-        self.storages = {place for one in self.kept.values() for place in one.storages}
-        tensors = [tensor for one in self.kept.values() if not one.clone for tensor, _ in one.tensors]
+        self.storages = {place for result in self.kept.values() for place in result.storages}
+        tensors = [tensor for result in self.kept.values() if not result.clone for tensor, _ in result.tensors]
         self._holders = Counter([*map(id, tensors), *lasting])
         self.lookup: dict[Hashable, Output] = {}
-        for output, one in self.kept.items():
-            if one.key is not None and all(number in self._holders for number in tensors_of(one.key)):
-                self.lookup.setdefault(one.key, output)
+        for output, result in self.kept.items():
+            if result.key is not None and all(number in self._holders for number in tensors_of(result.key)):
+                self.lookup.setdefault(result.key, output)
         self.keyed: set[Hashable] = {key[0] for key in self.lookup}  # type: ignore[index]
         self._keys: dict[int, list[Hashable]] = defaultdict(list)  # in which a tensor is
         for key in self.lookup:
@@ -98,10 +98,10 @@ class Record:
             self._left[output] -= 1
             if self._left[output] <= 0 and output in self.kept:
                 self._versions = None
-                kept = self.kept.pop(output)
-                if kept.key is not None and self.lookup.get(kept.key) == output:
-                    del self.lookup[kept.key]
-                for tensor, _ in kept.tensors if not kept.clone else ():
+                result = self.kept.pop(output)
+                if result.key is not None and self.lookup.get(result.key) == output:
+                    del self.lookup[result.key]
+                for tensor, _ in result.tensors if not result.clone else ():
                     self._let_go(id(tensor))
 
     def _let_go(self, tensor: int) -> None:
@@ -114,15 +114,15 @@ class Record:
     def intact(self) -> bool:
         """Whether nothing kept was written to."""
         if self._versions is None:
-            self._versions = [pair for kept in self.kept.values() for pair in kept.tensors]
+            self._versions = [pair for result in self.kept.values() for pair in result.tensors]
         return not written(self._versions)
 
     @property
     def kept_bytes(self) -> int:
         """Bytes of memory that is kept; what several outputs share counts once."""
         storages: dict[int, int] = {}
-        for kept in self.kept.values():
-            storages |= kept.storages
+        for result in self.kept.values():
+            storages |= result.storages
         return sum(storages.values())
 
 
@@ -134,7 +134,7 @@ class Recorder(Watching):
         known: ``id`` of its modules.
         plan: What to keep.
         overwritten: Calls whose output is written to later.
-        given: For each output which of the tensors in its arguments were there before the pass.
+        from_outside: For each output which of the tensors in its arguments were there before the pass.
         limit: Most bytes to keep.
         barred: Outputs not to keep.
         summed: Take a checksum of what is kept, for ``changed``.
@@ -147,7 +147,7 @@ class Recorder(Watching):
         plan: ReusePlan,
         *,
         overwritten: Set[int],
-        given: Callable[[Output], list[bool]],
+        from_outside: Callable[[Output], list[bool]],
         limit: int | None,
         barred: Set[Output] = frozenset(),
         summed: bool = False,
@@ -156,7 +156,7 @@ class Recorder(Watching):
         self.wanted = plan.wanted - barred
         self.summed = summed
         self.overwritten = overwritten
-        self.given = given
+        self.from_outside = from_outside
         self.limit = limit
         self.modules, self.last = [OUTSIDE], [0]  # of every call, as in CallOrder
         self.kept: dict[Output, Kept] = {}
@@ -198,10 +198,10 @@ class Recorder(Watching):
         self.last.append(0)
         body, steps = self._body, self._steps + 1
         self._body, self._steps = number, 0
-        key, given, before = None, [], []
+        key, inputs, before = None, [], []
         if number in self.wanted:
-            given = list(tensors_in((args, kwargs)))
-            before = [version_of(tensor) for tensor in given]
+            inputs = list(tensors_in((args, kwargs)))
+            before = [version_of(tensor) for tensor in inputs]
             key = self._key(number, id(module), args, kwargs)
         if body == 0:
             for tensor in tensors_in((args, kwargs)):
@@ -211,8 +211,8 @@ class Recorder(Watching):
         finally:
             self._body, self._steps = body, steps
         self.last[number] = len(self.modules)
-        if number in self.wanted and UNKNOWN not in before and before == [version_of(tensor) for tensor in given]:
-            self._keep(number, key, result, given)
+        if number in self.wanted and UNKNOWN not in before and before == [version_of(tensor) for tensor in inputs]:
+            self._keep(number, key, result, inputs)
         return result if body else leaving(result, self._storages.keys())
 
     def operate(self, function: Original, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -234,7 +234,7 @@ class Recorder(Watching):
         key = key_of((context(), args, kwargs), identity)
         if key is None:
             return None
-        for tensor, outside in zip(tensors_in((args, kwargs)), self.given(output), strict=False):
+        for tensor, outside in zip(tensors_in((args, kwargs)), self.from_outside(output), strict=False):
             if outside:
                 self._hold(tensor)
         return (start, *key) if self._held.issuperset(tensors_of(key)) else None
@@ -243,37 +243,37 @@ class Recorder(Watching):
         self._outside[id(tensor)] = tensor
         self._held.add(id(tensor))
 
-    def _keep(self, output: Output, key: Key | None, result: Any, given: list[Tensor]) -> None:
+    def _keep(self, output: Output, key: Key | None, result: Any, inputs: list[Tensor]) -> None:
         """Keep a result, if it can be kept and fits."""
         tensors = list(tensors_in(result))
         clone = isinstance(output, int) and output in self.overwritten
         if any(version_of(tensor) == UNKNOWN for tensor in tensors):
             return
-        if clone and share_memory(tensors, given):
+        if clone and share_memory(tensors, inputs):
             return  # handing out a copy would cut the tie between an output and what shares its memory
         storages = storages_of(result)
         fresh = sum(size for place, size in storages.items() if place not in self._storages)
         if self.limit is not None and self._bytes + fresh > self.limit:
             return
         try:
-            kept = cloned(result) if clone else handed_out(result)
+            stored = cloned(result) if clone else handed_out(result)
         except (TypeError, ValueError, AttributeError):
             return  # an object that cannot be copied is made anew each time
         if clone:
-            storages = storages_of(kept)
+            storages = storages_of(stored)
         self._storages |= storages
         self._bytes += fresh
-        versions = [(tensor, version_of(tensor)) for tensor in tensors_in(kept)]
+        versions = [(tensor, version_of(tensor)) for tensor in tensors_in(stored)]
         self._held.update(id(tensor) for tensor, _ in versions)
-        self.kept[output] = Kept(kept, versions, clone, key, storages)
+        self.kept[output] = Kept(stored, versions, clone, key, storages)
         if self.summed:
             self._sums[output] = contents([tensor for tensor, _ in versions])
 
 
-def _may_stand_in(output: Output, kept: Kept, order: CallOrder) -> bool:
+def _may_stand_in(output: Output, result: Kept, order: CallOrder) -> bool:
     """Whether a kept output is still what was returned, and is of something that need not run each time."""
     must_run = isinstance(output, int) and output not in order.skippable
-    return not must_run and (kept.clone or not written(kept.tensors))
+    return not must_run and (result.clone or not written(result.tensors))
 
 
 def leaving(result: Any, storages: Set[int]) -> Any:
@@ -282,13 +282,13 @@ def leaving(result: Any, storages: Set[int]) -> Any:
     A caller may write to it through numpy, which no version counts.
     """
 
-    def kept(tensor: Tensor) -> bool:
+    def is_kept(tensor: Tensor) -> bool:
         """Whether a tensor lies in memory that is kept."""
         return version_of(tensor) != UNKNOWN and tensor.untyped_storage().data_ptr() in storages
 
-    if not any(map(kept, tensors_in(result))):
+    if not any(map(is_kept, tensors_in(result))):
         return result
-    return rebuilt(result, lambda tensor: tensor.clone() if kept(tensor) else tensor)
+    return rebuilt(result, lambda tensor: tensor.clone() if is_kept(tensor) else tensor)
 
 
 def tensors_of(key: Any) -> list[int]:

@@ -20,10 +20,10 @@ from typing import Any
 
 from torch import nn
 
-from sensitivity.sweep.replay.answers import Answers
 from sensitivity.sweep.replay.foresight import Foresight, ReusePlan
 from sensitivity.sweep.replay.identity import state_of, version_of
 from sensitivity.sweep.replay.record import Record, Recorder
+from sensitivity.sweep.replay.replayed_pass import ReplayedPass
 from sensitivity.sweep.replay.reuse import CallOrder, Output, Perturbed
 from sensitivity.sweep.replay.survey import Survey, survey
 from sensitivity.sweep.replay.watching import all_but_attention, forward_of, watchable
@@ -36,11 +36,11 @@ class Counts:
     """What replay saved.
 
     Attributes:
-        answered: Calls answered from the record.
+        reused: Calls answered from the record.
         run: Module calls run.
     """
 
-    answered: int = 0
+    reused: int = 0
     run: int = 0
 
 
@@ -119,13 +119,13 @@ class Replayer:
         touched = recording.reach.perturbed(perturbed)
         blocked = recording.reach.around(touched)
         known = self._structure.containers.keys()
-        answers = Answers(recording.record, known, touched, blocked, recording.plan.watched)
+        replayed = ReplayedPass(recording.record, known, touched, blocked, recording.plan.watched)
         try:
-            with answers.watching():
+            with replayed.watching():
                 yield
         finally:
-            self.counts.answered += answers.answered
-            self.counts.run += answers.ran
+            self.counts.reused += replayed.reused
+            self.counts.run += replayed.ran
 
     def done(self, perturbed: Iterable[nn.Module]) -> None:
         """A variant will not run again on this batch: drop what only it needed."""
@@ -183,7 +183,7 @@ class _Structure:
         bodies = (watchable(model) if modules else all_but_attention(model)) if operators else set()
         classes = {id(m): type(m).__name__ for m in model.modules() if id(m) in bodies}
         chains = {id(m) for m in model.modules() if forward_of(m) is nn.Sequential.forward}
-        parameters = {id(m): [id(one) for one in m._parameters.values()] for m in model.modules()}
+        parameters = {id(m): [id(parameter) for parameter in m._parameters.values()] for m in model.modules()}
         return cls(_containers(model), classes, chains if modules else set(), parameters)
 
 
@@ -282,7 +282,7 @@ class _SurveyedPass:
             self._structure.containers.keys(),
             plan,
             overwritten=self._overwritten,
-            given=self._foresight.given,
+            from_outside=self._foresight.from_outside,
             limit=self._limit,
             barred=self._changing,
             summed=self._compare,

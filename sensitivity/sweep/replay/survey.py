@@ -57,7 +57,7 @@ class SurveyedCall:
         outputs: The values that it returned.
         steps: What its body called, in order.
         seconds: How long it took, with all that it called.
-        answers: Whether the record may answer for it.
+        can_stand_in: Whether the record may answer for it.
         clone: Whether its output is written to later, so that a copy must be handed out each time.
     """
 
@@ -68,7 +68,7 @@ class SurveyedCall:
     outputs: list[Value] = field(default_factory=list)
     steps: list[SurveyedCall | Operation] = field(default_factory=list)
     seconds: float = 0.0
-    answers: bool = True
+    can_stand_in: bool = True
     clone: bool = False
 
     @property
@@ -83,7 +83,7 @@ class Survey:
 
     Attributes:
         calls: Every module call in order of entry, the pass itself first.
-        given: Values that were there before the pass, as far as its watched bodies show.
+        from_outside: Values that were there before the pass, as far as its watched bodies show.
         places: For each tensor the number of the one whose memory it lies in, often its own, and the bytes of it.
         stateful: ``id`` of modules that changed themselves, were changed between their calls, or carried hooks.
         watched: Bodies whose torch functions were seen.
@@ -95,7 +95,7 @@ class Survey:
     """
 
     calls: list[SurveyedCall]
-    given: set[Value]
+    from_outside: set[Value]
     places: list[tuple[int, int]]
     stateful: set[int]
     watched: Set[int]
@@ -131,7 +131,7 @@ def survey(run: Callable[[], Any], states: Mapping[int, list[Any]], watched: Set
     chained = {before.number: behind.number for body in calls for before, behind in pairwise(body)}
     return Survey(
         surveyor.calls,
-        surveyor.given,
+        surveyor.from_outside,
         surveyor.places,
         surveyor.stateful,
         watched,
@@ -160,8 +160,8 @@ class _Surveyor(Watching):
     def __init__(self, states: Mapping[int, list[Any]], watched: Set[int]) -> None:
         super().__init__(states.keys(), watched)
         self.states = dict(states)
-        self.calls = [SurveyedCall(0, OUTSIDE, answers=False)]
-        self.given: set[Value] = set()
+        self.calls = [SurveyedCall(0, OUTSIDE, can_stand_in=False)]
+        self.from_outside: set[Value] = set()
         self.places: list[tuple[int, int]] = []
         self.stateful: set[int] = set()
         self.readers: defaultdict[int, set[int]] = defaultdict(set)
@@ -189,8 +189,8 @@ class _Surveyor(Watching):
         body, call = self._body, SurveyedCall(len(self.calls), id(module))
         self.calls.append(call)
         body.steps.append(call)
-        given = list(tensors_in((args, kwargs)))
-        before, state = [version_of(tensor) for tensor in given], state_of(module)
+        inputs = list(tensors_in((args, kwargs)))
+        before, state = [version_of(tensor) for tensor in inputs], state_of(module)
         if state != self.states[id(module)] or module._forward_hooks or module._forward_pre_hooks:
             self.stateful.add(id(module))  # somebody else told it something, or looks on
         call.key = key_of((context(), args, kwargs), self._seen)
@@ -206,11 +206,11 @@ class _Surveyor(Watching):
         if state != self.states[id(module)]:
             self.stateful.add(id(module))
         now = list(tensors_in((args, kwargs)))  # more of them where it put one into a list that it was given
-        same = list(map(id, given)) == list(map(id, now)) and before == [version_of(tensor) for tensor in now]
-        call.answers = UNKNOWN not in before and same
+        same = list(map(id, inputs)) == list(map(id, now)) and before == [version_of(tensor) for tensor in now]
+        call.can_stand_in = UNKNOWN not in before and same
         outputs = list(tensors_in(result))
         self._note(call, outputs)
-        if share_memory(outputs, given):
+        if share_memory(outputs, inputs):
             self._sharing.add(call)
         return result
 
@@ -244,13 +244,13 @@ class _Surveyor(Watching):
                 step.key = None
             else:
                 step.clone = True
-                step.answers = step.answers and step not in self._sharing
+                step.can_stand_in = step.can_stand_in and step not in self._sharing
         self._witnesses.clear()
 
     def _note(self, step: SurveyedCall | Operation, outputs: list[Tensor]) -> None:
         if any(version_of(tensor) == UNKNOWN for tensor in outputs):
             if isinstance(step, SurveyedCall):
-                step.answers = False
+                step.can_stand_in = False
             step.key = None
             return
         step.outputs = [(self._number(tensor), version_of(tensor)) for tensor in outputs]
@@ -263,7 +263,7 @@ class _Surveyor(Watching):
         known = self._numbers.get(id(tensor))
         value = (self._number(tensor), version_of(tensor))
         if (known is None or known[0]() is not tensor) and self._body.module in self.watched | {OUTSIDE}:
-            self.given.add(value)
+            self.from_outside.add(value)
         return value
 
     def _number(self, tensor: Tensor) -> int:

@@ -97,7 +97,7 @@ class Watching(TorchFunctionMode):
 
 def context() -> tuple[Any, ...]:
     """What else decides what a function computes from the same arguments: whether for gradients, and autocast."""
-    casts = [torch.get_autocast_dtype(one) for one in ("cpu", "cuda") if torch.is_autocast_enabled(one)]
+    casts = [torch.get_autocast_dtype(device) for device in ("cpu", "cuda") if torch.is_autocast_enabled(device)]
     return torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), *map(str, casts)
 
 

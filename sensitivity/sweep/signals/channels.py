@@ -32,8 +32,8 @@ class _Extremes:
 
     def take(self, x: Tensor, axis: int) -> None:
         """Look at a tensor whose channels lie along an axis."""
-        others = [one for one in range(x.dim()) if one != axis % x.dim()]
-        low, high = (x.amin(others), x.amax(others)) if others else (x, x)
+        other_axes = [other_axis for other_axis in range(x.dim()) if other_axis != axis % x.dim()]
+        low, high = (x.amin(other_axes), x.amax(other_axes)) if other_axes else (x, x)
         self.low = low if self.low is None else torch.minimum(self.low, low)
         self.high = high if self.high is None else torch.maximum(self.high, high)
         self.values += x.numel() // max(1, x.shape[axis])
@@ -65,14 +65,14 @@ class Channels:
 
     def signals(self) -> Mapping[str, float]:
         """``dead_share``, ``clipped_share`` and ``channel_ratio``, as far as they are defined."""
-        found: dict[str, float] = {}
+        signals: dict[str, float] = {}
         behind = next((self._seen[place] for place in _BEHIND if place in self._seen), None)
         if behind is not None and behind.values >= LEAST_VALUES and behind.low is not None and behind.high is not None:
-            found[DEAD_SHARE] = float((behind.low == behind.high).double().mean())
+            signals[DEAD_SHARE] = float((behind.low == behind.high).double().mean())
         if self.compared:
-            found[CLIPPED_SHARE] = self.clipped / self.compared
+            signals[CLIPPED_SHARE] = self.clipped / self.compared
         ratio = self._ratio()
-        return found if ratio is None else found | {CHANNEL_RATIO: ratio}
+        return signals if ratio is None else signals | {CHANNEL_RATIO: ratio}
 
     def _take(self, place: str, call: int, x: Tensor) -> None:
         if not x.numel() or not x.dim():
@@ -80,19 +80,19 @@ class Channels:
         axis = -1 if self.layer.conv_type == "Linear" or x.dim() == 1 else 1
         self._seen.setdefault(place, _Extremes()).take(x, axis)
         spec = self.recipe.activations
-        found = None if self.calibration is None else self.calibration.ranges.get(Point(self.layer.name, place, call))
-        if spec is not None and found is not None:
+        limits = None if self.calibration is None else self.calibration.ranges.get(Point(self.layer.name, place, call))
+        if spec is not None and limits is not None:
             shape = (-1,) if spec.granularity == "per-channel" else ()
-            low, high = (torch.tensor(end, dtype=torch.float64).reshape(shape) for end in (found.low, found.high))
+            low, high = (torch.tensor(end, dtype=torch.float64).reshape(shape) for end in (limits.low, limits.high))
             self.clipped += _clipped(x, params_from_range(low, high, spec).to(x.device))
             self.compared += x.numel()
 
     def _ratio(self) -> float | None:
         """The largest magnitude of any input channel over the median channel's; channels of zeros do not count."""
-        seen = self._seen.get("input")
-        if seen is None or seen.low is None or seen.high is None:
+        extremes = self._seen.get("input")
+        if extremes is None or extremes.low is None or extremes.high is None:
             return None
-        magnitudes = torch.maximum(-seen.low, seen.high).double()
+        magnitudes = torch.maximum(-extremes.low, extremes.high).double()
         magnitudes = magnitudes[magnitudes > 0]
         return float(magnitudes.max() / magnitudes.median()) if len(magnitudes) > 1 else None
 

@@ -105,7 +105,9 @@ def screen(
         perturber.calibration_for(recipe)
     failed: dict[str, str] = {}
     able = [
-        one for one in able_to_be_perturbed(layers, recipe, perturber, failed) if not _is_hidden(one, recipe, failed)
+        layer
+        for layer in able_to_be_perturbed(layers, recipe, perturber, failed)
+        if not _is_hidden(layer, recipe, failed)
     ]
     estimates = {layer.name: _Estimate() for layer in able}
     outputs = {layer.name: Fidelity() for layer in able}
@@ -126,10 +128,10 @@ def screen(
     for layer in able:
         if not estimates[layer.name].passes and layer.name not in failed:
             failed[layer.name] = "the loss does not depend on this layer through differentiable operations"
-    found = {
+    signals = {
         layer.name: _signals(estimates[layer.name], outputs[layer.name]) for layer in able if layer.name not in failed
     }
-    return Signals(name, recipe, found, images, failed)
+    return Signals(name, recipe, signals, images, failed)
 
 
 def _is_hidden(layer: Layer, recipe: Recipe, failed: dict[str, str]) -> bool:
@@ -146,7 +148,7 @@ def _is_hidden(layer: Layer, recipe: Recipe, failed: dict[str, str]) -> bool:
 
 def ready_for_autograd(inputs: Any) -> Any:
     """The same inputs with copies of the tensors that were made in inference mode, which autograd refuses."""
-    return tree_map(lambda one: one.clone() if isinstance(one, Tensor) and one.is_inference() else one, inputs)
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, inputs)
 
 
 def _differentiate(
@@ -224,8 +226,8 @@ def _value(run: Callable[[], Any], batch: Any, loss: Loss | None) -> Tensor:
     outputs = run()
     value = _random_signs(outputs) if loss is None else loss(outputs, batch)
     if not isinstance(value, Tensor) or value.numel() != 1:
-        what = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-        raise ModelError(f"loss= must return a scalar tensor, not {what}. Reduce it, e.g. with .mean().")
+        given_form = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ModelError(f"loss= must return a scalar tensor, not {given_form}. Reduce it, e.g. with .mean().")
     if not value.requires_grad:
         raise ModelError(
             "the loss cannot be differentiated: no gradient flows from the model's outputs to its layers. Give a model "
@@ -235,18 +237,18 @@ def _value(run: Callable[[], Any], batch: Any, loss: Loss | None) -> Tensor:
 
 
 def _random_signs(outputs: Any) -> Tensor:
-    tensors = [one for one in tensors_in(outputs) if one.is_floating_point()]
+    tensors = [tensor for tensor in tensors_in(outputs) if tensor.is_floating_point()]
     if not tensors:
         raise ModelError("the model returns no floating-point tensor to differentiate. Give a loss=.")
     generator = torch.Generator().manual_seed(_SEED)
     total = tensors[0].new_zeros((), dtype=torch.float64)
-    for one in tensors:
-        signs = torch.randint(0, 2, one.shape, generator=generator, dtype=torch.int8) * 2 - 1
-        total = total + (one * signs.to(one)).double().sum().to(total.device)
-    elements = sum(one.numel() for one in tensors)
+    for tensor in tensors:
+        signs = torch.randint(0, 2, tensor.shape, generator=generator, dtype=torch.int8) * 2 - 1
+        total = total + (tensor * signs.to(tensor)).double().sum().to(total.device)
+    elements = sum(tensor.numel() for tensor in tensors)
     return total / math.sqrt(max(1, elements))
 
 
 def _signals(estimate: _Estimate, output: Fidelity) -> dict[str, float]:
-    found = {FIRST_ORDER: estimate.first / estimate.passes, SECOND_ORDER: estimate.second / estimate.passes}
-    return found | ({OUTPUT_MSE: output.mse} if output.finite else {})
+    signals = {FIRST_ORDER: estimate.first / estimate.passes, SECOND_ORDER: estimate.second / estimate.passes}
+    return signals | ({OUTPUT_MSE: output.mse} if output.finite else {})

@@ -81,12 +81,16 @@ def measure_signals(
         for run, count in passes:
             images += count
             _look_locally(model, state, run, alone, list(channels.values()))
-            failed |= {name: one.failure for name, one in local.items() if one.failure and name not in failed}
+            failed |= {
+                name: comparison.failure
+                for name, comparison in local.items()
+                if comparison.failure and name not in failed
+            }
             running = [layer for layer in able if layer.name not in failed]
             compare_outputs(forward, run, dict.fromkeys(running, recipe), outputs, failed)
     if not images:
         raise CalibrationError("no image was given. Pass at least one batch; a few are usual.")
-    found = {
+    signals = {
         layer.name: _weight_signal(model, layer, recipe)
         | _named(local[layer.name].fidelity, LAYER_SQNR, LAYER_COSINE)
         | _named(outputs[layer.name], OUTPUT_SQNR, OUTPUT_COSINE)
@@ -94,7 +98,7 @@ def measure_signals(
         for layer in able
         if layer.name not in failed
     }
-    return Signals(name, recipe, found, images, failed, tuple(forward.notes))
+    return Signals(name, recipe, signals, images, failed, tuple(forward.notes))
 
 
 def able_to_be_perturbed(
@@ -147,7 +151,7 @@ def compare_outputs(
 
 def _outputs(run: Callable[[], Any]) -> list[Any]:
     """The floating-point tensors of a pass as numpy arrays of their own."""
-    return [one.detach().double().cpu().numpy().copy() for one in tensors_in(run()) if one.is_floating_point()]
+    return [tensor.detach().double().cpu().numpy().copy() for tensor in tensors_in(run()) if tensor.is_floating_point()]
 
 
 class _Local(Counting):
@@ -193,7 +197,7 @@ class _Local(Counting):
 
 
 def _first(output: Any) -> Tensor:
-    return next(one for one in tensors_in(output) if one.is_floating_point())
+    return next(tensor for tensor in tensors_in(output) if tensor.is_floating_point())
 
 
 def _look_locally(
@@ -205,16 +209,16 @@ def _look_locally(
 ) -> None:
     """One pass of the unperturbed model, looking at every layer's tensors on their way."""
     hooks = Hooks()
-    for one in channels:
-        own = one.hooks(model)
+    for layer_channels in channels:
+        own = layer_channels.hooks(model)
         hooks.before += own.before
         hooks.after += own.after
     with state.same_start(), hooked(before=hooks.before, after=hooks.after):
         run()
     # in a pass of its own: a layer's second call must not be seen by those who count its calls
-    before: list[tuple[nn.Module, Before]] = [(one.module, one) for one in local]
+    before: list[tuple[nn.Module, Before]] = [(comparison.module, comparison) for comparison in local]
     before += [(module, hook) for module, hook in hooks.before if isinstance(hook, Unnested)]
-    after: list[tuple[nn.Module, After]] = [(one.module, one.after) for one in local]
+    after: list[tuple[nn.Module, After]] = [(comparison.module, comparison.after) for comparison in local]
     with state.same_start(), hooked(before=before, after=after):
         run()
     state.learn(weights_too=False)

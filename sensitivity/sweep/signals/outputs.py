@@ -23,18 +23,18 @@ def outputs_inside(model: nn.Module, task: Task, batch: Batch) -> Any:
     Raises:
         TaskError: If it never called the model as a whole.
     """
-    seen: list[Any] = []
+    outputs: list[Any] = []
 
     def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
         """Note what the model returned."""
-        seen.append(output)
+        outputs.append(output)
         return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, output)
 
     with hooked(after=[(model, keep)]):
         task.predict(model, batch)
-    if not seen:
+    if not outputs:
         raise TaskError(
             f"{task.name} never calls the {type(model).__name__} as a whole, only parts or methods of it, so there are "
             "no outputs of the model to look at. Give preprocessed images in the place of the task."
         )
-    return seen[0] if len(seen) == 1 else seen
+    return outputs[0] if len(outputs) == 1 else outputs

@@ -37,11 +37,11 @@ def scores_without(task: Task, predictions: Mapping[int, Any], groups: Sequence[
     """The task's metric over the images predicted less each group of them."""
     if isinstance(task, LeavesOut):
         return task.scores_without(predictions, groups)
-    found = []
+    scores = []
     for group in map(set, groups):
-        rest = {image: one for image, one in predictions.items() if image not in group}
-        found.append(task.score(rest)[task.metric])
-    return found
+        remaining = {image: prediction for image, prediction in predictions.items() if image not in group}
+        scores.append(task.score(remaining)[task.metric])
+    return scores
 
 
 def standard_error(drops: ArrayLike) -> float:
@@ -50,9 +50,9 @@ def standard_error(drops: ArrayLike) -> float:
     Args:
         drops: (G,) drops, each without one of the groups. NaN if one of them is.
     """
-    found = np.asarray(drops, np.float64)
-    count = len(found)
-    return float(np.sqrt((count - 1) / count * np.square(found - found.mean()).sum()))
+    values = np.asarray(drops, np.float64)
+    count = len(values)
+    return float(np.sqrt((count - 1) / count * np.square(values - values.mean()).sum()))
 
 
 def half_width(drops_without: Sequence[float], level: float) -> float | None:

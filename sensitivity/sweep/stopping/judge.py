@@ -116,7 +116,7 @@ class EveryImage:
     def drops(self) -> list[tuple[Variant, float]]:
         """Drops over the images so far."""
         failed = self._results.failure
-        return [(one, self._drops.without_bounds(one)) for one in self._variants if failed(one) is None]
+        return [(variant, self._drops.without_bounds(variant)) for variant in self._variants if failed(variant) is None]
 
 
 class Samples:
@@ -143,7 +143,9 @@ class Samples:
     def running(self) -> list[Variant]:
         """Those not decided yet."""
         known = self._estimates
-        undecided = [one for one in self._variants if one not in known or known[one].status == "undecided"]
+        undecided = [
+            variant for variant in self._variants if variant not in known or known[variant].status == "undecided"
+        ]
         return [variant for variant in undecided if self._results.failure(variant) is None]
 
     def take(self, images: Images) -> None:
@@ -179,17 +181,17 @@ class Samples:
         return [(variant, known[variant].drop) for variant in self._variants if variant in known]
 
     def _look(self, variant: Variant) -> Estimate:
-        whole, seen = len(self._task), self._seen
-        if seen >= whole:
+        whole, looked_at = len(self._task), self._seen
+        if looked_at >= whole:
             drop = self._drops.without_bounds(variant)
-            return Estimate(drop, drop, drop, seen, self._stop.verdict(drop, drop, drop))
+            return Estimate(drop, drop, drop, looked_at, self._stop.verdict(drop, drop, drop))
         drop, without = self._drops.of(variant)
-        imagined = VIRTUAL_LOSS * self._stop.tolerance / seen
-        error = math.hypot(standard_error(without), imagined) * math.sqrt(1 - seen / whole)
+        imagined = VIRTUAL_LOSS * self._stop.tolerance / looked_at
+        error = math.hypot(standard_error(without), imagined) * math.sqrt(1 - looked_at / whole)
         if not math.isfinite(error):
-            return Estimate(drop, -math.inf, math.inf, seen, "undecided")
+            return Estimate(drop, -math.inf, math.inf, looked_at, "undecided")
         half = error * student_quantile(1 - self._error, len(without) - 1)
-        return Estimate(drop, drop - half, drop + half, seen, self._stop.verdict(drop, drop - half, drop + half))
+        return Estimate(drop, drop - half, drop + half, looked_at, self._stop.verdict(drop, drop - half, drop + half))
 
 
 class Means:
@@ -222,11 +224,11 @@ class Means:
     def take(self, images: Images) -> None:
         """Give the race what each running variant lost on these images."""
         expected = self._results.expected(images)
-        before = {image: self._task.instance_sum(one) for image, one in expected.items()}
+        before = {image: self._task.instance_sum(prediction) for image, prediction in expected.items()}
         for key in self._running():
             changed = self._results.changed_on(self._variants[key], images)
             try:
-                after = before | {image: self._task.instance_sum(one) for image, one in changed.items()}
+                after = before | {image: self._task.instance_sum(prediction) for image, prediction in changed.items()}
             except Exception as error:  # of these predictions alone; computed again when resumed
                 if self._on_error == "raise":
                     raise
@@ -248,7 +250,7 @@ class Means:
 
     def drops(self) -> list[tuple[Variant, float]]:
         """Drops as the race knows them."""
-        return [(one, self._race.estimate(key).drop) for key, one in self._variants.items()]
+        return [(variant, self._race.estimate(key).drop) for key, variant in self._variants.items()]
 
     def _running(self) -> list[str]:
         return [key for key in self._race.running if self._results.failure(self._variants[key]) is None]
@@ -306,9 +308,9 @@ def _of_this_data_set(stop: Confidence) -> str:
 
 def _looks(first: int, whole: int) -> list[int]:
     """Numbers of images at which to look, the last one all of them."""
-    found: list[int] = []
+    looks: list[int] = []
     look = float(first)
     while look < whole:
-        found.append(math.ceil(look))
+        looks.append(math.ceil(look))
         look *= LOOK_AGAIN_AT
-    return [*found, whole]
+    return [*looks, whole]

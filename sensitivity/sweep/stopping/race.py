@@ -151,17 +151,17 @@ def placed(estimates: Sequence[Estimate], top: int) -> list[Estimate]:
         estimates: Drops of all layers that are compared.
         top: How many are asked for.
     """
-    lows, highs = (np.array([getattr(one, side) for one in estimates]) for side in ("low", "high"))
-    found = []
-    for number, one in enumerate(estimates):
+    lows, highs = (np.array([getattr(estimate, side) for estimate in estimates]) for side in ("low", "high"))
+    placed_estimates = []
+    for number, estimate in enumerate(estimates):
         others = np.arange(len(estimates)) != number
-        status = one.status
-        if status == "undecided" and (highs[others] >= one.low).sum() < top:
+        status = estimate.status
+        if status == "undecided" and (highs[others] >= estimate.low).sum() < top:
             status = "top"
-        elif status == "undecided" and (lows[others] > one.high).sum() >= top:
+        elif status == "undecided" and (lows[others] > estimate.high).sum() >= top:
             status = "not-top"
-        found.append(replace(one, status=status))
-    return found
+        placed_estimates.append(replace(estimate, status=status))
+    return placed_estimates
 
 
 class Race:
@@ -225,8 +225,8 @@ class Race:
         if before.status != "undecided":
             raise StudyError(f"{layer} is decided ({before.status}) and takes no more images: feed race.running only.")
         new = np.asarray(losses, dtype=np.float64)
-        seen = before.images + len(images)
-        if not np.array_equal(self.order[before.images : seen], images):
+        looked_at = before.images + len(images)
+        if not np.array_equal(self.order[before.images : looked_at], images):
             raise StudyError(
                 f"{layer} was given the images {list(images)[:5]} after {before.images} others. The bounds hold in the"
                 f" order of race.order alone; next are {self.order[before.images :][:5].tolist()}."

@@ -44,7 +44,7 @@ def facts(model: nn.Module, task: Task, variants: Sequence[Variant], perturber: 
         CalibrationError: If activations are to be quantized and no ranges are known.
     """
     device = next((parameter.device.type for parameter in model.parameters()), "cpu")
-    found = [
+    facts = [
         Fact("fact weights", "weights", weights_digest(model)),
         Fact("fact modules", "modules of the model", _modules_digest(model)),
         Fact("fact task", "task (data or settings)", task.digest()),
@@ -56,8 +56,8 @@ def facts(model: nn.Module, task: Task, variants: Sequence[Variant], perturber: 
         if recipe.needs_calibration:
             calibration = perturber.calibration_for(recipe)
             ranges = calibration.digest if recipe.has_cures else _ranges_digest(calibration)
-            found.append(Fact(f"fact calibration {digest}", f"calibration of {recipe.name}", ranges))
-    return found
+            facts.append(Fact(f"fact calibration {digest}", f"calibration of {recipe.name}", ranges))
+    return facts
 
 
 def calibration_images(recipes: Sequence[Recipe], perturber: Perturber) -> int | dict[str, int]:
@@ -66,24 +66,24 @@ def calibration_images(recipes: Sequence[Recipe], perturber: Perturber) -> int |
     Raises:
         CalibrationError: If activations are to be quantized and no ranges are known.
     """
-    found = {one.name: perturber.calibration_for(one).images for one in recipes if one.needs_calibration}
-    return found if len(set(found.values())) > 1 else next(iter(found.values()), 0)
+    counts = {recipe.name: perturber.calibration_for(recipe).images for recipe in recipes if recipe.needs_calibration}
+    return counts if len(set(counts.values())) > 1 else next(iter(counts.values()), 0)
 
 
-def claim(store: Store, found: Sequence[Fact]) -> None:
+def claim(store: Store, facts: Sequence[Fact]) -> None:
     """Note the facts in a store, so that it takes no results of anything else.
 
     Raises:
         StoreConflictError: If the store has other values for some of them.
     """
-    other = [fact for fact in found if fact.key in store and store.read(fact.key) != fact.value]
+    other = [fact for fact in facts if fact.key in store and store.read(fact.key) != fact.value]
     if other:
         differences = "; ".join(f"{fact.what}: {store.read(fact.key)}, now {fact.value}" for fact in other)
         raise StoreConflictError(
             f"the store was written for something else ({differences}). Its results cannot be continued: give this run "
             "a store of its own, or bring back what it was written with."
         )
-    for fact in found:
+    for fact in facts:
         store.add(fact.key, fact.value)
 
 

@@ -182,9 +182,9 @@ class Journal:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             writers = [key.removeprefix(_WRITER) for key, _ in _records(self.path) if key.startswith(_WRITER)]
-            who = f" ({writers[-1]})" if writers else ""
+            writer = f" ({writers[-1]})" if writers else ""
             raise StoreConflictError(
-                f"another process{who} is writing to the store {self.path}. Wait for it, or give this run its own."
+                f"another process{writer} is writing to the store {self.path}. Wait for it, or give this run its own."
             ) from error
         except OSError as error:
             raise StoreError(f"{self.path} cannot be locked: {error}. Put the store on a local disk.") from error
@@ -219,13 +219,13 @@ def opened(store: Store | str | Path | None) -> Iterator[Store | None]:
 
 def _line(key: str, value: Any) -> bytes:
     text = json.dumps({"key": key, "value": encode(value)}, allow_nan=False, separators=(",", ":"))
-    rest = text[1:].encode("ascii")
-    return _checksum(rest) + rest + b"\n"
+    content = text[1:].encode("ascii")
+    return _checksum(content) + content + b"\n"
 
 
-def _checksum(rest: bytes) -> bytes:
+def _checksum(content: bytes) -> bytes:
     """How a line begins whose other bytes, but for the line end, are these."""
-    return b'{"crc":"%08x",' % zlib.crc32(rest)
+    return b'{"crc":"%08x",' % zlib.crc32(content)
 
 
 def _is_whole(line: bytes) -> bool:
@@ -295,13 +295,13 @@ def _check_header(header: bytes, path: Path) -> None:
     if header == _HEADER:
         return
     try:
-        found = json.loads(header)
+        fields = json.loads(header)
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or found.get("store") != "sensitivity":
+        fields = None
+    if not isinstance(fields, dict) or fields.get("store") != "sensitivity":
         raise StoreFormatError(f"{path} is not a store: it begins with {header[:40]!r}. Give the path of a new file.")
     raise StoreFormatError(
-        f"the store {path} has schema {found.get('schema')!r:.40}; this version reads {SCHEMA_VERSION}. Use the "
+        f"the store {path} has schema {fields.get('schema')!r:.40}; this version reads {SCHEMA_VERSION}. Use the "
         "version of the library that wrote it, or a new store."
     )
 

@@ -99,16 +99,16 @@ class Results:
         self.store.add(key, {"kind": str(note.kind), "text": note.text})
 
     def _read_note(self, key: str) -> Note:
-        kept = self.store.read(key)
-        if isinstance(kept, str):
-            return noted(kept)
+        record = self.store.read(key)
+        if isinstance(record, str):
+            return noted(record)
         if (
-            not isinstance(kept, dict)
-            or kept.get("kind") not in list(NoteKind)
-            or not isinstance(kept.get("text"), str)
+            not isinstance(record, dict)
+            or record.get("kind") not in list(NoteKind)
+            or not isinstance(record.get("text"), str)
         ):
-            raise _strange(key, kept, "a note")
-        return Note(NoteKind(kept["kind"]), kept["text"])
+            raise _strange(key, record, "a note")
+        return Note(NoteKind(record["kind"]), record["text"])
 
     def _unit(self, variant: str, images: Images) -> str:
         """Key of a variant, by its digest, on one batch."""
@@ -160,11 +160,11 @@ class Results:
             StoreConflictError: If an earlier run kept something else.
         """
         key = _unit(_BASELINE, images)
-        found = dict(zip(images, settled(predictions), strict=True))
-        self._expected |= found
+        by_image = dict(zip(images, settled(predictions), strict=True))
+        self._expected |= by_image
         if key not in self.store:
-            self.store.add(key, found)
-        elif not same(self.store.read(key), found):
+            self.store.add(key, by_image)
+        elif not same(self.store.read(key), by_image):
             raise StoreConflictError(
                 f"the unperturbed model predicts something else on the images {_shown(images)} than when the store was "
                 "written: its code, the machine or the number of threads changed, or it is not deterministic. Give "
@@ -173,8 +173,8 @@ class Results:
 
     def keep(self, variant: Variant, images: Images, predictions: Sequence[Any]) -> None:
         """Keep what a variant predicts on a batch whose baseline was kept by this run."""
-        found = zip(images, settled(predictions), strict=True)
-        changed = {image: one for image, one in found if not same(one, self._expected[image])}
+        predicted = zip(images, settled(predictions), strict=True)
+        changed = {image: prediction for image, prediction in predicted if not same(prediction, self._expected[image])}
         self.store.add(_BEGUN, True)
         self.store.add(self._unit(variant.digest, images), changed)
 
@@ -211,10 +211,10 @@ class Results:
 
     def changed(self, variant: Variant) -> dict[int, Any]:
         """What a variant predicts on its images where that differs from the baseline."""
-        found: dict[int, Any] = {}
+        changed: dict[int, Any] = {}
         for images in self._batches_of[variant.digest]:
-            found |= self.changed_on(variant, images)
-        return found
+            changed |= self.changed_on(variant, images)
+        return changed
 
     def changed_on(self, variant: Variant, images: Images) -> dict[int, Any]:
         """The same on one batch that it ran on."""
@@ -226,10 +226,10 @@ class Results:
         Raises:
             StoreFormatError: If something else is kept there.
         """
-        kept = self.store.read(key)
-        if not isinstance(kept, dict) or not kept.keys() <= set(images):
-            raise _strange(key, kept, f"predictions on the images {_shown(images)}")
-        return kept
+        record = self.store.read(key)
+        if not isinstance(record, dict) or not record.keys() <= set(images):
+            raise _strange(key, record, f"predictions on the images {_shown(images)}")
+        return record
 
 
 def _unit(digest: str, images: Images) -> str:
@@ -237,9 +237,9 @@ def _unit(digest: str, images: Images) -> str:
     return f"{digest} {hashlib.sha256(repr(images).encode()).hexdigest()[:16]}"
 
 
-def _strange(key: str, kept: object, wanted: str) -> StoreFormatError:
+def _strange(key: str, record: object, wanted: str) -> StoreFormatError:
     return StoreFormatError(
-        f"the store's record {key!r} holds {kept!r:.80}, not {wanted}. Give this run a store of its own."
+        f"the store's record {key!r} holds {record!r:.80}, not {wanted}. Give this run a store of its own."
     )
 
 
@@ -247,14 +247,14 @@ def _shown(images: Images) -> str:
     return ", ".join(map(str, images[:4])) + (" ..." if len(images) > 4 else "")
 
 
-def _random_state(kept: Any, now: RandomState) -> RandomState:
+def _random_state(stored: Any, now: RandomState) -> RandomState:
     """The state that a store holds; stores of older versions hold that of torch alone.
 
     Raises:
         StoreFormatError: If it is none.
     """
     try:
-        states = kept if isinstance(kept, dict) else {"python": now.python, "numpy": now.numpy, "torch": kept}
+        states = stored if isinstance(stored, dict) else {"python": now.python, "numpy": now.numpy, "torch": stored}
         random.Random().setstate(states["python"])
         np.random.RandomState().set_state(states["numpy"])
         state = torch.from_numpy(states["torch"])

@@ -65,7 +65,7 @@ def test_retinanet_is_replayed_bit_for_bit_in_every_way(ways: dict[str, bool]) -
     replayer = Replayer(model, **ways)
     outputs_of(model, x, replayer, layers)
     outputs_of(model, x + 1, replayer, layers)
-    assert replayer.counts.answered > 0
+    assert replayer.counts.reused > 0
 
 
 def test_a_pyramid_level_runs_alone_where_its_own_layer_is_perturbed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,7 +206,7 @@ def test_lists_and_dicts_that_the_caller_changes_are_handed_out_anew() -> None:
     model, x = Net().eval(), torch.randn(1, 3, 4, 4)
     replayer = Replayer(model)
     outputs_of(model, x, replayer, list(sv.wrap(model, x).layers))
-    assert replayer.counts.answered > 0
+    assert replayer.counts.reused > 0
 
 
 def test_a_caller_may_write_to_what_the_model_returned_even_through_numpy() -> None:
@@ -240,7 +240,7 @@ def test_a_caller_may_write_to_what_the_model_returned_even_through_numpy() -> N
                     full = doubled()
                     with replayer.replaying(modules):
                         assert all(map(torch.equal, doubled(), full)), layer.name
-    assert replayer.counts.answered > 0
+    assert replayer.counts.reused > 0
 
 
 def test_another_way_through_the_model_is_surveyed_again() -> None:

@@ -140,7 +140,7 @@ def test_a_clean_branch_behind_the_perturbed_layer_is_not_run_again() -> None:
         assert forward.replayer is not None
         counts = forward.replayer.counts
         forward.variant(lambda: [model(x)["left"].numpy()], variant)
-    assert counts.answered == 3  # by the check, which need not run again: trunk before it; right and its head behind it
+    assert counts.reused == 3  # by the check, which need not run again: trunk before it; right and its head behind it
 
 
 def test_a_model_that_draws_random_numbers_is_run_in_full_and_draws_the_same_ones() -> None:

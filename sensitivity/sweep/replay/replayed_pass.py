@@ -14,8 +14,8 @@ from sensitivity.sweep.replay.reuse import Output, Perturbed, ReuseRule, StandIn
 from sensitivity.sweep.replay.watching import Watching, context
 
 
-class Answers(Watching):
-    """Answers calls from a record where the rule of reuse allows, and runs the others.
+class ReplayedPass(Watching):
+    """ReplayedPass calls from a record where the rule of reuse allows, and runs the others.
 
     Args:
         record: Of the same pass, unperturbed.
@@ -30,7 +30,7 @@ class Answers(Watching):
     ) -> None:
         super().__init__(known, watched)
         self.record = record
-        self.answered = 0
+        self.reused = 0
         self.ran = 0
         self._rule = ReuseRule(record.order, perturbed, blocked, record.kept.__contains__)
         self._depth = 0
@@ -42,7 +42,7 @@ class Answers(Watching):
             return self.run(original, module, args, kwargs)
         self._depth += 1
         try:
-            result = self._answer_or_run(original, module, args, kwargs)
+            result = self._reuse_or_run(original, module, args, kwargs)
         finally:
             self._depth -= 1
         return result if self._depth else leaving(result, self.record.storages)
@@ -52,10 +52,10 @@ class Answers(Watching):
         output = self._rule.for_function(lambda: self._same_arguments(function, args, kwargs))
         if output is None:
             return function(*args, **kwargs)
-        self.answered += 1
+        self.reused += 1
         return self.record.kept[output].hand_out()
 
-    def _answer_or_run(
+    def _reuse_or_run(
         self, original: Original, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> Any:
         number = self._number(id(module))
@@ -65,7 +65,7 @@ class Answers(Watching):
             self.ran += 1
             return self.run(original, module, args, kwargs)
         self._next = number if number >= self._rule.first else self.record.order.last[number]
-        self.answered += 1
+        self.reused += 1
         return args[0] if isinstance(output, StandIn) else self.record.kept[output].hand_out()
 
     def _number(self, module: int) -> int:
