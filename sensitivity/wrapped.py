@@ -293,9 +293,9 @@ class Wrapped:
             perturber = self._perturber(recipes, calibration, progress=progress)
             variants = plan(self.layers.select(layers), recipes, direction=direction)
             total = len(variants) * len(task)
-            with how.workplace() as executor, opened(store) as kept, watching(total, progress) as watch:
+            with how.workplace() as executor, opened(store) as opened_store, watching(total, progress) as watch:
                 passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
-                outcome = sweep(self.model, task, variants, perturber, settings=passes, store=kept, watch=watch)
+                outcome = sweep(self.model, task, variants, perturber, settings=passes, store=opened_store, watch=watch)
             facts: dict[str, Any] = {"direction": direction, "stop": stop, "started": started}
             return Study.of(study_record(outcome, task, self.layers, recipes, perturber, **facts))
 
@@ -352,8 +352,8 @@ class Wrapped:
             subject = self._subject(request.candidates, calibration, progress=progress)
             request = request.with_ranges(subject.perturber.calibrations)
             settings = settings_for(request.goal, task, stop=stop, executor=executor)
-            with opened(store) as kept, watching(None, progress) as watch:
-                record = tune(subject, task, request, settings=settings, store=kept, watch=watch)
+            with opened(store) as opened_store, watching(None, progress) as watch:
+                record = tune(subject, task, request, settings=settings, store=opened_store, watch=watch)
         deployed = subject.equalized() if record.equalized and subject.equalized is not None else subject
         return Tuned.of(record, partial(deployed.deploy, engine=engine or "torch"))
 

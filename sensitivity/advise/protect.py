@@ -101,9 +101,9 @@ def _check_number(name: str, value: object) -> None:
     Raises:
         StudyError: If it is one of these.
     """
-    kind, what = (Integral, "a whole number of layers, e.g. 8") if name == "top" else (Real, "a number")
+    kind, expected = (Integral, "a whole number of layers, e.g. 8") if name == "top" else (Real, "a number")
     if isinstance(value, bool) or not isinstance(value, kind):
-        raise StudyError(f"{name}={value!r}: give {what}.")
+        raise StudyError(f"{name}={value!r}: give {expected}.")
 
 
 def trade_offs(study: StudyRecord, recipe: RecipeLike | None = None) -> list[TradeOff]:
@@ -250,7 +250,7 @@ class _Advice:
         (count,) = groups
         sums = [fsum(drops) for drops in zip(*(m.drops_without for m in harmful), strict=True)]
         mean = fsum(sums) / count
-        error = sqrt((count - 1) / count * fsum((one - mean) ** 2 for one in sums))
+        error = sqrt((count - 1) / count * fsum((total - mean) ** 2 for total in sums))
         distance = fsum(map(drop_of, harmful)) - max_drop
         return NormalDist().cdf(distance / error) if error > 0.0 else None
 

@@ -72,8 +72,8 @@ def _agreement(table: DataFrame) -> str:
     count, correlation = table.attrs["layers_compared"], table.attrs["rank_correlation"]
     if not count:
         return "no layer was measured in both studies: the layers of the two have different names"
-    said = f"{correlation:.2f}" if correlation == correlation else "undefined, as the drops do not differ,"
-    return f"rank correlation (Spearman) {said} over {count} layers measured in both"
+    value = f"{correlation:.2f}" if correlation == correlation else "undefined, as the drops do not differ,"
+    return f"rank correlation (Spearman) {value} over {count} layers measured in both"
 
 
 def _worst(table: DataFrame) -> list[str]:

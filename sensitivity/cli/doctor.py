@@ -53,12 +53,12 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Answe
     if unknown:
         parser.error(f"no engine is called {unknown[0]!r}; choose of {', '.join(engine_names())}, or give --import")
     findings = examine()
-    here = {"sensitivity": __version__, "python": platform.python_version(), "platform": platform.platform()}
-    head = f"sensitivity {__version__}, Python {here['python']} ({sys.executable}), {here['platform']}"
+    versions = {"sensitivity": __version__, "python": platform.python_version(), "platform": platform.platform()}
+    head = f"sensitivity {__version__}, Python {versions['python']} ({sys.executable}), {versions['platform']}"
     text = "\n".join([head, *map(_line, findings)])
     broken = [finding for finding in findings if finding.name in arguments.engines and not finding.works]
     complaint = f"{broken[0].name} does not work here: {broken[0].note}" if broken else ""
-    plain = here | {"findings": [asdict(finding) for finding in findings]}
+    plain = versions | {"findings": [asdict(finding) for finding in findings]}
     return Answer(text, plain, FAILED if broken else 0, complaint)
 
 

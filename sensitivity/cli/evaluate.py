@@ -92,13 +92,13 @@ def _text(baseline: Score, score: Score, drop: float, interval: tuple[float, flo
     scale = 100.0 if score.unit == "%" else 1.0
     score_unit = f" {score.unit}" if score.unit else ""
     drop_unit = " points" if score.unit == "%" else score_unit
-    said = f"drop {drop * scale:.4g}{drop_unit}"
+    text = f"drop {drop * scale:.4g}{drop_unit}"
     if interval is None:
-        said += ", without an interval: that needs 8 images or more, and a metric that they move"
+        text += ", without an interval: that needs 8 images or more, and a metric that they move"
     else:
         low, high = (end * scale for end in interval)
-        said += f", {LEVEL:.0%} interval {low:.4g} to {high:.4g} for other images of this kind"
+        text += f", {LEVEL:.0%} interval {low:.4g} to {high:.4g} for other images of this kind"
     return (
         f"{score.metric} {score.value * scale:.4g}{score_unit} on {score.images} images, "
-        f"{baseline.value * scale:.4g}{score_unit} in float\n{said}"
+        f"{baseline.value * scale:.4g}{score_unit} in float\n{text}"
     )

@@ -74,10 +74,10 @@ def stdout_aside() -> Iterator[None]:
     out.flush()
     with contextlib.ExitStack() as undo:
         with contextlib.suppress(OSError):
-            kept = os.dup(1)
-            undo.callback(os.close, kept)
+            stdout_copy = os.dup(1)
+            undo.callback(os.close, stdout_copy)
             os.dup2(2, 1)
-            undo.callback(os.dup2, kept, 1)
+            undo.callback(os.dup2, stdout_copy, 1)
             undo.callback(_flush_c)
             undo.callback(out.flush)  # what was printed through a name that somebody kept
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))

@@ -66,12 +66,12 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    for option, name, what in (
+    for option, name, contents in (
         ("--out", "tuned.json", "the scheme and every step of the way there"),
         ("--scheme", "scheme.json", "the scheme alone, for deploy and verify"),
         ("--picture", "path.png", "the score of every step; .png, .svg or .pdf"),
     ):
-        parser.add_argument(option, type=Path, default=Path(name), metavar="FILE", help=f"{what} (default: {name})")
+        parser.add_argument(option, type=Path, default=Path(name), metavar="FILE", help=f"{contents} (default: {name})")
     parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every step as a row")
 
 

@@ -67,11 +67,11 @@ def draw_scene(seed: int, index: int, style: Style = CLEAR) -> tuple[Pixels, lis
     """
     rng = np.random.default_rng([seed, index])
     height, width = SIZES[int(rng.integers(len(SIZES)))]
-    image, things = _draw(rng, height, width, style)
-    while len(things) < 2:  # one thing may have hidden all others
-        image, things = _draw(rng, height, width, style)
+    image, objects = _draw(rng, height, width, style)
+    while len(objects) < 2:  # one thing may have hidden all others
+        image, objects = _draw(rng, height, width, style)
     grain = rng.normal(0, 4, image.shape)
-    return np.clip(np.rint(image + grain), 0, 255).astype(np.uint8), things
+    return np.clip(np.rint(image + grain), 0, 255).astype(np.uint8), objects
 
 
 def draw_scenes(count: int, seed: int) -> tuple[list[Pixels], dict[str, Any]]:
@@ -90,11 +90,11 @@ def draw_scenes(count: int, seed: int) -> tuple[list[Pixels], dict[str, Any]]:
     annotations: list[dict[str, Any]] = []
     numbers = {name: number for number, name in enumerate(OUTLINES, start=1)}
     for index in range(count):
-        image, things = draw_scene(seed, index)
+        image, objects = draw_scene(seed, index)
         images.append(image)
         height, width = image.shape[:2]
         records.append({"id": index + 1, "file_name": f"{index + 1:06d}.png", "height": height, "width": width})
-        for category, mask in things:
+        for category, mask in objects:
             place = {"id": len(annotations) + 1, "image_id": index + 1, "category_id": numbers[category]}
             annotations.append(place | _annotate(mask))
     return images, {
@@ -154,14 +154,14 @@ def _radii(rng: np.random.Generator, style: Style) -> Floats:
 
 def _visible(placed: list[tuple[str, Mask]], least_share: float) -> list[tuple[str, Mask]]:
     """Cut what nearer things hide, and leave out things of which hardly anything is left."""
-    kept: list[tuple[str, Mask]] = []
+    visible: list[tuple[str, Mask]] = []
     hidden = np.zeros_like(placed[0][1])
     for category, mask in reversed(placed):
-        seen = mask & ~hidden
+        visible_part = mask & ~hidden
         hidden |= mask
-        if seen.sum() >= max(LEAST_VISIBLE_PIXELS, least_share * mask.sum()):
-            kept.append((category, seen))
-    return kept[::-1]
+        if visible_part.sum() >= max(LEAST_VISIBLE_PIXELS, least_share * mask.sum()):
+            visible.append((category, visible_part))
+    return visible[::-1]
 
 
 def _annotate(mask: Mask) -> dict[str, Any]:

@@ -23,11 +23,11 @@ Next, your own model and data:
 
 def tell_setting(console: Console, wrapped: sv.Wrapped, task: sv.PromptedMasks, *, calibration_images: int) -> None:
     """What is analysed, and on what."""
-    things = len(task.annotations.annotations)
+    objects = len(task.annotations.annotations)
     parameters = sum(layer.parameters for layer in wrapped.layers)
     facts = Table.grid(padding=(0, 2))
     facts.add_row("model", f"image encoder of {wrapped.name}: {len(wrapped.layers)} layers, {parameters:,} parameters")
-    facts.add_row("task", f"cut out {things} things in {len(task)} drawn scenes, each pointed at with its box")
+    facts.add_row("task", f"cut out {objects} things in {len(task)} drawn scenes, each pointed at with its box")
     facts.add_row("metric", f"{task.metric}: overlap of mask and truth, mean over things")
     facts.add_row("ranges", f"of int8 activations from {calibration_images} other scenes")
     console.print("\n[bold]Which layers break when they are quantized, one at a time?[/]\n")
@@ -38,14 +38,12 @@ def tell_layers(console: Console, study: sv.Study) -> None:
     """Every layer with its drop under every recipe, then the dips by name."""
     verdicts = {recipe: study.verdicts(recipe) for recipe in study.recipes}
     drops = {recipe: {m.layer: m.drop for m in study.of_recipe(recipe)} for recipe in study.recipes}
-    longest = max(drop or 0.0 for found in drops.values() for drop in found.values())
+    longest = max(drop or 0.0 for layer_drops in drops.values() for drop in layer_drops.values())
     table = _table("layer", "kind", "role", numbers=[*study.recipes, ""])
     for layer in study.layers:
-        found = [drops[recipe][layer.name] for recipe in study.recipes]
-        cells = [
-            _drop(study, drop, verdicts[recipe].get(layer.name)) for recipe, drop in zip(drops, found, strict=True)
-        ]
-        bar = Bar(longest, 0, max(0.0, *(drop or 0.0 for drop in found)), width=BAR_WIDTH, color="red")
+        row = [drops[recipe][layer.name] for recipe in study.recipes]
+        cells = [_drop(study, drop, verdicts[recipe].get(layer.name)) for recipe, drop in zip(drops, row, strict=True)]
+        bar = Bar(longest, 0, max(0.0, *(drop or 0.0 for drop in row)), width=BAR_WIDTH, color="red")
         table.add_row(layer.name, layer.kind, layer.role, *cells, bar)
     baseline = f"[bold]{_shown(study, study.baseline.value)} {study.unit}[/]"
     console.print(f"With nothing quantized, {study.metric} is {baseline}. Points lost with one layer quantized:", table)

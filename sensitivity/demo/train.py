@@ -96,10 +96,10 @@ class Examples:
 
 def prepare(sam: EfficientViTSam, index: int) -> Scene:
     """Draw a scene of the training series and bring it into the model's frame."""
-    image, things = draw_scene(TRAINING_SEED, index, CROWDED)
-    masks = torch.stack([_fit(mask, 4 * sam.config.embedding_size) for _, mask in things])
+    image, objects = draw_scene(TRAINING_SEED, index, CROWDED)
+    masks = torch.stack([_fit(mask, 4 * sam.config.embedding_size) for _, mask in objects])
     scale = sam.config.image_size / max(image.shape[:2])
-    boxes = torch.tensor([_box(mask) for _, mask in things]) * scale
+    boxes = torch.tensor([_box(mask) for _, mask in objects]) * scale
     return Scene(sam.preprocess(image)[0].half(), masks, boxes)
 
 
@@ -108,9 +108,9 @@ def batches(scenes: Sequence[Scene], settings: Settings) -> Iterator[Examples]:
     rng = np.random.default_rng(settings.seed)
     while True:
         chosen = [scenes[index] for index in rng.integers(len(scenes), size=settings.images)]
-        things = [torch.from_numpy(rng.integers(len(scene.boxes), size=settings.prompts)) for scene in chosen]
-        boxes = torch.stack([scene.boxes[which] for scene, which in zip(chosen, things, strict=True)])
-        masks = torch.stack([scene.masks[which] for scene, which in zip(chosen, things, strict=True)])
+        picks = [torch.from_numpy(rng.integers(len(scene.boxes), size=settings.prompts)) for scene in chosen]
+        boxes = torch.stack([scene.boxes[picked] for scene, picked in zip(chosen, picks, strict=True)])
+        masks = torch.stack([scene.masks[picked] for scene, picked in zip(chosen, picks, strict=True)])
         sides = (boxes[..., 2:] - boxes[..., :2]).repeat(1, 1, 2)
         jitter = torch.from_numpy(rng.standard_normal(boxes.shape).astype(np.float32))
         yield Examples(
@@ -138,8 +138,8 @@ def loss(logits: Tensor, iou: Tensor, examples: Examples) -> Tensor:
     soft = logits.sigmoid()
     dice = 1 - (2 * (soft * truth).sum((-1, -2)) + 1) / (soft.sum((-1, -2)) + truth.sum((-1, -2)) + 1)
     best = (entropy + dice).min(dim=-1).values
-    found, true = logits.detach() > 0, truth > 0.5
-    actual = (found & true).sum((-1, -2)) / (found | true).sum((-1, -2)).clamp(min=1)
+    predicted, true = logits.detach() > 0, truth > 0.5
+    actual = (predicted & true).sum((-1, -2)) / (predicted | true).sum((-1, -2)).clamp(min=1)
     return best.mean() + F.mse_loss(iou, actual)
 
 
@@ -206,17 +206,17 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=5000, help="generated scenes to learn from")
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    torch.manual_seed(given.seed)
-    sam = load("tiny", checkpoint=given.start) if given.start else build("tiny")
-    print(f"drawing {given.scenes} scenes", flush=True)
-    scenes = [prepare(sam, index) for index in range(given.scenes)]
-    settings = Settings(steps=given.steps, learning_rate=given.learning_rate, seed=given.seed)
-    train(sam, scenes, settings, checkpoint=given.out)
+    options = parser.parse_args()
+    torch.manual_seed(options.seed)
+    sam = load("tiny", checkpoint=options.start) if options.start else build("tiny")
+    print(f"drawing {options.scenes} scenes", flush=True)
+    scenes = [prepare(sam, index) for index in range(options.scenes)]
+    settings = Settings(steps=options.steps, learning_rate=options.learning_rate, seed=options.seed)
+    train(sam, scenes, settings, checkpoint=options.out)
     settle_norms(sam, batches(scenes, settings))
-    save_file(sam.state_dict(), given.out)
+    save_file(sam.state_dict(), options.out)
     print(", ".join(f"{name} {value:.2%}" for name, value in score(sam, 200).items()))
-    print(f"wrote {given.out}, {given.out.stat().st_size:,} bytes")
+    print(f"wrote {options.out}, {options.out.stat().st_size:,} bytes")
 
 
 def _rate(progress: float) -> float:

@@ -343,9 +343,9 @@ class Deployed:
         return getattr(self.__dict__["_model"], name)
 
     def __repr__(self) -> str:
-        where = ", ".join(part.path or "the whole model" for part in self.parts)
+        part_paths = ", ".join(part.path or "the whole model" for part in self.parts)
         lines = [
-            f"Deployed({self.plan.layers.model} on {self.name}: {where}; {len(self.plan.recipes)} of "
+            f"Deployed({self.plan.layers.model} on {self.name}: {part_paths}; {len(self.plan.recipes)} of "
             f"{len(self.plan.layers)} layers quantized)"
         ]
         lines += [f"left in float: {name}: {reason}" for name, reason in self.plan.left_out.items()]

@@ -129,8 +129,8 @@ def check(name: str, value: object, kind: Any, error: type[SensitivityError]) ->
         return
     refused = next((_OURS[each.__name__][0] for each in _classes(kind) if each.__name__ in _OURS), error)
     part = _wrong_part(kind, value)
-    what = f"{name}={_shown(value)}" if part is value else f"{name} holds {_shown(part)}"
-    raise refused(f"{what}: give {_expected(kind)}.")
+    argument = f"{name}={_shown(value)}" if part is value else f"{name} holds {_shown(part)}"
+    raise refused(f"{argument}: give {_expected(kind)}.")
 
 
 def number(

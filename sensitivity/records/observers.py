@@ -120,11 +120,11 @@ def _checked(argument: str, values: Iterable[Any], choices: tuple[str, ...]) -> 
     """The values as a tuple; what is none of the choices is refused."""
     if not isinstance(values, (str, list, tuple, set, frozenset)):
         raise RecipeError(f"{argument}={values!r:.80}: give one of {', '.join(choices)}, or several in a list.")
-    given = (values,) if isinstance(values, str) else tuple(values)
-    for value in given:
+    names = (values,) if isinstance(values, str) else tuple(values)
+    for value in names:
         if not isinstance(value, str) or value not in choices:
             raise RecipeError(f"{argument} has {value!r}. Choose from: {', '.join(choices)}.")
-    return given
+    return names
 
 
 def find_observer(name: str) -> ObserverKind:

@@ -18,9 +18,9 @@ GRANULARITIES: tuple[str, ...] = get_args(Granularity)
 PLACEMENTS: tuple[str, ...] = get_args(Placement)
 
 
-def _check(what: str, value: object, choices: tuple[str, ...]) -> None:
+def _check(field: str, value: object, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise RecipeError(f"{what} {value!r} is not known. Choose one of: {', '.join(choices)}.")
+        raise RecipeError(f"{field} {value!r} is not known. Choose one of: {', '.join(choices)}.")
 
 
 def _as_call(value: Any, always: tuple[str, ...]) -> str:

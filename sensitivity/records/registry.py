@@ -30,12 +30,12 @@ class Registry(Generic[Value]):
     """
 
     def __init__(
-        self, what: str, how: str, ours: Iterable[Value], *, error: type[SensitivityError] = RecipeError
+        self, what: str, how: str, builtin: Iterable[Value], *, error: type[SensitivityError] = RecipeError
     ) -> None:
         self._error = error
         self._what = what
         self._how = how
-        self._values = {value.name: value for value in ours}
+        self._values = {value.name: value for value in builtin}
         self._ours = frozenset(self._values)
 
     def add(self, value: Value, *, replace: bool = False) -> None:

@@ -81,7 +81,7 @@ class Scheme:
     def __post_init__(self) -> None:
         if not isinstance(self.rest, str) or self.rest not in get_args(Rest):
             raise RecipeError(f"rest={self.rest!r} is no precision for the rest of a network. Choose fp32, bf16, fp16.")
-        words = isinstance(self.keep_fp32, tuple) and all(isinstance(one, str) and one for one in self.keep_fp32)
+        words = isinstance(self.keep_fp32, tuple) and all(isinstance(entry, str) and entry for entry in self.keep_fp32)
         if not words:
             raise RecipeError(
                 f"keep_fp32={self.keep_fp32!r} must be a tuple of text: 'norms', 'attention', or paths of modules."
@@ -141,12 +141,12 @@ class Scheme:
     @checked(RecipeError)
     def protect(self, pattern: str | Iterable[str]) -> Scheme:
         """The same scheme, with the selected layers kept in high precision."""
-        return self._with(Rule(one, None) for one in _as_list(pattern))
+        return self._with(Rule(each, None) for each in _as_list(pattern))
 
     @checked(RecipeError)
     def quantize(self, pattern: str | Iterable[str], recipe: Recipe) -> Scheme:
         """The same scheme, with the selected layers given the recipe."""
-        return self._with(Rule(one, recipe) for one in _as_list(pattern))
+        return self._with(Rule(each, recipe) for each in _as_list(pattern))
 
     @checked(RecipeError)
     def with_rest(self, rest: Rest, *, keep_fp32: str | Iterable[str] = ()) -> Scheme:
@@ -165,8 +165,8 @@ class Scheme:
             >>> Scheme().with_rest("fp16", keep_fp32=("norms", "attention")).keep_fp32
             ('norms', 'attention')
         """
-        kept = (keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32)
-        return replace(self, rest=rest, keep_fp32=kept, predicted_drop=None, size_bytes=None, miss_probability=None)
+        entries = (keep_fp32,) if isinstance(keep_fp32, str) else tuple(keep_fp32)
+        return replace(self, rest=rest, keep_fp32=entries, predicted_drop=None, size_bytes=None, miss_probability=None)
 
     @checked(RecipeError)
     def handover(self, tool: str, layers: Sequence[Layer] | None = None) -> Handover:
@@ -232,7 +232,7 @@ class Scheme:
             rules = tuple(
                 Rule(r["pattern"], Recipe.from_json(r["recipe"]) if r["recipe"] else None) for r in plain["rules"]
             )
-            kept = tuple(plain.get("keep_fp32", ()))
+            entries = tuple(plain.get("keep_fp32", ()))
             reasons = dict(plain.get("reasons", {}))
         except RecipeError:
             raise  # a ValueError, and says more
@@ -244,7 +244,7 @@ class Scheme:
             plain.get("predicted_drop"),
             plain.get("size_bytes"),
             plain.get("rest", "fp32"),
-            kept,
+            entries,
             plain.get("unit", ""),
             plain.get("miss_probability"),
         )
@@ -278,7 +278,7 @@ def _as_list(names: str | Iterable[str]) -> list[str]:
     """Patterns that each mean by themselves what they meant in the list."""
     patterns = [names] if isinstance(names, str) else list(names)
     without = [pattern for pattern in patterns if takes_away(pattern)]
-    others = [pattern for pattern in patterns if pattern not in without]
+    positive = [pattern for pattern in patterns if pattern not in without]
     if not without:
-        return others
-    return [" & ".join([pattern, *without]) for pattern in others or [EVERYTHING]]
+        return positive
+    return [" & ".join([pattern, *without]) for pattern in positive or [EVERYTHING]]

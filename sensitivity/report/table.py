@@ -108,14 +108,14 @@ def compare(
     Raises:
         StudyError: If a recipe is unknown, or left out where there are several.
     """
-    mine = _drops(study, recipe)
+    own_drops = _drops(study, recipe)
     try:
-        theirs = _drops(other, other_recipe)
+        other_drops = _drops(other, other_recipe)
     except StudyError as error:
         raise StudyError(f"other_recipe: {error}") from error
-    both = mine.merge(theirs, on="name", how="outer", suffixes=("", "_other"), sort=False)
+    both = own_drops.merge(other_drops, on="name", how="outer", suffixes=("", "_other"), sort=False)
     layers = {layer.name: layer for layer in (*other.layers, *study.layers)}
-    order = {name: position for position, name in enumerate(dict.fromkeys([*mine["name"], *theirs["name"]]))}
+    order = {name: position for position, name in enumerate(dict.fromkeys([*own_drops["name"], *other_drops["name"]]))}
     both = both.sort_values("name", key=lambda names: names.map(order), ignore_index=True)
     both.insert(1, "kind", [layers[name].kind for name in both["name"]])
     both.insert(2, "role", [layers[name].role for name in both["name"]])

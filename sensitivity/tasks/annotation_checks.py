@@ -29,7 +29,7 @@ def records_of(plain: Mapping[str, Any], part: str, keys: Sequence[str], origin:
         keys_found = sorted(map(str, plain))
         raise AnnotationError(f"{origin} has no list {part!r}; its keys are {keys_found}. Expected a COCO file.")
     records: list[Record] = []
-    seen: set[int] = set()
+    known_ids: set[int] = set()
     for position, record in enumerate(plain[part]):
         place = f"{part}[{position}] of {origin}"
         if not isinstance(record, Mapping):
@@ -38,9 +38,9 @@ def records_of(plain: Mapping[str, Any], part: str, keys: Sequence[str], origin:
         if missing:
             raise AnnotationError(f"{place} lacks {missing}; it has {sorted(map(str, record))}.")
         number = _whole(record["id"], "id", place)
-        if number in seen:
+        if number in known_ids:
             raise AnnotationError(f"{part} of {origin} has the id {number} twice. Number them differently.")
-        seen.add(number)
+        known_ids.add(number)
         records.append({**record, "id": number})
     return records
 

@@ -99,8 +99,8 @@ class CocoAnnotations:
         if limit < 1:
             raise TaskError(f"limit={limit}: it must be 1 or more, or None for all images.")
         images = self.images[:limit]
-        kept = {image["id"] for image in images}
-        annotations = tuple(annotation for annotation in self.annotations if annotation["image_id"] in kept)
+        image_ids = {image["id"] for image in images}
+        annotations = tuple(annotation for annotation in self.annotations if annotation["image_id"] in image_ids)
         return replace(self, images=images, annotations=annotations)
 
     @cached_property

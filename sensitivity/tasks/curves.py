@@ -146,8 +146,8 @@ class Matched:
         for group in map(list, groups):
             left_out = np.zeros(1 + max(self.images, default=0), bool)
             left_out[np.intersect1d(self.images, np.array(group, np.intp))] = True
-            rest = [image for image in self.images if not left_out[image]]
-            yield counted.curves(self.truth.count(rest)[size], left_out[self.places])
+            remaining = [image for image in self.images if not left_out[image]]
+            yield counted.curves(self.truth.count(remaining)[size], left_out[self.places])
 
 
 def _so_far(counts: Bools) -> Ints:
@@ -178,8 +178,8 @@ def _at_recall_levels(precision: Floats, cells: Ints, objects: Ints) -> Floats:
     place = np.repeat(np.arange(len(starts)), hits)
     padded = np.zeros(len(cells) + len(starts))
     padded[np.arange(len(cells)) + place] = precision
-    numbers, which = np.unique(objects[cells_hit % len(objects)], return_inverse=True)
-    needed = np.stack([_hits_needed(int(number)) for number in numbers])[which]
+    numbers, places = np.unique(objects[cells_hit % len(objects)], return_inverse=True)
+    needed = np.stack([_hits_needed(int(number)) for number in numbers])[places]
     reached = np.minimum(needed, hits[:, None])
     begin = (starts + np.arange(len(starts)))[:, None]
     best_until_next_level = np.maximum.reduceat(padded, (begin + reached).ravel()).reshape(reached.shape)

@@ -344,17 +344,17 @@ def check_prediction(prediction: Any, size: Size, *, iou_type: str, categories: 
             f"predictions have labels {unknown[:5]}, which are no category. Known are {_span(categories)}. {advice}"
         )
     if part == "boxes":
-        kept: Any = _finite_array(prediction, "boxes", shape=(-1, 4))
+        shapes: Any = _finite_array(prediction, "boxes", shape=(-1, 4))
     elif part == "keypoints":
-        kept = _keypoints(prediction)
+        shapes = _keypoints(prediction)
     else:
-        kept = _masks(prediction["masks"], size)
-    if not len(scores) == len(labels) == len(kept):
+        shapes = _masks(prediction["masks"], size)
+    if not len(scores) == len(labels) == len(shapes):
         raise PredictionError(
-            f"a prediction has {len(scores)} scores, {len(labels)} labels and {len(kept)} {part}; expected as many."
+            f"a prediction has {len(scores)} scores, {len(labels)} labels and {len(shapes)} {part}; expected as many."
         )
     ids = np.array([categories[label] for label in labels.tolist()], np.int64)
-    return {"scores": scores, "labels": ids, part: kept}
+    return {"scores": scores, "labels": ids, part: shapes}
 
 
 def _label_table(labels: Labels, category_ids: Sequence[int]) -> dict[int, int]:

@@ -20,7 +20,7 @@ from sensitivity.tasks.matching import (
     Objects,
     Words,
     by_threshold,
-    lanes_of_areas,
+    criteria_of_areas,
     match,
     place_in_run,
 )
@@ -64,16 +64,16 @@ class Detections:
 class Matches:
     """What became of M detections, in the order in which they are counted: by category, then best score first.
 
-    A lane is an IoU threshold and an object size, see ``matching``. What is neither true nor ignored in a lane is a
-    false positive there. ``by_threshold(matches.true, "all")[0]`` are the true positives at IoU 0.5 of objects of any
-    size; with ``Detections.images[matches.detections]`` they can be summed up image by image.
+    A criterion is an IoU threshold and an object size, see ``matching``. What is neither true nor ignored in a
+    criterion is a false positive there. ``by_threshold(matches.true, "all")[0]`` are the true positives at IoU 0.5 of
+    objects of any size; with ``Detections.images[matches.detections]`` they can be summed up image by image.
 
     Attributes:
         detections: (M,) index into the detections given; those that are missing are not counted at all.
         categories: (M,) index into ``CocoAnnotations.category_ids``, ascending; all 0 if categories are not used.
         ranks: (M,) 0 for the best detection of its category in its image, and so on.
-        true: (M,) words: lanes in which it found an object.
-        ignored: (M,) words: lanes in which it does not count, since it found a crowd region or an object of another
+        true: (M,) words: criteria in which it found an object.
+        ignored: (M,) words: criteria in which it does not count, since it found a crowd region or an object of another
             size, or found nothing and is of another size itself.
     """
 
@@ -112,16 +112,16 @@ class GroundTruth:
         self._object_places = np.array([place[known["image_id"]] for known in truth], np.intp)
         categories = self._category_index(np.array([known["category_id"] for known in truth], np.intp))
         self._object_groups = self._groups(categories)
-        lanes = lanes_of_areas(np.array([known["area"] for known in truth], np.float64))
+        criteria = criteria_of_areas(np.array([known["area"] for known in truth], np.float64))
         crowd = np.array([bool(known["iscrowd"]) for known in truth], bool)
         self._objects = Objects(
             queues=self._queues(self._object_places, self._object_groups),
             crowd=crowd,
-            lanes=np.where(crowd | _without_keypoints(truth, iou_type), np.uint64(0), lanes),
+            criteria=np.where(crowd | _without_keypoints(truth, iou_type), np.uint64(0), criteria),
             shapes=_shapes(truth, annotations, iou_type, sigmas),
         )
         # an object counts at all thresholds or at none
-        self._counts = {size: by_threshold(self._objects.lanes, size)[0] for size in SIZES}
+        self._counts = {size: by_threshold(self._objects.criteria, size)[0] for size in SIZES}
 
     def count(self, images: Sequence[int]) -> dict[str, Ints]:
         """Number of objects that count: size -> (K,) by category, or all in the first if categories are not used.
@@ -156,8 +156,8 @@ class GroundTruth:
         ranks = place_in_run(queues[order])
         best = np.flatnonzero(ranks < limit)
         order, ranks = order[best], ranks[best]
-        kept = detections.take(order)
-        true, ignored = match(self._objects, queues[order], kept.shapes, kept.areas())
+        ordered = detections.take(order)
+        true, ignored = match(self._objects, queues[order], ordered.shapes, ordered.areas())
         counted = np.argsort(groups[order] * len(levels) + levels[order], kind="stable")
         order = order[counted]
         return Matches(order, groups[order], ranks[counted], true[counted], ignored[counted])

@@ -140,13 +140,13 @@ class CocoKeypoints(DetectionTask):
         return GroundTruth(self.annotations, "keypoints", sigmas=self._sigmas)
 
     def _checked(self, prediction: Any, size: Size, position: int) -> Prediction:
-        kept = super()._checked(prediction, size, position)
-        found = kept["keypoints"].shape[1]
-        if len(kept["keypoints"]) and found != len(self._sigmas):
+        checked = super()._checked(prediction, size, position)
+        count = checked["keypoints"].shape[1]
+        if len(checked["keypoints"]) and count != len(self._sigmas):
             raise PredictionError(
-                f"a pose of the prediction has {found} keypoints; expected {len(self._sigmas)}, one for each sigma."
+                f"a pose of the prediction has {count} keypoints; expected {len(self._sigmas)}, one for each sigma."
             )
-        return kept
+        return checked
 
     def _shapes_look_like(self, images: Sequence[Seen]) -> str | None:
         return shapes_look_like(images, self._input_size, noun="poses", orders=POSE_ORDERS)

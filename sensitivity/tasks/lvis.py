@@ -17,7 +17,7 @@ from sensitivity.tasks.coco import as_detections, choose_images, load_annotation
 from sensitivity.tasks.curves import Curves, Matched
 from sensitivity.tasks.detector import DetectionTask
 from sensitivity.tasks.ground_truth import Detections, GroundTruth
-from sensitivity.tasks.matching import ALL_LANES, Bools, Ints, place_in_run
+from sensitivity.tasks.matching import ALL_CRITERIA, Bools, Ints, place_in_run
 from sensitivity.tasks.segmentations import whole_number
 
 MAX_DETECTIONS = 300
@@ -139,7 +139,9 @@ class _FederatedTruth:
         judged = self._judged(detections)
         matches = self.objects.match(judged, images, limit=MAX_DETECTIONS)
         excused = np.isin(self._keys(judged), self._incomplete)[matches.detections]
-        matches = replace(matches, ignored=matches.ignored | np.where(excused, ALL_LANES & ~matches.true, np.uint64(0)))
+        matches = replace(
+            matches, ignored=matches.ignored | np.where(excused, ALL_CRITERIA & ~matches.true, np.uint64(0))
+        )
         return Matched(self.objects, matches, judged.images[matches.detections], images, (MAX_DETECTIONS,))
 
     def _judged(self, detections: Detections) -> Detections:

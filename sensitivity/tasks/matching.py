@@ -1,8 +1,8 @@
 """Which detection finds which object, at all IoU thresholds and for all object sizes at once.
 
-COCO matches the same detections forty times: at ten IoU thresholds, for objects of four sizes. One such case is a
-*lane*: bit ``10 * size + threshold`` of a 64-bit word, so that every decision below is made in all lanes by a few bit
-operations on whole arrays, and none of them is repeated.
+COCO matches the same detections forty times: at ten IoU thresholds, for objects of four sizes. One such pair of a
+threshold and a size is a *criterion*. Each is bit ``10 * size + threshold`` of a 64-bit word, so that a few bit
+operations on whole arrays make every decision below for all criteria, and none is repeated.
 """
 
 from __future__ import annotations
@@ -27,16 +27,18 @@ IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 SIZES = {"all": (0.0, 1e10), "small": (0.0, 32.0**2), "medium": (32.0**2, 96.0**2), "large": (96.0**2, 1e10)}
 
 _THRESHOLDS = len(IOU_THRESHOLDS)
-_LANES_OF_SIZE = {size: np.uint64((2**_THRESHOLDS - 1) << (_THRESHOLDS * number)) for number, size in enumerate(SIZES)}
-# entry n: the lanes of the n lowest thresholds, for every size
-_LANES_BELOW = np.array(
+_CRITERIA_OF_SIZE = {
+    size: np.uint64((2**_THRESHOLDS - 1) << (_THRESHOLDS * number)) for number, size in enumerate(SIZES)
+}
+# entry n: the criteria of the n lowest thresholds, for every size
+_CRITERIA_BELOW = np.array(
     [
         sum((2**reached - 1) << (_THRESHOLDS * number) for number in range(len(SIZES)))
         for reached in range(_THRESHOLDS + 1)
     ],
     np.uint64,
 )
-ALL_LANES: np.uint64 = _LANES_BELOW[-1]
+ALL_CRITERIA: np.uint64 = _CRITERIA_BELOW[-1]
 
 
 @dataclass(frozen=True)
@@ -46,13 +48,13 @@ class Objects:
     Attributes:
         queues: (G,) number of the queue.
         crowd: (G,) whether it is a crowd region, which may be found any number of times.
-        lanes: (G,) words: lanes in which it counts; in the others it is ignored.
+        criteria: (G,) words: criteria in which it counts; in the others it is ignored.
         shapes: (G, 4) float64 ``x, y, width, height`` in pixels, or a list of G compressed RLE, or ``AnnotatedPoses``.
     """
 
     queues: Ints
     crowd: Bools
-    lanes: Words
+    criteria: Words
     shapes: Any
 
 
@@ -72,30 +74,30 @@ class Overlaps:
 
 
 @dataclass(frozen=True)
-class _Wishes:
-    """(W,) detections, the objects that they would take, and the lanes in which; first wishes of a detection first."""
+class _Candidates:
+    """(W,) detections, the objects that they would take, and the criteria in which; best first."""
 
     detections: Ints
     objects: Ints
-    lanes: Words
+    criteria: Words
 
 
-def lanes_of_areas(areas: Floats) -> Words:
-    """(N,) the lanes of the sizes that each of (N,) areas in pixels belongs to; bounds belong to both sides."""
-    lanes = np.zeros(len(areas), np.uint64)
+def criteria_of_areas(areas: Floats) -> Words:
+    """(N,) the criteria of the sizes that each of (N,) areas in pixels belongs to; bounds belong to both sides."""
+    criteria = np.zeros(len(areas), np.uint64)
     for size, (smallest, largest) in SIZES.items():
-        lanes[(areas >= smallest) & (areas <= largest)] |= _LANES_OF_SIZE[size]
-    return lanes
+        criteria[(areas >= smallest) & (areas <= largest)] |= _CRITERIA_OF_SIZE[size]
+    return criteria
 
 
-def by_threshold(lanes: Words, size: str) -> Bools:
-    """(10, N) the lanes of one size in each of (N,) words, by IoU threshold.
+def by_threshold(criteria: Words, size: str) -> Bools:
+    """(10, N) the criteria of one size in each of (N,) words, by IoU threshold.
 
     Args:
-        lanes: (N,) words.
+        criteria: (N,) words.
         size: One of ``SIZES``.
     """
-    of_size = (lanes >> np.uint64(_THRESHOLDS * list(SIZES).index(size))).astype(np.uint16)
+    of_size = (criteria >> np.uint64(_THRESHOLDS * list(SIZES).index(size))).astype(np.uint16)
     is_set: Bools = (of_size & (1 << np.arange(_THRESHOLDS, dtype=np.uint16))[:, None]) != 0
     return is_set
 
@@ -122,9 +124,9 @@ def match(truth: Objects, queues: Ints, shapes: Any, areas: Floats) -> tuple[Wor
         areas: (D,) in pixels.
 
     Returns:
-        (D,) lanes in which each detection found an object that counts; and (D,) lanes in which the detection does not
-        count, since it found an ignored object, or found nothing and is of another size itself. In the remaining lanes
-        it is a false positive.
+        (D,) criteria by which each detection found an object that counts; and (D,) criteria by which the detection does
+        not count, since it found an ignored object, or found nothing and is of another size itself. By the remaining
+        criteria it is a false positive.
 
     Source:
         ``COCOeval.evaluateImg`` of pycocotools 2.0.11, with its thresholds and sizes.
@@ -139,7 +141,7 @@ def match(truth: Objects, queues: Ints, shapes: Any, areas: Floats) -> tuple[Wor
     else:
         overlaps = box_overlaps(shapes[hopeful], truth, first[hopeful], last[hopeful])
     true[hopeful], ignored[hopeful] = assign(overlaps, queues[hopeful], truth)
-    return true, ignored | (~(true | lanes_of_areas(areas)) & ALL_LANES)
+    return true, ignored | (~(true | criteria_of_areas(areas)) & ALL_CRITERIA)
 
 
 def box_overlaps(boxes_found: Floats, truth: Objects, first: Ints, last: Ints) -> Overlaps:
@@ -209,7 +211,7 @@ def assign(overlaps: Overlaps, queues: Ints, truth: Objects) -> tuple[Words, Wor
     """Let every detection, best first, take the free object that it overlaps most.
 
     An object that counts goes before one that is ignored; of equal overlaps the last object is taken. An object is
-    taken once in each lane, but a crowd region as often as it is found.
+    taken once in each criterion, but a crowd region as often as it is found.
 
     Args:
         overlaps: Indices into the detections and objects below.
@@ -217,36 +219,37 @@ def assign(overlaps: Overlaps, queues: Ints, truth: Objects) -> tuple[Words, Wor
         truth: The objects.
 
     Returns:
-        (D,) lanes in which each detection took an object that counts, and (D,) lanes in which it took an ignored one.
+        (D,) criteria in which each detection took an object that counts, and (D,) those in which it took an ignored
+        one.
     """
-    wishes, wish, turn = _wishes(overlaps, queues, truth.lanes)
-    order = np.lexsort((wish, turn))
-    ends = np.flatnonzero((np.diff(wish[order]) != 0) | (np.diff(turn[order]) != 0)) + 1
-    free = np.full(len(truth.lanes), ALL_LANES)
-    reusable = np.where(truth.crowd, ALL_LANES, np.uint64(0))
+    candidates, rank, turn = _candidates(overlaps, queues, truth.criteria)
+    order = np.lexsort((rank, turn))
+    ends = np.flatnonzero((np.diff(rank[order]) != 0) | (np.diff(turn[order]) != 0)) + 1
+    free = np.full(len(truth.criteria), ALL_CRITERIA)
+    reusable = np.where(truth.crowd, ALL_CRITERIA, np.uint64(0))
     true, taken = np.zeros(len(queues), np.uint64), np.zeros(len(queues), np.uint64)
-    # One step is the n-th wish of at most one detection a queue: no two of them can want the same object.
+    # One step is the candidate of rank n of at most one detection a queue: no two of them can want the same object.
     for step in np.split(order, ends):
-        detection, wanted = wishes.detections[step], wishes.objects[step]
-        gain = wishes.lanes[step] & free[wanted] & ~taken[detection]
+        detection, wanted_objects = candidates.detections[step], candidates.objects[step]
+        gain = candidates.criteria[step] & free[wanted_objects] & ~taken[detection]
         taken[detection] |= gain
-        true[detection] |= gain & truth.lanes[wanted]
-        free[wanted] &= ~gain | reusable[wanted]
+        true[detection] |= gain & truth.criteria[wanted_objects]
+        free[wanted_objects] &= ~gain | reusable[wanted_objects]
     return true, taken & ~true
 
 
-def _wishes(overlaps: Overlaps, queues: Ints, counting: Words) -> tuple[_Wishes, Ints, Ints]:
-    """What each detection would take; the number of the wish among its own; and its turn among those of its queue."""
-    reached = _LANES_BELOW[np.searchsorted(IOU_THRESHOLDS, overlaps.ious, side="right")]
+def _candidates(overlaps: Overlaps, queues: Ints, counting: Words) -> tuple[_Candidates, Ints, Ints]:
+    """Candidate objects of each detection; their rank among its own; and its turn among the detections of its queue."""
+    reached = _CRITERIA_BELOW[np.searchsorted(IOU_THRESHOLDS, overlaps.ious, side="right")]
     counts = counting[overlaps.objects]
-    lanes = np.concatenate([reached & counts, reached & ~counts])
+    criteria = np.concatenate([reached & counts, reached & ~counts])
     second_choice = np.repeat([False, True], len(reached))
     detections, objects, ious = (np.tile(part, 2) for part in (overlaps.detections, overlaps.objects, overlaps.ious))
     order = np.lexsort((-objects, -ious, second_choice, detections))
-    order = order[lanes[order] != 0]
-    wishes = _Wishes(detections[order], objects[order], lanes[order])
-    wish = place_in_run(wishes.detections)
+    order = order[criteria[order] != 0]
+    candidates = _Candidates(detections[order], objects[order], criteria[order])
+    rank = place_in_run(candidates.detections)
     turns = np.zeros(len(queues), np.intp)
-    candidates = wishes.detections[wish == 0]
-    turns[candidates] = place_in_run(queues[candidates])
-    return wishes, wish, turns[wishes.detections]
+    matching = candidates.detections[rank == 0]
+    turns[matching] = place_in_run(queues[matching])
+    return candidates, rank, turns[candidates.detections]

@@ -56,11 +56,11 @@ def batched_nms(
     sides = torch.stack([*boxes.unbind(1), (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])])
     order = scores.argsort(descending=True, stable=True)
     limit = len(order) if max_kept is None else max_kept
-    kept = order[:0]
+    survivors = order[:0]
     for block in torch.split(order, _BLOCK):
-        if len(kept) >= limit:
+        if len(survivors) >= limit:
             break
-        kept_by_label = kept[labels[kept].argsort()]
+        kept_by_label = survivors[labels[survivors].argsort()]
         first, end = _runs(labels[kept_by_label], labels[block])
         suppressed, _ = _overlapping(sides[:, block], sides[:, kept_by_label], first, end, iou_threshold)
         free = block[_without(suppressed, len(block))]
@@ -69,8 +69,8 @@ def batched_nms(
         later = torch.arange(1, len(free) + 1, device=free.device)
         _, end = _runs(free_labels, free_labels)
         better, worse = _overlapping(free_sides, free_sides, later, end, iou_threshold)
-        kept = torch.cat([kept, free[_greedy(by_label[better], by_label[worse], len(free))]])
-    return kept[:limit]
+        survivors = torch.cat([survivors, free[_greedy(by_label[better], by_label[worse], len(free))]])
+    return survivors[:limit]
 
 
 def _greedy(suppressing: Tensor, suppressed: Tensor, count: int) -> Tensor:
@@ -84,12 +84,12 @@ def _greedy(suppressing: Tensor, suppressed: Tensor, count: int) -> Tensor:
         suppressed: (E,) the other.
         count: Number of boxes.
     """
-    kept = torch.ones(count, dtype=torch.bool, device=suppressing.device)
+    survives = torch.ones(count, dtype=torch.bool, device=suppressing.device)
     while True:
-        settled = _without(suppressed[kept[suppressing]], count)
-        if torch.equal(settled, kept):
-            return kept
-        kept = settled
+        settled = _without(suppressed[survives[suppressing]], count)
+        if torch.equal(settled, survives):
+            return survives
+        survives = settled
 
 
 def _without(positions: Tensor, count: int) -> Tensor:
@@ -129,8 +129,8 @@ def _overlapping(
     width, covered = _NARROWEST, 0
     while covered < widest:
         windows = columns.unfold(1, width, 1).unbind()
-        those = torch.nonzero((number > covered) & (number <= width))[:, 0]
-        for some in torch.split(those, max(1, _PAIRS // width)):
+        pending = torch.nonzero((number > covered) & (number <= width))[:, 0]
+        for some in torch.split(pending, max(1, _PAIRS // width)):
             near = [side.index_select(0, first[some]) for side in windows]
             above = _ious(rows[:, some, None].unbind(), near) > iou_threshold
             above &= torch.arange(width, device=some.device) < number[some, None]

@@ -292,7 +292,7 @@ class PromptedMasks:
     def _instances(self, position: int) -> list[Record]:
         """Annotations that count, in file order."""
         image = self.annotations.images[position]
-        return [one for one in self.annotations.by_image[image["id"]] if one["area"] >= 1]
+        return [annotation for annotation in self.annotations.by_image[image["id"]] if annotation["area"] >= 1]
 
     def _batch(self, positions: tuple[int, ...]) -> Batch:
         return Batch(inputs=(), images=positions, context=[self._image(position) for position in positions])
@@ -304,7 +304,7 @@ class PromptedMasks:
             clicks = [self._click(instance) for instance in self._instances(position)]
             return pixels, Prompts(points=np.array(clicks, np.float64).reshape(-1, 2))
         pointed_at = self._detections[image["id"]] if self._kind == "detections" else self._instances(position)
-        boxes = np.array([one["bbox"] for one in pointed_at], np.float64).reshape(-1, 4)
+        boxes = np.array([annotation["bbox"] for annotation in pointed_at], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return pixels, Prompts(boxes=boxes)
 
@@ -338,8 +338,8 @@ class PromptedMasks:
         for position, prediction in predictions.items():
             boxes = self._detections[self.annotations.images[position]["id"]]
             for box, mask in zip(boxes, prediction["masks"], strict=True):
-                kept = {key: box[key] for key in ("image_id", "category_id", "score")}
-                results.append({**kept, "segmentation": mask})
+                fields = {key: box[key] for key in ("image_id", "category_id", "score")}
+                results.append({**fields, "segmentation": mask})
         return coco_metrics(self._truth, as_detections(results, self.annotations, "segm"), list(predictions))
 
     @cached_property
@@ -354,10 +354,10 @@ def _by_image(
         raise TaskError(f"prompts={prompts!r} is unknown. Choose 'boxes', 'points' or a JSON file of COCO results.")
     results = read_results(prompts)
     check_results(results, annotations, "bbox")
-    found: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in annotations.images}
+    by_image: dict[int, list[Mapping[str, Any]]] = {image["id"]: [] for image in annotations.images}
     for result in results:
-        found[result["image_id"]].append(result)
-    return found
+        by_image[result["image_id"]].append(result)
+    return by_image
 
 
 def _check_has_ious(prediction: Prediction) -> None:

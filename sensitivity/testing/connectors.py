@@ -150,8 +150,8 @@ class ConnectorSuite:
             outputs = connected.model(connected.preprocess(image)[None])
             before = copy.deepcopy(_tensors(outputs))
             connected.adapter(outputs, [image.shape[:2]])
-        for one, other in zip(_tensors(outputs), before, strict=True):
-            assert torch.equal(one, other)
+        for output, original in zip(_tensors(outputs), before, strict=True):
+            assert torch.equal(output, original)
 
     def test_it_can_be_sent_to_a_worker(self, network: Any) -> None:
         """Executors pickle tasks, which hold the preprocessing and the adapter."""
@@ -162,8 +162,11 @@ class ConnectorSuite:
 
     def test_its_parts_say_what_they_do_the_same_each_time(self, network: Any) -> None:
         """A task's digest is made of the text of its parts, so that a store knows its results again."""
-        one, other = self._connected(network), self._connected(network)
-        for text, again in ((repr(one.preprocess), repr(other.preprocess)), (repr(one.adapter), repr(other.adapter))):
+        first, second = self._connected(network), self._connected(network)
+        for text, again in (
+            (repr(first.preprocess), repr(second.preprocess)),
+            (repr(first.adapter), repr(second.adapter)),
+        ):
             assert text == again
             assert " at 0x" not in text, "give the class a __repr__ of its settings, as a dataclass has"
 
@@ -270,26 +273,30 @@ def _assert_agree(some: Sequence[Any], others: Sequence[Any], tolerance: float) 
     Not all need be: where two scores are as good as equal, rounding decides which one is kept.
     """
     assert len(some) == len(others)
-    for one, other in zip(some, others, strict=True):
-        share = _share(one, other, tolerance) if isinstance(one, Mapping) else _close(one, other, tolerance).mean()
+    for first, second in zip(some, others, strict=True):
+        share = (
+            _share(first, second, tolerance) if isinstance(first, Mapping) else _close(first, second, tolerance).mean()
+        )
         assert share > MOST, f"{share:.0%} of a prediction are the same"
 
 
-def _share(one: Mapping[str, Any], other: Mapping[str, Any], tolerance: float) -> float:
+def _share(first: Mapping[str, Any], second: Mapping[str, Any], tolerance: float) -> float:
     """The part of the objects of one prediction that the other has too."""
-    if not len(one["scores"]) or not len(other["scores"]):
-        return float(len(one["scores"]) == len(other["scores"]))
-    same = np.asarray(one["labels"])[:, None] == np.asarray(other["labels"])[None]
+    if not len(first["scores"]) or not len(second["scores"]):
+        return float(len(first["scores"]) == len(second["scores"]))
+    same = np.asarray(first["labels"])[:, None] == np.asarray(second["labels"])[None]
     for key in ("scores", "boxes", "masks", "keypoints"):
-        if key in one:
-            rows = [np.asarray(values[key], np.float64).reshape(len(values["scores"]), -1) for values in (one, other)]
+        if key in first:
+            rows = [
+                np.asarray(values[key], np.float64).reshape(len(values["scores"]), -1) for values in (first, second)
+            ]
             close = _close(rows[0][:, None], rows[1][None], tolerance)
             same &= close.mean(-1) > MOST if key == "masks" else close.all(-1)
     return float(same.any(1).mean())
 
 
-def _close(one: Any, other: Any, tolerance: float) -> Any:
-    return np.isclose(np.asarray(one), np.asarray(other), rtol=tolerance, atol=tolerance)
+def _close(first: Any, second: Any, tolerance: float) -> Any:
+    return np.isclose(np.asarray(first), np.asarray(second), rtol=tolerance, atol=tolerance)
 
 
 def _tensors(outputs: Any) -> list[Tensor]:

@@ -78,43 +78,43 @@ class EngineSuite:
 
     def test_outputs_are_right_and_in_order(self, engine: Engine, graph_case: GraphCase) -> None:
         """Every output equals what was found by other means."""
-        found = engine.run(*graph_case.inputs)
-        assert isinstance(found, tuple)
-        assert len(found) == len(graph_case.outputs)
-        for have, want in zip(found, graph_case.outputs, strict=True):
+        outputs = engine.run(*graph_case.inputs)
+        assert isinstance(outputs, tuple)
+        assert len(outputs) == len(graph_case.outputs)
+        for have, want in zip(outputs, graph_case.outputs, strict=True):
             assert isinstance(have, np.ndarray)
             np.testing.assert_allclose(have, want, atol=graph_case.tolerance, rtol=0)
 
     def test_the_same_inputs_give_the_same_outputs(self, engine: Engine, graph_case: GraphCase) -> None:
         """Bit for bit, run after run."""
-        for one, two in zip(engine.run(*graph_case.inputs), engine.run(*graph_case.inputs), strict=True):
-            np.testing.assert_array_equal(one, two)
+        for first, second in zip(engine.run(*graph_case.inputs), engine.run(*graph_case.inputs), strict=True):
+            np.testing.assert_array_equal(first, second)
 
     def test_outputs_stay_as_they_are_when_it_runs_again(self, engine: Engine, graph_case: GraphCase) -> None:
         """What was returned is the caller's own."""
         first = engine.run(*graph_case.inputs)
-        kept = [array.copy() for array in first]
+        copies = [array.copy() for array in first]
         engine.run(*[array * 0 for array in graph_case.inputs])
-        for have, want in zip(first, kept, strict=True):
+        for have, want in zip(first, copies, strict=True):
             np.testing.assert_array_equal(have, want)
 
     def test_inputs_are_not_changed(self, engine: Engine, graph_case: GraphCase) -> None:
         """Nothing is written to the caller's arrays."""
-        given = [array.copy() for array in graph_case.inputs]
-        engine.run(*given)
-        for have, want in zip(given, graph_case.inputs, strict=True):
+        inputs = [array.copy() for array in graph_case.inputs]
+        engine.run(*inputs)
+        for have, want in zip(inputs, graph_case.inputs, strict=True):
             np.testing.assert_array_equal(have, want)
 
     def test_inputs_need_not_be_contiguous(self, engine: Engine, graph_case: GraphCase) -> None:
         """A view with strides of its own gives the same outputs."""
         views = [np.repeat(array, 2, axis=-1)[..., ::2] for array in graph_case.inputs]
-        for one, two in zip(engine.run(*views), engine.run(*graph_case.inputs), strict=True):
-            np.testing.assert_array_equal(one, two)
+        for from_views, from_arrays in zip(engine.run(*views), engine.run(*graph_case.inputs), strict=True):
+            np.testing.assert_array_equal(from_views, from_arrays)
 
     def test_a_wrong_shape_is_refused(self, engine: Engine, graph_case: GraphCase) -> None:
         """The message tells both shapes."""
-        first, *rest = graph_case.inputs
-        message = _refused(lambda: engine.run(first[..., :-1], *rest))
+        first, *others = graph_case.inputs
+        message = _refused(lambda: engine.run(first[..., :-1], *others))
         assert str(first.shape[-1]) in message
         assert str(first.shape[-1] - 1) in message
 
@@ -125,8 +125,8 @@ class EngineSuite:
 
     def test_a_wrong_dtype_is_refused(self, engine: Engine, graph_case: GraphCase) -> None:
         """Nothing is cast in silence."""
-        first, *rest = graph_case.inputs
-        assert "float64" in _refused(lambda: engine.run(first.astype(np.float64), *rest))
+        first, *others = graph_case.inputs
+        assert "float64" in _refused(lambda: engine.run(first.astype(np.float64), *others))
 
     def test_every_node_is_accounted_for(self, engine: Engine, graph_case: GraphCase) -> None:
         """Each node that was asked for is in exactly one operation, which has a precision."""

@@ -163,9 +163,9 @@ class ObserverSuite:
         untouched.observe(first)
         untouched.merge(make())
         _assert_equal(untouched.range(), _range(make, first))
-        fresh, seen = make(), make()
-        seen.observe(first)
-        fresh.merge(seen)
+        fresh, observed = make(), make()
+        observed.observe(first)
+        fresh.merge(observed)
         _assert_equal(fresh.range(), _range(make, first))
 
     def test_a_state_brings_everything_back(self, make: Make) -> None:

@@ -59,8 +59,8 @@ class TaskSuite:
 
     def test_there_is_one_prediction_for_each_image(self, task: Task, model: Any) -> None:
         """In the order of the batch."""
-        for batch, found in _predicted(task, model):
-            assert len(found) == len(batch.images)
+        for batch, predictions in _predicted(task, model):
+            assert len(predictions) == len(batch.images)
 
     def test_predictions_are_data(self, task: Task, model: Any) -> None:
         """A store keeps dicts, lists, tuples, numpy arrays, numbers, text and None; nothing else, and no subclass."""
@@ -70,8 +70,8 @@ class TaskSuite:
 
     def test_a_model_predicts_the_same_again(self, task: Task, model: Any) -> None:
         """So that a difference is the work of a perturbation."""
-        for one, other in zip(_predictions(task, model).values(), _predictions(task, model).values(), strict=True):
-            assert [_bits(leaf) for leaf in _leaves(one)] == [_bits(leaf) for leaf in _leaves(other)]
+        for first, second in zip(_predictions(task, model).values(), _predictions(task, model).values(), strict=True):
+            assert [_bits(leaf) for leaf in _leaves(first)] == [_bits(leaf) for leaf in _leaves(second)]
 
     def test_the_metric_is_among_the_scores(self, task: Task, model: Any) -> None:
         """All of them numbers."""
@@ -87,18 +87,18 @@ class TaskSuite:
         parts = [predictions, *_halves(predictions), dict(reversed(predictions.items()))]
         first = [task.score(part) for part in parts]
         again = [task.score(part) for part in reversed(parts)][::-1]
-        for one, other in [*zip(first, again, strict=True), (first[0], first[-1])]:
-            assert one.keys() == other.keys()
-            assert all(self._close(one[name], other[name]) for name in one)
-        for one, other in zip(untouched.values(), predictions.values(), strict=True):
-            assert [_bits(leaf) for leaf in _leaves(one)] == [_bits(leaf) for leaf in _leaves(other)]
+        for result, expected in [*zip(first, again, strict=True), (first[0], first[-1])]:
+            assert result.keys() == expected.keys()
+            assert all(self._close(result[name], expected[name]) for name in result)
+        for result, expected in zip(untouched.values(), predictions.values(), strict=True):
+            assert [_bits(leaf) for leaf in _leaves(result)] == [_bits(leaf) for leaf in _leaves(expected)]
 
     def test_some_of_the_images_can_be_scored(self, task: Task, model: Any) -> None:
         """The metric is then over these images alone; it may be NaN."""
         predictions = _predictions(task, model)
-        found = [task.score(part)[task.metric] for part in [predictions, *_halves(predictions)]]
-        assert len(set(found)) > 1, (
-            f"the score is {found[0]} of all images and of each half: it does not look at what it is given. If it "
+        scores = [task.score(part)[task.metric] for part in [predictions, *_halves(predictions)]]
+        assert len(set(scores)) > 1, (
+            f"the score is {scores[0]} of all images and of each half: it does not look at what it is given. If it "
             "does, give the suite images that the model is not equally good at."
         )
 
@@ -118,12 +118,12 @@ class TaskSuite:
             return
         predictions = _predictions(task, model)
         assert len(counts) == len(task)
-        mean = sum(task.instance_sum(one) for one in predictions.values()) / sum(counts)
+        mean = sum(task.instance_sum(prediction) for prediction in predictions.values()) / sum(counts)
         assert self._close(mean, task.score(predictions)[task.metric])
-        for image, one in predictions.items():
+        for image, prediction in predictions.items():
             if counts[image]:
-                alone = task.score({image: one})[task.metric]
-                assert self._close(task.instance_sum(one) / counts[image], alone), f"on image {image}"
+                alone = task.score({image: prediction})[task.metric]
+                assert self._close(task.instance_sum(prediction) / counts[image], alone), f"on image {image}"
 
     def test_leaving_images_out_is_scoring_the_rest(self, task: Task, model: Any) -> None:
         """Also where not all images of the task are predicted, in any order."""
@@ -132,10 +132,10 @@ class TaskSuite:
         everything = _predictions(task, model)
         for predictions in (everything, dict(list(everything.items())[:0:-1])):
             groups: list[list[int]] = [[], list(predictions)[:1], list(predictions)[1::2]]
-            for group, found in zip(groups, task.scores_without(predictions, groups), strict=True):
-                rest = {image: one for image, one in predictions.items() if image not in group}
-                if rest:
-                    assert self._close(found, task.score(rest)[task.metric])
+            for group, score in zip(groups, task.scores_without(predictions, groups), strict=True):
+                remaining = {image: prediction for image, prediction in predictions.items() if image not in group}
+                if remaining:
+                    assert self._close(score, task.score(remaining)[task.metric])
 
     def test_the_part_that_is_kept_scores_the_same(self, task: Task, model: Any) -> None:
         """In every way that a task scores; and the prediction that it was taken from stays whole."""
@@ -143,19 +143,19 @@ class TaskSuite:
             return
         predictions = _predictions(task, model)
         whole = task.score(predictions)
-        parts = {image: task.scored_part(one) for image, one in predictions.items()}
-        for found in (task.score(parts), task.score(predictions)):
-            assert all(self._close(whole[name], found[name]) for name in whole)
+        parts = {image: task.scored_part(prediction) for image, prediction in predictions.items()}
+        for scores in (task.score(parts), task.score(predictions)):
+            assert all(self._close(whole[name], scores[name]) for name in whole)
         if isinstance(task, MeanOfInstances) and task.instances() is not None:
-            for image, one in predictions.items():
-                assert self._close(task.instance_sum(one), task.instance_sum(parts[image]))
+            for image, prediction in predictions.items():
+                assert self._close(task.instance_sum(prediction), task.instance_sum(parts[image]))
         if isinstance(task, LeavesOut):
-            one, other = (task.scores_without(some, [[]])[0] for some in (predictions, parts))
-            assert self._close(one, other)
+            of_whole, of_parts = (task.scores_without(some, [[]])[0] for some in (predictions, parts))
+            assert self._close(of_whole, of_parts)
 
-    def _close(self, one: float, other: float) -> bool:
-        near = math.isclose(one, other, rel_tol=self.tolerance, abs_tol=self.tolerance)
-        return near or (math.isnan(one) and math.isnan(other))
+    def _close(self, first: float, second: float) -> bool:
+        near = math.isclose(first, second, rel_tol=self.tolerance, abs_tol=self.tolerance)
+        return near or (math.isnan(first) and math.isnan(second))
 
 
 def _halves(predictions: dict[int, Any]) -> list[dict[int, Any]]:
@@ -169,7 +169,9 @@ def _positions(task: Task, images: Sequence[int] | None = None) -> list[int]:
 
 def _predictions(task: Task, model: Any) -> dict[int, Any]:
     return {
-        image: one for batch, found in _predicted(task, model) for image, one in zip(batch.images, found, strict=True)
+        image: prediction
+        for batch, predictions in _predicted(task, model)
+        for image, prediction in zip(batch.images, predictions, strict=True)
     }
 
 
@@ -177,8 +179,8 @@ def _predicted(task: Task, model: Any) -> Iterator[tuple[Batch, list[Any]]]:
     """Every batch with its predictions, without gradients, as a sweep runs them."""
     for batch in task.batches():
         with torch.no_grad():
-            found = task.predict(model, batch)
-        yield batch, found
+            predictions = task.predict(model, batch)
+        yield batch, predictions
 
 
 def _leaves(tree: Any) -> Iterator[Any]:

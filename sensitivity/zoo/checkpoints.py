@@ -98,16 +98,16 @@ class Mismatch:
     misshaped: tuple[str, ...]
 
     @classmethod
-    def between(cls, expected: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Mismatch:
+    def between(cls, expected: Mapping[str, Tensor], state: Mapping[str, Tensor]) -> Mismatch:
         """Compare keys and shapes of what a model expects with what a file gives."""
         misshaped = (
-            f"{key} {tuple(given[key].shape)} for {tuple(expected[key].shape)}"
+            f"{key} {tuple(state[key].shape)} for {tuple(expected[key].shape)}"
             for key in expected
-            if key in given and given[key].shape != expected[key].shape
+            if key in state and state[key].shape != expected[key].shape
         )
         return cls(
-            missing=tuple(key for key in expected if key not in given),
-            unexpected=tuple(key for key in given if key not in expected),
+            missing=tuple(key for key in expected if key not in state),
+            unexpected=tuple(key for key in state if key not in expected),
             misshaped=tuple(misshaped),
         )
 

@@ -173,9 +173,9 @@ class Neck(nn.Module):
             ``{"sam_encoder": (N, out_channels, size, size)}``: a dict, as published, so that hooks written for the
             published model read this one.
         """
-        first, *others = (op(features[name]) for name, op in zip(self.input_names, self.input_ops, strict=True))
+        first, *other_features = (op(features[name]) for name, op in zip(self.input_names, self.input_ops, strict=True))
         merged = first
-        for other in others:
+        for other in other_features:
             merged = merged + other
         return {self.OUTPUT: self.output_ops[0](self.middle(merged))}
 

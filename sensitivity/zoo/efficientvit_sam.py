@@ -215,9 +215,9 @@ class EfficientViTSam(nn.Module):
         """Scale x and y, alternating in the last dimension, from the original image to the prompt frame."""
         height, width = _fit_longest_side(*original_size, self.config.prompt_size)
         weight = self.prompt_encoder.no_mask_embed.weight
-        given = torch.as_tensor(coordinates, device=weight.device).double()
-        scale = given.new_tensor([width / original_size[1], height / original_size[0]])
-        return (given * scale.repeat(given.shape[-1] // 2)).to(weight.dtype)
+        points = torch.as_tensor(coordinates, device=weight.device).double()
+        scale = points.new_tensor([width / original_size[1], height / original_size[0]])
+        return (points * scale.repeat(points.shape[-1] // 2)).to(weight.dtype)
 
 
 def build(name: str, *, device: str | torch.device = "cpu") -> EfficientViTSam:

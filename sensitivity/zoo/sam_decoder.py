@@ -97,8 +97,8 @@ class PromptEncoder(nn.Module):
             Sparse embeddings ``(P, T, C)``, points before box corners, and dense embeddings ``(P, C, h, w)``.
         """
         no_mask = self.no_mask_embed.weight
-        given = (points[0] if points is not None else None, boxes, masks)
-        prompts = next((len(prompt) for prompt in given if prompt is not None), 1)
+        prompt_kinds = (points[0] if points is not None else None, boxes, masks)
+        prompts = next((len(prompt) for prompt in prompt_kinds if prompt is not None), 1)
         sparse = [no_mask.new_zeros(prompts, 0, no_mask.shape[1])]
         if points is not None:
             sparse.append(self._embed_points(*points, pad=boxes is None))

@@ -7,19 +7,19 @@ import pytest
 
 from sensitivity.tasks.curves import Counted, Curves
 from sensitivity.tasks.ground_truth import Matches
-from sensitivity.tasks.matching import ALL_LANES
+from sensitivity.tasks.matching import ALL_CRITERIA
 
 
 def matches(fates: str, categories: list[int] | None = None, ranks: list[int] | None = None) -> Matches:
-    """One letter a detection: t(rue), f(alse), i(gnored), in all lanes."""
-    lanes = {letter: np.where(np.array(list(fates)) == letter, ALL_LANES, np.uint64(0)) for letter in "ti"}
+    """One letter a detection: t(rue), f(alse), i(gnored), in all criteria."""
+    criteria = {letter: np.where(np.array(list(fates)) == letter, ALL_CRITERIA, np.uint64(0)) for letter in "ti"}
     number = len(fates)
     return Matches(
         np.arange(number),
         np.array(categories or [0] * number, int),
         np.array(ranks if ranks is not None else range(number), int),
-        lanes["t"],
-        lanes["i"],
+        criteria["t"],
+        criteria["i"],
     )
 
 

@@ -5,7 +5,7 @@ import pytest
 from pycocotools import mask as mask_tools
 
 from sensitivity.tasks.matching import (
-    ALL_LANES,
+    ALL_CRITERIA,
     IOU_THRESHOLDS,
     SIZES,
     Objects,
@@ -13,7 +13,7 @@ from sensitivity.tasks.matching import (
     assign,
     box_overlaps,
     by_threshold,
-    lanes_of_areas,
+    criteria_of_areas,
     mask_overlaps,
     match,
     place_in_run,
@@ -24,8 +24,8 @@ from tests.tasks.random_scenes import random_box, rectangle
 def objects(areas: list[float], crowd: list[bool] | None = None, queues: list[int] | None = None) -> Objects:
     number = len(areas)
     is_crowd = np.array(crowd or [False] * number, bool)
-    lanes = np.where(is_crowd, np.uint64(0), lanes_of_areas(np.array(areas)))
-    return Objects(np.array(queues or [0] * number), is_crowd, lanes, np.zeros((number, 4)))
+    criteria = np.where(is_crowd, np.uint64(0), criteria_of_areas(np.array(areas)))
+    return Objects(np.array(queues or [0] * number), is_crowd, criteria, np.zeros((number, 4)))
 
 
 def overlaps(*edges: tuple[int, int, float]) -> Overlaps:
@@ -43,8 +43,8 @@ def test_places_are_counted_from_zero_in_every_run(keys: list[int], places: list
 
 def test_an_area_belongs_to_the_sizes_whose_bounds_it_touches() -> None:
     areas = np.array([-1.0, 0.0, 1024.0, 1024.5, 9216.0, 9216.5, 1e10, 1.1e10])
-    lanes = lanes_of_areas(areas)
-    belongs = {size: by_threshold(lanes, size).all(axis=0).astype(int).tolist() for size in SIZES}
+    criteria = criteria_of_areas(areas)
+    belongs = {size: by_threshold(criteria, size).all(axis=0).astype(int).tolist() for size in SIZES}
     assert belongs == {
         "all": [0, 1, 1, 1, 1, 1, 1, 0],
         "small": [0, 1, 1, 0, 0, 0, 0, 0],
@@ -52,11 +52,11 @@ def test_an_area_belongs_to_the_sizes_whose_bounds_it_touches() -> None:
         "large": [0, 0, 0, 0, 1, 1, 1, 0],
     }
     for size in SIZES:
-        assert (by_threshold(lanes, size).any(axis=0) == by_threshold(lanes, size).all(axis=0)).all()
+        assert (by_threshold(criteria, size).any(axis=0) == by_threshold(criteria, size).all(axis=0)).all()
 
 
 def test_all_lanes_are_ten_thresholds_of_four_sizes() -> None:
-    assert int(ALL_LANES) == 2 ** (len(IOU_THRESHOLDS) * len(SIZES)) - 1 == 2**40 - 1
+    assert int(ALL_CRITERIA) == 2 ** (len(IOU_THRESHOLDS) * len(SIZES)) - 1 == 2**40 - 1
     assert by_threshold(np.array([1 << 23], np.uint64), "medium")[:, 0].tolist() == [False] * 3 + [True] + [False] * 6
 
 

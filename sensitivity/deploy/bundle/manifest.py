@@ -154,12 +154,12 @@ def _check_file(folder: Path, name: str, expected: str) -> None:
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise EngineError(f"{folder / MANIFEST} names {name!r}, which lies outside of its folder. Do not trust it.")
     try:
-        found = hash_of(path)
+        actual = hash_of(path)
     except OSError as error:
         raise EngineError(f"{path} belongs to this deployment and cannot be read: {error}. Save it again.") from error
-    if found != expected:
+    if actual != expected:
         raise EngineError(
-            f"{path} is not the file that this deployment was saved with: its sha256 is {found[:12]}..., not "
+            f"{path} is not the file that this deployment was saved with: its sha256 is {actual[:12]}..., not "
             f"{expected[:12]}.... Save the deployment again, or copy the folder anew."
         )
 

@@ -137,10 +137,10 @@ def _drop_unread(graph: Any) -> None:
     """Remove concatenations that nothing reads any more."""
     while True:
         read = {name for node in graph.node for name in node.input} | {port.name for port in graph.output}
-        kept = [node for node in graph.node if node.op_type != "Concat" or read.intersection(node.output)]
-        if len(kept) == len(graph.node):
+        remaining = [node for node in graph.node if node.op_type != "Concat" or read.intersection(node.output)]
+        if len(remaining) == len(graph.node):
             return
-        _replace_nodes(graph, kept)
+        _replace_nodes(graph, remaining)
 
 
 def _replace_nodes(graph: Any, nodes: Sequence[Any]) -> None:

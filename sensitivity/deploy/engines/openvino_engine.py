@@ -49,7 +49,7 @@ class OpenVinoEngine(Engine):
         self._openvino = need("openvino", "openvino")
         self.version = str(self._openvino.__version__)
         self._threads = threads
-        self._hint = next(word for word, ours in PRECISIONS.items() if ours == rest)
+        self._hint = next(word for word, precision in PRECISIONS.items() if precision == rest)
         onnx = need("onnx", "openvino")
         try:
             file = onnx.load_from_string(model)
@@ -246,9 +246,9 @@ def _without_leftovers(layers: list[EngineLayer], multiplying: Collection[str]) 
     for layer in layers:
         own = {marked[name] for name in layer.nodes if marked.get(name, name) != name}
         lost = (split - own) | (set() if layer.name in multiplying else products)
-        kept = products if layer.name in multiplying else set()
+        kept_names = products if layer.name in multiplying else set()
         nodes = [marked.get(name, name) for name in layer.nodes]
-        nodes = [name for name in nodes if name in kept or name not in lost]
+        nodes = [name for name in nodes if name in kept_names or name not in lost]
         renamed.append(replace(layer, nodes=tuple(dict.fromkeys(nodes))))
     return renamed
 

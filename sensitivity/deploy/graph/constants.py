@@ -35,7 +35,7 @@ class Constants:
 
     def initializers_behind(self, name: str) -> frozenset[str] | None:
         """Names of the initializers that a value is made of; None where an input of the graph is among its origins."""
-        waiting, seen, names = [name], {name}, set()
+        waiting, visited, names = [name], {name}, set()
         while waiting:
             current = waiting.pop()
             if current in self._initializers:
@@ -44,8 +44,8 @@ class Constants:
             maker = self._makers.get(current)
             if maker is None or any(attribute.HasField("g") for attribute in maker.attribute):
                 return None
-            fresh = [value for value in maker.input if value and value not in seen]
-            seen.update(fresh)
+            fresh = [value for value in maker.input if value and value not in visited]
+            visited.update(fresh)
             waiting += fresh
         return frozenset(names)
 

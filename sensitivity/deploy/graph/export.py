@@ -56,8 +56,8 @@ class Attempt:
     reason: str
 
     def __str__(self) -> str:
-        where = self.part or "the whole model"
-        return f"{where}: {self.reason}" if self.exporter == "none" else f"{where} ({self.exporter}): {self.reason}"
+        subject = self.part or "the whole model"
+        return f"{subject}: {self.reason}" if self.exporter == "none" else f"{subject} ({self.exporter}): {self.reason}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -110,7 +110,7 @@ def _kept_nodes(
     A node that was written for another one (Q, DQ, a padding) goes with the first that reads it.
     """
     layers = {node: plan.layers[layer].module for layer, nodes in qdq.nodes.items() for node in nodes}
-    scopes, kept = Scopes(plan.model, part), plan.kept
+    scopes, kept_modules = Scopes(plan.model, part), plan.kept
     readers: dict[str, str] = {}
     for node in graph.graph.node:
         for name in node.input:
@@ -121,7 +121,7 @@ def _kept_nodes(
         module = layers.get(node.name, scopes.module_of(node))
         modules[node.output[0]] = module
         reader = next((readers[name] for name in node.output if name in readers), "")
-        stays[node.output[0]] = stays.get(reader, False) if module is None else kept.holds(around(module))
+        stays[node.output[0]] = stays.get(reader, False) if module is None else kept_modules.holds(around(module))
     return modules, stays
 
 

@@ -278,10 +278,10 @@ def absorb_zero_padding(graph: ModelProto, conv: NodeProto) -> None:
     if any(outside) or min(spatial) < 0:
         return
     own = attributes.get("pads", [0] * len(spatial))
-    others = [attribute for attribute in conv.attribute if attribute.name != "pads"]
+    other_attributes = [attribute for attribute in conv.attribute if attribute.name != "pads"]
     del conv.attribute[:]
     total = [before + added for before, added in zip(own, spatial, strict=True)]
-    conv.attribute.extend([*others, onnx.helper.make_attribute("pads", total)])
+    conv.attribute.extend([*other_attributes, onnx.helper.make_attribute("pads", total)])
     conv.input[0] = pad.input[0]
 
 

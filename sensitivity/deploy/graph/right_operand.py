@@ -59,15 +59,15 @@ def _rewritten(node: NodeProto, constants: Constants, ranks: dict[str, int]) -> 
     weight, source, output = letters[side], letters[1 - side], letters[2]
     summed = [letter for letter in weight if letter in source and letter not in output]
     written = [letter for letter in weight if letter in output and letter not in source]
-    rest = [letter for letter in source if letter not in summed]
-    if (len(weight), len(summed), len(written)) != (_MATRIX, 1, 1) or sorted(output) != sorted([*rest, *written]):
+    remaining = [letter for letter in source if letter not in summed]
+    if (len(weight), len(summed), len(written)) != (_MATRIX, 1, 1) or sorted(output) != sorted([*remaining, *written]):
         return None
     name, (matrix, values) = node.output[0], (node.input[side], node.input[1 - side])
     return [
-        _transpose(values, f"{name}.rows", _order(source, [*rest, *summed])),
+        _transpose(values, f"{name}.rows", _order(source, [*remaining, *summed])),
         _transpose(matrix, f"{name}.matrix", _order(weight, [*summed, *written])),
         _product(node, [f"{name}.rows", f"{name}.matrix"], f"{name}.product"),
-        _transpose(f"{name}.product", name, _order([*rest, *written], output)),
+        _transpose(f"{name}.product", name, _order([*remaining, *written], output)),
     ]
 
 

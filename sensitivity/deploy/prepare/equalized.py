@@ -171,6 +171,6 @@ def _reasons(layers: LayerTable, channels: Channels) -> dict[str, str]:
             dict.fromkeys(channels.reasons[channel] for channel in own.read.tolist() if channel in channels.reasons)
         )
         if causes:
-            kept = sum(channel in channels.reasons for channel in own.read.tolist())
-            reasons[layer.name] = f"{kept} of {len(own.read)} channels that it reads are left: {'; '.join(causes)}"
+            blocked = sum(channel in channels.reasons for channel in own.read.tolist())
+            reasons[layer.name] = f"{blocked} of {len(own.read)} channels that it reads are left: {'; '.join(causes)}"
     return reasons

@@ -60,7 +60,7 @@ def folded_copy(model: nn.Module, layers: LayerTable, args: tuple[Any, ...], kwa
     """
     duplicate, plain = _baked(_copy(model), layers)
     expected, runs = _run_counted(duplicate, plain, args, kwargs)
-    folds, kept = _foldable(duplicate, plain, runs)
+    folds, unfolded = _foldable(duplicate, plain, runs)
 
     def judge(chosen: list[Layer]) -> str | None:
         copied, _ = _baked(_copy(model), layers)
@@ -72,7 +72,7 @@ def folded_copy(model: nn.Module, layers: LayerTable, args: tuple[Any, ...], kwa
     taken = {layer.name for layer in good}
     changed = [replace(layer, norm=None, norm_module=None) if layer.name in taken else layer for layer in plain]
     table = LayerTable(changed, model=layers.model, skipped=layers.skipped)
-    return Folded(duplicate, table, kept | blamed)
+    return Folded(duplicate, table, unfolded | blamed)
 
 
 def _fold(model: nn.Module, layers: list[Layer]) -> None:
@@ -106,11 +106,13 @@ def _search(folds: list[Layer], judge: Callable[[list[Layer]], str | None]) -> t
 
 def _copy(model: nn.Module) -> nn.Module:
     """A frozen copy in which no two layers share a weight, so that each can be quantized by itself."""
-    others = sorted({str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32})
-    if others:
+    other_dtypes = sorted(
+        {str(p.dtype) for p in model.parameters() if p.is_floating_point() and p.dtype != torch.float32}
+    )
+    if other_dtypes:
         raise ExportError(
-            f"{type(model).__name__} holds weights in {', '.join(others)}; a graph with Q/DQ is written in float32. "
-            "Wrap model.float() instead."
+            f"{type(model).__name__} holds weights in {', '.join(other_dtypes)}; a graph with Q/DQ is written in "
+            "float32. Wrap model.float() instead."
         )
     try:
         duplicate = copy.deepcopy(model).eval()
@@ -181,7 +183,7 @@ def _count(runs: Counter[str], path: str, *_: Any) -> None:
 
 
 def _foldable(model: nn.Module, layers: LayerTable, runs: Counter[str]) -> tuple[list[Layer], dict[str, str]]:
-    folds, kept = [], {}
+    folds, unfolded = [], {}
     calls: Counter[str | None] = Counter()
     for layer in layers:
         calls[layer.norm_module] += layer.calls
@@ -189,23 +191,23 @@ def _foldable(model: nn.Module, layers: LayerTable, runs: Counter[str]) -> tuple
         if layer.norm is None:
             continue
         if layer.norm_module is None:
-            kept[layer.name] = f"its {layer.norm} is no module of its own, or another one at each call"
+            unfolded[layer.name] = f"its {layer.norm} is no module of its own, or another one at each call"
         elif fold_scale_shift(model.get_submodule(layer.norm_module)) is None:
-            kept[layer.name] = f"its {layer.norm} depends on its input"
+            unfolded[layer.name] = f"its {layer.norm} depends on its input"
         elif not layer.norm_folds:
-            kept[layer.name] = f"its {layer.norm} counts another axis than the channels that the layer writes"
+            unfolded[layer.name] = f"its {layer.norm} counts another axis than the channels that the layer writes"
         elif runs[layer.norm_module] > calls[layer.norm_module]:
-            kept[layer.name] = (
+            unfolded[layer.name] = (
                 f"its {layer.norm} is also used elsewhere: it runs {runs[layer.norm_module]} times, "
                 f"the layers before it {calls[layer.norm_module]} times"
             )
         elif not isinstance(model.get_submodule(layer.module), (_ConvNd, nn.Linear)):
-            kept[layer.name] = f"its module is no convolution or linear layer of torch: {layer.conv_type}"
+            unfolded[layer.name] = f"its module is no convolution or linear layer of torch: {layer.conv_type}"
         elif "computed-weight" in layer.flags or layer.weight != "weight":
-            kept[layer.name] = "its weight is computed in each pass"
+            unfolded[layer.name] = "its weight is computed in each pass"
         else:
             folds.append(layer)
-    return folds, kept
+    return folds, unfolded
 
 
 def _fold_into(model: nn.Module, layer: Layer) -> None:
@@ -224,8 +226,8 @@ def _fold_into(model: nn.Module, layer: Layer) -> None:
 def _take_out(model: nn.Module, path: str) -> None:
     """Replace a norm by what it holds besides, e.g. the activation of timm's BatchNormAct2d."""
     parent, _, name = path.rpartition(".")
-    rest = list(model.get_submodule(path).children())
-    model.get_submodule(parent)._modules[name] = nn.Sequential(*rest) if rest else nn.Identity()
+    remaining = list(model.get_submodule(path).children())
+    model.get_submodule(parent)._modules[name] = nn.Sequential(*remaining) if remaining else nn.Identity()
 
 
 def _difference(model: nn.Module, expected: list[Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> str | None:

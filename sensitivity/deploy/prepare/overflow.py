@@ -103,9 +103,9 @@ def _cure(plan: Plan, overflows: dict[str, float]) -> str:
             break
         entries |= dict.fromkeys(entries_for(plan, overflows))
         scheme = plan.scheme.with_rest("fp16", keep_fp32=tuple(entries))
-        kept = replace(plan, scheme=scheme)
-        kept._find_kept()  # now, while nothing is hooked
-        overflows = {path: value for path, value in largest_values(kept).items() if value > LARGEST_HALF}
+        trial = replace(plan, scheme=scheme)
+        trial._find_kept()  # now, while nothing is hooked
+        overflows = {path: value for path, value in largest_values(trial).items() if value > LARGEST_HALF}
         if not overflows:
             return f"This keeps them in fp32: scheme.with_rest('fp16', keep_fp32={tuple(entries)})."
     return (
@@ -121,8 +121,8 @@ def entries_for(plan: Plan, paths: Iterable[str]) -> list[str]:
     for entry in (NORMS, ATTENTION):
         scheme = plan.scheme.with_rest("fp16", keep_fp32=entry)
         try:
-            kept = find_kept(plan.basis.model, plan.layers, scheme, inputs)
+            kept_modules = find_kept(plan.basis.model, plan.layers, scheme, inputs)
         except LayerNotFoundError:
             continue
-        homes[entry] = kept.whole | kept.bodies
+        homes[entry] = kept_modules.whole | kept_modules.bodies
     return [next((entry for entry, held in homes.items() if path in held), path) for path in paths]

@@ -365,11 +365,11 @@ class Plan:
         known = list(enumerate(self.basis.multiplied[layer.name]))
 
         def change(weight: Tensor, axis: int) -> Tensor:
-            here = Multiplied.of(weight, axis).weight
+            same_weight = Multiplied.of(weight, axis).weight
             same = (
                 call
                 for call, multiplied in known
-                if multiplied.weight.shape == here.shape and torch.equal(multiplied.weight, here)
+                if multiplied.weight.shape == same_weight.shape and torch.equal(multiplied.weight, same_weight)
             )
             call = next(same, None)
             if call is None:
@@ -468,9 +468,9 @@ def make_plan(
     if refuses is not None:
         plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
     plan = plan.without(_unreached(plan))
-    kept = plan._find_kept()  # now, while nothing is hooked
+    kept_modules = plan._find_kept()  # now, while nothing is hooked
     if scheme.rest == "fp16":
-        outside = {layer.name for layer in plan.quantized if not kept.holds(around(layer.module))}
+        outside = {layer.name for layer in plan.quantized if not kept_modules.holds(around(layer.module))}
         plan = replace(plan, half_scales=frozenset(outside))
     return plan
 

@@ -39,7 +39,7 @@ def _rebuilt(kind: type, values: dict[str, Any]) -> Any:
 register_pytree_node(  # of our own class: nothing changes for others
     _Fields,
     lambda node: (list(node.values.values()), (node.kind, tuple(node.values))),
-    lambda values, what: _rebuilt(what[0], dict(zip(what[1], values, strict=True))),
+    lambda values, structure: _rebuilt(structure[0], dict(zip(structure[1], values, strict=True))),
     flatten_with_keys_fn=lambda node: (
         [(GetAttrKey(name), value) for name, value in node.values.items()],
         (node.kind, tuple(node.values)),
@@ -120,17 +120,17 @@ class Tree:
             EngineError: If it is another nest, or something that is no tensor differs.
         """
         leaves, spec = flatten(value)
-        others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        constants = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
         places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
         if spec != self.spec or places != self.places:
             raise EngineError(
                 f"{what} was exported for arguments of the form {self.spec}, with tensors at {self.places}; it was "
                 f"given {spec}, with tensors at {places}. Call it as in the example inputs, or deploy it for these."
             )
-        if others != self.constants:
+        if constants != self.constants:
             raise EngineError(
                 f"{what} was exported with the constant arguments {_given(self.constants)}; it was given "
-                f"{_given(others)}. They are part of the graph: deploy it again for other ones."
+                f"{_given(constants)}. They are part of the graph: deploy it again for other ones."
             )
         return [leaves[place] for place in self.places]
 

@@ -58,13 +58,13 @@ def integer_exact(plan: Plan, seen: dict[str, Tensor] | None = None) -> Iterator
         )
     int8 = [layer for layer in plan.quantized if plan.expected_precision(layer) == "int8"]
     names = {layer.name for layer in int8}
-    rest = plan.only([layer.name for layer in plan.quantized if layer.name not in names])
+    others_plan = plan.only([layer.name for layer in plan.quantized if layer.name not in names])
     runners = [
         _IntegerLayer(plan, layer, seen) if layer.runs_in is None else _IntegerProducts(plan, layer, seen)
         for layer in int8
     ]
     with torch.no_grad(), contextlib.ExitStack() as stack:
-        stack.enter_context(rest.simulated())
+        stack.enter_context(others_plan.simulated())
         before = [hook for runner in runners for hook in runner.before]
         after = [hook for runner in runners for hook in runner.after]
         for runner in runners:

@@ -204,12 +204,12 @@ def _untriable(plan: Plan, layer: Layer, call: int, call_seen: Seen | None) -> s
 
 def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[str, Seen]) -> Trial:
     name, params = node_name(layer, call), plan.input_params(layer, call)
-    here = seen[name]
-    assert here.output is not None
-    inputs = here.inputs if params is None or here.codes is None else dequantize(here.codes, params)
-    output, end, has_bias = here.output, finder.end_of(name), layer.runs_in is None
+    seen_call = seen[name]
+    assert seen_call.output is not None
+    inputs = seen_call.inputs if params is None or seen_call.codes is None else dequantize(seen_call.codes, params)
+    output, end, has_bias = seen_call.output, finder.end_of(name), layer.runs_in is None
     if not has_bias:
-        inputs, output = _as_the_graph_multiplies(plan, finder, layer, call, replace(here, inputs=inputs))
+        inputs, output = _as_the_graph_multiplies(plan, finder, layer, call, replace(seen_call, inputs=inputs))
         end = finder.product_of(name)
     shape = tuple(inputs.shape)
     if params is None or plan.weight_codes(layer) is None:
@@ -223,21 +223,23 @@ def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[st
     return Trial(layer, call, finder.cut(name, end, shape, own, with_bias=has_bias), inputs, codes, lasts=False)
 
 
-def _as_the_graph_multiplies(plan: Plan, finder: Finder, layer: Layer, call: int, here: Seen) -> tuple[Tensor, Tensor]:
+def _as_the_graph_multiplies(
+    plan: Plan, finder: Finder, layer: Layer, call: int, seen_call: Seen
+) -> tuple[Tensor, Tensor]:
     """Input and product of a layer that is met at its operator, in the arrangement that its node has.
 
     torch multiplies a matrix from either side; the graph may have it on the other one.
     """
-    inputs = here.inputs
-    assert here.output is not None
+    inputs = seen_call.inputs
+    assert seen_call.output is not None
     name = node_name(layer, call)
     multiplied = plan.basis.multiplied[layer.name][call]
     if layer.conv_type != "Linear" or multiplied.weight.dim() != _MATRIX:
-        return inputs, here.output
+        return inputs, seen_call.output
     torch_side = int(multiplied.axis == 1)
-    pair = inputs, here.output
+    pair = inputs, seen_call.output
     if inputs.dim() == 1:
-        pair = (inputs[None], here.output[None]) if torch_side else (inputs[:, None], here.output[:, None])
+        pair = (inputs[None], seen_call.output[None]) if torch_side else (inputs[:, None], seen_call.output[:, None])
     if finder.side_of(name) != torch_side:
         pair = pair[0].transpose(-1, -2), pair[1].transpose(-1, -2)
     if finder.takes_matrices_alone(name):

@@ -129,8 +129,10 @@ def _scheme(study: StudyRecord, row: Measurement) -> Scheme:
     recipe = study.recipes[row.recipe]
     if study.direction == "one-at-a-time":
         return Scheme.only(row.layer, recipe)
-    others = [other.layer for other in study.measurements if other.recipe == row.recipe and other.layer != row.layer]
-    return Scheme.only(others, recipe) if others else Scheme()
+    other_layers = [
+        other.layer for other in study.measurements if other.recipe == row.recipe and other.layer != row.layer
+    ]
+    return Scheme.only(other_layers, recipe) if other_layers else Scheme()
 
 
 def _repeat(deployed: Deployed, layer: Layer, task: Task) -> Repeated:

@@ -76,8 +76,8 @@ def _y_label(reading: Reading, recipe: str | None) -> str:
     metric = f"{study.metric} ({study.unit})" if study.unit else study.metric
     if recipe is not None:
         return f"{recipe}\n{metric}"
-    which = "one layer" if reading.one_at_a_time else "all layers but one"
-    return f"{metric} with {which} perturbed"
+    subject = "one layer" if reading.one_at_a_time else "all layers but one"
+    return f"{metric} with {subject} perturbed"
 
 
 def _details(study: StudyRecord, recipes: tuple[str, ...], layers: int) -> str:

@@ -68,8 +68,8 @@ def levels(reading: Reading, *, recipes: Sequence[RecipeLike] | None = None) -> 
     _write_names(axes, layers, [_row_label(study.recipes[name]) for name in names], pitch)
     _arrange(picture, axes, _stage_names(axes, layers))
     _draw_bar(picture, axes, reading, ScalarMappable(norm, colours))
-    which = "one layer at a time" if reading.one_at_a_time else "all layers but one"
-    details = f"{study.metric}  ·  {which}  ·  images: {study.baseline.images}"
+    subject = "one layer at a time" if reading.one_at_a_time else "all layers but one"
+    details = f"{study.metric}  ·  {subject}  ·  images: {study.baseline.images}"
     _title(picture, f"{study.model} on {study.task}", details, _key(axes, drops))
     return picture
 

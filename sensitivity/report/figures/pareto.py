@@ -83,11 +83,11 @@ def pareto(
 def front(points: Iterable[Point], higher_is_better: bool) -> list[Point]:
     """The points that no other beats or equals in both cost and score, smallest first."""
     sign = 1.0 if higher_is_better else -1.0
-    kept: list[Point] = []
+    front_points: list[Point] = []
     for point in sorted(points, key=lambda p: (p.cost, -sign * p.score)):
-        if not kept or sign * point.score > sign * kept[-1].score:
-            kept.append(point)
-    return kept
+        if not front_points or sign * point.score > sign * front_points[-1].score:
+            front_points.append(point)
+    return front_points
 
 
 def _point(study: StudyRecord, scale: float, label: str, cost: float, score: float | Score) -> Point:

@@ -87,7 +87,7 @@ class Levels:
         )
         scales = torch.tensor([1 / self.preprocess.scale(size) for size in sizes])
         shapes = torch.tensor([[width, height] for height, width in sizes]).float()
-        found = _batch_detection(
+        detections = _batch_detection(
             len(sizes),
             *[value.cpu() for value in processed[:2]],
             self._anchors.boxes,
@@ -97,12 +97,12 @@ class Levels:
             max_det_per_image=config.max_det_per_image,
             soft_nms=config.soft_nms,
         )
-        return [{"boxes": rows[:, :4], "scores": rows[:, 4], "labels": rows[:, 5].long()} for rows in _real(found)]
+        return [{"boxes": rows[:, :4], "scores": rows[:, 4], "labels": rows[:, 5].long()} for rows in _real(detections)]
 
 
-def _real(found: Any) -> list[Tensor]:
+def _real(detections: Any) -> list[Tensor]:
     """Detections of each image without the zeros that fill up its rows."""
-    return [rows[rows[:, 4] > 0] for rows in found]
+    return [rows[rows[:, 4] > 0] for rows in detections]
 
 
 def connect(model: Any) -> Connected:

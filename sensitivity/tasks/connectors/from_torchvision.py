@@ -63,11 +63,11 @@ class Detections:
     def __call__(self, outputs: Sequence[dict[str, Any]], sizes: Sequence[Size]) -> list[dict[str, Any]]:  # noqa: ARG002 - an adapter's
         """Predictions in original pixels, one dict for each image."""
         wanted = ("boxes", "scores", "labels", "keypoints")
-        kept = [{key: output[key] for key in wanted if key in output} for output in outputs]
+        predictions = [{key: output[key] for key in wanted if key in output} for output in outputs]
         if self.masks:
-            for prediction, output in zip(kept, outputs, strict=True):
+            for prediction, output in zip(predictions, outputs, strict=True):
                 prediction["masks"] = output["masks"][:, 0] > self.threshold
-        return kept
+        return predictions
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Boxes(Processed):
 
     def __call__(self, outputs: Any, sizes: Sequence[Size]) -> list[dict[str, Any]]:  # type: ignore[override]
         """Predictions in original pixels, one dict for each image, best first where there are more than 100."""
-        found = self.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=list(sizes))
-        return [{key: one[key] for key in ("boxes", "scores", "labels")} for one in found]
+        results = self.processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=list(sizes))
+        return [{key: result[key] for key in ("boxes", "scores", "labels")} for result in results]
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,15 @@ class Instances(Processed):
 
     def __call__(self, outputs: Any, sizes: Sequence[Size]) -> list[dict[str, Any]]:  # type: ignore[override]
         """Predictions of the original size, one dict for each image."""
-        found = self.processor.post_process_instance_segmentation(
+        results = self.processor.post_process_instance_segmentation(
             outputs, threshold=0.0, target_sizes=list(sizes), return_binary_maps=True
         )
-        return [_masks(one, size) for one, size in zip(found, sizes, strict=True)]
+        return [_masks(result, size) for result, size in zip(results, sizes, strict=True)]
 
 
-def _masks(found: dict[str, Any], size: Size) -> dict[str, Any]:
-    segments = found["segments_info"]
-    maps = found["segmentation"] if segments else torch.zeros((0, *size))
+def _masks(result: dict[str, Any], size: Size) -> dict[str, Any]:
+    segments = result["segments_info"]
+    maps = result["segmentation"] if segments else torch.zeros((0, *size))
     return {
         "masks": np.asarray(maps).reshape(-1, *size) > MASK_THRESHOLD,
         "scores": [segment["score"] for segment in segments],

@@ -109,7 +109,7 @@ class Suppressed:
         from ultralytics.utils import nms, ops  # type: ignore[import-not-found]
 
         raw, prototypes = self._separated(outputs)
-        kept = nms.non_max_suppression(
+        detections = nms.non_max_suppression(
             raw,
             CONFIDENCE,
             IOU,
@@ -121,7 +121,7 @@ class Suppressed:
         )
         predictions = []
         square = (self.letterbox.side, self.letterbox.side)
-        for number, (rows, size) in enumerate(zip(kept, sizes, strict=True)):
+        for number, (rows, size) in enumerate(zip(detections, sizes, strict=True)):
             placed = self.letterbox.ratio_pad(size)
             prediction = {"scores": rows[:, 4], "labels": rows[:, 5].long()}
             if prototypes is not None:
@@ -157,9 +157,13 @@ class Queries:
             scores, labels = image[:, 4], image[:, 5].long()
             if image.shape[1] > 6:  # class scores instead of a chosen class
                 scores, labels = image[:, 4:].max(1)
-            kept = scores > CONFIDENCE
+            is_confident = scores > CONFIDENCE
             predictions.append(
-                {"boxes": boxes[kept][:MOST], "scores": scores[kept][:MOST], "labels": labels[kept][:MOST]}
+                {
+                    "boxes": boxes[is_confident][:MOST],
+                    "scores": scores[is_confident][:MOST],
+                    "labels": labels[is_confident][:MOST],
+                }
             )
         return predictions
 

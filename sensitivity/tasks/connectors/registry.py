@@ -40,8 +40,8 @@ class Family:
         if not isinstance(self.source, str):
             return self.source
         module, _, function = self.source.partition(":")
-        found: Connector = getattr(import_module(module), function)
-        return found
+        connector: Connector = getattr(import_module(module), function)
+        return connector
 
 
 def _ours(name: str, package: str | None = None) -> Family:
@@ -133,9 +133,9 @@ def surroundings(model: Any, *, family: str | None = None, **settings: Any) -> C
         _check_settings(chosen, connector, settings)
         connected = connector(model, **settings)
     except ModuleNotFoundError as error:
-        where = how_to_install(chosen) if _FAMILIES.is_ours(chosen) else f"Install {error.name!r}."
+        advice = how_to_install(chosen) if _FAMILIES.is_ours(chosen) else f"Install {error.name!r}."
         raise MissingPackageError(
-            f"connecting a network of {chosen} needs the package {error.name!r}, which is not installed. {where}"
+            f"connecting a network of {chosen} needs the package {error.name!r}, which is not installed. {advice}"
         ) from error
     if not isinstance(connected, Connected):
         raise TaskError(

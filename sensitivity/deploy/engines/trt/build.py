@@ -110,8 +110,8 @@ def _parse(trt: Any, network: Any, onnx: bytes) -> None:
 
 def _described(error: Any) -> str:
     node, operation = error.node_name(), error.node_operator()
-    where = f"node {node!r} ({operation}): " if node else ""
-    return f"{where}{error.desc().strip()}"
+    node_text = f"node {node!r} ({operation}): " if node else ""
+    return f"{node_text}{error.desc().strip()}"
 
 
 def _mark_debug(trt: Any, network: Any) -> None:
