@@ -27,7 +27,7 @@ from sensitivity.sweep.stopping.jackknife import GROUPS, GROUPS_OF_A_STOP, deal
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import COCO_METRICS, coco_metrics
 from sensitivity.tasks.curves import Matched
-from sensitivity.tasks.ground_truth import Detections, GroundTruth
+from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 
 Plain = dict[str, Any]
 OBJECTS_OF_AN_IMAGE = 7.3  # COCO val2017
@@ -67,7 +67,7 @@ def draw_truth(draw: np.random.Generator, images: int, categories: int) -> Plain
     }
 
 
-def draw_detections(draw: np.random.Generator, truth: Plain, per_image: int) -> Detections:
+def draw_detections(draw: np.random.Generator, truth: Plain, per_image: int) -> DetectionTable:
     """As a detector's: half near objects, most of them with the right label and a good score; the rest anywhere."""
     images = len(truth["images"])
     images_of = np.repeat(np.arange(images), per_image)
@@ -84,7 +84,7 @@ def draw_detections(draw: np.random.Generator, truth: Plain, per_image: int) -> 
     right = (counts > 0) & (draw.random(len(images_of)) < 0.7)
     labels[right] = categories[chosen[right]]
     scores = draw.beta(1, 8, len(images_of)) + 0.5 * (near & right) * draw.random(len(images_of))
-    return Detections(images_of, labels, scores.round(4), np.abs(boxes))
+    return DetectionTable(images_of, labels, scores.round(4), np.abs(boxes))
 
 
 def as_coco(truth: Plain, objects: list[Plain]) -> COCO:
@@ -95,7 +95,7 @@ def as_coco(truth: Plain, objects: list[Plain]) -> COCO:
     return coco
 
 
-def as_results(found: Detections) -> list[Plain]:
+def as_results(found: DetectionTable) -> list[Plain]:
     columns = found.images.tolist(), found.categories.tolist(), found.scores.tolist(), found.shapes.tolist()
     return [
         {"id": n, "image_id": i + 1, "category_id": c, "score": s, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
@@ -118,7 +118,7 @@ def pycocotools_scores(truth: COCO, found: COCO) -> list[float]:
     return evaluation.stats.tolist()
 
 
-def aps_without(prepared: GroundTruth, found: Detections, images: Sequence[int], groups: int) -> list[float]:
+def aps_without(prepared: GroundTruth, found: DetectionTable, images: Sequence[int], groups: int) -> list[float]:
     """AP of all images, and of these less each group: what an interval of a drop takes."""
     matches = prepared.match(found, images, limit=100)
     left_out = [[], *deal(images, groups)]

@@ -632,7 +632,7 @@ class Wrapped:
         total = 0 if task is None else passes_over(task, roundings=roundings)
         compare = partial(verify, samples=samples, gates=gates, strict=strict, roundings=roundings)
         with untouched(self.model), torch.no_grad(), watching(total, progress if total else False) as watch:
-            count = None if watch is None else lambda done, what: watch(done, total, what)
+            count = None if watch is None else lambda done, description: watch(done, total, description)
             return Verification.of(compare(deployed, task, fp32=self.model, watch=count))
 
     @checked(StudyError)

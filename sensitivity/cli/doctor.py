@@ -11,7 +11,7 @@ from functools import partial
 from sensitivity import __version__
 from sensitivity.cli.named import import_module_named
 from sensitivity.cli.output import FAILED, Answer
-from sensitivity.deploy.doctor.machine import Finding, examine
+from sensitivity.deploy.doctor.machine import MachineFinding, examine
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import EngineError
 
@@ -62,6 +62,6 @@ def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Answe
     return Answer(text, plain, FAILED if broken else 0, complaint)
 
 
-def _line(finding: Finding) -> str:
+def _line(finding: MachineFinding) -> str:
     version = f" {finding.version}" if finding.version else ""
     return f"{'works' if finding.works else '  no '}  {finding.name + version:<24}  {finding.note}".rstrip()

@@ -12,60 +12,60 @@ from typing import Any
 from sensitivity.errors import SensitivityError
 
 
-def call_named(text: str, what: str, error: type[SensitivityError]) -> Any:
+def call_named(text: str, argument: str, error: type[SensitivityError]) -> Any:
     """Import and call what a text names, without arguments; modules in the current folder are found too.
 
     An exception of the user's own code is passed on as it is.
 
     Args:
         text: ``package.module:callable`` or ``path.py:callable``; dots after the colon reach into classes.
-        what: What it is wanted for, in messages.
+        argument: Its name on the command line, for messages: ``MODEL``.
         error: Raised where the text names nothing that can be called.
     """
-    return named(text, what, error)()
+    return named(text, argument, error)()
 
 
-def named(text: str, what: str, error: type[SensitivityError]) -> Callable[[], Any]:
+def named(text: str, argument: str, error: type[SensitivityError]) -> Callable[[], Any]:
     """What a text names; see ``call_named``."""
     module_name, colon, path = text.partition(":")
     if not (module_name and colon and path):
         raise error(
-            f"{what} {text!r} is not of the form package.module:callable or path.py:callable, e.g. my_models:resnet or "
-            "models/mine.py:resnet."
+            f"{argument} {text!r} is not of the form package.module:callable or path.py:callable, e.g. my_models:net "
+            "or models/mine.py:resnet."
         )
-    value = _module(module_name, what, text, error)
+    value = _module(module_name, argument, text, error)
     for step in path.split("."):
         if not hasattr(value, step):
             near = get_close_matches(step, dir(value), n=3)
             hint = f" Nearest: {', '.join(map(repr, near))}." if near else ""
-            raise error(f"{what} {text!r}: {getattr(value, '__name__', value)} has no {step!r}.{hint}")
+            raise error(f"{argument} {text!r}: {getattr(value, '__name__', value)} has no {step!r}.{hint}")
         value = getattr(value, step)
     if not callable(value) or _is_model(value):
         raise error(
-            f"{what} {text!r} is {type(value).__name__}, not a function that returns one. "
+            f"{argument} {text!r} is {type(value).__name__}, not a function that returns one. "
             f"Write one: def make(): return {path}."
         )
     function: Callable[[], Any] = value
     return function
 
 
-def import_module_named(text: str, what: str, error: type[SensitivityError]) -> None:
+def import_module_named(text: str, argument: str, error: type[SensitivityError]) -> None:
     """Import a module for what it registers: engines, observers, formats.
 
     Args:
         text: ``package.module`` or ``path.py``.
-        what: What it is wanted for, in messages.
+        argument: Its name on the command line, for messages: ``MODEL``.
         error: Raised where there is no such module.
     """
-    _module(text, what, text, error)
+    _module(text, argument, text, error)
 
 
-def _module(name: str, what: str, text: str, error: type[SensitivityError]) -> Any:
+def _module(name: str, argument: str, text: str, error: type[SensitivityError]) -> Any:
     """The module of a name, or of a file that ends in ``.py``."""
     path = Path(name)
     if path.suffix == ".py":
         if not path.is_file():
-            raise error(f"there is no file {name!r} for {what} {text!r}.")
+            raise error(f"there is no file {name!r} for {argument} {text!r}.")
         folder, name = str(path.parent.resolve()), path.stem
         if folder not in sys.path:
             sys.path.insert(0, folder)
@@ -76,10 +76,12 @@ def _module(name: str, what: str, text: str, error: type[SensitivityError]) -> A
     except ModuleNotFoundError as missing:
         if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
             raise  # the module is there and lacks something of its own
-        raise error(f"there is no module {missing.name!r} for {what} {text!r}. Run where Python finds it.") from missing
+        raise error(
+            f"there is no module {missing.name!r} for {argument} {text!r}. Run where Python finds it."
+        ) from missing
     origin = getattr(module, "__file__", None)
     if path.suffix == ".py" and (origin is None or Path(origin).resolve() != path.resolve()):
-        raise error(f"{what} {text!r}: a module named {name!r} is there already, from {origin}. Rename the file.")
+        raise error(f"{argument} {text!r}: a module named {name!r} is there already, from {origin}. Rename the file.")
     return module
 
 

@@ -46,7 +46,7 @@ NORM_BATCHES = 100
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings:
+class TrainingSettings:
     """How long and how fast to train.
 
     Attributes:
@@ -103,7 +103,7 @@ def prepare(sam: EfficientViTSam, index: int) -> Scene:
     return Scene(sam.preprocess(image)[0].half(), masks, boxes)
 
 
-def batches(scenes: Sequence[Scene], settings: Settings) -> Iterator[Examples]:
+def batches(scenes: Sequence[Scene], settings: TrainingSettings) -> Iterator[Examples]:
     """Random scenes, in each of them random things, with jittered boxes; without end."""
     rng = np.random.default_rng(settings.seed)
     while True:
@@ -143,7 +143,7 @@ def loss(logits: Tensor, iou: Tensor, examples: Examples) -> Tensor:
     return best.mean() + F.mse_loss(iou, actual)
 
 
-def train(sam: EfficientViTSam, scenes: Sequence[Scene], settings: Settings, *, checkpoint: Path) -> None:
+def train(sam: EfficientViTSam, scenes: Sequence[Scene], settings: TrainingSettings, *, checkpoint: Path) -> None:
     """Train in place, saving the weights now and then."""
     optimizer = torch.optim.AdamW(sam.parameters(), lr=settings.learning_rate, weight_decay=0.01, fused=True)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / settings.steps))
@@ -211,7 +211,7 @@ def main() -> None:
     sam = load("tiny", checkpoint=options.start) if options.start else build("tiny")
     print(f"drawing {options.scenes} scenes", flush=True)
     scenes = [prepare(sam, index) for index in range(options.scenes)]
-    settings = Settings(steps=options.steps, learning_rate=options.learning_rate, seed=options.seed)
+    settings = TrainingSettings(steps=options.steps, learning_rate=options.learning_rate, seed=options.seed)
     train(sam, scenes, settings, checkpoint=options.out)
     settle_norms(sam, batches(scenes, settings))
     save_file(sam.state_dict(), options.out)

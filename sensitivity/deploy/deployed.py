@@ -95,17 +95,17 @@ class EngineModule(nn.Module):
         engine: What runs it.
         signature: What it takes and returns.
         original: The module it stands for.
-        what: Its name in messages.
+        description: Its name in messages.
         io: Type of the engine's float inputs and outputs; what is taken and returned here is float32 all the same.
     """
 
     def __init__(
-        self, engine: Engine, signature: Signature, original: nn.Module, what: str, io: IoType = "fp32"
+        self, engine: Engine, signature: Signature, original: nn.Module, description: str, io: IoType = "fp32"
     ) -> None:
         super().__init__()
         self._engine = engine
         self._signature = signature
-        self._what = what
+        self._description = description
         self._io = io
         object.__setattr__(self, "_original", original)  # not a submodule: its weights are in the engine
         self.eval()
@@ -116,7 +116,7 @@ class EngineModule(nn.Module):
         Raises:
             EngineError: If the arguments are not of the form and size that was exported.
         """
-        tensors = self._signature.inputs.tensors_of((args, kwargs), self._what)
+        tensors = self._signature.inputs.tensors_of((args, kwargs), self._description)
         device = tensors[0].device
         pieces = [self._run(piece) for piece in self._pieces(tensors)]
         outputs = [torch.from_numpy(array).to(device) for array in self._joined(pieces)]
@@ -138,8 +138,8 @@ class EngineModule(nn.Module):
         if not signature.splits or count % batch:
             why = f"no multiple of {batch}" if signature.splits else "its samples cannot be run one by one"
             raise EngineError(
-                f"{self._what} was exported for batches of {batch} and was given {count}: {why}. Give batches of "
-                f"{batch}, e.g. batch_size={batch} in the task."
+                f"{self._description} was exported for batches of {batch} and was given {count}: {why}. Give batches "
+                f"of {batch}, e.g. batch_size={batch} in the task."
             )
         split = [
             torch.split(t, batch) if many else (t,) * (count // batch)
@@ -166,7 +166,7 @@ class EngineModule(nn.Module):
             value = getattr(original, name)
             if inspect.ismethod(value) or isinstance(value, nn.Module):
                 raise AttributeError(
-                    f"{self._what} runs on an engine, which knows its forward() alone, not {name!r}. "
+                    f"{self._description} runs on an engine, which knows its forward() alone, not {name!r}. "
                     "Deploy the submodules that other methods use instead: parts=[...]."
                 ) from None
             return value
@@ -500,8 +500,8 @@ def with_engines(model: nn.Module, parts: Iterable[DeployedPart]) -> nn.Module:
     return stand_in
 
 
-def _engine_module(part: DeployedPart, original: nn.Module, what: str) -> EngineModule:
-    return EngineModule(part.engine, part.part.signature, original, what, part.io)
+def _engine_module(part: DeployedPart, original: nn.Module, description: str) -> EngineModule:
+    return EngineModule(part.engine, part.part.signature, original, description, part.io)
 
 
 def _shallow(module: nn.Module) -> nn.Module:

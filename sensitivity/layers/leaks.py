@@ -31,7 +31,7 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class ExecutedStep:
     """One executed operator.
 
     Attributes:
@@ -59,7 +59,7 @@ class Execution:
         numbers: The tensors that are alive, each with its value.
     """
 
-    steps: list[Step] = field(default_factory=list)
+    steps: list[ExecutedStep] = field(default_factory=list)
     leaves: dict[int, Tensor] = field(default_factory=dict)
     numbers: WeakIdKeyDictionary = field(default_factory=WeakIdKeyDictionary)
 
@@ -84,7 +84,7 @@ class Execution:
         return {value: known[value] for value in values}
 
 
-def _take(step: Step, known: dict[int, Tensor]) -> None:
+def _take(step: ExecutedStep, known: dict[int, Tensor]) -> None:
     """Run an operator on real tensors and note what it made."""
     if step.function is None:
         known[step.outputs[0]] = known[step.args[0].value]

@@ -61,7 +61,7 @@ def is_transposed(op: Op) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Origin:
+class WeightOrigin:
     """Where a weight comes from.
 
     Attributes:
@@ -75,7 +75,7 @@ class Origin:
     part: bool
 
 
-def origin_of(tape: Tape, value: int, axis: int) -> Origin:
+def origin_of(tape: Tape, value: int, axis: int) -> WeightOrigin:
     """Follow a weight back through views and parts, with the axis of its output channels.
 
     Args:
@@ -88,11 +88,11 @@ def origin_of(tape: Tape, value: int, axis: int) -> Origin:
     while True:
         op = tape.producer(value)
         if op is None or len(op.inputs) != 1:
-            return Origin(value, current, part)
+            return WeightOrigin(value, current, part)
         before, after = tape.values[op.inputs[0]].shape, tape.values[value].shape
         step = _axis_before(op, before, after, current)
         if step is None:
-            return Origin(value, current, part)
+            return WeightOrigin(value, current, part)
         current = step.axis
         part = part or op.name in PARTS
         value = op.inputs[0]

@@ -24,7 +24,7 @@ from sensitivity.errors import NotRestoredError, TracingError
 from sensitivity.interception import Original, calls_handled
 from sensitivity.layers.generators import generators_forked
 from sensitivity.layers.inputs import arguments_of, tensors_in
-from sensitivity.layers.leaks import Execution, Made, Step, replace_leaks
+from sensitivity.layers.leaks import ExecutedStep, Execution, Made, replace_leaks
 from sensitivity.layers.modes import TorchModes
 from sensitivity.layers.recurrent import FUSED_LSTM, parts_of_fused_lstm
 from sensitivity.turns import process_state
@@ -199,7 +199,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._append(Op(name, tuple(seen_args), seen_kwargs, inputs, numbers, tuple(self.stack)))
         made = tree_map(lambda leaf: Made(leaf.value) if isinstance(leaf, Ref) else leaf, (seen_args, seen_kwargs))
         made_args, made_kwargs = made
-        self.execution.steps.append(Step(func, made_args, made_kwargs, before, numbers))
+        self.execution.steps.append(ExecutedStep(func, made_args, made_kwargs, before, numbers))
         for alias in aliases:
             self._rewrite(alias, numbers[0])
         return result
@@ -216,7 +216,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         number = len(self.tape.ops)
         new = self.add(tensor, Value(number, tuple(tensor.shape), dynamic=True))
         self._append(Op("written_through_view", (Ref(old), Ref(cause)), {}, (old, cause), (new,), tuple(self.stack)))
-        self.execution.steps.append(Step(None, (Made(old), Made(cause)), {}, (), (new,)))
+        self.execution.steps.append(ExecutedStep(None, (Made(old), Made(cause)), {}, (), (new,)))
 
     def _append(self, op: Op) -> None:
         for value in dict.fromkeys(op.inputs):

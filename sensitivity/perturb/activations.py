@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import CalibrationError, RecipeError
-from sensitivity.perturb.hooks import After, Arguments, Before, Counting, holders_of
+from sensitivity.perturb.hooks import After, Arguments, Before, Counting, modules_around
 from sensitivity.perturb.operators import AtOperator, Unnested
 from sensitivity.records import Layer, Recipe
 
@@ -112,7 +112,7 @@ class _Calls(Counting):
     def __init__(self, model: nn.Module, layer: Layer, recipe: Recipe, change: Change, *, strict: bool) -> None:
         counts = layer.calls > 1 or recipe.placement == "conv-norm-act"
         runs_in = layer.module if layer.runs_in is None else layer.runs_in
-        super().__init__(holders_of(model, model.get_submodule(runs_in)) if counts else ())
+        super().__init__(modules_around(model, model.get_submodule(runs_in)) if counts else ())
         self.first: int | None = None
         self._model = model
         self._layer = layer

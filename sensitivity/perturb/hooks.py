@@ -128,6 +128,6 @@ class _Passes:
             counter.depth = max(0, counter.depth - 1)
 
 
-def holders_of(model: nn.Module, module: nn.Module) -> list[nn.Module]:
+def modules_around(model: nn.Module, module: nn.Module) -> list[nn.Module]:
     """Every module of a model that holds another one, that one included."""
     return [outer for outer in model.modules() if any(inner is module for inner in outer.modules())]

@@ -25,7 +25,7 @@ Place = Literal["outside", "body", "whole"]
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptModules:
     """What stays in fp32.
 
     Attributes:
@@ -65,7 +65,7 @@ def around(path: str) -> list[str]:
     return ["", *(".".join(steps[: number + 1]) for number in range(len(steps)))]
 
 
-def find_kept(model: nn.Module, layers: Sequence[Layer], scheme: Scheme, example_inputs: Any) -> Kept:
+def find_kept(model: nn.Module, layers: Sequence[Layer], scheme: Scheme, example_inputs: Any) -> KeptModules:
     """Find what a scheme's ``keep_fp32`` means in a model.
 
     Norms are modules without layers that run a fused norm, or both reduce and divide; norms that are folded (batch
@@ -83,7 +83,7 @@ def find_kept(model: nn.Module, layers: Sequence[Layer], scheme: Scheme, example
         TracingError: If the model fails with the inputs.
     """
     if scheme.rest == "fp32":
-        return Kept()
+        return KeptModules()
     whole: set[str] = set()
     bodies: set[str] = set()
     finder = _Found(model, example_inputs)
@@ -96,7 +96,7 @@ def find_kept(model: nn.Module, layers: Sequence[Layer], scheme: Scheme, example
             raise LayerNotFoundError(_nothing(entry, model))
         (bodies if entry == ATTENTION else whole).update(paths)
     modules = frozenset(layer.module for layer in layers)
-    return Kept(frozenset(whole), frozenset(bodies), modules, finder.beside())
+    return KeptModules(frozenset(whole), frozenset(bodies), modules, finder.beside())
 
 
 class _Found:
@@ -118,7 +118,7 @@ class _Found:
         return {self._home(op) for op in self._tape.ops if near.is_attention(op)}
 
     def beside(self) -> dict[str, frozenset[str]]:
-        """See ``Kept.beside``."""
+        """See ``KeptModules.beside``."""
         at = {call.op: site.module for site in self._sites for call in site.calls}
         partners: dict[str, frozenset[str]] = {}
         for site in self._sites:

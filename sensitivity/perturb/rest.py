@@ -25,7 +25,7 @@ from sensitivity.errors import ModelError
 from sensitivity.interception import Original, calls_handled, forward_exchanged
 from sensitivity.layers.operators import ELEMENTWISE, FUSED_NORMS
 from sensitivity.layers.tape import is_composite
-from sensitivity.perturb.kept import Kept, Place, around
+from sensitivity.perturb.kept import KeptModules, Place, around
 from sensitivity.perturb.weights import exchanged, folded_scale, output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
 from sensitivity.records import Layer, Recipe
@@ -42,7 +42,7 @@ _WRITTEN_IN_HALF: tuple[_Mark, ...] = ("sum", "result")
 Watch = Callable[[str, Tensor], None]
 """Told of a module's path, and of a tensor that its operations write to, or read from, memory in half precision."""
 
-NOTHING_KEPT = Kept()
+NOTHING_KEPT = KeptModules()
 _FULL = (torch.float32, torch.float64)
 _FUSED = ELEMENTWISE | {name for name, kind in FUSED_NORMS.items() if kind == "BatchNorm"}  # scales and shifts
 
@@ -53,7 +53,7 @@ def half_rest(
     layers: Sequence[Layer],
     recipes: Mapping[str, Recipe],
     rest: Rest,
-    kept: Kept = NOTHING_KEPT,
+    kept_modules: KeptModules = NOTHING_KEPT,
     *,
     within: Sequence[str] | None = None,
     fused: bool = True,
@@ -71,8 +71,8 @@ def half_rest(
         layers: Its layers.
         recipes: What each layer gets, by name.
         rest: ``fp32`` changes nothing.
-        kept: What stays in fp32; nothing inside is rounded, nor what passes from one to another or is returned by the
-            model, only what is read outside.
+        kept_modules: What stays in fp32; nothing inside is rounded, nor what passes from one to another or is
+            returned by the model, only what is read outside.
         within: Paths of the submodules that this holds for, empty for all of the model; None for all of it, too.
         fused: Whether elementwise operations and quantizers are fused with what they read; else every result is
             rounded at once, as an engine does that runs a graph node by node.
@@ -85,12 +85,12 @@ def half_rest(
         yield
         return
     rounding = _Rounding(HALVES[rest], fused=fused, watch=watch)
-    roles = _Roles.of(layers, recipes, rest, kept, within)
-    calls = _Calls(rounding, model, kept, roles)
+    roles = _Roles.of(layers, recipes, rest, kept_modules, within)
+    calls = _Calls(rounding, model, kept_modules, roles)
     with contextlib.ExitStack() as stack:
         rounding.spare(model)
         if watch is None:
-            stack.enter_context(_rounded_constants(model, layers, rounding, kept, roles))
+            stack.enter_context(_rounded_constants(model, layers, rounding, kept_modules, roles))
         stack.enter_context(calls.watched())
         stack.enter_context(rounding)
         yield
@@ -120,7 +120,7 @@ class _Roles:
         layers: Sequence[Layer],
         recipes: Mapping[str, Recipe],
         rest: Rest,
-        kept: Kept,
+        kept_modules: KeptModules,
         within: Sequence[str] | None,
     ) -> _Roles:
         """From what the layers get."""
@@ -132,7 +132,7 @@ class _Roles:
         return cls(
             in_integers=paths - attending,
             partly=frozenset(layer.module for layer, _ in quantized) - paths,
-            stored=frozenset(path for path, modules in kept.beside.items() if not modules <= paths),
+            stored=frozenset(path for path, modules in kept_modules.beside.items() if not modules <= paths),
             exact=frozenset((layer.module, name) for layer in whole for name in (layer.weight, *unrounded)),
             within=None if within is None else frozenset(within),
         )
@@ -254,7 +254,7 @@ def _each_element_once(tensor: Tensor) -> Tensor:
 
 @contextlib.contextmanager
 def _rounded_constants(
-    model: nn.Module, layers: Sequence[Layer], rounding: _Rounding, kept: Kept, roles: _Roles
+    model: nn.Module, layers: Sequence[Layer], rounding: _Rounding, kept_modules: KeptModules, roles: _Roles
 ) -> Iterator[None]:
     """Rounded parameters and buffers in the place of the model's own; norms that are folded stay as they are."""
     scales = [(layer, folded_scale(model, layer)) for layer in layers]
@@ -263,7 +263,7 @@ def _rounded_constants(
     rounding.spare(model)
     with contextlib.ExitStack() as stack:
         for path, module in model.named_modules():
-            if roles.elsewhere(path) or fold_scale_shift(module) is not None or kept.holds(around(path)):
+            if roles.elsewhere(path) or fold_scale_shift(module) is not None or kept_modules.holds(around(path)):
                 continue
             for name, tensor in [*module._parameters.items(), *module._buffers.items()]:
                 if tensor is None or tensor.dtype not in _FULL or (path, name) in roles.exact:
@@ -307,13 +307,13 @@ class _Calls:
         self,
         rounding: _Rounding,
         model: nn.Module,
-        kept: Kept,
+        kept_modules: KeptModules,
         roles: _Roles,
     ) -> None:
         self._rounding = rounding
         self._paths = {id(module): path for path, module in model.named_modules()}
         self._modules = list(model.modules())
-        self._kept = kept
+        self._kept = kept_modules
         self._roles = roles
         self._inside = False
         self._place: Place = "outside"

@@ -40,11 +40,11 @@ def simulated(
         CalibrationError: If activations are to be quantized and no ranges are known.
     """
     recipes = resolve(scheme, layers, model=layers.model)
-    kept = find_kept(model, layers, scheme, example_inputs)
+    kept_modules = find_kept(model, layers, scheme, example_inputs)
     perturber = Perturber(model, calibrations)
     with (
         untouched(model),
         perturber.applied({layers[name]: recipe for name, recipe in recipes.items()}),
-        half_rest(model, layers, recipes, scheme.rest, kept),
+        half_rest(model, layers, recipes, scheme.rest, kept_modules),
     ):
         yield

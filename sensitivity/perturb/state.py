@@ -46,7 +46,7 @@ class _Remembered:
 
     def written(self) -> bool:
         """Whether torch has counted a write since."""
-        return version_of(self.tensor) != self.version
+        return write_count(self.tensor) != self.version
 
     def changed(self) -> bool:
         """Whether the content is another, also where nothing has counted the write (``.data``, ``.numpy()``)."""
@@ -74,7 +74,7 @@ class _Remembered:
             if self.tensor.layout is torch.strided:
                 raise
             return False  # torch cannot write another number of elements into a compressed sparse tensor
-        self.version = version_of(self.tensor)
+        self.version = write_count(self.tensor)
         return True
 
 
@@ -199,7 +199,7 @@ def check_has_numbers(model: nn.Module) -> None:
         )
 
 
-def version_of(tensor: Tensor) -> int:
+def write_count(tensor: Tensor) -> int:
     """How often torch has counted a write to a tensor; -1 for those made in inference mode, which count none."""
     return -1 if tensor.is_inference() else tensor._version
 
@@ -224,7 +224,7 @@ def _remember(owner: dict[str, Any], name: str, path: str, tensor: Tensor, *, wi
     with_copy = with_copy and not tensor.is_meta
     content = tensor.detach().clone() if with_copy else None
     hashed = None if with_copy or tensor.is_meta else _hash(tensor)
-    return _Remembered(owner, name, path, tensor, version_of(tensor), content, hashed)
+    return _Remembered(owner, name, path, tensor, write_count(tensor), content, hashed)
 
 
 def cuda_devices(model: nn.Module) -> list[int]:

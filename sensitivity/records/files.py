@@ -68,12 +68,12 @@ def write_json(path: str | Path, plain: Any) -> None:
     write_text(path, json.dumps(plain, indent=1, allow_nan=False) + "\n")
 
 
-def read_json(path: str | Path, what: str, writer: str, error: type[SensitivityError]) -> Any:
+def read_json(path: str | Path, content: str, writer: str, error: type[SensitivityError]) -> Any:
     """The JSON in a file.
 
     Args:
         path: The file.
-        what: What it should hold, in messages: ``a study``.
+        content: What it should hold, in messages: ``a study``.
         writer: What writes such files, in messages: ``Study.save``.
         error: Raised where there is no such file.
 
@@ -85,22 +85,22 @@ def read_json(path: str | Path, what: str, writer: str, error: type[SensitivityE
         text = read_bytes(path, "record").decode("utf-8")
         return json.loads(text, object_pairs_hook=without_repeats, parse_constant=refuse_constant)
     except FileNotFoundError as missing:
-        raise error(f"no {what.split(' ', 1)[1]} at {path}. {writer} writes one.") from missing
+        raise error(f"no {content.split(' ', 1)[1]} at {path}. {writer} writes one.") from missing
     except OSError as refused:
         why = refused.strerror or str(refused) or type(refused).__name__
-        raise error(f"{path} cannot be read as {what}: {why}. Give a file written by {writer}.") from refused
+        raise error(f"{path} cannot be read as {content}: {why}. Give a file written by {writer}.") from refused
     except (ValueError, RecursionError) as broken:  # JSONDecodeError and UnicodeDecodeError are ValueErrors
         raise error(f"{path} is not JSON: {broken}. Give a file written by {writer}.") from broken
 
 
 def load_json(
-    path: str | Path, what: str, writer: str, error: type[SensitivityError], from_json: Callable[[Any], Loaded]
+    path: str | Path, content: str, writer: str, error: type[SensitivityError], from_json: Callable[[Any], Loaded]
 ) -> Loaded:
     """The record in a file; every error names the file.
 
     Args:
         path: The file.
-        what: What it should hold, in messages: ``a study``.
+        content: What it should hold, in messages: ``a study``.
         writer: What writes such files, in messages: ``Study.save``.
         error: Raised where the file holds no JSON.
         from_json: Makes the record of what the JSON holds.
@@ -108,13 +108,13 @@ def load_json(
     Raises:
         SensitivityError: As ``error``, or what ``from_json`` raises.
     """
-    plain = read_json(path, what, writer, error)
+    plain = read_json(path, content, writer, error)
     try:
         return from_json(plain)
     except SensitivityError as wrong:
         raise type(wrong)(f"{path}: {wrong}") from wrong
     except RecursionError as deep:
-        raise error(f"{path} is not {what}: it holds too many nests in nests. Give a file by {writer}.") from deep
+        raise error(f"{path} is not {content}: it holds too many nests in nests. Give a file by {writer}.") from deep
 
 
 def check_regular(path: Path) -> None:
@@ -127,12 +127,12 @@ def check_regular(path: Path) -> None:
         raise OSError("it is a pipe or a device, not a file")
 
 
-def read_bytes(path: str | Path, what: str, *, most: int = MAX_JSON_BYTES) -> bytes:
+def read_bytes(path: str | Path, noun: str, *, most: int = MAX_JSON_BYTES) -> bytes:
     """The content of a file on a disk; what may never end is not opened.
 
     Args:
         path: The file.
-        what: What it should hold, in one word, for messages.
+        noun: What it should hold, in one word, for messages.
         most: Bytes that it may have.
 
     Raises:
@@ -143,7 +143,7 @@ def read_bytes(path: str | Path, what: str, *, most: int = MAX_JSON_BYTES) -> by
     with path.open("rb") as file:
         content = file.read(most + 1)  # a file may grow while it is read
     if len(content) > most:
-        raise OSError(f"it has more than the {most} bytes of the largest {what}")
+        raise OSError(f"it has more than the {most} bytes of the largest {noun}")
     return content
 
 

@@ -61,14 +61,14 @@ class FirstDifference:
     @property
     def reason(self) -> str:
         """The same as sentences for people."""
-        what = f"the output of layer {self.layer}" if self.layer else f"the output {self.tensor}"
+        subject = f"the output of layer {self.layer}" if self.layer else f"the output {self.tensor}"
         compared = f"SQNR {self.sqnr_db:.1f} dB to the simulation"
         if self.simulation_sqnr_db is not None:
             compared += f", which has {self.simulation_sqnr_db:.1f} dB to fp32"
         agree = ""
         if self.behind:
             agree = f"; the outputs of the layers in front of it ({', '.join(self.behind)}) agree"
-        return f"the tensors part first at {what} ({compared}){agree}. {self._where()}"
+        return f"the tensors part first at {subject} ({compared}){agree}. {self._where()}"
 
     def _where(self) -> str:
         if not self.nodes:

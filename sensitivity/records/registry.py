@@ -23,17 +23,17 @@ class Registry(Generic[Value]):
     """Values by name, in the order in which they were added.
 
     Args:
-        what: What the values are, for messages: ``observer``.
+        noun: What the values are, for messages: ``observer``.
         how: The call that adds one, for messages: ``sv.register_observer(name, ...)``.
         ours: The values that are always there and can never be replaced.
         error: What is raised.
     """
 
     def __init__(
-        self, what: str, how: str, builtin: Iterable[Value], *, error: type[SensitivityError] = RecipeError
+        self, noun: str, how: str, builtin: Iterable[Value], *, error: type[SensitivityError] = RecipeError
     ) -> None:
         self._error = error
-        self._what = what
+        self._noun = noun
         self._how = how
         self._values = {value.name: value for value in builtin}
         self._ours = frozenset(self._values)
@@ -50,14 +50,14 @@ class Registry(Generic[Value]):
         """
         name = value.name
         if not isinstance(name, str) or not name or not name.isprintable() or name != name.strip():
-            raise self._error(f"{name!r} is no name for a {self._what}. Give a short text, such as 'my_{self._what}'.")
+            raise self._error(f"{name!r} is no name for a {self._noun}. Give a short text, such as 'my_{self._noun}'.")
         if self._values.get(name) == value:
             return
         if name in self._ours:
-            raise self._error(f"{self._what} {name!r} is one of this library's own. Use another name.")
+            raise self._error(f"{self._noun} {name!r} is one of this library's own. Use another name.")
         if name in self._values and not replace:
             raise self._error(
-                f"another {self._what} is registered as {name!r}. Use another name, since stored results name it, or "
+                f"another {self._noun} is registered as {name!r}. Use another name, since stored results name it, or "
                 "replace it with replace=True."
             )
         self._values[name] = value
@@ -70,7 +70,7 @@ class Registry(Generic[Value]):
         """
         if not isinstance(name, str) or name not in self._values:
             raise RecipeError(
-                f"{self._what} {name!r} is not known. Choose one of: {', '.join(self._values)}. One of your own is "
+                f"{self._noun} {name!r} is not known. Choose one of: {', '.join(self._values)}. One of your own is "
                 f"known after {self._how}, which has to run before a recipe names it, also where the recipe is "
                 "read from a file."
             )

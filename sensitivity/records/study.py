@@ -286,7 +286,7 @@ def _check_numbers(numbers: Mapping[str, float]) -> None:
             raise TypeError(f"{name!r:.40} is {number!r:.40}, which is no number")
 
 
-def _check_unique(what: str, names: list[str]) -> None:
+def _check_unique(noun: str, names: list[str]) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise StudyError(f"the {what} {twice!r:.80} stands twice in the study. Give a file written by Study.save.")
+        raise StudyError(f"the {noun} {twice!r:.80} stands twice in the study. Give a file written by Study.save.")

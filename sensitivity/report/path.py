@@ -168,7 +168,7 @@ def _rows(record: TunedRecord) -> list[list[str]]:
     return [
         [
             str(step.kind),
-            told(step),
+            described_step(step),
             NOT_KNOWN if step.score is None else shown(step.score, record),
             NOT_KNOWN if step.drop is None else shown(step.drop, record),
             _interval(step, record),
@@ -182,7 +182,7 @@ def _rows(record: TunedRecord) -> list[list[str]]:
     ]
 
 
-def told(step: Step) -> str:
+def described_step(step: Step) -> str:
     """What was tried, with the SQNR that was expected of it and the one that was measured, where there are both."""
     if step.predicted_db is None or step.output_db is None:
         return step.what

@@ -138,7 +138,7 @@ def request_of(goal: Goal, engine: str | Build | None, candidates: object) -> Re
         MissingPackageError: If a latency is asked for, and the engine's package is not installed.
     """
     kind = None if engine is None else kind_of(engine)
-    absence = check_engine(goal, kind)
+    absence = check_can_measure(goal, kind)
     if candidates is None:
         recipes = usual_candidates(fewer_bits=goal.size_bytes is not None, saturates=_saturates(engine))
     else:
@@ -153,7 +153,7 @@ def _saturates(engine: str | Build | None) -> bool:
     return engine is not None and bool(capabilities_here(engine).saturates)
 
 
-def check_engine(goal: Goal, kind: EngineKind | None) -> str:
+def check_can_measure(goal: Goal, kind: EngineKind | None) -> str:
     """Why a scheme will not be run on the engine here; empty where it will.
 
     Raises:

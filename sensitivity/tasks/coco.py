@@ -14,7 +14,7 @@ from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations, read_json
 from sensitivity.tasks.curves import Curves, Matched
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
-from sensitivity.tasks.ground_truth import Detections, GroundTruth
+from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.segmentations import as_rle, finite_number, finite_numbers, first_fault, whole_number
 
 _LIMITS = (1, 10, 100)
@@ -98,7 +98,7 @@ def evaluate_coco(
         detections: COCO results: ``image_id``, ``category_id``, ``score`` and ``bbox`` (x, y, width, height) or
             ``segmentation`` (RLE); a list or a JSON file of one. It may be empty.
         iou_type: ``bbox`` or ``segm``.
-        images: Ids of the images to score; None for all of the file. Detections on others are left out.
+        images: Ids of the images to score; None for all of the file. DetectionTable on others are left out.
         use_categories: Whether category and detection must agree; False scores proposals.
 
     Raises:
@@ -112,12 +112,12 @@ def evaluate_coco(
     return coco_metrics(GroundTruth(annotations, iou_type, use_categories=use_categories), flat, chosen)
 
 
-def coco_metrics(truth: GroundTruth, detections: Detections, images: Sequence[int]) -> dict[str, float]:
+def coco_metrics(truth: GroundTruth, detections: DetectionTable, images: Sequence[int]) -> dict[str, float]:
     """COCO's twelve numbers with the ground truth prepared once; see ``evaluate_coco`` for what they average.
 
     Args:
         truth: The objects.
-        detections: Detections; those on images that are not scored are left out.
+        detections: DetectionTable; those on images that are not scored are left out.
         images: Positions of the images to score.
 
     Raises:
@@ -127,7 +127,7 @@ def coco_metrics(truth: GroundTruth, detections: Detections, images: Sequence[in
     return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
 
 
-def _matched(truth: GroundTruth, detections: Detections, images: Sequence[int]) -> Matched:
+def _matched(truth: GroundTruth, detections: DetectionTable, images: Sequence[int]) -> Matched:
     matches = truth.match(detections, images, limit=_LIMITS[-1])
     return Matched(truth, matches, detections.images[matches.detections], images, _LIMITS)
 
@@ -206,7 +206,7 @@ def check_results(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotat
             raise PredictionError(f"detections[{fault[0]}] {fault[1]}.")
 
 
-def as_detections(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotations, iou_type: str) -> Detections:
+def as_detections(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotations, iou_type: str) -> DetectionTable:
     """COCO results as flat arrays.
 
     Raises:
@@ -214,7 +214,7 @@ def as_detections(results: Sequence[Mapping[str, Any]], annotations: CocoAnnotat
     """
     check_results(results, annotations, iou_type)
     position = {image["id"]: number for number, image in enumerate(annotations.images)}
-    return Detections(
+    return DetectionTable(
         images=np.array([position[result["image_id"]] for result in results], np.intp),
         categories=np.array([result["category_id"] for result in results], np.intp),
         scores=np.array([result["score"] for result in results], np.float64),

@@ -45,7 +45,7 @@ class Curves:
         """Mean over IoU thresholds and categories; NaN if there is no category.
 
         Args:
-            limit: Detections of a category in an image, one of ``recall``.
+            limit: DetectionTable of a category in an image, one of ``recall``.
             iou: One IoU threshold; None for all.
         """
         recall = self.recall[limit]
@@ -58,7 +58,7 @@ class Counted:
     Args:
         matches: What became of the detections.
         size: One of ``matching.SIZES``.
-        limits: Detections of a category in an image up to which recall is given.
+        limits: DetectionTable of a category in an image up to which recall is given.
 
     Source:
         ``COCOeval.accumulate`` of pycocotools 2.0.11: the same numbers to the last bit.
@@ -114,7 +114,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Matched:
-    """Detections matched with the objects of some images.
+    """DetectionTable matched with the objects of some images.
 
     Attributes:
         truth: The objects.

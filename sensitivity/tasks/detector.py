@@ -35,7 +35,7 @@ from sensitivity.tasks.first_look import (
     ENOUGH_IMAGES,
     Floats,
     Ints,
-    Seen,
+    PredictedImage,
     best_first,
     corner_overlaps,
     label_readings,
@@ -44,7 +44,7 @@ from sensitivity.tasks.first_look import (
     shapes_look_like,
     unknown_labels_look_like,
 )
-from sensitivity.tasks.ground_truth import Detections
+from sensitivity.tasks.ground_truth import DetectionTable
 from sensitivity.tasks.poses import Poses
 from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault, whole_number
 
@@ -218,21 +218,21 @@ class DetectionTask(abc.ABC):
             return None
         return f"{self.name}: {self.metric} of the first {len(images)} images is {score:.1%}, and {seen}"
 
-    def _nothing_fits(self, images: Sequence[Seen], predictions: Mapping[int, Prediction]) -> str | None:
+    def _nothing_fits(self, images: Sequence[PredictedImage], predictions: Mapping[int, Prediction]) -> str | None:
         scores = [np.asarray(prediction["scores"], np.float64).reshape(-1) for prediction in predictions.values()]
         return nothing_fits(images, np.concatenate(scores), _SHAPES[self._iou_type])
 
-    def _shapes_look_like(self, images: Sequence[Seen]) -> str | None:
+    def _shapes_look_like(self, images: Sequence[PredictedImage]) -> str | None:
         """What the shapes look like if they are in another order or unit; masks are as large as the image."""
         if self._iou_type != "bbox":
             return None
         return shapes_look_like(images, self._input_size, noun="boxes", orders=BOX_ORDERS)
 
-    def _seen(self, position: int, prediction: Prediction) -> Seen:
+    def _seen(self, position: int, prediction: Prediction) -> PredictedImage:
         image = self.annotations.images[position]
         objects = self._objects_seen(position)
         best = best_first(np.asarray(prediction["scores"], np.float64), len(objects))
-        return Seen(
+        return PredictedImage(
             overlaps=self._overlaps(objects),
             truth_categories=np.array([known["category_id"] for known in objects], np.int64),
             points=self._points(prediction, best),
@@ -247,7 +247,7 @@ class DetectionTask(abc.ABC):
         return [known for known in self.annotations.by_image[image["id"]] if not known["iscrowd"]]
 
     def _overlaps(self, objects: Sequence[Record]) -> Callable[[Floats], Floats]:
-        """How well shapes fit these objects; see ``Seen``."""
+        """How well shapes fit these objects; see ``PredictedImage``."""
         boxes = np.array([known["bbox"] for known in objects], np.float64).reshape(-1, 4)
         return partial(corner_overlaps, truth=_with_ends(boxes).reshape(-1, 2, 2))
 
@@ -277,7 +277,7 @@ class DetectionTask(abc.ABC):
         image = self.annotations.images[position]
         return self._files.read_sized(position, (image["height"], image["width"]))
 
-    def _detections(self, predictions: Mapping[int, Prediction]) -> Detections:
+    def _detections(self, predictions: Mapping[int, Prediction]) -> DetectionTable:
         """Predictions of all images as flat arrays.
 
         Raises:
@@ -295,7 +295,7 @@ class DetectionTask(abc.ABC):
         else:
             boxes = [np.asarray(prediction["boxes"], np.float64).reshape(-1, 4) for prediction in of_images]
             shapes = _with_sides(np.concatenate(boxes))
-        return Detections(
+        return DetectionTable(
             images=np.repeat(positions, [len(of_image) for of_image in scores]),
             categories=np.concatenate(labels),
             scores=np.concatenate(scores),

@@ -31,7 +31,7 @@ _RIGHT, _LIKELY = 0.2, 0.7
 
 
 @dataclass(frozen=True)
-class Seen:
+class PredictedImage:
     """The objects of an image and the best of its predictions.
 
     Attributes:
@@ -145,7 +145,7 @@ _PIXELS = "pixels of the original image"
 
 
 def shapes_look_like(
-    images: Sequence[Seen], input_size: Callable[[int], Size], *, noun: str, orders: Mapping[str, Order]
+    images: Sequence[PredictedImage], input_size: Callable[[int], Size], *, noun: str, orders: Mapping[str, Order]
 ) -> str | None:
     """What is said of shapes that fit objects in another reading much better than as they are; None if they do not.
 
@@ -177,7 +177,7 @@ def shapes_look_like(
     )
 
 
-def labels_look_like(images: Sequence[Seen], readings: Mapping[str, Mapping[int, int]]) -> str | None:
+def labels_look_like(images: Sequence[PredictedImage], readings: Mapping[str, Mapping[int, int]]) -> str | None:
     """What is said of labels of shapes that fit, if another reading of the labels is right and theirs is not.
 
     Args:
@@ -207,7 +207,7 @@ def labels_look_like(images: Sequence[Seen], readings: Mapping[str, Mapping[int,
     )
 
 
-def nothing_fits(images: Sequence[Seen], scores: Floats, noun: str) -> str | None:
+def nothing_fits(images: Sequence[PredictedImage], scores: Floats, noun: str) -> str | None:
     """What is said of predictions that score 0 on enough images to wonder, where no other reading fits.
 
     Args:
@@ -283,7 +283,7 @@ def best_first(scores: Floats, count: int) -> Ints:
     return np.asarray(order, np.int64)
 
 
-def _fitting(images: Sequence[Seen], order: Callable[[Floats], Floats], unit: str, shown: Sequence[Size]) -> int:
+def _fitting(images: Sequence[PredictedImage], order: Callable[[Floats], Floats], unit: str, shown: Sequence[Size]) -> int:
     """How many shapes overlap an object by half, read in this way."""
     fitting = 0
     for image, input_size in zip(images, shown, strict=True):
@@ -293,7 +293,7 @@ def _fitting(images: Sequence[Seen], order: Callable[[Floats], Floats], unit: st
     return fitting
 
 
-def _pairs(image: Seen) -> list[tuple[int, int]]:
+def _pairs(image: PredictedImage) -> list[tuple[int, int]]:
     """Category ids of each shape that fits an object, and of the object."""
     if not len(image.points) or not len(image.truth_categories):
         return []

@@ -28,7 +28,7 @@ from sensitivity.tasks.poses import AnnotatedPoses, Poses
 
 
 @dataclass(frozen=True)
-class Detections:
+class DetectionTable:
     """N detections on any number of images, in any order.
 
     Attributes:
@@ -43,10 +43,10 @@ class Detections:
     scores: Floats
     shapes: Any
 
-    def take(self, chosen: Ints) -> Detections:
+    def take(self, chosen: Ints) -> DetectionTable:
         """Those at (M,) positions, in this order."""
         shapes = [self.shapes[index] for index in chosen] if isinstance(self.shapes, list) else self.shapes[chosen]
-        return Detections(self.images[chosen], self.categories[chosen], self.scores[chosen], shapes)
+        return DetectionTable(self.images[chosen], self.categories[chosen], self.scores[chosen], shapes)
 
     def areas(self) -> Floats:
         """(N,) area of each box, mask or pose in pixels."""
@@ -66,7 +66,7 @@ class Matches:
 
     A criterion is an IoU threshold and an object size, see ``matching``. What is neither true nor ignored in a
     criterion is a false positive there. ``by_threshold(matches.true, "all")[0]`` are the true positives at IoU 0.5 of
-    objects of any size; with ``Detections.images[matches.detections]`` they can be summed up image by image.
+    objects of any size; with ``DetectionTable.images[matches.detections]`` they can be summed up image by image.
 
     Attributes:
         detections: (M,) index into the detections given; those that are missing are not counted at all.
@@ -135,11 +135,11 @@ class GroundTruth:
             for size, counts in self._counts.items()
         }
 
-    def match(self, detections: Detections, images: Sequence[int], *, limit: int) -> Matches:
+    def match(self, detections: DetectionTable, images: Sequence[int], *, limit: int) -> Matches:
         """What becomes of every detection.
 
         Args:
-            detections: Detections; those on images that are not scored are left out.
+            detections: DetectionTable; those on images that are not scored are left out.
             images: Positions of the images to score.
             limit: So many detections of a category in an image count, the best ones.
 
@@ -162,7 +162,7 @@ class GroundTruth:
         order = order[counted]
         return Matches(order, groups[order], ranks[counted], true[counted], ignored[counted])
 
-    def has_objects(self, detections: Detections) -> Bools:
+    def has_objects(self, detections: DetectionTable) -> Bools:
         """(N,) whether the image of each detection has objects of its category."""
         queues = self._queues(
             self._places[detections.images], self._groups(self._category_index(detections.categories))

@@ -16,7 +16,7 @@ from sensitivity.tasks.curves import Curves, Matched
 from sensitivity.tasks.datasets import Preprocess, Size, as_array
 from sensitivity.tasks.detector import Adapter, DetectionTask, Labels, Prediction
 from sensitivity.tasks.fingerprint import fingerprint
-from sensitivity.tasks.first_look import POSE_ORDERS, Floats, Ints, Seen, shapes_look_like
+from sensitivity.tasks.first_look import POSE_ORDERS, Floats, Ints, PredictedImage, shapes_look_like
 from sensitivity.tasks.ground_truth import GroundTruth
 from sensitivity.tasks.poses import COCO_SIGMAS, AnnotatedPoses
 from sensitivity.tasks.segmentations import finite_numbers, whole_number
@@ -148,7 +148,7 @@ class CocoKeypoints(DetectionTask):
             )
         return checked
 
-    def _shapes_look_like(self, images: Sequence[Seen]) -> str | None:
+    def _shapes_look_like(self, images: Sequence[PredictedImage]) -> str | None:
         return shapes_look_like(images, self._input_size, noun="poses", orders=POSE_ORDERS)
 
     def _objects_seen(self, position: int) -> list[Record]:

@@ -320,7 +320,7 @@ def _is_by_sample(value: Any, count: int) -> bool:
     return isinstance(value, list) or all(isinstance(element, Mapping) for element in value)
 
 
-def _split(value: Any, count: int, what: str) -> list[Any]:
+def _split(value: Any, count: int, noun: str) -> list[Any]:
     """A batch's tree as one tree for each sample.
 
     Raises:
@@ -329,16 +329,16 @@ def _split(value: Any, count: int, what: str) -> list[Any]:
     if isinstance(value, torch.Tensor | np.ndarray) and value.ndim and len(value) == count:
         return list(value)
     if isinstance(value, Mapping):
-        parts = {key: _split(part, count, what) for key, part in value.items()}
+        parts = {key: _split(part, count, noun) for key, part in value.items()}
         return [{key: part[i] for key, part in parts.items()} for i in range(count)]
     if _is_by_sample(value, count):
         return list(value)
     if isinstance(value, tuple):
-        columns = [_split(part, count, what) for part in value]
+        columns = [_split(part, count, noun) for part in value]
         return [tuple(column[i] for column in columns) for i in range(count)]
     described = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
     raise PredictionError(
-        f"the {what} {described} cannot be told apart for {count} samples. Return one for each sample from adapter=, "
+        f"the {noun} {described} cannot be told apart for {count} samples. Return one for each sample from adapter=, "
         "or set per_sample=False, so that a batch is the unit."
     )
 

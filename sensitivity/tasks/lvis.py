@@ -16,7 +16,7 @@ from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import as_detections, choose_images, load_annotations, read_results
 from sensitivity.tasks.curves import Curves, Matched
 from sensitivity.tasks.detector import DetectionTask
-from sensitivity.tasks.ground_truth import Detections, GroundTruth
+from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.matching import ALL_CRITERIA, Bools, Ints, place_in_run
 from sensitivity.tasks.segmentations import whole_number
 
@@ -106,7 +106,7 @@ def evaluate_lvis(
         annotations: LVIS file, or what it holds.
         detections: Results as in COCO; a list or a JSON file of one. It may be empty.
         iou_type: ``bbox`` or ``segm``.
-        images: Ids of the images to score; None for all of the file. Detections on others are left out.
+        images: Ids of the images to score; None for all of the file. DetectionTable on others are left out.
 
     Raises:
         AnnotationError: If the annotations are not sound, or are COCO's and not LVIS's.
@@ -134,7 +134,7 @@ class _FederatedTruth:
         self._absent = self._listed(annotations, "neg_category_ids")
         self._incomplete = self._listed(annotations, "not_exhaustive_category_ids")
 
-    def matched(self, detections: Detections, images: Sequence[int]) -> Matched:
+    def matched(self, detections: DetectionTable, images: Sequence[int]) -> Matched:
         """What becomes of the detections that count."""
         judged = self._judged(detections)
         matches = self.objects.match(judged, images, limit=MAX_DETECTIONS)
@@ -144,14 +144,14 @@ class _FederatedTruth:
         )
         return Matched(self.objects, matches, judged.images[matches.detections], images, (MAX_DETECTIONS,))
 
-    def _judged(self, detections: Detections) -> Detections:
+    def _judged(self, detections: DetectionTable) -> DetectionTable:
         """The best 300 of each image, less those without area or on a category that nobody looked for."""
         order = np.lexsort((-detections.scores, detections.images))
         best = order[place_in_run(detections.images[order]) < MAX_DETECTIONS]
         looked_for: Bools = self.objects.has_objects(detections) | np.isin(self._keys(detections), self._absent)
         return detections.take(best[looked_for[best] & (detections.areas()[best] > 0)])
 
-    def _keys(self, detections: Detections) -> Ints:
+    def _keys(self, detections: DetectionTable) -> Ints:
         return detections.images * len(self._category_ids) + np.searchsorted(self._category_ids, detections.categories)
 
     def _listed(self, annotations: CocoAnnotations, key: str) -> Ints:
@@ -184,6 +184,6 @@ def _check_federated(annotations: CocoAnnotations) -> None:
             )
 
 
-def _metrics(truth: _FederatedTruth, detections: Detections, images: Sequence[int]) -> dict[str, float]:
+def _metrics(truth: _FederatedTruth, detections: DetectionTable, images: Sequence[int]) -> dict[str, float]:
     by_size = truth.matched(detections, images).curves()
     return {metric: read(by_size[size], truth.among) for metric, (size, read) in _READINGS.items()}

@@ -180,7 +180,7 @@ def box_overlaps(boxes_found: Floats, truth: Objects, first: Ints, last: Ints) -
 def mask_overlaps(masks: Sequence[Any], truth: Objects, first: Ints, last: Ints) -> Overlaps:
     """Overlaps of masks, by pycocotools; as ``box_overlaps``, but for lists of compressed RLE.
 
-    Detections with the same ``first`` must be neighbours, and each must have an object that it may find.
+    DetectionTable with the same ``first`` must be neighbours, and each must have an object that it may find.
     """
     starts = np.flatnonzero(place_in_run(first) == 0)
     parts = []

@@ -42,13 +42,13 @@ def leaves_folder(name: str) -> bool:
 
 
 @contextmanager
-def opened(path: Path, error_type: type[TaskError], what: str) -> Iterator[Image.Image]:
+def opened(path: Path, error_type: type[TaskError], content: str) -> Iterator[Image.Image]:
     """An image file, its header read and its pixels not; whatever Pillow raises until the block ends is translated.
 
     Args:
         path: One of ``FORMATS``. Of several frames or pages the first is meant.
         error_type: What to raise.
-        what: What the file should be, for the message: ``an image``.
+        content: What the file should be, for the message: ``an image``.
 
     Raises:
         TaskError: If the file is missing, of another format, broken, cut off, or has too many pixels (Pillow's limit
@@ -63,7 +63,7 @@ def opened(path: Path, error_type: type[TaskError], what: str) -> Iterator[Image
     except Exception as error:
         known = ", ".join(FORMATS)
         raise error_type(
-            f"{path} cannot be read as {what}: {error}. Replace the file or leave it out. Formats read: {known}."
+            f"{path} cannot be read as {content}: {error}. Replace the file or leave it out. Formats read: {known}."
         ) from error
 
 

@@ -9,12 +9,12 @@ import pytest
 
 from sensitivity import __version__
 from sensitivity.cli.main import main
-from sensitivity.deploy.doctor.machine import Finding
+from sensitivity.deploy.doctor.machine import MachineFinding
 from sensitivity.deploy.engines import registry
 
 FOUND = [
-    Finding("torch", True, "2.13.0", "the simulation"),
-    Finding("tensorrt", False, None, "the package 'tensorrt' is not installed"),
+    MachineFinding("torch", True, "2.13.0", "the simulation"),
+    MachineFinding("tensorrt", False, None, "the package 'tensorrt' is not installed"),
 ]
 
 
@@ -35,7 +35,7 @@ def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["sensitivity"] == __version__
-    assert [Finding(**one) for one in found["findings"]] == FOUND
+    assert [MachineFinding(**one) for one in found["findings"]] == FOUND
 
 
 def test_an_engine_that_was_asked_for_and_does_not_work_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
@@ -73,7 +73,7 @@ def test_an_engine_of_a_module_that_is_imported_can_be_asked_for(
         main(["doctor", "mine"])
     monkeypatch.setattr(
         "sensitivity.cli.doctor.examine",
-        lambda: [Finding(kind.name, kind.name != "mine", None, "tried") for kind in registry.engine_kinds()],
+        lambda: [MachineFinding(kind.name, kind.name != "mine", None, "tried") for kind in registry.engine_kinds()],
     )
     assert main(["doctor", "mine", "--import", str(tmp_path / "engine_of_mine.py")]) == 1
     assert "mine does not work here: tried" in capsys.readouterr().err

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from sensitivity.demo.run import WEIGHTS
 from sensitivity.demo.scenes import CROWDED, TRAINING_SEED, draw_scene
-from sensitivity.demo.train import Examples, Scene, Settings, batches, loss, main, prepare, score, settle_norms
+from sensitivity.demo.train import Examples, Scene, TrainingSettings, batches, loss, main, prepare, score, settle_norms
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam, build, load
 
 
@@ -69,9 +69,9 @@ def test_boxes_hold_their_masks(scenes: list[Scene]) -> None:
 
 
 def test_batches_are_the_same_for_the_same_seed_and_have_jittered_boxes(scenes: list[Scene]) -> None:
-    settings = Settings(steps=1, learning_rate=1e-3, seed=0, images=3, prompts=2)
+    settings = TrainingSettings(steps=1, learning_rate=1e-3, seed=0, images=3, prompts=2)
     first, again = (next(batches(scenes, settings)) for _ in range(2))
-    other = next(batches(scenes, Settings(steps=1, learning_rate=1e-3, seed=1, images=3, prompts=2)))
+    other = next(batches(scenes, TrainingSettings(steps=1, learning_rate=1e-3, seed=1, images=3, prompts=2)))
     assert torch.equal(first.boxes, again.boxes)
     assert not torch.equal(first.boxes, other.boxes)
     assert first.images.shape == (3, 3, 128, 128)
@@ -103,7 +103,7 @@ def test_settled_norms_hold_the_average_over_the_batches(monkeypatch: pytest.Mon
     monkeypatch.setattr("sensitivity.demo.train.NORM_BATCHES", 3)
     torch.manual_seed(1)
     sam = build("tiny").train()
-    seen = list(itertools.islice(batches(scenes, Settings(steps=1, learning_rate=1e-3, seed=0, images=2)), 3))
+    seen = list(itertools.islice(batches(scenes, TrainingSettings(steps=1, learning_rate=1e-3, seed=0, images=2)), 3))
     settle_norms(sam, iter(seen))
     first = sam.image_encoder.backbone.stages[0].op_list[0]
     means = [first.conv(examples.images).mean((0, 2, 3)) for examples in seen]

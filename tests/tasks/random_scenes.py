@@ -11,7 +11,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import as_detections
-from sensitivity.tasks.ground_truth import Detections
+from sensitivity.tasks.ground_truth import DetectionTable
 
 Plain = dict[str, Any]
 SIDE = 160
@@ -77,7 +77,7 @@ def rectangle(box: list[float]) -> Plain:
     return {"size": rle["size"], "counts": rle["counts"].decode("ascii")}
 
 
-def flat(truth: Plain, results: list[Plain], iou_type: str = "bbox") -> tuple[CocoAnnotations, Detections]:
+def flat(truth: Plain, results: list[Plain], iou_type: str = "bbox") -> tuple[CocoAnnotations, DetectionTable]:
     annotations = CocoAnnotations.load(truth)
     return annotations, as_detections(results, annotations, iou_type)
 

@@ -14,7 +14,7 @@ from pycocotools import mask as mask_tools
 from sensitivity.errors import PredictionError
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import COCO_METRICS, as_detections, coco_metrics, evaluate_coco
-from sensitivity.tasks.ground_truth import Detections, GroundTruth
+from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.matching import SIZES, by_threshold
 from tests.tasks.made_scenes import annotation
 from tests.tasks.random_scenes import Plain, flat, pycocotools_evaluation, random_results, random_truth, rectangle
@@ -117,7 +117,7 @@ def test_any_small_scene_gives_the_bits_of_pycocotools(objects: Any, results: An
     check(scene(annotations, images=3), [result(*one) for one in results], use_categories=use_categories)
 
 
-def match(truth: Plain, results: list[Plain], **settings: Any) -> tuple[GroundTruth, Detections, Any]:
+def match(truth: Plain, results: list[Plain], **settings: Any) -> tuple[GroundTruth, DetectionTable, Any]:
     annotations, found = flat(truth, results)
     prepared = GroundTruth(annotations, "bbox", **settings)
     return prepared, found, prepared.match(found, range(len(annotations.images)), limit=100)
@@ -259,7 +259,7 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_nan(iou_type: str) -> None
 
 def test_more_than_255_masks_have_areas_too() -> None:
     masks = [rectangle([0.0, 0.0, 10.0, number]) for number in range(150)] * 2
-    found = Detections(np.zeros(300, int), np.zeros(300, int), np.zeros(300), masks)
+    found = DetectionTable(np.zeros(300, int), np.zeros(300, int), np.zeros(300), masks)
     assert found.areas().tolist() == [10.0 * number for number in range(150)] * 2
     assert found.take(np.array([7, 3])).areas().tolist() == [70.0, 30.0]
     assert mask_tools.area(masks[2]) == 20
@@ -267,6 +267,6 @@ def test_more_than_255_masks_have_areas_too() -> None:
 
 def test_unknown_categories_are_refused() -> None:
     prepared = GroundTruth(CocoAnnotations.load(scene([])), "bbox")
-    found = Detections(np.zeros(2, int), np.array([3, 4]), np.ones(2), np.ones((2, 4)))
+    found = DetectionTable(np.zeros(2, int), np.array([3, 4]), np.ones(2), np.ones((2, 4)))
     with pytest.raises(PredictionError, match=r"category ids \[4\], .* it has 3: \[3, 5, 8\]"):
         prepared.match(found, [0], limit=100)

@@ -16,7 +16,7 @@ from sensitivity.errors import EngineError, SensitivityError
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class MachineFinding:
     """One thing that was tried.
 
     Attributes:
@@ -34,7 +34,7 @@ class Finding:
     saturates: bool | None = None
 
 
-def examine() -> list[Finding]:
+def examine() -> list[MachineFinding]:
     """Try everything; nothing is raised."""
     simulations = [_tried(kind.name, kind.package, _simulation) for kind in engine_kinds() if kind.is_simulation]
     engines = [
@@ -43,13 +43,13 @@ def examine() -> list[Finding]:
     return [*simulations, _tried("cuda", None, _cuda), _tried("export", "onnx", _export), *engines]
 
 
-def _tried(name: str, package: str | None, trial: Callable[[], tuple[str, bool | None]]) -> Finding:
+def _tried(name: str, package: str | None, trial: Callable[[], tuple[str, bool | None]]) -> MachineFinding:
     try:
         (note, saturates), works = trial(), True
     except (SensitivityError, ImportError, AttributeError, OSError, RuntimeError, TypeError, ValueError) as error:
         # as broken packages raise
         note, saturates, works = " ".join(str(error).split()), None, False
-    return Finding(name, works, None if package is None else _version(package), note, saturates)
+    return MachineFinding(name, works, None if package is None else _version(package), note, saturates)
 
 
 def _version(package: str) -> str | None:

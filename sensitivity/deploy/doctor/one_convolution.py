@@ -68,7 +68,7 @@ def graph(weights: Array, extra: str) -> bytes:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class ConvolutionTrial:
     """What an engine made of the convolution with weight codes up to 127; smaller ones it computed exactly.
 
     Attributes:
@@ -105,7 +105,7 @@ class Trial:
         return "runs int8 as int8, sums exact (checked on one convolution)"
 
 
-def try_engine(build: Callable[[bytes], RunsGraph], extra: str) -> Trial:
+def try_engine(build: Callable[[bytes], RunsGraph], extra: str) -> ConvolutionTrial:
     """Run the convolution and compare it with numpy.
 
     Args:
@@ -126,13 +126,13 @@ def try_engine(build: Callable[[bytes], RunsGraph], extra: str) -> Trial:
     return _run(build, WHOLE, extra)
 
 
-def _run(build: Callable[[bytes], RunsGraph], largest_weight: int, extra: str) -> Trial:
+def _run(build: Callable[[bytes], RunsGraph], largest_weight: int, extra: str) -> ConvolutionTrial:
     x, weights, expected = codes(largest_weight)
     engine = build(graph(weights, extra))
     (output,) = engine.run((x * STEP).astype(np.float32))
     error = np.abs(np.asarray(output, np.float64) / (STEP * WEIGHT_STEP) - expected).max()
     precisions = {node: layer.precision for layer in engine.layer_info() for node in layer.nodes}
-    return Trial(precisions.get("conv"), float(error), float(np.abs(expected).max()))
+    return ConvolutionTrial(precisions.get("conv"), float(error), float(np.abs(expected).max()))
 
 
 def try_simulation(torch: Any) -> None:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sensitivity.contracts import EngineCapabilities, RunsGraph
-from sensitivity.deploy.doctor.one_convolution import Trial, try_engine
+from sensitivity.deploy.doctor.one_convolution import ConvolutionTrial, try_engine
 from sensitivity.deploy.engines.registry import EngineKind, kind_of
 from sensitivity.errors import EngineError, MissingPackageError
 
@@ -25,7 +25,7 @@ LARGEST_SAFE_WEIGHT = 64
 
 
 @lru_cache(maxsize=64)
-def trial_of(kind: EngineKind) -> Trial:
+def trial_of(kind: EngineKind) -> ConvolutionTrial:
     """What an engine makes of one convolution on this machine; asked once in a process.
 
     Raises:

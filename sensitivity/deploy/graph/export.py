@@ -242,7 +242,7 @@ def _baked_in(module: FlatModule, example: tuple[Tensor, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _translated(what: str) -> Iterator[None]:
+def _translated(subject: str) -> Iterator[None]:
     """Exporters talk about themselves and fail in many ways: silence the first, translate the second."""
     try:
         with _silence(), torch.no_grad():
@@ -250,7 +250,9 @@ def _translated(what: str) -> Iterator[None]:
     except Exception as error:
         reason = error.__cause__ or error  # dynamo wraps the reason in advice
         lines = [line.strip() for line in _COLOURS.sub("", str(reason)).splitlines() if line.strip()]
-        raise ExportError(f"{what} failed: {type(reason).__name__}: {lines[0] if lines else 'no message'}") from error
+        raise ExportError(
+            f"{subject} failed: {type(reason).__name__}: {lines[0] if lines else 'no message'}"
+        ) from error
 
 
 @contextlib.contextmanager

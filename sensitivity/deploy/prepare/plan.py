@@ -22,7 +22,7 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.activations import Change, ChangeWeight, Hooks, activation_hooks, quantizer
 from sensitivity.perturb.cures import compensation_of, corrected_bias
 from sensitivity.perturb.hooks import hooked
-from sensitivity.perturb.kept import Kept, around, find_kept
+from sensitivity.perturb.kept import KeptModules, around, find_kept
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.rest import Watch as HalfWatch
 from sensitivity.perturb.rest import half_rest
@@ -68,8 +68,8 @@ class Basis:
         kwargs: Keyword arguments likewise.
         digest: Of the weights that the copy was made of.
         multiplied: For layers that are met at their operator, the weight of each call as it is multiplied.
-        exports: Kept by ``deploy.export.export``.
-        kept: Kept by ``Plan.kept``.
+        exports: KeptModules by ``deploy.export.export``.
+        kept: KeptModules by ``Plan.kept``.
     """
 
     model: nn.Module
@@ -80,7 +80,7 @@ class Basis:
     digest: str
     multiplied: Mapping[str, tuple[Multiplied, ...]] = field(default_factory=dict, repr=False)
     exports: dict[Any, Any] = field(default_factory=dict, repr=False)
-    kept: dict[Any, Kept] = field(default_factory=dict, repr=False)
+    kept: dict[Any, KeptModules] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,7 +148,7 @@ class Plan:
         return "fp32" if self.kept.holds(around(layer.module)) else self.scheme.rest
 
     @property
-    def kept(self) -> Kept:
+    def kept(self) -> KeptModules:
         """What stays in fp32 where the rest does not.
 
         Raises:
@@ -156,7 +156,7 @@ class Plan:
         """
         return self._find_kept()
 
-    def _find_kept(self) -> Kept:
+    def _find_kept(self) -> KeptModules:
         """What ``kept`` gives; found once for each scheme's rest."""
         basis, key = self.basis, (self.scheme.rest == "fp32", self.scheme.keep_fp32)
         if key not in basis.kept:

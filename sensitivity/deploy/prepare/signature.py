@@ -109,12 +109,12 @@ class Tree:
             leaves[place] = tensor
         return tree_unflatten(leaves, self.spec)
 
-    def tensors_of(self, value: Any, what: str) -> list[Tensor]:
+    def tensors_of(self, value: Any, subject: str) -> list[Tensor]:
         """The tensors of a value that is such a nest.
 
         Args:
             value: The nest.
-            what: What it belongs to, for the message.
+            subject: What the value belongs to, for the message.
 
         Raises:
             EngineError: If it is another nest, or something that is no tensor differs.
@@ -124,12 +124,12 @@ class Tree:
         places = tuple(i for i, leaf in enumerate(leaves) if isinstance(leaf, Tensor))
         if spec != self.spec or places != self.places:
             raise EngineError(
-                f"{what} was exported for arguments of the form {self.spec}, with tensors at {self.places}; it was "
+                f"{subject} was exported for arguments of the form {self.spec}, with tensors at {self.places}; it was "
                 f"given {spec}, with tensors at {places}. Call it as in the example inputs, or deploy it for these."
             )
         if constants != self.constants:
             raise EngineError(
-                f"{what} was exported with the constant arguments {_given(self.constants)}; it was given "
+                f"{subject} was exported with the constant arguments {_given(self.constants)}; it was given "
                 f"{_given(constants)}. They are part of the graph: deploy it again for other ones."
             )
         return [leaves[place] for place in self.places]

@@ -52,7 +52,7 @@ class Agreement:
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
+class LayerTrial:
     """One call of a layer, cut out.
 
     Attributes:
@@ -73,7 +73,7 @@ class Trial:
 
 
 @dataclass
-class Seen:
+class SimulatedCall:
     """What the simulation had at one call of a layer.
 
     Attributes:
@@ -108,7 +108,7 @@ def local_agreement(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> d
     return {name: _together(several) for name, several in agreements.items()}
 
 
-def _tried(deployed: Deployed, part: DeployedPart, trial: Trial, engines: dict[str, Any]) -> Agreement:
+def _tried(deployed: Deployed, part: DeployedPart, trial: LayerTrial, engines: dict[str, Any]) -> Agreement:
     name, wanted = node_name(trial.layer, trial.call), trial.wanted.cpu()
     key = f"{name} {tuple(trial.inputs.shape)}"
     try:
@@ -136,7 +136,7 @@ def _together(several: Sequence[Agreement]) -> Agreement:
 
 def simulate_and_record(
     plan: Plan, module: nn.Module, args: tuple[Any, ...], kwargs: Mapping[str, Any]
-) -> dict[str, Seen]:
+) -> dict[str, SimulatedCall]:
     """Run the simulation once and keep what every quantized layer reads and writes.
 
     Args:
@@ -148,7 +148,7 @@ def simulate_and_record(
     Returns:
         By node name.
     """
-    seen: dict[str, Seen] = {}
+    seen: dict[str, SimulatedCall] = {}
 
     def watch(layer: Layer, call: int, place: str, tensor: Tensor) -> None:
         name = node_name(layer, call)
@@ -157,14 +157,14 @@ def simulate_and_record(
             return
         params = plan.input_params(layer, call)
         codes = None if params is None else quantize(tensor.detach(), params, rounding="onnx")
-        seen[name] = Seen(tensor.detach().clone(), codes)
+        seen[name] = SimulatedCall(tensor.detach().clone(), codes)
 
     with plan.simulated(watch=watch):
         module(*args, **kwargs)
     return seen
 
 
-def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Trial], dict[str, str]]:
+def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, SimulatedCall]) -> tuple[list[LayerTrial], dict[str, str]]:
     """Every quantized call of a graph cut out, with the activation and the quantizer behind it.
 
     Where something else stands between (an add, a pooling, the output), the layer's own output is quantized by its
@@ -179,7 +179,7 @@ def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Tr
         The trials, and the layers that cannot be tried, with the reason.
     """
     finder = Finder(qdq)
-    made: list[Trial] = []
+    made: list[LayerTrial] = []
     untried: dict[str, str] = {}
     for layer in plan.quantized:
         for call in range(layer.calls if layer.name in qdq.nodes else 0):
@@ -191,7 +191,7 @@ def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, Seen]) -> tuple[list[Tr
     return made, untried
 
 
-def _untriable(plan: Plan, layer: Layer, call: int, call_seen: Seen | None) -> str:
+def _untriable(plan: Plan, layer: Layer, call: int, call_seen: SimulatedCall | None) -> str:
     if call_seen is None:
         return f"{node_name(layer, call)} did not run on the samples compared"
     if call_seen.output is None:
@@ -202,7 +202,7 @@ def _untriable(plan: Plan, layer: Layer, call: int, call_seen: Seen | None) -> s
     return ""
 
 
-def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[str, Seen]) -> Trial:
+def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[str, SimulatedCall]) -> LayerTrial:
     name, params = node_name(layer, call), plan.input_params(layer, call)
     seen_call = seen[name]
     assert seen_call.output is not None
@@ -213,18 +213,18 @@ def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[st
         end = finder.product_of(name)
     shape = tuple(inputs.shape)
     if params is None or plan.weight_codes(layer) is None:
-        return Trial(layer, call, finder.cut(name, end, shape, with_bias=has_bias), inputs, output)
+        return LayerTrial(layer, call, finder.cut(name, end, shape, with_bias=has_bias), inputs, output)
     behind = finder.quantizer_behind(name) if has_bias or layer.conv_type != "Linear" else None
     after = None if behind is None else seen.get(behind[1])
     if behind is not None and after is not None and after.codes is not None:
-        return Trial(layer, call, finder.cut(name, behind[0], shape), inputs, after.codes)
+        return LayerTrial(layer, call, finder.cut(name, behind[0], shape), inputs, after.codes)
     own = _own_params(output)
     codes = quantize(output, own, rounding="onnx")
-    return Trial(layer, call, finder.cut(name, end, shape, own, with_bias=has_bias), inputs, codes, lasts=False)
+    return LayerTrial(layer, call, finder.cut(name, end, shape, own, with_bias=has_bias), inputs, codes, lasts=False)
 
 
 def _as_the_graph_multiplies(
-    plan: Plan, finder: Finder, layer: Layer, call: int, seen_call: Seen
+    plan: Plan, finder: Finder, layer: Layer, call: int, seen_call: SimulatedCall
 ) -> tuple[Tensor, Tensor]:
     """Input and product of a layer that is met at its operator, in the arrangement that its node has.
 

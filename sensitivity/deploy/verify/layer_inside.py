@@ -20,7 +20,7 @@ from sensitivity.deploy.deployed import Deployed, DeployedPart
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.integer import codes_of, verify_graph
-from sensitivity.deploy.verify.layer_alone import Counts, Seen, compare, merged, simulate_and_record
+from sensitivity.deploy.verify.layer_alone import Counts, SimulatedCall, compare, merged, simulate_and_record
 from sensitivity.records import Layer
 
 SAME_SHARE = 1e-2
@@ -67,7 +67,7 @@ def _judged_of(deployed: Deployed, calls: Mapping[str, Sequence[Any]], *, by_val
     return {name: merged(several) for name, several in counts_of.items()}
 
 
-def _compared(output: Any, seen: Seen | None) -> Counts | None:
+def _compared(output: Any, seen: SimulatedCall | None) -> Counts | None:
     """None where the simulation has no such codes, or another number of them: what is kept depends on the data."""
     if seen is None or seen.codes is None or seen.codes.numel() != output.size:
         return None

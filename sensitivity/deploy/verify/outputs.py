@@ -19,7 +19,7 @@ Tensors = dict[str, Tensor]
 """The tensors of one pass, by where they are."""
 
 
-def compare_outputs(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> tuple[OutputCheck, ...]:
+def check_outputs(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> tuple[OutputCheck, ...]:
     """One check for each tensor that the exported parts return.
 
     Args:

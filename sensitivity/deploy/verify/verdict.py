@@ -18,7 +18,7 @@ from sensitivity.records.verification import Cause, Gates, LayerCheck, LayerStat
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LayerVerdict:
     """What is said of one layer.
 
     Attributes:
@@ -78,27 +78,27 @@ def check_layer(layer: Layer, deployed: Deployed, evidence: Evidence, thresholds
     return replace(check, status=verdict.status, reason=verdict.reason, cause=verdict.cause)
 
 
-def _by_precision(check: LayerCheck, deployed: Deployed, not_told: list[str]) -> Verdict | None:
+def _by_precision(check: LayerCheck, deployed: Deployed, not_told: list[str]) -> LayerVerdict | None:
     """The verdict where the executed precision decides; None where it is the planned one and codes decide."""
     omission = deployed.plan.omissions.get(check.layer)
     if omission is not None and omission.kind is OmissionKind.NOT_EXPORTED:
-        return Verdict(LayerStatus.SIMULATED_ONLY, omission.reason)
-    in_float = Verdict(LayerStatus.IN_FLOAT)
+        return LayerVerdict(LayerStatus.SIMULATED_ONLY, omission.reason)
+    in_float = LayerVerdict(LayerStatus.IN_FLOAT)
     if omission is not None:
-        in_float = Verdict(LayerStatus.LEFT_IN_FLOAT, omission.reason)
+        in_float = LayerVerdict(LayerStatus.LEFT_IN_FLOAT, omission.reason)
     quantized = check.layer in deployed.plan.recipes
     if is_simulation(deployed):
-        simulated = Verdict(LayerStatus.AGREES_IN_FLOAT, "the engine is the simulation itself")
+        simulated = LayerVerdict(LayerStatus.AGREES_IN_FLOAT, "the engine is the simulation itself")
         return simulated if quantized else in_float
     if not_told and _all_read_constants(deployed, not_told):
         return None if quantized else in_float
     if not_told:
-        return Verdict(LayerStatus.NOT_CHECKED, f"the engine does not tell what it ran for {', '.join(not_told)}")
+        return LayerVerdict(LayerStatus.NOT_CHECKED, f"the engine does not tell what it ran for {', '.join(not_told)}")
     if check.executed is None:  # in no exported graph: it runs in torch
-        return Verdict(LayerStatus.NOT_CHECKED, "no exported graph has a node for it") if quantized else in_float
+        return LayerVerdict(LayerStatus.NOT_CHECKED, "no exported graph has a node for it") if quantized else in_float
     if check.executed != check.planned and not (quantized and _is_declared(check, deployed)):
         reason = f"planned in {check.planned}, the engine ran {check.executed}"
-        return Verdict(LayerStatus.OTHER_PRECISION, reason)
+        return LayerVerdict(LayerStatus.OTHER_PRECISION, reason)
     return None if quantized else in_float
 
 
@@ -116,30 +116,30 @@ def _is_declared(check: LayerCheck, deployed: Deployed) -> bool:
     return reference and check.planned == "int8" and check.executed in ("fp32", "fp16")
 
 
-def _by_results(check: LayerCheck, evidence: Evidence, thresholds: Gates) -> Verdict:
+def _by_results(check: LayerCheck, evidence: Evidence, thresholds: Gates) -> LayerVerdict:
     """The verdict by what the layer computed."""
     agreement = evidence.alone.get(check.layer, Agreement())
     inside = evidence.inside.get(check.layer, NOTHING_COMPARED)
     if _differs(agreement.counts, thresholds):
-        return Verdict(LayerStatus.DISAGREES, _codes(agreement.counts), Cause.CODES)
+        return LayerVerdict(LayerStatus.DISAGREES, _codes(agreement.counts), Cause.CODES)
     if agreement.sqnr_db is not None and agreement.sqnr_db < thresholds.float_sqnr_db:
         reason = f"its float output has {agreement.sqnr_db:.1f} dB to the simulation's from the same input"
-        return Verdict(LayerStatus.DISAGREES, reason, Cause.FLOAT_OUTPUT)
+        return LayerVerdict(LayerStatus.DISAGREES, reason, Cause.FLOAT_OUTPUT)
     if _differs(inside, thresholds):
         compared, different, steps = inside
         behind = f"{different} of {compared} codes behind it differ, by up to {steps}"
         reason = f"by itself it is right, inside the whole graph {behind}, from the same input codes"
-        return Verdict(LayerStatus.DISAGREES, reason, Cause.INSIDE_GRAPH)
+        return LayerVerdict(LayerStatus.DISAGREES, reason, Cause.INSIDE_GRAPH)
     if agreement.reason or not (check.codes or agreement.sqnr_db is not None):
-        return Verdict(LayerStatus.NOT_CHECKED, agreement.reason or "nothing that it computes was compared")
+        return LayerVerdict(LayerStatus.NOT_CHECKED, agreement.reason or "nothing that it computes was compared")
     if check.executed is None:
         reason = "its input is a constant, so that the engine computes it once, when it is built; by itself it is right"
-        return Verdict(LayerStatus.AGREES_IN_FLOAT, reason)
+        return LayerVerdict(LayerStatus.AGREES_IN_FLOAT, reason)
     if check.executed != check.planned:
         reason = "this engine computes in float between quantizers, and is a reference for that"
-        return Verdict(LayerStatus.AGREES_IN_FLOAT, reason)
+        return LayerVerdict(LayerStatus.AGREES_IN_FLOAT, reason)
     in_float = f"no codes to compare; its float output: {agreement.sqnr_db:.1f} dB" if not check.codes else ""
-    return Verdict(LayerStatus.VERIFIED, in_float)
+    return LayerVerdict(LayerStatus.VERIFIED, in_float)
 
 
 def _differs(counts: Counts, thresholds: Gates) -> bool:

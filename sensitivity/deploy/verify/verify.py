@@ -17,7 +17,7 @@ from sensitivity.deploy.verify.first_difference import first_differences
 from sensitivity.deploy.verify.latency import compare_with_float, is_simulation
 from sensitivity.deploy.verify.layer_alone import local_agreement
 from sensitivity.deploy.verify.layer_inside import inside_graph
-from sensitivity.deploy.verify.outputs import compare_outputs, worst
+from sensitivity.deploy.verify.outputs import check_outputs, worst
 from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, raise_if_other
 from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
@@ -91,7 +91,7 @@ def verify(
     checks = explained([check_layer(layer, deployed, evidence, thresholds) for layer in plan.layers], deployed)
     if strict:
         raise_if_other(checks, deployed.name)
-    outputs = compare_outputs(deployed, calls)
+    outputs = check_outputs(deployed, calls)
     least = worst(outputs, thresholds)
     differences = _differences(deployed, calls, checks, outputs, thresholds)
     planned_s, fp32_s = compare_with_float(deployed)
@@ -209,9 +209,9 @@ def _metrics(
 ) -> dict[str, Any]:
     plan, variants, done = deployed.plan, {}, 0
 
-    def score(model: Callable[..., Any], what: str) -> float:
+    def score(model: Callable[..., Any], description: str) -> float:
         nonlocal done
-        counted = None if watch is None else lambda images: watch(done + images, what)
+        counted = None if watch is None else lambda images: watch(done + images, description)
         around = ModelState(model).same_start if isinstance(model, nn.Module) else contextlib.nullcontext
         scored = evaluate(model, task, counted, around_batch=around)
         done += scored.images

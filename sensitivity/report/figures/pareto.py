@@ -23,7 +23,7 @@ _MEASURED_COLOUR = "#d55e00"
 
 
 @dataclass(frozen=True, slots=True)
-class Point:
+class ParetoPoint:
     """A measured scheme.
 
     Attributes:
@@ -80,17 +80,17 @@ def pareto(
     return figure
 
 
-def front(points: Iterable[Point], higher_is_better: bool) -> list[Point]:
+def front(points: Iterable[ParetoPoint], higher_is_better: bool) -> list[ParetoPoint]:
     """The points that no other beats or equals in both cost and score, smallest first."""
     sign = 1.0 if higher_is_better else -1.0
-    front_points: list[Point] = []
+    front_points: list[ParetoPoint] = []
     for point in sorted(points, key=lambda p: (p.cost, -sign * p.score)):
         if not front_points or sign * point.score > sign * front_points[-1].score:
             front_points.append(point)
     return front_points
 
 
-def _point(study: StudyRecord, scale: float, label: str, cost: float, score: float | Score) -> Point:
+def _point(study: StudyRecord, scale: float, label: str, cost: float, score: float | Score) -> ParetoPoint:
     shown = score.value * study.scale if isinstance(score, Score) else score
     if not (isfinite(cost) and isfinite(shown)):
         raise StudyError(f"measured scheme {label!r} costs {cost} and scores {shown}: give finite numbers.")
@@ -100,7 +100,7 @@ def _point(study: StudyRecord, scale: float, label: str, cost: float, score: flo
             f"fraction near the baseline of {shown_baseline(study)}. Give {100 * score:g}, or what wrapped.evaluate "
             "returned."
         )
-    return Point(label, cost * scale, shown)
+    return ParetoPoint(label, cost * scale, shown)
 
 
 def shown_baseline(study: StudyRecord) -> str:
@@ -130,7 +130,7 @@ def _draw_curves(
         )
 
 
-def _draw_measured(axes: Axes, points: Sequence[Point], best: Sequence[Point]) -> None:
+def _draw_measured(axes: Axes, points: Sequence[ParetoPoint], best: Sequence[ParetoPoint]) -> None:
     axes.step(
         [p.cost for p in best],
         [p.score for p in best],

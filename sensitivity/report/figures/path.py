@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 
 from sensitivity.records.tuned import Step, StepKind, TunedRecord
 from sensitivity.report.figures.picture import Picture
-from sensitivity.report.path import shown, title, told
+from sensitivity.report.path import described_step, shown, title
 
 _COLOURS = {
     StepKind.CANDIDATE: "#0072b2",
@@ -58,7 +58,7 @@ def path(record: TunedRecord) -> Picture:
 
 
 def _name(number: int, step: Step) -> str:
-    return f"{number}  {told(step)}"
+    return f"{number}  {described_step(step)}"
 
 
 def _draw_target(axes: Axes, record: TunedRecord) -> None:

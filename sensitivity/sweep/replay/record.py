@@ -32,7 +32,7 @@ from sensitivity.sweep.replay.watching import OUTSIDE, Watching, context, is_pro
 
 
 @dataclass(slots=True)
-class Kept:
+class RecordedOutput:
     """An output of a call.
 
     Attributes:
@@ -68,7 +68,7 @@ class Record:
     def __init__(
         self,
         order: CallOrder,
-        results: Mapping[Output, Kept],
+        results: Mapping[Output, RecordedOutput],
         *,
         lasting: Iterable[int] = (),
         outside: Sequence[Tensor] = (),
@@ -159,7 +159,7 @@ class Recorder(Watching):
         self.from_outside = from_outside
         self.limit = limit
         self.modules, self.last = [OUTSIDE], [0]  # of every call, as in CallOrder
-        self.kept: dict[Output, Kept] = {}
+        self.kept: dict[Output, RecordedOutput] = {}
         self._body, self._steps = 0, 0  # number of the call whose body runs, and how many steps it took
         self._outside: dict[int, Tensor] = {}
         self._constants = [id(tensor) for tensor in (*model.parameters(), *model.buffers())]
@@ -265,12 +265,12 @@ class Recorder(Watching):
         self._bytes += fresh
         versions = [(tensor, version_of(tensor)) for tensor in tensors_in(stored)]
         self._held.update(id(tensor) for tensor, _ in versions)
-        self.kept[output] = Kept(stored, versions, clone, key, storages)
+        self.kept[output] = RecordedOutput(stored, versions, clone, key, storages)
         if self.summed:
             self._sums[output] = contents([tensor for tensor, _ in versions])
 
 
-def _may_stand_in(output: Output, result: Kept, order: CallOrder) -> bool:
+def _may_stand_in(output: Output, result: RecordedOutput, order: CallOrder) -> bool:
     """Whether a kept output is still what was returned, and is of something that need not run each time."""
     must_run = isinstance(output, int) and output not in order.skippable
     return not must_run and (result.clone or not written(result.tensors))

@@ -40,7 +40,7 @@ class _Extremes:
 
 
 @dataclass
-class Channels:
+class ChannelSignals:
     """Watches one layer.
 
     Args:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from sensitivity.errors import CalibrationError, ModelError, SensitivityError
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks
-from sensitivity.perturb.hooks import After, Before, Counting, holders_of, hooked
+from sensitivity.perturb.hooks import After, Before, Counting, hooked, modules_around
 from sensitivity.perturb.operators import Unnested
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
@@ -29,7 +29,7 @@ from sensitivity.records.signals import (
 )
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.signals.channels import Channels
+from sensitivity.sweep.signals.channels import ChannelSignals
 from sensitivity.sweep.signals.fidelity import Fidelity
 
 Passes = Iterable[tuple[Callable[[], Any], int]]
@@ -73,7 +73,7 @@ def measure_signals(
     local = {layer.name: _Local(layer, recipe, perturber) for layer in able}
     # a layer that is a step inside a module has no output that could be seen
     alone = [local[layer.name] for layer in able if layer.runs_in is None]
-    channels = {layer.name: Channels(layer, recipe, calibration) for layer in able}
+    channels = {layer.name: ChannelSignals(layer, recipe, calibration) for layer in able}
     outputs: dict[str, Fidelity] = {layer.name: Fidelity() for layer in able}
     images = 0
     with untouched(model), torch.no_grad():
@@ -159,7 +159,7 @@ class _Local(Counting):
 
     def __init__(self, layer: Layer, recipe: Recipe, perturber: Perturber) -> None:
         self.module = perturber.model.get_submodule(layer.module)
-        super().__init__(holders_of(perturber.model, self.module) if layer.calls > 1 else ())
+        super().__init__(modules_around(perturber.model, self.module) if layer.calls > 1 else ())
         self.layer = layer
         self.fidelity = Fidelity()
         self.failure = ""
@@ -205,7 +205,7 @@ def _look_locally(
     state: ModelState,
     run: Callable[[], Any],
     local: Sequence[_Local],
-    channels: Sequence[Channels],
+    channels: Sequence[ChannelSignals],
 ) -> None:
     """One pass of the unperturbed model, looking at every layer's tensors on their way."""
     hooks = Hooks()

@@ -26,7 +26,7 @@ from sensitivity.sweep.stopping.jackknife import (
     standard_error,
     student_quantile,
 )
-from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Estimate, Race, placed
+from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Estimate, Race, place_in_ranking
 from sensitivity.sweep.storage.results import Images, Results
 
 LEVEL = 0.95  # of the intervals of a sweep without a stop
@@ -169,7 +169,7 @@ class Samples:
             return
         for group in _comparable(self._variants, self._results):
             estimates = [self._estimates[variant] for variant in group]
-            self._estimates |= zip(group, placed(estimates, self._stop.top), strict=True)
+            self._estimates |= zip(group, place_in_ranking(estimates, self._stop.top), strict=True)
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the last look found."""

@@ -129,7 +129,7 @@ class Estimate:
         high: Upper bound, plus infinity where nothing can be said yet.
         images: Images it rests on.
         status: What `Confidence.verdict` says of it; ``undecided`` below the minimum of images; ``top`` or ``not-top``
-            where its place among the others is known (see ``placed``).
+            where its place among the others is known (see ``place_in_ranking``).
         without: The drop without each group of images, where the bounds come from leaving groups of all images out.
     """
 
@@ -141,7 +141,7 @@ class Estimate:
     without: tuple[float, ...] = ()
 
 
-def placed(estimates: Sequence[Estimate], top: int) -> list[Estimate]:
+def place_in_ranking(estimates: Sequence[Estimate], top: int) -> list[Estimate]:
     """The same estimates; the undecided ones whose place is known say whether they are among the largest.
 
     A drop is among the ``top`` largest if fewer than so many others can be as large, and is not if so many others are
@@ -260,7 +260,7 @@ class Race:
             return
         for group in groups or [list(self._estimates)]:
             estimates = [self._estimates[layer] for layer in group]
-            self._estimates |= zip(group, placed(estimates, self.confidence.top), strict=True)
+            self._estimates |= zip(group, place_in_ranking(estimates, self.confidence.top), strict=True)
 
     def _judge(self, layer: str, new: int) -> Estimate:
         losses, sizes = self._losses[layer], self._sizes[: len(self._losses[layer])]

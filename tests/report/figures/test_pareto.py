@@ -13,7 +13,7 @@ from sensitivity.advise.protect import protect
 from sensitivity.errors import StudyError
 from sensitivity.records import Score
 from sensitivity.records.latency import Latency
-from sensitivity.report.figures.pareto import MIB, Point, front
+from sensitivity.report.figures.pareto import MIB, ParetoPoint, front
 from sensitivity.study import pareto
 from tests.made_studies import make_study, random_study, with_second_recipe
 
@@ -72,7 +72,12 @@ def test_measured_schemes_are_drawn_labelled_and_joined_by_their_front() -> None
 
 
 def test_the_front_keeps_what_nothing_beats() -> None:
-    points = [Point("a", 1.0, 40.0), Point("b", 2.0, 40.0), Point("c", 2.0, 50.0), Point("d", 3.0, 45.0)]
+    points = [
+        ParetoPoint("a", 1.0, 40.0),
+        ParetoPoint("b", 2.0, 40.0),
+        ParetoPoint("c", 2.0, 50.0),
+        ParetoPoint("d", 3.0, 45.0),
+    ]
     assert [point.label for point in front(points, higher_is_better=True)] == ["a", "c"]
     assert [point.label for point in front(points[::-1], higher_is_better=True)] == ["a", "c"]
     assert [point.label for point in front(points, higher_is_better=False)] == ["a"]

@@ -10,7 +10,15 @@ from scipy import optimize, stats
 
 from benchmarks.confidence_stop import draw_counts, draw_values, rare, thesis, thesis_drops, worst
 from sensitivity.errors import StudyError
-from sensitivity.sweep.stopping.race import Confidence, Estimate, Race, _boundary, bounds, placed, weighted_shuffle
+from sensitivity.sweep.stopping.race import (
+    Confidence,
+    Estimate,
+    Race,
+    _boundary,
+    bounds,
+    place_in_ranking,
+    weighted_shuffle,
+)
 
 HALF_A_POINT = Confidence(tolerance=0.005)
 
@@ -329,7 +337,7 @@ def test_a_confidence_stop_on_the_thesis_drops_covers_the_truth_and_saves_most_i
 def test_a_place_is_known_where_no_interval_that_could_change_it_overlaps() -> None:
     def known(*intervals: tuple[float, float, str]) -> list[str]:
         estimates = [Estimate((low + high) / 2, low, high, 64, status) for low, high, status in intervals]  # type: ignore[arg-type]
-        return [one.status for one in placed(estimates, 2)]
+        return [one.status for one in place_in_ranking(estimates, 2)]
 
     far = [(8.0, 9.0, "undecided"), (5.0, 6.0, "undecided"), (1.0, 2.0, "undecided"), (0.0, 1.5, "undecided")]
     assert known(*far) == ["top", "top", "not-top", "not-top"]
