@@ -10,7 +10,7 @@ the five layers with the largest simulated drop one at a time, and a protected s
 what a simulation in the thesis's style (norms not folded, four quantizers a layer, moving average) predicts instead.
 ``in_integers`` is the integer simulation against the build of OpenVINO that rounds as it does.
 ``demo``: the same for the mIoU of the demo model's image encoder. ``nets``: executed precision, codes and latency of
-small nets in three shapes. ``fault``: the same on a CPU path that saturates, which must trip the gate.
+small nets in three shapes. ``fault``: the same on a CPU path that saturates, which must exceed the threshold.
 """
 
 from __future__ import annotations

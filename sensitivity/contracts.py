@@ -217,12 +217,12 @@ class EngineCapabilities:
             input (QuantizeLinear with an axis). No engine known runs other layers so.
         rests: Precisions in which it can compute what is not quantized. An engine with others than ``fp32`` is built
             with the keyword ``rest=`` where a scheme asks for one of them.
-        runs_written_types: Whether it computes every node in the types that the graph has there. A rest in fp16 is then
-            written into the graph that it is built of, with what stays in fp32 between casts, and ``rest=`` is not
+        runs_written_types: Whether it computes every node in the types that the graph has there. Half precision is
+            then written into the graph that it is built of, with what stays in fp32 between casts, and ``rest=`` is not
             given.
         rounds_every_node: Whether it rounds what every node writes to the type that is written there; an engine that
             fuses nodes keeps fp32 in between.
-        keeps_fp32: Whether it computes marked modules in fp32 where the rest is in half precision.
+        keeps_fp32: Whether it computes marked modules in fp32 where the other layers are in half precision.
         times_layers: Whether ``layer_info`` tells the time of every operation once the engine has run.
         saturates: Whether large sums of 8-bit products are cut off on this machine, as on an x86 CPU without VNNI;
             None where only a trial can tell: ``sensitivity.deploy.doctor.saturation.capabilities_here``.

@@ -48,7 +48,7 @@ from sensitivity.sweep.plan import Direction, plan
 from sensitivity.sweep.record import study_record
 from sensitivity.sweep.run import Settings, sweep
 from sensitivity.sweep.settings import Sweep, SweepKeywords, settings_of
-from sensitivity.sweep.signals.estimated import Loss, screen
+from sensitivity.sweep.signals.estimated import Loss, estimate_signals
 from sensitivity.sweep.signals.measured import measure_signals
 from sensitivity.sweep.signals.passes import output_passes
 from sensitivity.sweep.stopping.race import Confidence
@@ -225,7 +225,7 @@ class Wrapped:
     def quantized(self, scheme: Scheme, *, calibration: CalibrationLike = None) -> Iterator[nn.Module]:
         """The simulated model for the time of a ``with`` block: the caller's own object, put back afterwards.
 
-        The rest is emulated in half precision where the scheme says so. Batch norms are not folded:
+        Other layers are emulated in half precision where the scheme says so. Batch norms are not folded:
         ``plan(scheme).simulated()`` is nearer to an engine.
         """
         ready = self._calibrator.ready_for(scheme.recipes, calibration)
@@ -517,7 +517,7 @@ class Wrapped:
         calibration: CalibrationLike = None,
         layers: Patterns = "*",
     ) -> Signals:
-        """**Estimate** which layers matter, to choose what to measure first; see ``sweep.signals.estimated.screen``.
+        """**Estimate** which layers matter, to choose what to measure first; see ``sweep.signals.estimated``.
 
         ``images`` come best one by one, and one is usual: all activations of a batch are held at once. ``loss`` takes
         the model's outputs and the batch as given (a task's ``Batch``, or the item of ``images``) and returns a scalar
@@ -533,7 +533,7 @@ class Wrapped:
         """
         perturber = self._perturber(check_recipes(recipe), calibration)
         passes = output_passes(self.model, images, self._example_inputs)
-        return screen(perturber, self.layers.select(layers), recipe, passes, name=self.name, loss=loss)
+        return estimate_signals(perturber, self.layers.select(layers), recipe, passes, name=self.name, loss=loss)
 
     @checked(StudyError)
     def plan(

@@ -33,7 +33,7 @@ def test_the_summary_says_as_plainly_where_int8_is_slower() -> None:
 
 def test_the_summary_says_when_the_metric_cannot_tell() -> None:
     unsure = sv.Verification.of(replace(GOOD, metric_deployed=0.893, metric_variants={"other": 0.88}))
-    assert "(outside the gate, within the prediction's own uncertainty)" in repr(unsure)
+    assert "(outside the threshold, within the prediction's own uncertainty)" in repr(unsure)
 
 
 def test_the_frame_has_a_row_for_each_layer() -> None:
@@ -51,7 +51,9 @@ def test_outputs_that_fail_are_named_and_those_not_compared_are_told() -> None:
     scores = OutputCheck("['scores']", 1000, 12.5, 30.0)
     boxes = OutputCheck("['boxes']", 1000, 81.4, 30.0)
     text = repr(sv.Verification.of(replace(GOOD, outputs=(boxes, scores), output_sqnr_db=12.5)))
-    assert "output ['scores']: SQNR 12.5 dB to the simulation, which has 30.0 dB to fp32 (outside the gate)" in text
+    assert (
+        "output ['scores']: SQNR 12.5 dB to the simulation, which has 30.0 dB to fp32 (outside the threshold)" in text
+    )
     assert "['boxes']" not in text
     bare = sv.Verification.of(replace(GOOD, output_sqnr_db=None, simulation_sqnr_db=None))
     assert "outputs: not compared" in repr(bare)
@@ -84,7 +86,7 @@ def test_html_holds_the_figure_and_escapes(tmp_path: Path) -> None:
     assert "<svg" not in BAD._repr_html_()
 
 
-def test_the_figure_draws_every_layer_and_the_gate(tmp_path: Path) -> None:
+def test_the_figure_draws_every_layer_and_the_threshold(tmp_path: Path) -> None:
     figure = BAD.plot(tmp_path / "v.png")
     assert (tmp_path / "v.png").stat().st_size > 1000
     lines = figure.axes[0].lines
@@ -93,7 +95,7 @@ def test_the_figure_draws_every_layer_and_the_gate(tmp_path: Path) -> None:
     assert marks["verified"].get_ydata()[0] == 0.01
     assert len({line.get_color() for line in marks.values()}) == 3
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == [check.layer for check in BAD.layers]
-    assert [line.get_ydata()[0] for line in lines if line.get_gid() == "gate"] == [2e-4]
+    assert [line.get_ydata()[0] for line in lines if line.get_gid() == "threshold"] == [2e-4]
 
 
 def test_nothing_to_draw_is_refused() -> None:

@@ -207,7 +207,7 @@ class Deployed:
         self._model = with_engines(plan.model, self.parts)
 
     def in_fp32(self) -> Deployed:
-        """The same with the rest in fp32 for all that is simulated or built from now on; the engines are those here."""
+        """The same engines, with non-quantized layers in fp32 for all that is simulated or built from now on."""
         plan = self.plan.in_fp32()
         return Deployed(plan, self.parts, self.attempts, partial(self.build, as_planned=plan), self.kind, self.settings)
 
@@ -384,8 +384,8 @@ def deploy(
         settings: The engine's own.
 
     Raises:
-        ExportError: If nothing can be exported, or not with the rest in the precision that the scheme asks for, or
-            something would overflow in fp16.
+        ExportError: If nothing can be exported, or not in the precision that the scheme asks for, or something would
+            overflow in fp16.
         MissingPackageError: If a package is not installed.
         EngineBuildError: If an engine cannot be built, or cannot keep in fp32 what the scheme asks for.
         EngineError: If the engine is unknown, has no such settings, or cannot be loaded: its file is missing, damaged,

@@ -1,4 +1,4 @@
-"""Which modules stay in fp32 while the rest of a network is computed in half precision."""
+"""Which modules stay in fp32 while the other layers that are not quantized are computed in half precision."""
 
 from __future__ import annotations
 

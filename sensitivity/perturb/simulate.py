@@ -10,9 +10,9 @@ from torch import nn
 
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.half_precision import in_half_precision
 from sensitivity.perturb.kept import find_kept
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Scheme
@@ -26,7 +26,7 @@ def simulated(
     calibrations: Sequence[Calibration],
     example_inputs: Any,
 ) -> Iterator[None]:
-    """Quantize a model's layers as a scheme says, and emulate its rest in half precision; undone afterwards.
+    """Quantize a model's layers as a scheme says, and emulate half precision in its other layers; undone afterwards.
 
     Args:
         model: Any module.
@@ -45,6 +45,6 @@ def simulated(
     with (
         untouched(model),
         perturber.applied({layers[name]: recipe for name, recipe in recipes.items()}),
-        half_rest(model, layers, recipes, scheme.rest, kept_modules),
+        in_half_precision(model, layers, recipes, scheme.rest, kept_modules),
     ):
         yield

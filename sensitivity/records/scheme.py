@@ -80,7 +80,9 @@ class Scheme:
 
     def __post_init__(self) -> None:
         if not isinstance(self.rest, str) or self.rest not in get_args(Rest):
-            raise RecipeError(f"rest={self.rest!r} is no precision for the rest of a network. Choose fp32, bf16, fp16.")
+            raise RecipeError(
+                f"rest={self.rest!r} is no precision for layers that are not quantized. Choose fp32, bf16, fp16."
+            )
         words = isinstance(self.keep_fp32, tuple) and all(isinstance(entry, str) and entry for entry in self.keep_fp32)
         if not words:
             raise RecipeError(
@@ -98,7 +100,7 @@ class Scheme:
             *([f"{self.size_bytes} bytes"] if self.size_bytes is not None else []),
             *([f"predicted drop {self._shown_drop}"] if self.predicted_drop is not None else []),
             *([f"beyond the target with a chance of {self.shown_chance}"] if self.miss_probability is not None else []),
-            *([f"the rest in {self.rest}"] if self.rest != "fp32" else []),
+            *([f"the other layers in {self.rest}"] if self.rest != "fp32" else []),
             *([f"{', '.join(self.keep_fp32)} in fp32"] if self.keep_fp32 else []),
         ]
         wide = max((len(rule.pattern) for rule in self.rules), default=0)
@@ -130,7 +132,7 @@ class Scheme:
     @classmethod
     @checked(RecipeError)
     def only(cls, names: str | Iterable[str], recipe: Recipe) -> Scheme:
-        """The named layers get the recipe; the rest stays in high precision.
+        """The named layers get the recipe; the others stay in high precision.
 
         Args:
             names: Names, module paths or patterns; in a list, those with ``!`` take away from the others.

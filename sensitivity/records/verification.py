@@ -181,38 +181,39 @@ class OutputCheck:
     simulation_share: float | None = None
     reason: str = ""
 
-    def required_db(self, gates: Gates) -> float | None:
-        """SQNR that the gates ask of a float tensor; None where there is nothing to measure by.
+    def required_db(self, thresholds: Gates) -> float | None:
+        """SQNR that the thresholds ask of a float tensor; None where there is nothing to measure by.
 
         The margin over the simulation's own, but no more than float rounding allows, and less where the noises are
         estimated from few numbers.
         """
         if self.simulation_sqnr_db is None:
             return None
-        wanted = min(self.simulation_sqnr_db + gates.output_margin_db, gates.float_sqnr_db)
+        wanted = min(self.simulation_sqnr_db + thresholds.output_margin_db, thresholds.float_sqnr_db)
         return wanted - _UNSURE_DB / math.sqrt(self.elements) if self.elements else wanted
 
-    def slack_db(self, gates: Gates) -> float:
-        """How far a float tensor is above its gate: infinite where it is equal, or was not compared."""
-        required = self.required_db(gates)
+    def slack_db(self, thresholds: Gates) -> float:
+        """How far a float tensor is above its threshold: infinite where it is equal, or was not compared."""
+        required = self.required_db(thresholds)
         if self.sqnr_db is None or math.isinf(self.sqnr_db):
             return math.inf if self.sqnr_db is None else self.sqnr_db
         return math.inf if required is None else self.sqnr_db - required
 
-    def passes(self, gates: Gates) -> bool | None:
+    def passes(self, thresholds: Gates) -> bool | None:
         """Whether the engine's tensor is near enough to the simulated one; None where they were not compared."""
         if self.sqnr_db is None and self.share is None:
             return None
         if self.sqnr_db is not None and math.isinf(self.sqnr_db):
             return self.sqnr_db > 0
         if self.sqnr_db is not None:
-            return None if self.required_db(gates) is None else self.slack_db(gates) >= 0.0
+            return None if self.required_db(thresholds) is None else self.slack_db(thresholds) >= 0.0
         if self.share == 0.0:
             return True
         if self.simulation_share is None:
             return None
-        nearer: float = 10.0 ** (-gates.output_margin_db / 20.0)  # of the noise's amplitude, which moves the elements
-        return (self.share or 0.0) <= max(self.simulation_share * nearer, gates.code_share)
+        # of the noise's amplitude, which moves the elements
+        nearer: float = 10.0 ** (-thresholds.output_margin_db / 20.0)
+        return (self.share or 0.0) <= max(self.simulation_share * nearer, thresholds.code_share)
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,7 @@ class VerificationRecord(Saved):
         engine: Name of the engine.
         layers: One check for each layer, in execution order.
         gates: What was required.
-        output_sqnr_db: Engine against simulation at the float output that is worst in relation to its gate.
+        output_sqnr_db: Engine against simulation at the float output that is worst in relation to its threshold.
         simulation_sqnr_db: Simulation against fp32 at the same output.
         task: Name of the task.
         metric: Its metric.
@@ -294,7 +295,7 @@ class VerificationRecord(Saved):
 
     @property
     def metric_tolerance(self) -> float | None:
-        """Largest difference that the gates allow; None where the task was not run."""
+        """Largest difference that the thresholds allow; None where the task was not run."""
         if self.metric_simulated is None or self.metric_fp32 is None:
             return None
         return self.gates.metric_tolerance(self.unit, self.metric_fp32 - self.metric_simulated)
@@ -315,7 +316,7 @@ class VerificationRecord(Saved):
 
     @property
     def metric_uncertain(self) -> bool:
-        """Whether the metric misses its gate by no more than equally good roundings of the simulation differ.
+        """Whether the metric misses its threshold by no more than equally good roundings of the simulation differ.
 
         Few images or a steep metric do that: then the metric cannot tell engine and simulation apart.
         """
@@ -324,7 +325,7 @@ class VerificationRecord(Saved):
 
     @property
     def passed(self) -> bool:
-        """Whether layers and outputs are within their gates, the metric too or within the prediction's uncertainty.
+        """Whether layers, outputs and metric are within their thresholds, the metric at least within its uncertainty.
 
         Outputs that were not compared have not passed; a metric that was not asked for is not missed.
         """

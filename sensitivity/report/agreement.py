@@ -82,7 +82,7 @@ def html(record: VerificationRecord, picture: str = "") -> str:
 
 
 def _class(verdict: str) -> str:
-    return ' class="fails"' if verdict == "(outside the gate)" else ""
+    return ' class="fails"' if verdict == "(outside the threshold)" else ""
 
 
 def _facts(record: VerificationRecord, counts: Counter[LayerStatus]) -> list[tuple[str, str, str]]:
@@ -154,7 +154,7 @@ def _metric_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
     fp32, simulated, deployed = (f"{scale * (number or 0.0):.3f}" for number in numbers)
     text = f"fp32 {fp32}, simulated {simulated}, deployed {deployed} {record.unit} on {record.images} images"
     tolerance = f"{scale * (record.metric_tolerance or 0.0):.3f}"
-    verdict = "(outside the gate, within the prediction's own uncertainty)" if record.metric_uncertain else ""
+    verdict = "(outside the threshold, within the prediction's own uncertainty)" if record.metric_uncertain else ""
     facts = [(record.metric, f"{text}; {tolerance} may differ", verdict or _verdict(record.metric_pass))]
     if record.metric_spread is not None:
         text = f"{scale * record.metric_spread:.3f} {record.unit} between roundings of the same simulation"
@@ -163,7 +163,7 @@ def _metric_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
 
 
 def _verdict(passes: bool | None) -> str:
-    return "" if passes is None else "(within the gate)" if passes else "(outside the gate)"
+    return "" if passes is None else "(within the threshold)" if passes else "(outside the threshold)"
 
 
 def _wrong(record: VerificationRecord) -> list[LayerCheck]:

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.half_precision import in_half_precision
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.records import Layer, Recipe, Scheme
 from sensitivity.records.scheme import Rest
@@ -73,7 +73,7 @@ def in_half(
     with untouched(model):
         for run, _ in passes:
             expected = [tensor.clone() for tensor in _floats(run())]
-            with half_rest(model, layers, {}, half, within=inside):
+            with in_half_precision(model, layers, {}, half, within=inside):
                 computed = _floats(run())
             for reference, output in zip(expected, computed, strict=True):
                 fidelity.add(reference, output)

@@ -283,7 +283,9 @@ def best_first(scores: Floats, count: int) -> Ints:
     return np.asarray(order, np.int64)
 
 
-def _fitting(images: Sequence[PredictedImage], order: Callable[[Floats], Floats], unit: str, shown: Sequence[Size]) -> int:
+def _fitting(
+    images: Sequence[PredictedImage], order: Callable[[Floats], Floats], unit: str, shown: Sequence[Size]
+) -> int:
     """How many shapes overlap an object by half, read in this way."""
     fitting = 0
     for image, input_size in zip(images, shown, strict=True):

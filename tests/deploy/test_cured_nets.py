@@ -35,7 +35,7 @@ def verified(name: str, *, equalized: bool) -> sv.Verification:
 
 
 def check(verification: sv.Verification) -> None:
-    """Nothing is outside of its gate, and the codes of nearly all layers were compared."""
+    """Nothing is outside of its threshold, and the codes of nearly all layers were compared."""
     compared = [layer for layer in verification.layers if layer.codes]
     assert verification.passed, str(verification)
     assert len(compared) >= 0.8 * len(verification.layers)

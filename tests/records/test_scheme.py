@@ -33,7 +33,7 @@ def test_a_scheme_prints_as_a_table_of_its_rules() -> None:
     ]
     assert repr(replace(advised, unit="dB")).startswith("Scheme: 3 rules, 7 bytes, predicted drop 0.01235 dB\n")
     assert sv.Scheme.from_json(advised.to_json()) == advised
-    assert repr(HALF) == "Scheme: 1 rule, the rest in fp16, norms, blocks.*.norm in fp32\n  *  int8"
+    assert repr(HALF) == "Scheme: 1 rule, the other layers in fp16, norms, blocks.*.norm in fp32\n  *  int8"
     assert repr(sv.Scheme()) == "Scheme: no rules"
 
 

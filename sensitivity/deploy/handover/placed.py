@@ -55,13 +55,12 @@ def placed(scheme: Scheme, layers: Sequence[Layer], tool: str) -> Placed:
 
     Raises:
         LayerNotFoundError: If a rule selects no layer.
-        RecipeError: If the scheme prunes, cures, asks for another precision of the rest, or simulates the thesis's
-            quantizers.
+        RecipeError: If the scheme prunes, cures, asks for half precision, or simulates the thesis's quantizers.
     """
     if scheme.rest != "fp32":
         raise RecipeError(
-            f"the scheme computes the rest in {scheme.rest}, which {tool} is not told by quantization settings. Hand "
-            "over scheme.with_rest('fp32') and convert the rest with that tool, or use wrapped.deploy(scheme)."
+            f"the scheme computes non-quantized layers in {scheme.rest}, which {tool} is not told by quantization "
+            "settings. Hand over scheme.with_rest('fp32') and convert those layers with that tool, or use wrapped.deploy(scheme)."
         )
     resolved = Placed(tuple(layers), resolve(scheme, layers))
     for recipe in dict.fromkeys(resolved.recipes.values()):

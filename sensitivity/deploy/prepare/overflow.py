@@ -25,7 +25,7 @@ def largest_values(plan: Plan) -> dict[str, float]:
     it off. Modules are called by their paths; the model's own forward is the empty one.
 
     Args:
-        plan: One with its rest in half precision.
+        plan: One with non-quantized layers in half precision.
     """
     largest: dict[str, float] = {}
 
@@ -40,12 +40,12 @@ def largest_values(plan: Plan) -> dict[str, float]:
 
 
 def check_overflow(plan: Plan) -> None:
-    """Nothing, if all that a plan's rest would hold in fp16 fits.
+    """Nothing, if all that a plan's non-quantized layers would hold in fp16 fits.
 
     Looked at are the example pass and the ranges of the calibration.
 
     Args:
-        plan: One with its rest in fp16.
+        plan: One with non-quantized layers in fp16.
 
     Raises:
         ExportError: If something does not fit; it names the modules, and what keeps them in fp32.

@@ -21,11 +21,11 @@ from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.activations import Change, ChangeWeight, Hooks, activation_hooks, quantizer
 from sensitivity.perturb.cures import compensation_of, corrected_bias
+from sensitivity.perturb.half_precision import Watch as HalfWatch
+from sensitivity.perturb.half_precision import in_half_precision
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.kept import KeptModules, around, find_kept
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.perturb.rest import Watch as HalfWatch
-from sensitivity.perturb.rest import half_rest
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.weights import exchanged, is_computed, output_axis
 from sensitivity.quantize.calibration import Calibration, Point
@@ -95,9 +95,9 @@ class Plan:
         ranges: Activation ranges for each recipe that needs some, by the recipe's digest.
         target: What it was made for.
         parts: Paths of the submodules that an engine runs; None where that is not decided yet, and all is simulated.
-        fused: Whether elementwise operations and quantizers round nothing in a rest in half precision; see
-            ``perturb.rest.half_rest``.
-        half_scales: Names of the layers whose scales are float16 numbers: the quantized ones of a rest in fp16.
+        fused: Whether elementwise operations and quantizers round nothing in half precision; see
+            ``perturb.half_precision.in_half_precision``.
+        half_scales: Names of the layers whose scales are float16 numbers: the quantized ones of a scheme in fp16.
     """
 
     basis: Basis
@@ -139,8 +139,8 @@ class Plan:
     def expected_precision(self, layer: Layer) -> str:
         """What an engine should compute a layer in.
 
-        ``int8`` where weight and activations are quantized; else what the rest is computed in, or ``fp32`` where the
-        layer is inside a module that is kept so.
+        ``int8`` where weight and activations are quantized; else what other layers are computed in, or ``fp32`` where
+        the layer is inside a module that is kept so.
         """
         recipe = self.recipes.get(layer.name)
         if recipe is not None and recipe.weights is not None and recipe.activations is not None:
@@ -149,7 +149,7 @@ class Plan:
 
     @property
     def kept(self) -> KeptModules:
-        """What stays in fp32 where the rest does not.
+        """What stays in fp32 where other layers do not.
 
         Raises:
             LayerNotFoundError: If something to keep is not in the model.
@@ -165,7 +165,7 @@ class Plan:
         return basis.kept[key]
 
     def in_fp32(self) -> Plan:
-        """The same plan with the rest in fp32."""
+        """The same plan with non-quantized layers in fp32."""
         return replace(self, scheme=self.scheme.with_rest("fp32"))
 
     def without(self, reasons: Mapping[str, str], kind: OmissionKind = OmissionKind.LEFT_IN_FLOAT) -> Plan:
@@ -249,7 +249,7 @@ class Plan:
         return Codes(quantize(weight, params), params)
 
     def _as_written(self, layer: Layer, params: QuantParams) -> QuantParams:
-        """Scales as the graph holds them: float16 where the layer stands in a rest in fp16."""
+        """Scales as the graph holds them: float16 where the layers around are in fp16."""
         return params.in_half() if layer.name in self.half_scales else params
 
     def _rounded(self, layer: Layer, recipe: Recipe, weight: Tensor, params: QuantParams) -> Tensor:
@@ -302,13 +302,13 @@ class Plan:
     def simulated(
         self, *, rounding: Rounding = "onnx", watch: Watch | None = None, halves: HalfWatch | None = None
     ) -> Iterator[nn.Module]:
-        """The folded copy with its layers fake-quantized, as the exported graph says, and the rest as the scheme says.
+        """The folded copy with layers fake-quantized, as the exported graph says, and the others as the scheme says.
 
         Args:
             rounding: How activations are divided by their scale: ``onnx`` as engines define it.
             watch: Told of what every quantized layer reads, before it is quantized, and of what it writes; without its
                 bias where it is met at its operator.
-            halves: Told of all that the rest would round to half precision; nothing is rounded then.
+            halves: Told of all that non-quantized layers would round to half precision; nothing is rounded then.
 
         Yields:
             ``model``, which computes the plan inside the ``with`` block.
@@ -325,16 +325,16 @@ class Plan:
                 hooks.before += own.before
                 hooks.after += own.after
             stack.enter_context(hooked(before=hooks.before, after=hooks.after))
-            stack.enter_context(self._half_rest(halves))
+            stack.enter_context(self._in_half_precision(halves))
             yield self.model
 
     def _weight_exchanged(self, layer: Layer) -> contextlib.AbstractContextManager[nn.Parameter]:
         owner, _, name = layer.parameter.rpartition(".")
         return exchanged(self.model.get_submodule(owner), name, self.simulated_weight(layer))
 
-    def _half_rest(self, watch: HalfWatch | None) -> contextlib.AbstractContextManager[None]:
+    def _in_half_precision(self, watch: HalfWatch | None) -> contextlib.AbstractContextManager[None]:
         settings: dict[str, Any] = {"within": self.parts, "fused": self.fused, "watch": watch}
-        return half_rest(self.model, self.layers, self.recipes, self.scheme.rest, self.kept, **settings)
+        return in_half_precision(self.model, self.layers, self.recipes, self.scheme.rest, self.kept, **settings)
 
     def simulated_weight(self, layer: Layer) -> Tensor:
         """The weight that the simulation computes with."""

@@ -63,23 +63,23 @@ class _Target:
 
 
 def first_differences(
-    deployed: Deployed, calls: Mapping[str, Sequence[Any]], gates: Gates
+    deployed: Deployed, calls: Mapping[str, Sequence[Any]], thresholds: Gates
 ) -> tuple[FirstDifference, ...]:
     """For each exported part the first tensor that parts from the simulation; nothing for a part in which none does.
 
     Args:
-        deployed: What is looked into, with the rest in fp32.
+        deployed: What is looked into, with non-quantized layers in fp32.
         calls: Arguments of each part, by path; the first that shows a difference is used.
-        gates: What counts as a difference: the same as for outputs.
+        thresholds: What counts as a difference: the same as for outputs.
     """
-    differences = (_of_part(deployed, part, calls[part.path], gates) for part in deployed.parts)
+    differences = (_of_part(deployed, part, calls[part.path], thresholds) for part in deployed.parts)
     return tuple(difference for difference in differences if difference is not None)
 
 
-def _of_part(deployed: Deployed, part: DeployedPart, calls: Sequence[Any], gates: Gates) -> FirstDifference | None:
+def _of_part(deployed: Deployed, part: DeployedPart, calls: Sequence[Any], thresholds: Gates) -> FirstDifference | None:
     for args, kwargs in calls:
         try:
-            search = _Search(deployed, part, args, kwargs, gates)
+            search = _Search(deployed, part, args, kwargs, thresholds)
             target = search.first_target()
             if target is not None:
                 return search.explained(target)
@@ -92,9 +92,9 @@ class _Search:
     """One part on one sample."""
 
     def __init__(
-        self, deployed: Deployed, part: DeployedPart, args: tuple[Any, ...], kwargs: dict[str, Any], gates: Gates
+        self, deployed: Deployed, part: DeployedPart, args: tuple[Any, ...], kwargs: dict[str, Any], thresholds: Gates
     ) -> None:
-        self._deployed, self._part, self._gates = deployed, part, gates
+        self._deployed, self._part, self._thresholds = deployed, part, thresholds
         self._graph = part.qdq.graph
         tensors = part.part.signature.inputs.tensors_of((args, kwargs), part.path or "the model")
         self._inputs = [tensor.cpu().numpy() for tensor in tensors]
@@ -184,7 +184,7 @@ class _Search:
             return False  # it does not run this piece: nothing is known of it
 
     def _agrees(self, target: _Target, computed: Any) -> bool:
-        return target.check(computed).passes(self._gates) is not False
+        return target.check(computed).passes(self._thresholds) is not False
 
     def _outputs(self, graph: Any) -> tuple[list[_Target], list[Any]]:
         outputs = [target for target in self._targets if not target.layer]

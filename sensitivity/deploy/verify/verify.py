@@ -70,7 +70,7 @@ def verify(
             so is an exported submodule that the task does not run (``info.not_reached``).
         fp32: The unperturbed model; None for the folded copy.
         samples: Samples that outputs and codes are compared on.
-        gates: What is required; None for the usual numbers, which ask for less in float where the rest is in half
+        gates: What is required; None for the usual numbers, which ask for less in float where layers are in half
             precision.
         strict: Raise where the engine runs another precision than planned.
         roundings: Score the simulation with two other, equally good roundings as well: five passes over the task and

@@ -30,7 +30,7 @@ _HEIGHT, _INCHES_A_LETTER = 2.6, 0.055
 
 
 def agreement(record: VerificationRecord) -> Picture:
-    """Share of differing codes by layer in execution order on a logarithmic axis, the gate as a line.
+    """Share of differing codes by layer in execution order on a logarithmic axis, the threshold as a line.
 
     Layers without one differing code, and those whose codes were not compared (crosses), stand at ``none``.
 
@@ -45,8 +45,15 @@ def agreement(record: VerificationRecord) -> Picture:
     picture = Picture(width, height)
     axes = picture.add_axes((_LEFT / width, below / height, inner / width, _HEIGHT / height))
     _draw(axes, record.layers)
-    gate = record.gates.code_share
-    axes.axhline(gate, color="#222222", linewidth=0.8, linestyle="--", gid="gate", label=f"gate: {100 * gate:g} %")
+    threshold = record.gates.code_share
+    axes.axhline(
+        threshold,
+        color="#222222",
+        linewidth=0.8,
+        linestyle="--",
+        gid="threshold",
+        label=f"threshold: {100 * threshold:g} %",
+    )
     draw_legend(axes)
     verdict = "as simulated" if record.passed else "NOT as simulated"
     draw_title(axes, f"{record.model} on {record.engine}: {verdict}")

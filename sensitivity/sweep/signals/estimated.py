@@ -55,7 +55,7 @@ class _Changes:
         self.moves.setdefault(layer, []).append(move)
 
 
-def screen(
+def estimate_signals(
     perturber: Perturber,
     layers: Sequence[Layer],
     recipe: Recipe,
@@ -124,7 +124,7 @@ def screen(
             with state.same_start():
                 _differentiate(perturber, able, recipe, value_of, estimates)
     if not images:
-        raise CalibrationError("no image was given to screen with. Pass at least one batch; one is usual.")
+        raise CalibrationError("no image was given to estimate with. Pass at least one batch; one is usual.")
     for layer in able:
         if not estimates[layer.name].passes and layer.name not in failed:
             failed[layer.name] = "the loss does not depend on this layer through differentiable operations"

@@ -1,4 +1,4 @@
-"""Passes of a model whose own outputs are looked at: for signals and screens."""
+"""Passes of a model whose own outputs are looked at: for signals and estimates."""
 
 from __future__ import annotations
 

@@ -123,7 +123,7 @@ def test_tensorrt_is_refused_with_what_to_do_instead(wrapped: sv.Wrapped) -> Non
         (sv.Scheme(), "onnxruntime", "quantizes no layer"),
         (sv.Scheme(), "modelopt", "quantizes no layer"),
         (sv.Scheme.all(sv.INT8).quantize("stem*", sv.FP8), "nncf", "the scheme has 2 recipes: 'fp8.*Nearest"),
-        (sv.Scheme.all(sv.INT8).with_rest("fp16"), "nncf", "computes the rest in fp16"),
+        (sv.Scheme.all(sv.INT8).with_rest("fp16"), "nncf", "computes non-quantized layers in fp16"),
         (sv.Scheme.all(sv.Prune(0.5)), "modelopt", "prunes"),
         (sv.Scheme.all(sv.THESIS), "nncf", "has placement 'conv-norm-act'"),
         (sv.Scheme.all(replace(sv.INT8, bias_correction=True)), "onnxruntime", "cures layers"),

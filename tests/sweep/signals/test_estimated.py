@@ -1,4 +1,4 @@
-"""The gradient screen: its numbers by hand and by finite differences, and no trace of it in the model."""
+"""The gradient estimates: its numbers by hand and by finite differences, and no trace of it in the model."""
 
 from __future__ import annotations
 
@@ -230,7 +230,7 @@ def test_a_layer_that_the_loss_does_not_reach_is_reported(images: Tensor) -> Non
 
 def test_no_images_and_no_ranges_are_refused(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images[:1])
-    with pytest.raises(CalibrationError, match="no image was given to screen with"):
+    with pytest.raises(CalibrationError, match="no image was given to estimate with"):
         wrapped.screen([], INT4)
     with pytest.raises(CalibrationError, match="no calibration is at hand"):
         wrapped.screen(images, sv.INT8)

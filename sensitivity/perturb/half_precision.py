@@ -1,4 +1,4 @@
-"""The rest of a network in bf16 or fp16: what an engine computes there, emulated in float32.
+"""Layers that are not quantized, in bf16 or fp16: what an engine computes there, emulated in float32.
 
 Half precision is a matter of memory: a convolution, a matrix product or a sum reads halves, adds in float32, and writes
 halves. What works element by element (an activation, an add, a division) is fused with its neighbours by engines and
@@ -48,7 +48,7 @@ _FUSED = ELEMENTWISE | {name for name, kind in FUSED_NORMS.items() if kind == "B
 
 
 @contextlib.contextmanager
-def half_rest(
+def in_half_precision(
     model: nn.Module,
     layers: Sequence[Layer],
     recipes: Mapping[str, Recipe],
@@ -105,7 +105,7 @@ class _Roles:
         partly: Their weight or their input alone is quantized, and is then rounded like any other.
         stored: Their input is in memory, because something reads it that multiplies no integers.
         exact: Parameters that are not rounded: path of the module, and name.
-        within: Where anything is rounded at all; see ``half_rest``.
+        within: Where anything is rounded at all; see ``in_half_precision``.
     """
 
     in_integers: frozenset[str]
@@ -337,7 +337,7 @@ class _Calls:
         """
         if id(module) in self._paths:
             raise ModelError(
-                f"{type(module).__name__} was called from another thread than the one that set its rest to half "
+                f"{type(module).__name__} was called from another thread than the one that set it to half "
                 "precision; nothing would be rounded there. Call it from the same thread."
             )
 

@@ -1,6 +1,6 @@
 """Does the simulation predict a graph whose rest is in fp16 as it does one whose rest is in fp32? Prints a table.
 
-    python benchmarks/half_rest.py [--data DATA]
+    python benchmarks/half_precision.py [--data DATA]
 
 Four nets: those of ``tests/deploy/nets.py`` (random weights, 8 images), and the image encoder of the demo (trained, 8
 scenes); with DATA (``weights/``, ``tiny_coco/``) yolo-fastest-1.1-xl on 8 photographs as well. Each is deployed to ONNX

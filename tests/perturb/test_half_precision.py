@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_flatten
 import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError, ModelError
 from sensitivity.layers.inputs import arguments_of
+from sensitivity.perturb.half_precision import in_half_precision
 from sensitivity.perturb.kept import find_kept
-from sensitivity.perturb.rest import half_rest
 from tests.models import CASES
 from tests.perturb.test_perturber import trace_of
 
@@ -58,7 +58,7 @@ class HandwrittenNorm(nn.Module):
 
 
 def in_half(model: nn.Module, *given: Tensor, rest: str = "bf16") -> Any:
-    with half_rest(model, [], {}, rest):  # type: ignore[arg-type]
+    with in_half_precision(model, [], {}, rest):  # type: ignore[arg-type]
         return model(*given)
 
 
@@ -232,7 +232,7 @@ def test_another_thread_is_refused() -> None:
         except ModelError as error:
             caught.append(str(error))
 
-    with half_rest(model, [], {}, "bf16"):
+    with in_half_precision(model, [], {}, "bf16"):
         thread = threading.Thread(target=call)
         thread.start()
         thread.join()
