@@ -45,7 +45,6 @@ def watching(total: int | None, wanted: bool | None) -> Iterator[Watcher | None]
         row = bar.add_task("sweep", total=total)
 
         def watch(done: int, _: int, layer: str) -> None:
-            """Move the bar."""
             bar.update(row, completed=done, description=layer)
 
         yield watch

@@ -89,6 +89,17 @@ def asserts_that_act(source: str) -> list[str]:
     return [ast.unparse(node) for node in asserts if acts(node.test)]
 
 
+def docstrings_inside_functions(source: str) -> list[str]:
+    """Every function inside a function that has a docstring: its few lines say what it does."""
+    functions = [node for node in ast.walk(parsed(source)) if isinstance(node, ast.FunctionDef)]
+    return [
+        f"{inner.name} in line {inner.lineno}"
+        for outer in functions
+        for inner in ast.walk(outer)
+        if inner is not outer and isinstance(inner, ast.FunctionDef) and ast.get_docstring(inner)
+    ]
+
+
 def complaints(check: Callable[[str], list[str]]) -> list[str]:
     """What a check says of every file of the package."""
     return [
@@ -109,6 +120,10 @@ def test_a_name_uses_the_word_of_the_field() -> None:
 
 def test_no_assert_has_an_effect_that_python_without_asserts_would_lack() -> None:
     assert complaints(asserts_that_act) == []
+
+
+def test_functions_inside_functions_have_no_docstring() -> None:
+    assert complaints(docstrings_inside_functions) == []
 
 
 def test_public_classes_do_not_share_a_name() -> None:
@@ -149,3 +164,8 @@ def test_a_word_that_the_field_does_not_use_is_seen(source: str) -> None:
 @pytest.mark.parametrize("condition", ["(n := f())", "names.pop()", "f(3) == 4"])
 def test_an_assert_that_acts_is_seen(condition: str) -> None:
     assert asserts_that_act(f"assert {condition}") == [f"assert {condition}"]
+
+
+def test_a_docstring_inside_a_function_is_seen() -> None:
+    source = 'def outer():\n    """Public."""\n    def inner():\n        """Noise."""'
+    assert docstrings_inside_functions(source) == ["inner in line 3"]

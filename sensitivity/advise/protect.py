@@ -211,7 +211,6 @@ class _Advice:
         helpful = [m for m in self.ranked if drop_of(m) > 0.0]
 
         def worth(measurement: Measurement) -> float:
-            """Drop avoided for each unit of what protecting costs."""
             extra = extra_of(measurement.layer)
             return drop_of(measurement) / extra if extra > 0 else inf
 

@@ -41,7 +41,6 @@ class Outline:
         cosine, sine = np.cos(angle), np.sin(angle)
 
         def place(line: Floats) -> Floats:
-            """The line at its place in the picture, in pixels."""
             # element by element: a matrix product may round differently on another machine
             x, y = line[:, 0] * radius / stretch**0.5, line[:, 1] * radius * stretch**0.5
             return np.stack([cosine * x - sine * y + centre[0], sine * x + cosine * y + centre[1]], axis=1)

@@ -146,7 +146,6 @@ class _Calls(Counting):
         changed: dict[int, Tensor] = {}
 
         def replace(value: Any) -> Any:
-            """The tensor changed, where it is one."""
             usable = isinstance(value, Tensor) and value.is_floating_point()
             if not usable or (changed and id(value) not in changed):
                 return value
@@ -169,7 +168,6 @@ class _Calls(Counting):
         """For a norm or activation module that may serve several layers: acts only right behind its own layer."""
 
         def after(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-            """Change what the module returned."""
             if place not in self._due or not isinstance(output, Tensor):
                 return None  # another layer's turn: ours has not run since
             self._due.remove(place)
@@ -233,7 +231,6 @@ def quantizer(quantizers: Quantizers, layer: str = "a layer") -> Change:
     """A change that quantizes each place of each call with its own quantizer; see ``quantizer_of``."""
 
     def change(place: str, call: int, tensor: Tensor) -> Tensor | None:
-        """Quantize, where there is a quantizer."""
         function = quantizer_of(quantizers, layer, place, call, tensor)
         return None if function is None else function(tensor)
 
@@ -270,7 +267,6 @@ def observer(observe: Callable[[str, int, Tensor], None]) -> Change:
     """A change that changes nothing and looks at every tensor."""
 
     def change(place: str, call: int, tensor: Tensor) -> Tensor | None:
-        """Look, and change nothing."""
         with torch.no_grad():
             observe(place, call, tensor.detach())
         return None

@@ -113,7 +113,6 @@ def _escaped(table: Rows, replacements: Mapping[str, str], guard: Callable[[str]
     codes = {ord(character): text for character, text in replacements.items()}
 
     def escape(cells: Iterable[str]) -> tuple[str, ...]:
-        """The cells with what the format reads otherwise escaped."""
         return tuple(guard(one_line(cell).translate(codes)) for cell in cells)
 
     return Rows(escape(table.header), table.numeric, tuple(escape(row) for row in table.body))

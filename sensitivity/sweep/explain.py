@@ -289,7 +289,6 @@ def _intervals(
         return lambda images: once(images) + groups * once(images * (1 - 1 / max(1, groups)))
 
     def leave_out(predictions: dict[int, Any]) -> None:
-        """Score without each group."""
         dealt = deal(list(predictions), groups)
         scores_without(task, predictions, [(), *dealt, *[()] * (groups - len(dealt))])
 

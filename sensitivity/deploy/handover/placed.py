@@ -60,7 +60,7 @@ def placed(scheme: Scheme, layers: Sequence[Layer], tool: str) -> Placed:
     if scheme.rest != "fp32":
         raise RecipeError(
             f"the scheme computes non-quantized layers in {scheme.rest}, which {tool} is not told by quantization "
-            "settings. Hand over scheme.with_rest('fp32') and convert those layers with that tool, or use wrapped.deploy(scheme)."
+            "settings. Hand over scheme.with_rest('fp32') and convert those layers with it, or use wrapped.deploy()."
         )
     resolved = Placed(tuple(layers), resolve(scheme, layers))
     for recipe in dict.fromkeys(resolved.recipes.values()):

@@ -184,7 +184,6 @@ class Forward:
         self._drew = False
 
         def one_more() -> list[Any]:
-            """A pass, kept for comparison."""
             passes.append(self._from_the_same_state(run_and_look))
             return passes[-1]
 

@@ -144,7 +144,6 @@ def unchanged_inputs(run: Run, batch: Batch) -> Run:
     originals = [(tensor, tensor.clone()) for tensor in tensors_in(batch) if not tensor.is_inference()]
 
     def run_and_restore() -> list[Any]:
-        """Predict, and put the inputs back where the model wrote to them."""
         before = [version_of(tensor) for tensor, _ in originals]
         try:
             return run()

@@ -182,7 +182,6 @@ class Foresight:
             bodies[classes[body]].add(body)
 
         def seconds(watched: Set[int]) -> float:
-            """What the variants should take, with these bodies watched."""
             return sum(reuse.seconds for reuse in self._reuses(variants, watched).values())
 
         best, least = frozenset(answered), seconds(answered)

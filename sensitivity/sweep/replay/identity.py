@@ -126,7 +126,6 @@ def cloned(tree: Any) -> Any:
     clones: dict[int, Tensor] = {}
 
     def clone(tensor: Tensor) -> Tensor:
-        """One clone for each tensor."""
         return clones.setdefault(id(tensor), tensor.clone())
 
     return rebuilt(tree, clone)

@@ -283,7 +283,6 @@ def leaving(result: Any, storages: Set[int]) -> Any:
     """
 
     def is_kept(tensor: Tensor) -> bool:
-        """Whether a tensor lies in memory that is kept."""
         return version_of(tensor) != UNKNOWN and tensor.untyped_storage().data_ptr() in storages
 
     if not any(map(is_kept, tensors_in(result))):

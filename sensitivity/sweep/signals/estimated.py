@@ -206,7 +206,6 @@ def _activation_hooks(model: nn.Module, layer: Layer, recipe: Recipe, perturber:
     quantizers = perturber.quantizers(layer, recipe)
 
     def add_zero(place: str, call: int, x: Tensor) -> Tensor | None:
-        """Add a zero that gradients can be read from."""
         quantize = quantizer_of(quantizers, layer.name, place, call, x)
         if quantize is None:
             return None

@@ -26,7 +26,6 @@ def outputs_inside(model: nn.Module, task: Task, batch: Batch) -> Any:
     outputs: list[Any] = []
 
     def keep(_: nn.Module, __: tuple[Any, ...], output: Any) -> Any:
-        """Note what the model returned."""
         outputs.append(output)
         return tree_map(lambda leaf: leaf.detach().clone() if isinstance(leaf, Tensor) else leaf, output)
 

@@ -48,7 +48,6 @@ def new_profiler() -> Any:
             self.seconds: dict[str, float] = defaultdict(float)
 
         def report_layer_time(self, layer_name: str, ms: float) -> None:
-            """Called by TensorRT after each layer."""
             self.seconds[layer_name] += ms / 1000
 
     return Profiler()
@@ -70,7 +69,6 @@ def new_listener(device: Device) -> Any:
             self.unread: dict[str, str] = {}
 
         def process_debug_tensor(self, addr: int, location: Any, type: Any, shape: Any, name: str, stream: int) -> bool:
-            """Called by TensorRT with the address of each tensor."""
             try:
                 dtype = torch_dtype(type, name)
                 on_host = location == trt.TensorLocation.HOST  # where TensorRT keeps shapes

@@ -50,7 +50,6 @@ def trt_log() -> Any:
             self.messages: deque[str] = deque(maxlen=KEPT_MESSAGES)
 
         def log(self, severity: Any, msg: str) -> None:
-            """What TensorRT calls, from any thread."""
             level = _level(severity.name)
             LOG.log(min(level, logging.INFO), "%s", msg)  # it warns a lot; what matters is raised with its words
             if level >= logging.ERROR:
