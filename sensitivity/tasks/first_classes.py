@@ -34,18 +34,18 @@ def classes_look_like(confusion: Counts, classes: Sequence[str]) -> str | None:
     others = {label: answer for label, answer in sure.items() if answer != label}
     if right > _WRONG or len(others) < 2 or len(set(others.values())) < len(others) or len(sure) < 0.6 * len(true):
         return None
-    said = f"the true class is predicted for {right:.0%} of the pixels (mean over {len(true)} classes), but "
+    summary = f"the true class is predicted for {right:.0%} of the pixels (mean over {len(true)} classes), but "
     for shift, labels in ((1, "lower"), (-1, "higher")):
         if all(answer - label == shift for label, answer in others.items()):
             return (
-                f"{said}label maps and model agree if predicted classes are one {labels}: one of them is counted from "
-                f"another number (is 0 the background in one, and left out in the other?). Put classes= in the order "
-                "of the model's channels, and give PngLabels(values=...) for label maps that are counted otherwise."
+                f"{summary}label maps and model agree if predicted classes are one {labels}: one of them is counted "
+                f"from another number (is 0 the background in one, and left out in the other?). Put classes= in the "
+                "order of the model's channels, and give PngLabels(values=...) for label maps counted otherwise."
             )
     named = some_of({answer: label for label, answer in others.items()})
     return (
-        f"{said}every class has an answer of its own: predicted {named} ({classes[next(iter(others))]}). Put classes= "
-        "in the order of the model's channels."
+        f"{summary}every class has an answer of its own: predicted {named} ({classes[next(iter(others))]}). Put "
+        "classes= in the order of the model's channels."
     )
 
 

@@ -46,10 +46,10 @@ def is_better_reading(meetings: Meetings, read_as: Mapping[int, int]) -> bool:
     for (predicted, true), count in meetings.items():
         if read_as.get(predicted) == true:
             hits[true] = hits.get(true, 0.0) + count
-    total, found = sum(meetings.values()), sum(hits.values())
-    if found < max(_RIGHT * total, 5) or share_right(meetings) > found / total / 4:
+    total, all_hits = sum(meetings.values()), sum(hits.values())
+    if all_hits < max(_RIGHT * total, 5) or share_right(meetings) > all_hits / total / 4:
         return False
-    return len(hits) >= 2 and max(hits.values()) <= 0.75 * found
+    return len(hits) >= 2 and max(hits.values()) <= 0.75 * all_hits
 
 
 def shifted(labels: Iterable[int], shift: int) -> dict[int, int]:

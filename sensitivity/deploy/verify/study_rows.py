@@ -59,10 +59,10 @@ def verify_measurements(
     """The study's measurements, those of some layers repeated on an engine.
 
     A row becomes ``verified`` when the engine ran the layer as planned and the drop there is the simulated one within
-        the gates; else its ``engine_reason`` says what was found, and it is no longer verified if it was. Where the engine
-    ran, its score and drop are among the row's signals; where a row cannot be deployed, or cannot be compared, nothing
-    is run for it.
-    
+    the thresholds; else its ``engine_reason`` says what was found, and it is no longer verified if it was. Where the
+    engine ran, its score and drop are among the row's signals; where a row cannot be deployed, or cannot be compared,
+    nothing is run for it.
+
     Args:
         study: What was simulated.
         deploy: Makes an engine of a scheme.
