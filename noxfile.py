@@ -76,9 +76,10 @@ def tests(session: nox.Session) -> None:
 @nox.session
 def connectors(session: nox.Session) -> None:
     """The families of networks against their own packages, with the torch that torchvision is built for."""
-    session.install("torch==2.14.1", "torchvision==0.29.1")
-    families = "torchvision,ultralytics,transformers,timm,effdet,smp"
-    session.install("-e", f".[{families}]", "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.15")
+    if session.venv_backend != "none":
+        session.install("torch==2.14.1", "torchvision==0.29.1")
+        families = "torchvision,ultralytics,transformers,timm,effdet,smp"
+        session.install("-e", f".[{families}]", "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.15")
     pytest(session, "-q", "-n", "0", "-W", "ignore", "tests/tasks/connectors", "tests/docs", "tests/notebooks")
 
 
