@@ -369,6 +369,7 @@ class Purpose(StrEnum):
     INSTANCES = "instance segmentation"
     KEYPOINTS = "keypoints"
     SEMANTIC = "semantic segmentation"
+    PROMPTED = "prompted segmentation"
     CLASSIFICATION = "classification"
 
 
@@ -383,7 +384,7 @@ class Connected:
         example_inputs: One image as ``preprocess`` makes it, of noise: (1, C, h, w).
         preprocess: Makes a float32 tensor (C, h, w) of an image (H, W, 3) uint8 RGB, as the family does.
         adapter: Makes predictions of the model's raw outputs and original sizes, with the family's post-processing;
-            None where the outputs are logits of classes.
+            None where the outputs are logits of classes; a SAM's is the ``segment`` of ``PromptedMasks``.
         classes: Name of each label from 0 on, where the family knows them; None for names that a label file must bring.
         first_label: The label of the first class: 1 where 0 is the background.
         last_label: The label of the last class, where the family knows it.

@@ -13,6 +13,7 @@ from sensitivity.tasks.classification import Classification
 from sensitivity.tasks.coco import CocoDetection
 from sensitivity.tasks.connectors.registry import surroundings
 from sensitivity.tasks.keypoints import CocoKeypoints
+from sensitivity.tasks.prompted import PromptedMasks
 from sensitivity.tasks.semantic import SemanticSegmentation
 
 
@@ -32,12 +33,13 @@ class ConnectedModel(Connected):
 
         Args:
             images: Folder of the images; for classification, a folder of class folders.
-            labels: COCO annotation file, for detection, instances and keypoints; folder of label maps, for semantic
-                segmentation.
+            labels: COCO annotation file, for detection, instances, keypoints and prompted masks; folder of label maps,
+                for semantic segmentation.
             settings: More of the task's own, such as ``limit`` or ``batch_size``.
 
         Returns:
-            ``sv.CocoDetection``, ``sv.CocoKeypoints``, ``sv.SemanticSegmentation`` or ``sv.Classification``.
+            ``sv.CocoDetection``, ``sv.CocoKeypoints``, ``sv.PromptedMasks``, ``sv.SemanticSegmentation`` or
+            ``sv.Classification``.
 
         Raises:
             TaskError: If ``labels`` is missing, or a setting is unknown.
@@ -51,6 +53,10 @@ class ConnectedModel(Connected):
             kind = "bbox" if self.purpose is Purpose.DETECTION else "segm"
             chosen: dict[str, Any] = {"model": self, "iou_type": kind} | settings
             return CocoDetection(images, labels, **chosen)
+        if self.purpose is Purpose.PROMPTED:
+            if labels is None:
+                raise TaskError("labels= is missing: prompted masks are scored against a COCO annotation file.")
+            return PromptedMasks(images, labels, **({"segment": self.adapter} | settings))
         settings = {"preprocess": self.preprocess, "adapter": self.adapter, "batch_size": self.batch_size} | settings
         if self.purpose is Purpose.CLASSIFICATION:
             return Classification(images, **settings)

@@ -25,6 +25,7 @@ from torch.utils._pytree import tree_leaves
 import sensitivity as sv
 from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import TaskError
+from sensitivity.tasks.prompted import Prompts
 
 Size: TypeAlias = tuple[int, int]
 
@@ -143,7 +144,7 @@ class ConnectorSuite:
     def test_an_adapter_leaves_the_outputs_as_they_are(self, network: Any) -> None:
         """They are recorded, and used again for other perturbations."""
         connected = self._connected(network)
-        if connected.adapter is None:
+        if connected.adapter is None or connected.purpose is Purpose.PROMPTED:  # which runs the model by itself
             return
         image = _images()[0]
         with torch.no_grad():
@@ -194,8 +195,8 @@ class ConnectorSuite:
             behind = POST_PROCESSING & {node.op_type for node in part.part.graph.graph.node}
             assert not behind, f"the graph of {part.path or 'the whole model'} holds {sorted(behind)}"
         with torch.no_grad():
-            expected, outputs = connected.model(inputs[0]), deployed(inputs[0])
-        _assert_agree(_adapted(connected, outputs, SIZES[:1]), _adapted(connected, expected, SIZES[:1]), self.tolerance)
+            expected, found = (_predicted(connected, model, _images()[:1]) for model in (connected.model, deployed))
+        _assert_agree(found, expected, self.tolerance)
 
     def test_a_setting_that_the_family_has_not_is_refused(self, network: Any) -> None:
         """In a sentence with those that it has."""
@@ -206,14 +207,9 @@ class ConnectorSuite:
 
     def _predictions(self, network: Any, *, at_once: bool = False) -> list[Any]:
         connected = self._connected(network)
-        tensors = [connected.preprocess(image) for image in _images()]
-        batches = [range(len(SIZES))] if at_once else [range(number, number + 1) for number in range(len(SIZES))]
-        predictions: list[Any] = []
-        for batch in batches:
-            with torch.no_grad():
-                outputs = connected.model(torch.stack([tensors[number] for number in batch]))
-                predictions += _adapted(connected, outputs, [SIZES[number] for number in batch])
-        return predictions
+        batches = [_images()] if at_once else [[image] for image in _images()]
+        with torch.no_grad():
+            return [found for batch in batches for found in _predicted(connected, connected.model, batch)]
 
 
 def _refused(call: Callable[[], object]) -> str:
@@ -228,6 +224,30 @@ def _refused(call: Callable[[], object]) -> str:
 def _images() -> list[Any]:
     draw = np.random.default_rng(0)
     return [draw.integers(0, 256, (*size, 3), np.uint8) for size in SIZES]
+
+
+def _predicted(connected: Connected, model: Any, images: Sequence[Any]) -> list[Any]:
+    """One prediction for each image of a batch."""
+    if connected.purpose is Purpose.PROMPTED:
+        return [_prompted(connected, model, image) for image in images]
+    outputs = model(torch.stack([connected.preprocess(image) for image in images]))
+    return _adapted(connected, outputs, [image.shape[:2] for image in images])
+
+
+def _prompted(connected: Connected, model: Any, image: Any) -> dict[str, Any]:
+    """The best mask of each of two boxes, with its predicted IoU."""
+    assert connected.adapter is not None
+    height, width = image.shape[:2]
+    boxes = np.array([[1.0, 2.0, width / 2, height / 2], [width / 3, height / 4, width - 2.0, height - 1.0]])
+    masks, ious = (np.asarray(values) for values in connected.adapter(model, image, Prompts(boxes=boxes)))
+    assert masks.shape == (*ious.shape, height, width)
+    best = ious.argmax(1)
+    chosen = masks[[0, 1], best]
+    return {
+        "masks": chosen if chosen.dtype == bool else chosen > 0,
+        "scores": ious[[0, 1], best],
+        "labels": np.zeros(2, np.int64),
+    }
 
 
 def _adapted(connected: Connected, outputs: Any, sizes: Sequence[Size]) -> list[Any]:
@@ -256,7 +276,7 @@ def _check_form(prediction: Any, size: Size, purpose: Purpose) -> None:
     assert np.asarray(prediction["labels"]).shape == np.asarray(prediction["scores"]).shape == (count,)
     if purpose is Purpose.KEYPOINTS:
         assert np.asarray(prediction["keypoints"]).ndim == 3 or not count
-    if purpose is Purpose.INSTANCES:
+    if purpose in (Purpose.INSTANCES, Purpose.PROMPTED):
         assert np.asarray(prediction["masks"]).shape == (count, height, width) or not count
         return
     boxes = np.asarray(prediction["boxes"], np.float64).reshape(-1, 4)

@@ -106,7 +106,9 @@ def transformers() -> Models:
             hf.DeformableDetrConfig(backbone_config=_resnet(out_features=levels), **own, **narrow, num_feature_levels=3)
         ),
         "RT-DETR": lambda: hf.RTDetrForObjectDetection(hf.RTDetrConfig(backbone_config=rt_backbone(), **hybrid)),
-        "RT-DETRv2": lambda: hf.RTDetrV2ForObjectDetection(hf.RTDetrV2Config(backbone_config=rt_backbone(), **hybrid)),
+        "RT-DETRv2": lambda: hf.RTDetrV2ForObjectDetection(  # whose tied weights need a second layer
+            hf.RTDetrV2Config(**{**hybrid, "decoder_layers": 2}, backbone_config=rt_backbone())
+        ),
         "YOLOS": lambda: hf.YolosForObjectDetection(
             hf.YolosConfig(**vit, image_size=[64, 64], patch_size=8, num_detection_tokens=10)
         ),
@@ -193,7 +195,8 @@ def smp() -> Models:
     ]
 
     def make(architecture: str, encoder: str) -> Any:
-        return getattr(package, architecture)(encoder, encoder_weights=None, classes=3), (1, 3, 96, 96), None
+        side = 128 if architecture == "PAN" else 96  # its attention halves the deepest map three times
+        return getattr(package, architecture)(encoder, encoder_weights=None, classes=3), (1, 3, side, side), None
 
     found: Models = {name: partial(make, name, "resnet18") for name in names}
     for encoder in ("mobilenet_v2", "efficientnet-b0", "timm-regnetx_002", "mit_b0"):

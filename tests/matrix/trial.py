@@ -134,6 +134,8 @@ def _steps(entry: Entry, row: Row, *, deploy: bool) -> Iterator[Callable[[], Non
             row.reasons["deployed"] = f"{len(plan.left_out)} in float; {name}: {reason}"[:300]
 
     def verified() -> None:
+        if "deployed" not in kept:
+            return
         verification = kept["wrapped"].verify(kept["deployed"], progress=False)
         row.verified = sum(check.status == "verified" for check in verification.layers)
         others = [check for check in verification.layers if check.status not in ("verified", "not quantized")]

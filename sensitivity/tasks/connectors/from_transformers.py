@@ -1,4 +1,4 @@
-"""Detectors, segmenters and classifiers of transformers, with their own image processors."""
+"""Detectors, segmenters, classifiers and SAMs of transformers, with their own image processors."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor
 from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import ModelError
 from sensitivity.tasks.connectors.noise import noise
+from sensitivity.tasks.connectors.promptable import connect_promptable, is_promptable
 from sensitivity.tasks.datasets import Size
 from sensitivity.tasks.pixels import Pixels
 
@@ -86,9 +87,11 @@ def connect(model: Any, *, processor: Any = None) -> Connected:
     Args:
         model: One with a head, such as ``AutoModelForObjectDetection.from_pretrained(name)``.
         processor: ``AutoImageProcessor.from_pretrained(name)``; None takes one of the network's kind with its default
-            settings, which trained weights may have others than.
+            settings, which trained weights may have others than. For a SAM, ``AutoProcessor.from_pretrained(name)``.
     """
     model.eval()
+    if is_promptable(model):
+        return connect_promptable(model, processor if processor is not None else _default_prompter(model))
     processor = processor if processor is not None else _default_processor(model)
     purpose = _purpose(model, processor)
     image = Processed(processor)(np.random.default_rng(0).integers(0, 256, (240, 320, 3), np.uint8))
@@ -115,6 +118,15 @@ def _default_processor(model: Any) -> Any:
     return usable[0]()
 
 
+def _default_prompter(model: Any) -> Any:
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING  # type: ignore[import-not-found]
+
+    kind = PROCESSOR_MAPPING.get(type(model.config), None)
+    if kind is None:
+        raise ModelError(f"no processor is known for {type(model).__qualname__}. Give processor=.")
+    return kind(_default_processor(model))
+
+
 def _flat(kinds: Any) -> list[Any]:
     if isinstance(kinds, dict):
         kinds = list(kinds.values())
@@ -137,5 +149,5 @@ def _purpose(model: Any, processor: Any) -> Purpose:
     raise ModelError(
         f"{name} has none of the heads that this connector knows: ForObjectDetection, ForSemanticSegmentation, "
         "ForUniversalSegmentation, ForInstanceSegmentation, ForImageClassification. Give preprocess= and adapter= to "
-        "the task yourself; a SAM is scored by sv.PromptedMasks."
+        "the task yourself."
     )

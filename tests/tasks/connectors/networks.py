@@ -218,6 +218,91 @@ def segformer() -> Any:
     return varied(model, [model.decode_head.classifier], noise(64))
 
 
+def sam() -> Any:
+    """transformers' SAM, for 64 x 64 pixels."""
+    import transformers
+
+    torch.manual_seed(0)
+    vision = transformers.SamVisionConfig(
+        hidden_size=16,
+        output_channels=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        image_size=64,
+        patch_size=8,
+        window_size=4,
+        num_pos_feats=8,
+        mlp_dim=32,
+        global_attn_indexes=[1],
+    )
+    prompts = transformers.SamPromptEncoderConfig(hidden_size=16, image_size=64, patch_size=8, mask_input_channels=4)
+    masks = {"hidden_size": 16, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    model = transformers.SamModel(
+        transformers.SamConfig(
+            vision_config=vision,
+            prompt_encoder_config=prompts,
+            mask_decoder_config=transformers.SamMaskDecoderConfig(**masks),
+        )
+    )
+    return _lively(model)
+
+
+def sam2() -> Any:
+    """transformers' SAM 2, for 128 x 128 pixels."""
+    import transformers
+
+    torch.manual_seed(0)
+    backbone = transformers.Sam2HieraDetConfig(
+        hidden_size=8,
+        num_attention_heads=1,
+        image_size=[128, 128],
+        blocks_per_stage=[1, 1, 2, 1],
+        embed_dim_per_stage=[8, 16, 32, 64],
+        num_attention_heads_per_stage=[1, 1, 2, 2],
+        window_size_per_stage=[8, 4, 8, 4],
+        window_positional_embedding_background_size=[4, 4],
+        global_attention_blocks=[3],
+    )
+    vision = transformers.Sam2VisionConfig(
+        backbone_config=backbone,
+        backbone_channel_list=[64, 32, 16, 8],
+        fpn_hidden_size=32,
+        backbone_feature_sizes=[[32, 32], [16, 16], [8, 8]],
+    )
+    prompts = transformers.Sam2PromptEncoderConfig(hidden_size=32, image_size=128, mask_input_channels=4)
+    masks = {"hidden_size": 32, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": 16}
+    model = transformers.Sam2Model(
+        transformers.Sam2Config(
+            vision_config=vision,
+            prompt_encoder_config=prompts,
+            mask_decoder_config=transformers.Sam2MaskDecoderConfig(**masks),
+        )
+    )
+    return _lively(model)
+
+
+def sam_processor(*, second: bool = False) -> Any:
+    """For the small SAM, or the small SAM 2: theirs are for 1024 pixels."""
+    import transformers
+
+    if second:
+        sizes = {"size": {"height": 128, "width": 128}, "mask_size": {"height": 32, "width": 32}}
+        return transformers.Sam2Processor(transformers.Sam2ImageProcessor(**sizes))
+    inner = {"size": {"longest_edge": 64}, "pad_size": {"height": 64, "width": 64}}
+    outer = {"mask_size": {"longest_edge": 32}, "mask_pad_size": {"height": 32, "width": 32}}
+    return transformers.SamProcessor(transformers.SamImageProcessor(**inner, **outer))
+
+
+def _lively(model: Any) -> Any:
+    """With weights wide enough that masks and predicted IoU differ from prompt to prompt."""
+    draw = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "mask_decoder" in name:
+                parameter.normal_(std=0.3, generator=draw)
+    return model.eval()
+
+
 def vit() -> Any:
     """transformers' ViT with a classifier."""
     import transformers
@@ -235,8 +320,16 @@ def vit() -> Any:
     return transformers.ViTForImageClassification(config).eval()
 
 
+def efficientdet_for(images: Sequence[Any]) -> Any:
+    """effdet's smallest, with scores between 0 and 1 for these images, (H, W, 3) uint8: for others all are 1."""
+    import sensitivity as sv
+
+    preprocess = sv.connect(efficientdet()).preprocess
+    return efficientdet(torch.stack([preprocess(image) for image in images]))
+
+
 def efficientdet(images: torch.Tensor | None = None) -> Any:
-    """effdet's smallest, for 128 x 128 pixels; of images unlike those given here, all scores are 1."""
+    """effdet's smallest, for 128 x 128 pixels, with norms as preprocessed images need them."""
     import effdet
 
     torch.manual_seed(0)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 
-from sensitivity.testing.connectors import ConnectorSuite
+from sensitivity.testing.connectors import SIZES, ConnectorSuite
 from tests.tasks.connectors import networks
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of the families' packages
@@ -99,6 +100,30 @@ class TestTransformersSegformer(Transformers):
         return networks.segformer()
 
 
+class TestTransformersSam(ConnectorSuite):
+    @property
+    def settings(self) -> dict[str, Any]:  # type: ignore[override]
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        return {"processor": networks.sam_processor()}
+
+    @pytest.fixture
+    def network(self) -> Any:
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        return networks.sam()
+
+
+class TestTransformersSam2(WithoutEngine):
+    @property
+    def settings(self) -> dict[str, Any]:  # type: ignore[override]
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        return {"processor": networks.sam_processor(second=True)}
+
+    @pytest.fixture
+    def network(self) -> Any:
+        pytest.importorskip("transformers", reason="transformers is not installed")
+        return networks.sam2()
+
+
 class TestTransformersVit(Transformers):
     engine = None
     processor = "ViTImageProcessor"
@@ -118,7 +143,8 @@ class TestEffdet(ConnectorSuite):
     @pytest.fixture
     def network(self) -> Any:
         pytest.importorskip("effdet", reason="effdet is not installed")
-        return networks.efficientdet()
+        draw = np.random.default_rng(1)
+        return networks.efficientdet_for([draw.integers(0, 256, (*size, 3), np.uint8) for size in SIZES])
 
 
 class TestSmp(ConnectorSuite):

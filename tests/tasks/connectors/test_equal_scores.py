@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pycocotools import mask as mask_tools
 from torch import nn
 
 import sensitivity as sv
@@ -189,8 +190,7 @@ def test_effdet(photographs: list[Path]) -> None:
     effdet = pytest.importorskip("effdet", reason="effdet is not installed")
     from effdet.data.transforms import ResizePad, resolve_fill_color
 
-    preprocess = sv.connect(networks.efficientdet()).preprocess
-    model = networks.efficientdet(torch.stack([preprocess(pixels(path)) for path in photographs]))
+    model = networks.efficientdet_for([pixels(path) for path in photographs])
     bench = effdet.DetBenchPredict(model)
     normal = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
     mean, std = (torch.tensor(values).view(1, 3, 1, 1) * 255 for values in normal)
@@ -224,6 +224,38 @@ def mean_iou(pairs: Sequence[tuple[Any, Any]], classes: int) -> float:
         np.add.at(counts, (np.asarray(truth).ravel(), np.asarray(found).ravel()), 1)
     own = counts.diagonal()
     return float(np.mean(own / (counts.sum(0) + counts.sum(1) - own)))
+
+
+@pytest.mark.parametrize("prompts", ["boxes", "points"])
+@pytest.mark.parametrize("second", [False, True], ids=["SAM", "SAM 2"])
+def test_transformers_prompted(second: bool, prompts: str, photographs: list[Path], shared_data: Path) -> None:
+    """Masks of its processor from the annotated boxes, or of clicks, and their mean IoU in numpy."""
+    pytest.importorskip("transformers", reason="transformers is not installed")
+    model, processor = networks.sam2() if second else networks.sam(), networks.sam_processor(second=second)
+    annotations = shared_data / "tiny_coco" / "annotations" / "instances_val2017.json"
+    images = shared_data / "tiny_coco" / "val2017"
+    task = sv.connect(model, processor=processor).task(images, annotations, prompts=prompts, limit=3)
+    ious = []
+    for batch in task.batches():
+        [(picture, prompted)] = batch.context
+        asked: dict[str, Any] = {"input_boxes": [prompted.boxes.tolist()]} if prompts == "boxes" else {}
+        if prompts == "points":
+            asked["input_points"] = [[[point] for point in prompted.points.tolist()]]
+            asked["input_labels"] = [[[1] for _ in prompted.points]]
+        inputs = processor(images=picture, **asked, return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**{key: inputs[key] for key in inputs if not key.endswith("sizes")})
+        sizes = [inputs[key] for key in ("original_sizes", "reshaped_input_sizes") if key in inputs]
+        [masks] = processor.post_process_masks(outputs.pred_masks, *sizes)
+        best = outputs.iou_scores[0].argmax(1)
+        truth = [task.annotations.masks[one["id"]] for one in task._instances(batch.images[0])]
+        for number, rle in enumerate(truth):
+            mask, true = np.asarray(masks[number, best[number]]), mask_tools.decode(rle) > 0
+            ious.append(float((mask & true).sum() / (mask | true).sum()))
+    ours = task.score(predictions_of(task, model))["mIoU"]
+    assert len(set(ious)) > 3
+    assert 0.001 < ours < 0.9
+    assert ours == pytest.approx(np.mean(ious), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn", "deeplabv3_mobilenet_v3_large"])
