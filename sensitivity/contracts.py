@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     from torch import Tensor, nn
 
 
@@ -371,6 +373,31 @@ class Purpose(StrEnum):
     SEMANTIC = "semantic segmentation"
     PROMPTED = "prompted segmentation"
     CLASSIFICATION = "classification"
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What is pointed at in one image: P boxes or P clicks; the other is None.
+
+    Attributes:
+        boxes: (P, 4) float64 ``x1, y1, x2, y2`` in original pixels.
+        points: (P, 2) float64 ``x, y`` in original pixels, each on the object wanted.
+    """
+
+    boxes: npt.NDArray[np.float64] | None = None
+    points: npt.NDArray[np.float64] | None = None
+
+    def __len__(self) -> int:
+        return len(self.boxes if self.boxes is not None else self.points if self.points is not None else ())
+
+    def chunks(self, count: int) -> Iterator[Prompts]:
+        """The same prompts, at most so many at a time."""
+        for start in range(0, len(self), count):
+            part = slice(start, start + count)
+            yield Prompts(
+                boxes=None if self.boxes is None else self.boxes[part],
+                points=None if self.points is None else self.points[part],
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

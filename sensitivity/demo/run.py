@@ -16,10 +16,10 @@ from rich.console import Console
 from torch import Tensor, nn
 
 import sensitivity as sv
+from sensitivity.contracts import Prompts
 from sensitivity.demo import story
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
 from sensitivity.errors import StoreError, TaskError
-from sensitivity.tasks.prompted import Prompts
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam, load
 
 WEIGHTS = Path(__file__).with_name("weights.safetensors")

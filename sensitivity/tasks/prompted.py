@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_tools
 
-from sensitivity.contracts import Batch
+from sensitivity.contracts import Batch, Prompts
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
@@ -29,31 +29,6 @@ IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
 
 Floats = npt.NDArray[np.float64]
 Prediction: TypeAlias = dict[str, Any]
-
-
-@dataclass(frozen=True, eq=False)
-class Prompts:
-    """What is pointed at in one image: P boxes or P clicks; the other is None.
-
-    Attributes:
-        boxes: (P, 4) float64 ``x1, y1, x2, y2`` in original pixels.
-        points: (P, 2) float64 ``x, y`` in original pixels, each on the object wanted.
-    """
-
-    boxes: Floats | None = None
-    points: Floats | None = None
-
-    def __len__(self) -> int:
-        return len(self.boxes if self.boxes is not None else self.points if self.points is not None else ())
-
-    def chunks(self, count: int) -> Iterator[Prompts]:
-        """The same prompts, at most so many at a time."""
-        for start in range(0, len(self), count):
-            part = slice(start, start + count)
-            yield Prompts(
-                boxes=None if self.boxes is None else self.boxes[part],
-                points=None if self.points is None else self.points[part],
-            )
 
 
 Segment: TypeAlias = Callable[[Any, Pixels, Prompts], tuple[Any, Any]]

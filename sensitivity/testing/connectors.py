@@ -23,9 +23,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 import sensitivity as sv
-from sensitivity.contracts import Connected, Purpose
+from sensitivity.contracts import Connected, Prompts, Purpose
 from sensitivity.errors import TaskError
-from sensitivity.tasks.prompted import Prompts
 
 Size: TypeAlias = tuple[int, int]
 

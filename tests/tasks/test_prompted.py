@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from sensitivity.contracts import Task
+from sensitivity.contracts import Prompts, Task
 from sensitivity.errors import AnnotationError, ImageError, PredictionError, TaskError
 from sensitivity.score import predict
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import COCO_METRICS, evaluate_coco
-from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks, Prompts, SamSegment
+from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks, SamSegment
 from sensitivity.tasks.segmentations import decode_mask
 from sensitivity.zoo import efficientvit_sam
 from tests.tasks.made_scenes import Scenes, annotation, predict_all, write_scenes

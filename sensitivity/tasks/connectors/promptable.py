@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sensitivity.contracts import Connected, Purpose
+from sensitivity.contracts import Connected, Prompts, Purpose
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.datasets import as_array
 from sensitivity.tasks.pixels import Pixels
-from sensitivity.tasks.prompted import Prompts
 
 ENCODER = "vision_encoder"
 """What sees the image; prompts come behind it, as many as an image happens to have."""
