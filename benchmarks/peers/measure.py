@@ -43,24 +43,47 @@ def compiled(file: Path) -> Any:
     return core.compile_model(core.read_model(model.SerializeToString()), "CPU", config)
 
 
-def predictions_of(task: Task, network: Any, rebuild: Callable[[Sequence[Any]], Any] | None = None) -> dict[int, Any]:
-    """A task's predictions of a compiled network of batch 1.
+Network = Callable[[Any], "list[np.ndarray[Any, Any]]"]
+"""Runs a network of batch 1 on one image (1, C, H, W)."""
+
+
+def on_openvino(network: Any) -> Network:
+    """A compiled OpenVINO model as a function."""
+    request = network.create_infer_request()
+
+    def run(image: Any) -> list[np.ndarray[Any, Any]]:
+        request.infer([image])
+        return [np.array(request.get_output_tensor(number).data) for number in range(len(network.outputs))]
+
+    return run
+
+
+def on_onnxruntime(file: Path) -> Network:
+    """An ONNX model on ONNX Runtime's CPU provider, one thread, with none of its optimizations."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    name = session.get_inputs()[0].name
+    return lambda image: list(session.run(None, {name: image}))
+
+
+def predictions_of(
+    task: Task, network: Network, rebuild: Callable[[Sequence[Any]], Any] | None = None
+) -> dict[int, Any]:
+    """A task's predictions of a network of batch 1.
 
     Args:
         task: What is scored.
-        network: A compiled OpenVINO model.
+        network: Runs it.
         rebuild: Makes the model's outputs of its flat list of tensors; None for the form that the adapters take.
     """
-    request = network.create_infer_request()
 
     def run(x: torch.Tensor) -> Any:
-        columns: list[list[Any]] = []
-        for image in x.numpy():
-            request.infer([image[None]])
-            outputs = [
-                torch.from_numpy(np.array(request.get_output_tensor(i).data)) for i in range(len(network.outputs))
-            ]
-            columns.append(outputs)
+        columns = [[torch.from_numpy(output) for output in network(image[None])] for image in x.numpy()]
         joined = [torch.cat(parts) for parts in zip(*columns, strict=True)]
         if rebuild is not None:
             return rebuild(joined)
@@ -102,11 +125,11 @@ def latency_ratio(network: Any, float_network: Any, image: Any) -> float:
     return ours / theirs
 
 
-def sqnr_db(network: Any, float_network: Any, images: Any) -> float:
+def sqnr_db(network: Network, float_network: Network, images: Any) -> float:
     """Signal-to-quantization-noise ratio of all outputs over some images, against the float network."""
     signal = noise = 0.0
     for image in images:
-        for ours, theirs in zip(network([image]).values(), float_network([image]).values(), strict=True):
+        for ours, theirs in zip(network(image), float_network(image), strict=True):
             signal += float(np.square(theirs.astype(np.float64)).sum())
             noise += float(np.square(ours.astype(np.float64) - theirs).sum())
     return float(10 * np.log10(signal / noise)) if noise else float("inf")

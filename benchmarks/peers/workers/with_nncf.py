@@ -32,7 +32,7 @@ def _with_accuracy_control(job: Job, model: Any, dataset: Any, settings: dict[st
     import nncf
 
     sys.path.insert(0, job.repository)
-    from benchmarks.peers.measure import predictions_of
+    from benchmarks.peers.measure import on_openvino, predictions_of
     from benchmarks.real_nets import real_nets
 
     task = real_nets()[job.net].split(Path(job.data), "val")
@@ -40,7 +40,7 @@ def _with_accuracy_control(job: Job, model: Any, dataset: Any, settings: dict[st
 
     def validate(compiled: Any, _: Any) -> tuple[float, None]:
         calls.append(1)
-        return task.score(predictions_of(task, compiled))[task.metric], None
+        return task.score(predictions_of(task, on_openvino(compiled)))[task.metric], None
 
     quantized = nncf.quantize_with_accuracy_control(
         model,

@@ -112,6 +112,9 @@ def _move(graph: Any, quantize: Any, facts: _Facts, codes: dict[tuple[str, ...],
     parts = [codes[source, *settings] for source in concatenation.input]
     joined = make_node("Concat", parts, list(quantize.output), name=f"{name}/joined")
     joined.attribute.extend(concatenation.attribute)
+    for number in reversed(range(len(graph.value_info))):  # it tells their type, which may have been int8
+        if graph.value_info[number].name in quantize.output:
+            del graph.value_info[number]
     for restored in facts.restored(quantize):
         restored.input[2] = settings[1]
     nodes = [node for source, node in written.items() if source not in facts.makers]

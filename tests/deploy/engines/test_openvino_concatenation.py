@@ -102,6 +102,15 @@ def test_only_pairs_behind_concatenations_are_moved_and_the_graph_stays_valid(gr
     assert with_concatenated_codes(model) == 0
 
 
+def test_a_graph_that_tells_the_types_of_its_tensors_stays_valid(graph: bytes, images: Tensor) -> None:
+    model = onnx.shape_inference.infer_shapes(onnx.load_from_string(graph))
+    assert onnx.TensorProto.INT8 in {port.type.tensor_type.elem_type for port in model.graph.value_info}
+    assert with_concatenated_codes(model) > 0
+    image = images[:1].numpy()
+    outputs = zip(OrtEngine(graph).run(image), OrtEngine(model.SerializeToString()).run(image), strict=True)
+    assert [np.array_equal(*pair) for pair in outputs] == [True] * 4
+
+
 def test_ranges_per_channel_stay_behind_the_concatenation() -> None:
     helper = onnx.helper
     scale = onnx.numpy_helper.from_array(np.ones(2, np.float32), "scale")
