@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Literal, Self
 
 from sensitivity.advise.flags import flags
 from sensitivity.advise.protect import costs, protect
-from sensitivity.advise.rank import agreement, worst_first
+from sensitivity.advise.rank import ONE_AT_A_TIME, agreement, worst_first
 from sensitivity.advise.size import saved_bytes
 from sensitivity.advise.verdicts import images_needed, stored_tolerance, verdicts
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Score, Signals, StudyRecord
 from sensitivity.records.arguments import checked
+from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.records.files import write_text
 from sensitivity.records.latency import Latency, with_latency
 from sensitivity.records.signals import with_signals
 from sensitivity.records.study import RecipeLike
+from sensitivity.records.tuned import TunedRecord
 from sensitivity.records.verdict import Verdict
+from sensitivity.records.verification import VerificationRecord
 from sensitivity.report.reading import Reading
 from sensitivity.report.text import latex, markdown, rst, summary
 from sensitivity.report.thesis import read_thesis as read_thesis_record
@@ -222,15 +225,43 @@ class Study(StudyRecord):
         return protect(self, top=top, max_drop=max_drop, size_bytes=size_bytes, latency_s=latency_s, recipe=recipe)
 
     @checked(StudyError)
-    def to_html(self, path: str | Path, *, recipe: RecipeLike | None = None) -> None:
-        """Write one self-contained page: the picture, the worst layers, all layers, notes.
+    def to_html(
+        self,
+        path: str | Path,
+        *,
+        recipe: RecipeLike | None = None,
+        diagnosis: DiagnosisRecord | None = None,
+        tuned: TunedRecord | None = None,
+        verification: VerificationRecord | None = None,
+        other: StudyRecord | None = None,
+        other_recipe: RecipeLike | None = None,
+    ) -> None:
+        """Write one self-contained interactive page, which asks the network for nothing.
+
+        It has the finding in words, every layer as a dip that tells about itself, a table that sorts and searches, the
+        network by stage, accuracy against size, and how the study was made.
+
+        Args:
+            path: Where to.
+            recipe: One recipe; None shows all.
+            diagnosis: What ``wrapped.diagnose`` found: cause and cure of each layer that is hurt.
+            tuned: What ``wrapped.tune`` found: the path of the search and the schemes that it measured.
+            verification: What ``wrapped.verify`` found: agreement and latency.
+            other: Another study to compare with; its drops are set against those of ``recipe``.
+            other_recipe: The recipe of ``other``; None where it has only one.
 
         Raises:
-            StudyError: If the recipe is unknown, or nothing was measured.
+            StudyError: If a recipe is unknown, nothing was measured, or ``other`` is given and it is not said which of
+                several recipes to compare.
         """
-        from sensitivity.report.page.study_page import study_page
+        from sensitivity.report.page.comparison import Comparison
+        from sensitivity.report.page.study_page import Beside, study_page
 
-        write_text(path, study_page(read(self), recipe))
+        comparison = None
+        if other is not None:
+            comparison = Comparison.of(self, other, recipe, other_recipe)
+        beside = Beside(diagnosis, tuned, verification, comparison, _size_curves(self))
+        write_text(path, study_page(read(self), recipe, beside))
 
     @checked(StudyError)
     def to_markdown(self, *, recipe: RecipeLike | None = None) -> str:
@@ -254,6 +285,14 @@ class Study(StudyRecord):
         from sensitivity.report.html import fragment
 
         return fragment(read(self))
+
+
+def _size_curves(study: StudyRecord) -> dict[str, list[tuple[float, float]]]:
+    """For each recipe the bytes and predicted drops of ``protect``; nothing where a drop is of all layers but one."""
+    if study.direction != ONE_AT_A_TIME:
+        return {}
+    curves = {name: costs(study, name, "size") for name in study.recipes}
+    return {name: curve for name, curve in curves.items() if curve}
 
 
 def read(study: StudyRecord) -> Reading:

@@ -77,10 +77,10 @@ class Tuned(TunedRecord):
 
     @checked(StudyError)
     def to_html(self, path: str | Path) -> None:
-        """Write one self-contained page: what was reached, the picture, every step, notes."""
-        from sensitivity.report.figures.path import path as draw
+        """Write one self-contained interactive page: what was reached, every step and what it bought, the scheme."""
+        from sensitivity.report.page.tuned_page import tuned_page
 
-        write_text(path, path_report.page(self, draw(self).to_svg()))
+        write_text(path, tuned_page(self))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal tuned model."""

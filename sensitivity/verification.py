@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
+from sensitivity.records.files import write_text
 from sensitivity.records.verification import VerificationRecord
 from sensitivity.report import agreement
 
@@ -49,8 +50,22 @@ class Verification(VerificationRecord):
             picture.write(path)
         return picture
 
-    def to_html(self) -> str:
-        """Facts, figure and all layers as a fragment of HTML."""
+    @checked(StudyError)
+    def to_html(self, path: str | Path | None = None) -> str:
+        """Facts, figure and all layers, as a part of a page or as a page of its own.
+
+        Args:
+            path: Where to write one self-contained interactive page; None writes nothing.
+
+        Returns:
+            A part of a page with a figure that is not interactive, or the page that was written.
+        """
+        if path is not None:
+            from sensitivity.report.page.verification_page import verification_page
+
+            page = verification_page(self)
+            write_text(path, page)
+            return page
         from sensitivity.report.figures.agreement import agreement as draw
 
         return agreement.html(self, draw(self).to_svg() if self.layers else "")

@@ -4,25 +4,35 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, fields
-from html import escape
+from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sensitivity.records.verification import PASSING, LayerCheck, LayerStatus, OutputCheck, VerificationRecord
-from sensitivity.report.text import markdown_cell
+from sensitivity.records import markup
+from sensitivity.records.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
+from sensitivity.report.markdown import escaped, table
+from sensitivity.report.view import view
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NOT_KNOWN = "–"
 
-_STYLE = """
-.verification { font: 14px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; padding: 1rem; }
-.verification table { border-collapse: collapse; font-size: 13px; margin: .5rem 0; }
-.verification th, .verification td { padding: .2rem .7rem; border-bottom: 1px solid #e6e6e9; text-align: left; }
-.verification .fails { color: #b3261e; font-weight: 600; }
-"""
+COLUMNS = ("layer", "module", "planned", "executed", "status", "codes differ", "largest step", "time (ms)", "reason")
+NUMERIC = (*[False] * 5, *[True] * 3, False)
 
-_COLUMNS = ("layer", "module", "planned", "executed", "status", "codes differ", "largest step", "time (ms)", "reason")
+
+class Outcome(StrEnum):
+    """Where a fact stands to its threshold, as a reader is told."""
+
+    WITHIN = "(within the threshold)"
+    OUTSIDE = "(outside the threshold)"
+    UNCERTAIN = "(outside the threshold, within the prediction's own uncertainty)"
+    NOT_COMPARED = "(not compared)"
+    NONE = ""
+
+
+Fact = tuple[str, str, Outcome]
+"""Name and text of what was compared, and where it stands to its threshold."""
 
 
 def frame(record: VerificationRecord) -> pd.DataFrame:
@@ -33,89 +43,94 @@ def frame(record: VerificationRecord) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[field.name for field in fields(LayerCheck)])
 
 
+def title(record: VerificationRecord) -> str:
+    """Whether the engine computes what was simulated, in one line."""
+    return f"{record.model} on {record.engine}: {'as simulated' if record.passed else 'not as simulated'}"
+
+
 def summary(record: VerificationRecord) -> str:
     """What was found, in a few lines."""
-    counts = Counter(check.status for check in record.layers)
     lines = [f"{record.model} on {record.engine}: {'as simulated' if record.passed else 'NOT as simulated'}"]
-    lines += [f"  {name}: {text} {verdict}".rstrip() for name, text, verdict in _facts(record, counts)]
+    lines += [f"  {name}: {text} {verdict}".rstrip() for name, text, verdict in facts(record)]
     lines += [f"  {check.layer} ({check.module}): {check.status}: {check.reason}" for check in _wrong(record)[:10]]
     return "\n".join(lines)
 
 
 def markdown(record: VerificationRecord) -> str:
-    """The facts as a list and the layers as a table in GitHub's markdown."""
-    counts = Counter(check.status for check in record.layers)
-    title = f"{record.model} on {record.engine}: {'as simulated' if record.passed else 'not as simulated'}"
-    lines = [f"**{markdown_cell(title)}**", ""]
-    lines += [
-        f"- {markdown_cell(f'{name}: {text} {verdict}')}".rstrip() for name, text, verdict in _facts(record, counts)
-    ]
-    lines += ["", f"| {' | '.join(_COLUMNS)} |", f"|{'---|' * len(_COLUMNS)}"]
-    lines += [f"| {' | '.join(map(markdown_cell, row))} |" for row in _rows(record)]
-    return "\n".join(lines) + "\n"
+    """The facts as a list and the layers as a table in GitHub's Markdown."""
+    lines = [f"**{escaped(title(record))}**", ""]
+    lines += [f"- {escaped(f'{name}: {text} {verdict}'.strip())}" for name, text, verdict in facts(record)]
+    return "\n".join([*lines, "", table(COLUMNS, rows(record), numeric=NUMERIC)]) + "\n"
 
 
 def html(record: VerificationRecord, picture: str = "") -> str:
-    """The same as a fragment of HTML.
+    """The same as a part of a page.
 
     Args:
         record: What was found.
         picture: An ``<svg>`` element to show above the table.
     """
+    return view(
+        markup.element("strong", title(record)),
+        facts_list(record),
+        markup.Markup(picture),
+        markup.table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
+    )
+
+
+def facts_list(record: VerificationRecord) -> markup.Markup:
+    """What was compared beside the layers, as a list in which what fails stands out."""
+    return markup.element(
+        "ul",
+        *(
+            markup.element("li", f"{name}: {text} {verdict}".strip(), class_=_class(verdict))
+            for name, text, verdict in facts(record)
+        ),
+    )
+
+
+def row_classes(record: VerificationRecord) -> list[str]:
+    """A class for each layer's row: ``fails``, or none."""
+    return ["" if check.status in PASSING else "fails" for check in record.layers]
+
+
+def _class(verdict: Outcome) -> str | None:
+    return "fails" if verdict is Outcome.OUTSIDE else None
+
+
+def facts(record: VerificationRecord) -> list[Fact]:
+    """Name, text and verdict of what was compared beside the layers."""
     counts = Counter(check.status for check in record.layers)
-    title = f"{record.model} on {record.engine}: {'as simulated' if record.passed else 'not as simulated'}"
-    facts = "".join(
-        f"<li{_class(verdict)}>{escape(f'{name}: {text} {verdict}'.strip())}</li>"
-        for name, text, verdict in _facts(record, counts)
-    )
-    head = "".join(f"<th>{escape(column)}</th>" for column in _COLUMNS)
-    body = "\n".join(
-        f"<tr{'' if row[4] in PASSING else ' class=' + chr(34) + 'fails' + chr(34)}>"
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row)
-        + "</tr>"
-        for row in _rows(record)
-    )
-    return (
-        f'<style>{_STYLE}</style><div class="verification"><strong>{escape(title)}</strong><ul>{facts}</ul>{picture}\n'
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
-    )
-
-
-def _class(verdict: str) -> str:
-    return ' class="fails"' if verdict == "(outside the threshold)" else ""
-
-
-def _facts(record: VerificationRecord, counts: Counter[LayerStatus]) -> list[tuple[str, str, str]]:
-    facts = [("layers", ", ".join(f"{count} {status}" for status, count in counts.items()), "")]
+    pairs = [("layers", ", ".join(f"{count} {status}" for status, count in counts.items()), Outcome.NONE)]
     compared = [check for check in record.layers if check.code_share is not None]
     if compared:
         worst = max(check.code_share or 0.0 for check in compared)
         steps = max(check.code_steps or 0 for check in compared)
         difference = f"at most {worst:.1e} of a layer's differ, by at most {steps}" if worst else "none differs"
         total = sum(check.codes for check in compared)
-        facts.append(("codes from the same input codes", f"{total:,} compared, {difference}", ""))
-    facts += _output_facts(record)
-    facts += [
+        pairs.append(("codes from the same input codes", f"{total:,} compared, {difference}", Outcome.NONE))
+    pairs += _output_facts(record)
+    pairs += [
         (f"inside {difference.part or 'the graph'}", difference.reason, _verdict(False))
         for difference in record.first_differences
     ]
     if record.metric_deployed is not None:
-        facts += _metric_facts(record)
+        pairs += _metric_facts(record)
     if record.latency_int8_s is not None:
         speed = "" if record.speedup is None else f", fp32 {1e3 * (record.latency_fp32_s or 0):.3g} ms"
-        ratio = "" if record.speedup is None else f": {_compared_with_float(record.speedup)}"
-        facts.append(("latency", f"{1e3 * record.latency_int8_s:.3g} ms{speed}{ratio}", ""))
-    return facts
+        ratio = "" if record.speedup is None else f": {compared_with_float(record.speedup)}"
+        pairs.append(("latency", f"{1e3 * record.latency_int8_s:.3g} ms{speed}{ratio}", Outcome.NONE))
+    return pairs
 
 
-def _compared_with_float(speedup: float) -> str:
+def compared_with_float(speedup: float) -> str:
     """How fast int8 is, in words that say which of the two is faster."""
     if speedup >= 1.0:
         return f"{speedup:.2f} times as fast"
     return f"int8 is slower than float here, it takes {1.0 / speedup:.2f} times as long"
 
 
-def _output_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
+def _output_facts(record: VerificationRecord) -> list[Fact]:
     """The only output, or the worst float one and every one that fails or could not be compared."""
     text = ""
     if len(record.outputs) == 1:
@@ -129,7 +144,7 @@ def _output_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
         text = f"{len(record.outputs)} compared, none in float"
     facts = [("outputs", text or "not compared", _verdict(record.outputs_pass))]
     return facts + [
-        (f"output {check.name}".rstrip(), _output(check), _verdict(check.passes(record.gates)) or "(not compared)")
+        (f"output {check.name}".rstrip(), _output(check), _verdict(check.passes(record.gates)) or Outcome.NOT_COMPARED)
         for check in record.outputs
         if check.passes(record.gates) is not True
     ]
@@ -148,29 +163,30 @@ def _output(check: OutputCheck) -> str:
     return "; ".join([*parts, *([check.reason] if check.reason else [])]) or "no elements"
 
 
-def _metric_facts(record: VerificationRecord) -> list[tuple[str, str, str]]:
+def _metric_facts(record: VerificationRecord) -> list[Fact]:
     scale = 100.0 if record.unit == "%" else 1.0
     numbers = (record.metric_fp32, record.metric_simulated, record.metric_deployed)
     fp32, simulated, deployed = (f"{scale * (number or 0.0):.3f}" for number in numbers)
     text = f"fp32 {fp32}, simulated {simulated}, deployed {deployed} {record.unit} on {record.images} images"
     tolerance = f"{scale * (record.metric_tolerance or 0.0):.3f}"
-    verdict = "(outside the threshold, within the prediction's own uncertainty)" if record.metric_uncertain else ""
-    facts = [(record.metric, f"{text}; {tolerance} may differ", verdict or _verdict(record.metric_pass))]
+    verdict = Outcome.UNCERTAIN if record.metric_uncertain else _verdict(record.metric_pass)
+    facts = [(record.metric, f"{text}; {tolerance} may differ", verdict)]
     if record.metric_spread is not None:
         text = f"{scale * record.metric_spread:.3f} {record.unit} between roundings of the same simulation"
-        facts.append(("the prediction's own uncertainty", text, ""))
+        facts.append(("the prediction's own uncertainty", text, Outcome.NONE))
     return facts
 
 
-def _verdict(passes: bool | None) -> str:
-    return "" if passes is None else "(within the threshold)" if passes else "(outside the threshold)"
+def _verdict(passes: bool | None) -> Outcome:
+    return Outcome.NONE if passes is None else Outcome.WITHIN if passes else Outcome.OUTSIDE
 
 
 def _wrong(record: VerificationRecord) -> list[LayerCheck]:
     return [check for check in record.layers if check.status not in PASSING]
 
 
-def _rows(record: VerificationRecord) -> list[tuple[str, ...]]:
+def rows(record: VerificationRecord) -> list[tuple[str, ...]]:
+    """One row of text for each layer."""
     return [
         (
             check.layer,

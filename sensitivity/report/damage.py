@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from html import escape
 from typing import TYPE_CHECKING
 
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.records.markup import element, listed, table
+from sensitivity.report.view import view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -61,12 +62,13 @@ def summary(record: DiagnosisRecord) -> str:
 
 
 def html(record: DiagnosisRecord) -> str:
-    """The same as a fragment of HTML."""
-    rows = "".join(
-        f"<tr><td>{escape(finding.layer)}</td><td>{escape(sentence(record, finding))}</td></tr>"
-        for finding in record.hurt[:SHOWN]
+    """The same as a part of a page."""
+    rows = [(finding.layer, sentence(record, finding)) for finding in record.hurt[:SHOWN]]
+    return view(
+        element("strong", title(record)),
+        table(("layer", "SQNR of the outputs, cause and cure"), rows),
+        listed([*(f"{layer}: not measured: {reason}" for layer, reason in record.failed.items()), *record.notes]),
     )
-    return f"<div><strong>{escape(title(record))}</strong><table>{rows}</table></div>"
 
 
 def title(record: DiagnosisRecord) -> str:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from sensitivity.records.markup import Markup, described, element, joined, table
+from sensitivity.records.markup import Markup, described, element, table
 from sensitivity.report.facts import study_facts
-from sensitivity.report.page.document import style_sheet
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import rows
+from sensitivity.report.view import view
 
 WORST = 10
-
-
-def view(*parts: str) -> str:
-    """Parts below each other, with the style of all pages, for a notebook.
-
-    Args:
-        parts: Text and HTML.
-    """
-    return joined(element("style", style_sheet()), element("div", *parts, class_="sensitivity view"))
 
 
 def fragment(reading: Reading) -> str:

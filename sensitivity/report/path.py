@@ -3,26 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from html import escape
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from sensitivity.records.markup import element, listed, table
 from sensitivity.records.tuned import Step, TunedRecord
+from sensitivity.report.view import view
 
 if TYPE_CHECKING:
     import pandas as pd
 
 NOT_KNOWN = "–"
 SHOWN_LAYERS = 12
-_COLUMNS = ("step", "what", "score", "drop", "interval", "bought", "bytes", "in float", "passes", "")
-
-_STYLE = """
-.tuned { font: 14px/1.5 system-ui, sans-serif; color: #1d1d1f; background: #fff; padding: 1rem; }
-.tuned table { border-collapse: collapse; font-size: 13px; margin: .5rem 0; }
-.tuned th, .tuned td { padding: .2rem .7rem; border-bottom: 1px solid #e6e6e9; text-align: left; }
-.tuned .chosen { font-weight: 600; background: #e8f4ee; }
-.tuned svg { max-width: 100%; height: auto; }
-"""
+COLUMNS = ("step", "what", "score", "drop", "interval", "bought", "bytes", "in float", "passes", "")
+NUMERIC = (False, False, *[True] * 7, False)
 
 
 def frame(record: TunedRecord) -> pd.DataFrame:
@@ -60,42 +54,24 @@ def frame(record: TunedRecord) -> pd.DataFrame:
 
 def summary(record: TunedRecord) -> str:
     """What was reached, and every step, in lines of text."""
-    rows = [_COLUMNS, *map(tuple, _rows(record))]
-    wide = [max(len(row[column]) for row in rows) for column in range(len(_COLUMNS))]
-    table = ["  ".join(cell.ljust(width) for cell, width in zip(row, wide, strict=True)).rstrip() for row in rows]
+    lines = [COLUMNS, *map(tuple, rows(record))]
+    wide = [max(len(line[column]) for line in lines) for column in range(len(COLUMNS))]
+    table = ["  ".join(cell.ljust(width) for cell, width in zip(line, wide, strict=True)).rstrip() for line in lines]
     return "\n".join([title(record), *(f"  {name}: {text}" for name, text in facts(record)), *table])
 
 
-def fragment(record: TunedRecord, picture: str = "") -> str:
-    """The same as a fragment of HTML.
-
-    Args:
-        record: What the search found.
-        picture: An ``<svg>`` element to show above the table.
-    """
-    known = "".join(f"<li>{escape(f'{name}: {text}')}</li>" for name, text in facts(record))
-    head = "".join(f"<th>{escape(column)}</th>" for column in _COLUMNS)
-    body = "\n".join(
-        f"<tr{_class(step)}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>"
-        for step, row in zip(record.steps, _rows(record), strict=True)
-    )
-    return (
-        f'<style>{_STYLE}</style><div class="tuned"><strong>{escape(title(record))}</strong><ul>{known}</ul>{picture}\n'
-        f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>\n"
+def fragment(record: TunedRecord) -> str:
+    """The same as a part of a page."""
+    return view(
+        element("strong", title(record)),
+        listed(f"{name}: {text}" for name, text in facts(record)),
+        table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
     )
 
 
-def page(record: TunedRecord, picture: str) -> str:
-    """One self-contained page.
-
-    Args:
-        record: What the search found.
-        picture: An ``<svg>`` element.
-    """
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title(record))}</title></head>\n'
-        f"<body>{fragment(record, picture)}</body></html>\n"
-    )
+def row_classes(record: TunedRecord) -> list[str]:
+    """A class for each step's row: ``chosen``, or none."""
+    return ["chosen" if step.chosen else "" for step in record.steps]
 
 
 def title(record: TunedRecord) -> str:
@@ -121,7 +97,7 @@ def facts(record: TunedRecord) -> list[tuple[str, str]]:
         ("bytes of parameters", str(record.size_bytes)),
     ]
     if record.engine is not None:
-        pairs.append((f"on {record.engine.engine}", _engine(record)))
+        pairs.append((f"on {record.engine.engine}", engine_words(record)))
     pairs.append(("cost", f"{len(record.steps)} schemes, {record.passes:.1f} passes, {record.seconds:.3g} s"))
     return [*pairs, *(("note", note) for note in record.notes)]
 
@@ -152,7 +128,8 @@ def _layers(record: TunedRecord) -> str:
     return text
 
 
-def _engine(record: TunedRecord) -> str:
+def engine_words(record: TunedRecord) -> str:
+    """What the engine made of the chosen scheme; there must be one."""
     engine = record.engine
     assert engine is not None
     unit = f" {record.unit}".rstrip()
@@ -164,7 +141,8 @@ def _engine(record: TunedRecord) -> str:
     return text
 
 
-def _rows(record: TunedRecord) -> list[list[str]]:
+def rows(record: TunedRecord) -> list[list[str]]:
+    """One row of text for each step."""
     return [
         [
             str(step.kind),
@@ -197,7 +175,3 @@ def _interval(step: Step, record: TunedRecord) -> str:
 
 def _scaled(stored: float | None, scale: float) -> float | None:
     return None if stored is None else stored * scale
-
-
-def _class(step: Step) -> str:
-    return ' class="chosen"' if step.chosen else ""

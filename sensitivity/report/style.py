@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from sensitivity.records.tuned import StepKind
 from sensitivity.records.verdict import Verdict
+from sensitivity.records.verification import LayerStatus
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,16 @@ STEP_WORDS = {
     StepKind.CURE: "other recipes for some layers",
     StepKind.PROTECT: "some layers back in float",
     StepKind.RELEASE: "a protected layer quantized again",
+}
+STATUS_LOOKS = {
+    LayerStatus.VERIFIED: (Ink("#1b7f5c", "#2cc79a"), "circle"),
+    LayerStatus.OTHER_PRECISION: (Ink("#b3261e", "#ff8a80"), "square"),
+    LayerStatus.DISAGREES: (Ink("#b3261e", "#ff8a80"), "triangle-down"),
+    LayerStatus.AGREES_IN_FLOAT: (KIND_INKS["csp"], "circle"),
+    LayerStatus.IN_FLOAT: (Ink("#77777d", "#a9abb3"), "x-thin"),
+    LayerStatus.LEFT_IN_FLOAT: (Ink("#77777d", "#a9abb3"), "cross-thin"),
+    LayerStatus.NOT_CHECKED: (KIND_INKS["res"], "x-thin"),
+    LayerStatus.SIMULATED_ONLY: (OTHER_INK, "x-thin"),
 }
 ENGINE_INK = Ink("#7b3294", "#c58ad8")
 

@@ -1,17 +1,17 @@
-"""A study as text: a few lines for the terminal, and tables in markdown, LaTeX and reStructuredText."""
+"""A study as text: a few lines for the terminal, and tables in Markdown, LaTeX and reStructuredText."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 
 from sensitivity.records import Status
 from sensitivity.records.study import RecipeLike
 from sensitivity.records.verdict import Verdict
+from sensitivity.report.markdown import one_line, table
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import Rows, rows
 
-_MARKDOWN = {"<": "&lt;", "&": "&amp;", **{character: f"\\{character}" for character in "\\|*_`"}}
 _RST = {character: f"\\{character}" for character in "\\*`|_"}
 _LATEX = {
     "\\": r"\textbackslash{}",
@@ -68,11 +68,8 @@ def markdown(reading: Reading, recipe: RecipeLike | None = None) -> str:
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(rows(reading, recipe), _MARKDOWN, guard_markdown)
-    widths = [max(map(len, column)) for column in zip(table.header, *table.body, strict=True)]
-    rule = [f"{'':-<{width - right}}{':' * right}" for width, right in zip(widths, table.numeric, strict=True)]
-    lines = [_padded(row, widths, table.numeric) for row in (table.header, rule, *table.body)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    layers = rows(reading, recipe)
+    return table(layers.header, layers.body, numeric=layers.numeric)
 
 
 def latex(reading: Reading, recipe: RecipeLike | None = None) -> str:
@@ -112,26 +109,10 @@ def _escaped(table: Rows, replacements: Mapping[str, str], guard: Callable[[str]
     """
     codes = {ord(character): text for character, text in replacements.items()}
 
-    def escape(cells: Iterable[str]) -> tuple[str, ...]:
+    def escaped(cells: Iterable[str]) -> tuple[str, ...]:
         return tuple(guard(one_line(cell).translate(codes)) for cell in cells)
 
-    return Rows(escape(table.header), table.numeric, tuple(escape(row) for row in table.body))
-
-
-def markdown_cell(cell: str) -> str:
-    """Text as one line of markdown in which nothing is markup."""
-    return guard_markdown(one_line(cell).translate({ord(character): text for character, text in _MARKDOWN.items()}))
-
-
-def one_line(text: str) -> str:
-    """Text without line ends and without characters that a terminal or a typesetter would obey."""
-    return "".join(character if character.isprintable() else "\ufffd" for character in " ".join(text.split()))
-
-
-def guard_markdown(cell: str) -> str:
-    """A cell in which no link or picture stands, and no address that a reader makes one of."""
-    cell = cell.replace("](", "]\\(").replace("][", "]\\[").replace("://", ":&#47;&#47;")
-    return re.sub(r"(?i)\bwww\.", "www&#46;", cell).replace("@", "&#64;")
+    return Rows(escaped(table.header), table.numeric, tuple(map(escaped, table.body)))
 
 
 def _guard_latex(cell: str) -> str:
@@ -147,10 +128,3 @@ def _guard_rst(cell: str) -> str:
     starts_list = re.match(r"\(?(\w{1,8}|#)[.)]( |$)", cell)
     starts_markup = bool(cell) and not (cell[0].isalnum() or cell[0] in "–[<" or cell[0] == "\\")
     return f"\\ {cell}" if not is_number and (starts_list or starts_markup) else cell
-
-
-def _padded(cells: Sequence[str], widths: Sequence[int], numeric: Sequence[bool]) -> list[str]:
-    return [
-        cell.rjust(width) if right else cell.ljust(width)
-        for cell, width, right in zip(cells, widths, numeric, strict=True)
-    ]

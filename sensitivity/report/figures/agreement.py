@@ -8,20 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import LayerCheck, LayerStatus, VerificationRecord
+from sensitivity.records.verification import LayerCheck, VerificationRecord
+from sensitivity.report import style
 from sensitivity.report.figures.layer_axis import draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture
 
-_MARKS = {
-    LayerStatus.VERIFIED: ("#1b7f5c", "o"),
-    LayerStatus.OTHER_PRECISION: ("#b3261e", "s"),
-    LayerStatus.DISAGREES: ("#b3261e", "v"),
-    LayerStatus.AGREES_IN_FLOAT: ("#56b4e9", "o"),
-    LayerStatus.IN_FLOAT: ("#8a8a8f", "x"),
-    LayerStatus.LEFT_IN_FLOAT: ("#8a8a8f", "+"),
-    LayerStatus.NOT_CHECKED: ("#e69f00", "x"),
-    LayerStatus.SIMULATED_ONLY: ("#cc79a7", "x"),
-}
+_MARKERS = {"circle": "o", "square": "s", "triangle-down": "v", "x-thin": "x", "cross-thin": "+"}
 _NONE = 1e-8
 _TICKS = {1.0: "all", 1e-2: "1 %", 1e-4: "0.01 %", 1e-6: "1 ppm", _NONE: "none"}
 _INCHES_A_LAYER, _FEWEST_INCHES = 0.16, 6.5
@@ -61,15 +53,15 @@ def agreement(record: VerificationRecord) -> Picture:
 
 
 def _draw(axes: Axes, layers: Sequence[LayerCheck]) -> None:
-    for status, (colour, marker) in _MARKS.items():
+    for status, (ink, shape) in style.STATUS_LOOKS.items():
         points = [(position, check) for position, check in enumerate(layers) if check.status == status]
         if points:
             axes.plot(
                 [position for position, _ in points],
                 [max(check.code_share or 0.0, _NONE) for _, check in points],
-                marker=marker,
+                marker=_MARKERS[shape],
                 markersize=5,
-                color=colour,
+                color=ink.light,
                 linestyle="none",
                 clip_on=False,
                 label=f"{status} ({len(points)})",

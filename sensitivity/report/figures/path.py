@@ -6,28 +6,14 @@ from math import isfinite
 
 from matplotlib.axes import Axes
 
-from sensitivity.records.tuned import Step, StepKind, TunedRecord
+from sensitivity.records.tuned import Step, TunedRecord
+from sensitivity.report import style
 from sensitivity.report.figures.picture import Picture
 from sensitivity.report.path import described_step, shown, title
 
-_COLOURS = {
-    StepKind.CANDIDATE: "#0072b2",
-    StepKind.BUDGET: "#cc79a7",
-    StepKind.CURE: "#009e73",
-    StepKind.PROTECT: "#d55e00",
-    StepKind.RELEASE: "#e69f00",
-}
-_WORDS = {
-    StepKind.CANDIDATE: "one recipe for all layers",
-    StepKind.BUDGET: "least noise within the budget",
-    StepKind.CURE: "other recipes for some layers",
-    StepKind.PROTECT: "some layers back in float",
-    StepKind.RELEASE: "a protected layer quantized again",
-}
 _INCHES_A_STEP, _ABOVE, _BELOW = 0.36, 0.95, 0.75
 _INCHES_A_LETTER = 0.068
 _PLOT, _RIGHT = 5.4, 0.95
-_ENGINE_COLOUR = "#7b3294"
 
 
 def path(record: TunedRecord) -> Picture:
@@ -79,7 +65,7 @@ def _draw_target(axes: Axes, record: TunedRecord) -> None:
 
 
 def _draw_step(axes: Axes, record: TunedRecord, row: int, step: Step) -> None:
-    colour = _COLOURS[step.kind]
+    colour = style.STEP_INKS[step.kind].light
     if step.score is None or not isfinite(step.score):
         axes.text(0.01, row, "failed", transform=axes.get_yaxis_transform(), fontsize=8, verticalalignment="center")
         return
@@ -97,7 +83,9 @@ def _draw_step(axes: Axes, record: TunedRecord, row: int, step: Step) -> None:
 def _draw_engine(axes: Axes, record: TunedRecord, row: int) -> None:
     engine = record.engine
     assert engine is not None
-    axes.plot([engine.score * record.scale], [row], marker="D", markersize=6, color=_ENGINE_COLOUR, gid="engine")
+    axes.plot(
+        [engine.score * record.scale], [row], marker="D", markersize=6, color=style.ENGINE_INK.light, gid="engine"
+    )
     speed = "" if engine.speedup is None else f"  {engine.speedup:.2f}x"
     _beside(axes, row, f"{shown(engine.score, record)}{speed}", bold=False)
 
@@ -125,7 +113,7 @@ def _finish(axes: Axes, record: TunedRecord, names: list[str]) -> None:
     axes.set_xlim(low - room, high + room)
     kinds = list(dict.fromkeys(step.kind for step in record.steps))
     for kind in kinds:
-        axes.plot([], [], marker="o", linestyle="none", color=_COLOURS[kind], label=_WORDS[kind])
+        axes.plot([], [], marker="o", linestyle="none", color=style.STEP_INKS[kind].light, label=style.STEP_WORDS[kind])
     axes.legend(
         fontsize=7.5,
         frameon=False,

@@ -157,7 +157,7 @@ function dipLayout() {
   const layout = baseLayout();
   const range = view.range ?? [-0.7, layers.length - 0.3];
   const ink = pageInk('quiet');
-  Object.assign(layout.xaxis, { range, showgrid: false, tickangle: -90, ...layerTicks(range) });
+  Object.assign(layout.xaxis, { range, showgrid: false, ...layerTicks(range) });
   Object.assign(layout.yaxis, { range: scoreRange(), title: { text: plain(`${metric}${scoreUnit ? ` (${scoreUnit.trim()})` : ''}`) } });
   layout.dragmode = window.matchMedia('(pointer: coarse)').matches ? false : 'select';
   layout.selectdirection = 'h';
@@ -170,6 +170,7 @@ function dipLayout() {
     text: plain(stage.name), x: (Math.max(stage.first, range[0]) + Math.min(stage.last, range[1])) / 2, xref: 'x', yref: 'paper', y: 1,
     yanchor: 'bottom', showarrow: false, font: { size: 11, color: ink },
   }));
+  layout.annotations.push(...worstNames(range));
   if (baseline !== null) layout.shapes.push(level(baseline, { color: pageInk('baseline'), width: 1.2 }));
   if (baseline !== null && facts.study.tolerance !== null) {
     const sign = facts.study.higherIsBetter ? 1 : -1;
@@ -187,12 +188,13 @@ function layerTicks([left, right]) {
   const { layers, stages } = facts.study;
   const inSight = places(Math.max(0, Math.ceil(left)), Math.min(layers.length - 1, Math.floor(right)));
   if (inSight.length <= NAMED_LAYERS) {
-    return { tickvals: inSight, ticktext: inSight.map((layer) => plain(layers[layer].name)), tickfont: { size: 10 } };
+    return { tickvals: inSight, ticktext: inSight.map((layer) => plain(layers[layer].name)), tickfont: { size: 10 }, tickangle: -90 };
   }
   const wide = stages.filter((stage) => (stage.last - stage.first + 1) / inSight.length > 0.012);
+  const letters = wide.reduce((sum, stage) => sum + stage.name.length + 2, 0);
   return {
     tickvals: wide.map((stage) => (stage.first + stage.last) / 2), ticktext: wide.map((stage) => plain(stage.name)),
-    tickfont: { size: 11 },
+    tickfont: { size: 11 }, tickangle: letters * 6.5 > chartWidth() ? -90 : 0,
   };
 }
 
@@ -200,12 +202,35 @@ function layerTicks([left, right]) {
 function stageNames([left, right]) {
   const { layers, stages } = facts.study;
   if (Math.min(layers.length, right - left) > NAMED_LAYERS) return [];
-  const width = document.getElementById('dips').clientWidth || 800;
-  const pixels = (width - 70) / (right - left);
+  const pixels = chartWidth() / (right - left);
   return stages.filter((stage) => stage.last >= left && stage.first <= right).filter((stage) => {
     const count = Math.min(stage.last, right) - Math.max(stage.first, left) + 1;
     return count * pixels > 6.5 * stage.name.length;
   });
+}
+
+// Pixels that the layers share.
+function chartWidth() {
+  return (document.getElementById('dips').clientWidth || 800) - 70;
+}
+
+// Names below the deepest dips in sight, where two names do not meet.
+function worstNames([left, right]) {
+  const { layers, recipes, higherIsBetter } = facts.study;
+  const { dips, hang } = recipes[view.recipe];
+  const sign = higherIsBetter ? 1 : -1;
+  const pixels = chartWidth() / (right - left);
+  const named = [];
+  for (const layer of worstFirst().slice(0, 5)) {
+    const { score } = dips[layer];
+    const inSight = layer >= left && layer <= right && score !== null && sign * (hang - score) > (facts.study.tolerance ?? 0);
+    const room = (other) => Math.abs(other - layer) * pixels > 3.6 * (layers[other].name.length + layers[layer].name.length);
+    if (inSight && named.every(room)) named.push(layer);
+  }
+  return named.map((layer) => ({
+    text: plain(layers[layer].name), x: layer, y: dips[layer].score, xref: 'x', yref: 'y', yanchor: 'top', yshift: -8,
+    showarrow: false, font: { size: 11, color: pageInk('text') },
+  }));
 }
 
 function tellCurrent() {

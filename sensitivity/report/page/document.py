@@ -14,9 +14,9 @@ from typing import Any
 
 from sensitivity.errors import MissingPackageError
 from sensitivity.records.markup import Markup, element, joined
-from sensitivity.report import style
+from sensitivity.report.view import style_sheet
 
-SCRIPTS = ("view.js", "table.js", "dips.js", "steps.js", "page.js")
+SCRIPTS = ("view.js", "table.js", "dips.js", "points.js", "page.js")
 """Files of the page's own script, in the order in which a browser reads them."""
 
 _ALLOWED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"
@@ -79,12 +79,6 @@ def document(title: str, lead: Sequence[str], sections: Sequence[Section], data:
     ]
     body = element("body", "\n", joined(main, *scripts, between="\n"), "\n", class_="sensitivity")
     return f"<!DOCTYPE html>\n{element('html', head, Markup(chr(10)), body, lang='en')}\n"
-
-
-@cache
-def style_sheet() -> Markup:
-    """The style of pages and notebook views."""
-    return Markup(style.sheet() + _resource("page.css"))
 
 
 @cache

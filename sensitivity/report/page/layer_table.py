@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from sensitivity.records.diagnosis import DiagnosisRecord
-from sensitivity.records.markup import Markup, element, joined
+from sensitivity.records.markup import Markup
+from sensitivity.report.page.sortable import line, sortable
 from sensitivity.report.page.study_data import causes_and_cures
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import ABSENT, rows
-
-LONG = 60
-"""Letters of a cell from which on it is broken into lines."""
 
 
 def layer_table(reading: Reading, recipes: tuple[str, ...], diagnosis: DiagnosisRecord | None = None) -> Markup:
@@ -33,68 +31,9 @@ def layer_table(reading: Reading, recipes: tuple[str, ...], diagnosis: Diagnosis
             (*row, causes.get(row[0], ABSENT) if recipes[place[1]] == diagnosis.recipe.name else ABSENT)
             for row, place in zip(body, [*places, *[(0, 0)] * len(reading.study.skipped)], strict=True)
         ]
-    lines = [_row(cells, numeric, place) for cells, place in zip(body, places, strict=False)]
-    lines += [_row(cells, numeric, None) for cells in body[len(places) :]]
-    return sortable("layer-table", header, numeric, lines, "layer, kind, role, verdict, module ...")
-
-
-def sortable(
-    anchor: str, header: tuple[str, ...], numeric: tuple[bool, ...], lines: list[Markup], searched: str
-) -> Markup:
-    """A table whose headings sort it, with a field to search in it.
-
-    Args:
-        anchor: Its name in the page.
-        header: Column headings.
-        numeric: For each column, whether it holds numbers and is set flush right.
-        lines: Its rows.
-        searched: What people may search for.
-    """
-    heads = [
-        element(
-            "th",
-            element("button", name, type="button"),
-            scope="col",
-            aria_sort="none",
-            class_="number" if flush else None,
-        )
-        for name, flush in zip(header, numeric, strict=True)
+    lines = [
+        line(cells, numeric, data_layer=layer, data_recipe=recipe)
+        for cells, (layer, recipe) in zip(body, places, strict=False)
     ]
-    search = element("input", type="search", placeholder=searched, class_="search")
-    return joined(
-        element(
-            "div",
-            element("label", "search ", search),
-            element("span", class_="count quiet", aria_live="polite"),
-            class_="controls",
-        ),
-        element(
-            "div",
-            element(
-                "table",
-                element("thead", element("tr", *heads)),
-                element("tbody", "\n", joined(*lines, between="\n"), "\n"),
-                id=anchor,
-                class_="sortable",
-            ),
-            class_="wide tall",
-            tabindex=0,
-            role="region",
-            aria_label="Table, scrolls",
-        ),
-    )
-
-
-def _row(cells: tuple[str, ...], numeric: tuple[bool, ...], place: tuple[int, int] | None) -> Markup:
-    """One row; the name of a layer that is drawn is a button that points it out in the chart."""
-    name, *others = cells
-    first = name if place is None else element("button", name, type="button", class_="pick", tabindex=-1)
-    return element(
-        "tr",
-        *(
-            element("td", cell, class_="number" if flush else "long" if len(cell) > LONG else None)
-            for cell, flush in zip((first, *others), numeric, strict=True)
-        ),
-        data_layer=None if place is None else place[0],
-        data_recipe=None if place is None else place[1],
-    )
+    lines += [line(cells, numeric) for cells in body[len(places) :]]
+    return sortable("layer-table", header, numeric, lines, "layer, kind, role, verdict, module ...")

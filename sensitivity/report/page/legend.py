@@ -13,6 +13,8 @@ _OUTLINES = {
     "triangle-down": "M2 4h12l-6 9z",
     "triangle-up": "M2 12h12l-6-9z",
     "star": "M8 1l2.1 4.9 5.2.4-4 3.5 1.3 5.2L8 12.1 3.4 15l1.3-5.2-4-3.5 5.2-.4z",
+    "x-thin": "M3 3l10 10M13 3L3 13",
+    "cross-thin": "M8 2v12M2 8h12",
     "cross": "M3 3l10 10M13 3L3 13",
 }
 
@@ -43,25 +45,33 @@ def dips_legend(reading: Reading, recipes: tuple[str, ...]) -> Markup:
     return element("ul", *entries, class_="legend", aria_label="Legend")
 
 
-def entry(words: str, shape: str, look: str) -> Markup:
+def entry(words: str, shape: str, look: str, ink: style.Ink | None = None) -> Markup:
     """One entry: a small mark and what it means.
 
     Args:
         words: What it means.
         shape: Name of the mark.
         look: Class of the mark, which says how it is filled.
+        ink: Its colour; None for a quiet one.
     """
-    return element("li", mark(shape, look), words)
+    return element("li", _mark(shape, look, ink), words)
 
 
-def mark(shape: str, look: str) -> Markup:
-    """A small picture of a mark, which readers of the text need not hear of."""
-    path = f'<path d="{_OUTLINES[shape]}"/>'
-    return Markup(f'<svg class="mark {look}" viewBox="0 0 16 16" aria-hidden="true" focusable="false">{path}</svg>')
+def _mark(shape: str, look: str, ink: style.Ink | None) -> Markup:
+    """A small picture of a mark, which readers of the screen need not hear of."""
+    path = element("path", d=_OUTLINES[shape])
+    colours = None if ink is None else _colours(ink)
+    return element(
+        "svg", path, class_=f"mark {look}", style=colours, viewBox="0 0 16 16", aria_hidden="true", focusable="false"
+    )
+
+
+def _colours(ink: style.Ink) -> str:
+    return f"--light: {ink.light}; --dark: {ink.dark}"
 
 
 def _kind(kind: str) -> Markup:
     ink = style.kind_ink(kind)
-    swatch = element("span", class_="swatch", style=f"--light: {ink.light}; --dark: {ink.dark}")
+    swatch = element("span", class_="swatch", style=_colours(ink))
     button = element("button", joined(swatch, kind), type="button", data_kind=kind, aria_pressed="true")
     return element("li", button)

@@ -1,9 +1,9 @@
 // Starts the page: tables at once, charts when the plotting library is there.
-const charts = [['dips', watchDips, drawDips]];
-
 function startPage() {
   document.querySelectorAll('table.sortable').forEach(watchTable);
-  const present = charts.map(([name, watch, draw]) => [document.getElementById(name), watch, draw]).filter(([chart]) => chart);
+  const present = [...document.querySelectorAll('.chart')].map((chart) => (
+    chart.id === 'dips' ? [chart, watchDips, drawDips] : [chart, watchPoints, drawPoints]
+  ));
   for (const [chart, watch] of present) watch(chart);
   const drawAll = () => Promise.all(present.map(([chart, , draw]) => draw(chart)));
   loadLibrary().then(drawAll).then(

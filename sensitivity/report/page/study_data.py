@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from math import isfinite
 from typing import Any
 
 from sensitivity.records import Layer, Measurement
@@ -12,6 +11,7 @@ from sensitivity.records.verdict import Verdict
 from sensitivity.report import style
 from sensitivity.report.damage import sentence
 from sensitivity.report.dip import Dip, dips_of, hang_from, stage_runs
+from sensitivity.report.page.numbers import finite
 from sensitivity.report.reading import Reading
 
 
@@ -43,11 +43,6 @@ def study_data(reading: Reading, recipes: tuple[str, ...], diagnosis: DiagnosisR
 def layer_data(layer: Layer) -> dict[str, Any]:
     """What is told of a layer whatever was done to it."""
     return {"name": layer.name, "kind": layer.kind, "shape": style.shape_of(layer.flags)}
-
-
-def finite(number: float | None) -> float | None:
-    """A number that JSON has, in six digits; None for every other."""
-    return None if number is None or not isfinite(number) else float(f"{number:.6g}")
 
 
 def _recipe_data(reading: Reading, recipe: str, diagnosis: DiagnosisRecord | None) -> dict[str, Any]:

@@ -3,43 +3,94 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 
 from sensitivity.errors import StudyError
 from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.records.markup import Markup, described, element, joined, listed
 from sensitivity.records.study import RecipeLike
+from sensitivity.records.tuned import TunedRecord
+from sensitivity.records.verification import VerificationRecord
 from sensitivity.report.facts import study_facts
+from sensitivity.report.page.comparison import Comparison, comparison_chart, comparison_finding, comparison_section
 from sensitivity.report.page.document import Section, document
 from sensitivity.report.page.finding import study_finding
 from sensitivity.report.page.layer_table import layer_table
 from sensitivity.report.page.legend import dips_legend
+from sensitivity.report.page.size import Curves, size_chart, size_section
 from sensitivity.report.page.stages import stage_table
 from sensitivity.report.page.study_data import study_data
+from sensitivity.report.page.tuned_page import tuned_charts, tuned_finding, tuned_sections
+from sensitivity.report.page.verification_page import verification_charts, verification_finding, verification_sections
 from sensitivity.report.reading import Reading
 
 
-def study_page(reading: Reading, recipe: RecipeLike | None = None, *, diagnosis: DiagnosisRecord | None = None) -> str:
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What else is known of the model of a study.
+
+    Attributes:
+        diagnosis: Causes and cures of layers, for the recipe that it is about.
+        tuned: A search for a scheme.
+        verification: What an engine makes of a scheme.
+        comparison: Another study to compare with.
+        curves: Recipe to bytes and predicted drop, with more and more of the worst layers protected.
+    """
+
+    diagnosis: DiagnosisRecord | None = None
+    tuned: TunedRecord | None = None
+    verification: VerificationRecord | None = None
+    comparison: Comparison | None = None
+    curves: Curves = field(default_factory=dict)
+
+
+def study_page(reading: Reading, recipe: RecipeLike | None = None, beside: Beside | None = None) -> str:
     """A whole HTML document that needs no other file and no network.
 
     Args:
         reading: What there is to show.
         recipe: One recipe; None shows all.
-        diagnosis: Causes and cures of layers, for the recipe that it is about.
+        beside: What else is known of the model.
 
     Raises:
         StudyError: If the recipe is unknown, or nothing was measured.
     """
     study, names = reading.study, reading.recipes(recipe)
+    beside = beside or Beside()
     if not any(m.recipe in names for m in study.measurements):
         raise StudyError(f"nothing to show: the study of {study.model} has no measurements. Run analyze first.")
-    lead = [study_finding(reading, name, diagnosis) for name in names]
+    curves = {name: curve for name, curve in beside.curves.items() if name in names}
     sections = [
         Section("layers", "Every layer", _dips(reading, names)),
         Section("stages", "Stages", stage_table(reading, names)),
-        Section("table", "Table", layer_table(reading, names, diagnosis)),
+        Section("table", "Table", layer_table(reading, names, beside.diagnosis)),
+        *([size_section(reading, curves, beside.tuned)] if curves else []),
+        *([] if beside.tuned is None else tuned_sections(beside.tuned)),
+        *([] if beside.verification is None else verification_sections(beside.verification)),
+        *([] if beside.comparison is None else [comparison_section(beside.comparison)]),
         Section("made", "How it was made", _made(reading, names)),
     ]
-    return document(f"{study.model} on {study.task}", lead, sections, {"study": study_data(reading, names, diagnosis)})
+    charts = [
+        *([size_chart(reading, curves, beside.tuned)] if curves else []),
+        *([] if beside.tuned is None else tuned_charts(beside.tuned)),
+        *([] if beside.verification is None else verification_charts(beside.verification)),
+        *([] if beside.comparison is None else [comparison_chart(beside.comparison)]),
+    ]
+    data = {
+        "study": study_data(reading, names, beside.diagnosis),
+        "charts": {chart.anchor: chart.data() for chart in charts},
+    }
+    return document(f"{study.model} on {study.task}", _lead(reading, names, beside), sections, data)
+
+
+def _lead(reading: Reading, names: tuple[str, ...], beside: Beside) -> list[str]:
+    """What was found, a paragraph for each part."""
+    return [
+        *(study_finding(reading, name, beside.diagnosis) for name in names),
+        *([] if beside.tuned is None else [tuned_finding(beside.tuned)]),
+        *([] if beside.verification is None else [verification_finding(beside.verification)]),
+        *([] if beside.comparison is None else [comparison_finding(beside.comparison)]),
+    ]
 
 
 def _dips(reading: Reading, recipes: tuple[str, ...]) -> Markup:

@@ -12,7 +12,7 @@ function watchTable(table) {
     let shown = 0;
     let all = 0;
     rows.forEach((row, place) => {
-      const inView = isRowInView(row);
+      const inView = isRowInView(table, row);
       const visible = inView.always && inView.now && words.every((word) => contents[place].includes(word));
       row.hidden = !visible;
       shown += visible;
@@ -21,11 +21,12 @@ function watchTable(table) {
     count.textContent = shown === all ? `${all} rows` : `${shown} of ${all} rows`;
   }
 
+  table.filterRows = filter;
   search.addEventListener('input', filter);
   Array.from(table.tHead.rows[0].cells).forEach((head, column) => {
     head.querySelector('button').addEventListener('click', () => sortRows(table, rows, head, column));
   });
-  rows.forEach((row) => watchRow(row, rows));
+  rows.forEach(watchRow);
   const first = rows.find((row) => row.querySelector('.pick'));
   if (first) first.querySelector('.pick').tabIndex = 0;
   view.watchers.push((changes) => {
@@ -36,7 +37,8 @@ function watchTable(table) {
 }
 
 // Whether a row is about the recipe that is shown, and its layer among those in sight.
-function isRowInView(row) {
+function isRowInView(table, row) {
+  if (table.dataset.points) return { always: true, now: table.rowIsChosen?.(row) ?? true };
   if (row.dataset.layer === undefined) return { always: true, now: view.selected === null };
   return { always: Number(row.dataset.recipe) === view.recipe, now: isShown(Number(row.dataset.layer)) };
 }
@@ -65,12 +67,17 @@ function sortKey(text, numeric) {
   return Number.isNaN(number) ? null : number;
 }
 
-function watchRow(row, rows) {
+// Tells the chart which of its points the row is about.
+function pointOut(row) {
+  if (row.dataset.layer !== undefined) view.change({ current: Number(row.dataset.layer), from: 'table' });
+  else row.pointOut?.();
+}
+
+function watchRow(row) {
   const pick = row.querySelector('.pick');
   if (!pick) return;
-  const layer = Number(row.dataset.layer);
-  pick.addEventListener('click', () => view.change({ current: layer, from: 'table' }));
-  row.addEventListener('mouseenter', () => view.change({ current: layer, from: 'table' }));
+  pick.addEventListener('click', () => pointOut(row));
+  row.addEventListener('mouseenter', () => pointOut(row));
   pick.addEventListener('keydown', (event) => {
     const step = { ArrowDown: 1, ArrowUp: -1 }[event.key];
     if (!step) return;
@@ -81,7 +88,7 @@ function watchRow(row, rows) {
     pick.tabIndex = -1;
     next.querySelector('.pick').tabIndex = 0;
     next.querySelector('.pick').focus();
-    view.change({ current: Number(next.dataset.layer), from: 'table' });
+    pointOut(next);
   });
 }
 

@@ -46,7 +46,7 @@ const drag = async (first, last, score) => {
   mouse(document, 'mouseup', pixel(last, score - 1)); await pause(200);
 };
 const sortBy = async (name) => {
-  const heads = [...document.querySelectorAll('#layer-table th button')];
+  const heads = [...document.querySelectorAll('th button')];
   heads.find((button) => button.textContent.startsWith(name)).click();
   await pause();
 };

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from html.parser import HTMLParser
 
+from sensitivity.report.page import document
+
 VOID = {"meta", "br", "input"}
 LEADS_ELSEWHERE = ("href", "src", "xlink:href", "action", "data", "srcset", "poster")
 
@@ -42,3 +44,8 @@ class Reader(HTMLParser):
     def handle_data(self, data: str) -> None:
         if any(tag in ("td", "th") for tag in self.open):
             self.tables[-1][-1][-1] += data
+
+
+def without_library(text: str) -> str:
+    """A page without the plotting library that is in it."""
+    return text.replace(document.plotting_library(), "")

@@ -12,13 +12,12 @@ import pytest
 from sensitivity.errors import StudyError
 from sensitivity.records import QuantSpec, Recipe
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
-from sensitivity.report.page import document
 from sensitivity.report.page.finding import study_finding
 from sensitivity.report.page.study_data import study_data
-from sensitivity.report.page.study_page import study_page
+from sensitivity.report.page.study_page import Beside, study_page
 from sensitivity.study import read
 from tests.made_studies import make_study, random_study, with_intervals, with_second_recipe
-from tests.report.page.reader import Reader
+from tests.report.page.reader import Reader, without_library
 
 EVIL = "<script>alert('x')</script>&\""
 CURE = Recipe("int8-affine", weights=QuantSpec(), activations=QuantSpec(format="uint8", symmetric=False))
@@ -32,10 +31,6 @@ DIAGNOSIS = DiagnosisRecord(
     enough_db=30.0,
     images=8,
 )
-
-
-def without_library(text: str) -> str:
-    return text.replace(document.plotting_library(), "")
 
 
 def test_what_the_script_draws_is_as_it_was(golden: Callable[[str, str], None]) -> None:
@@ -61,7 +56,7 @@ def test_what_json_has_no_number_for_is_absent() -> None:
 
 def test_every_layer_is_in_the_table_with_its_module_cause_and_cure() -> None:
     study = with_intervals(random_study(9, failed=1))
-    _, table = Reader(without_library(study_page(read(study), diagnosis=DIAGNOSIS))).tables
+    _, table = Reader(without_library(study_page(read(study), beside=Beside(DIAGNOSIS)))).tables
     assert [row[0] for row in table[1:]] == [*(layer.name for layer in study.layers), "head.unused"]
     assert [row[-2] for row in table[1:-1]] == [layer.module for layer in study.layers]
     assert table[0][-2:] == ["module", "cause and cure"]
