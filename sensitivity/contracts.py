@@ -280,12 +280,15 @@ class Engine(RunsGraph, Protocol):
             declares it; ``verify`` then compares the codes and does not ask for int8.
         is_simulation: Whether it ignores the graph and runs the simulation itself.
         capabilities: What it can run.
+        saturates: Whether large sums of 8-bit products are cut off in this engine on this machine, as on an x86 CPU
+            without VNNI. None where nobody asked: ``deploy`` asks, and writes the answer here.
     """
 
     version: str | None = None
     computes_in_float: bool = False
     is_simulation: bool = False
     capabilities: EngineCapabilities = EngineCapabilities()
+    saturates: bool | None = None
 
 
 @runtime_checkable

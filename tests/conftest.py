@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: one worker a core, one thread a worker
 
@@ -27,6 +28,14 @@ def shared_data(repository: Path) -> Path:
     if not data.is_dir():
         pytest.skip(NO_SHARED_DATA)
     return data
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _caches_of_their_own() -> Iterator[None]:
+    """Tests neither read nor write the user's folder for caches."""
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SENSITIVITY_CACHE_DIR", folder)
+        yield
 
 
 @pytest.fixture(autouse=True)

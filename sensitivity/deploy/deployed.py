@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import inspect
@@ -418,9 +419,20 @@ def deploy(
         graph = to_half(qdq, plan, part.path, io=io) if _writes_halves(kind, plan.scheme) else qdq.graph
         built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
     deployed = Deployed(plan, built, exported.attempts, build, kind, settings)
+    if is_registered(kind):
+        _tell_whether_it_saturates(deployed)
     if deployed.saturating:
         warnings.warn(_saturation(deployed), stacklevel=2)
     return deployed
+
+
+def _tell_whether_it_saturates(deployed: Deployed) -> None:
+    """Write what the doctor found into the engines, where they take it."""
+    saturates = saturates_here(deployed.kind)
+    for engine in deployed.engines:
+        if engine.saturates is None:
+            with contextlib.suppress(AttributeError):
+                engine.saturates = saturates
 
 
 def _writes_halves(kind: EngineKind, scheme: Scheme) -> bool:

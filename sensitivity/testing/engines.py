@@ -63,6 +63,8 @@ class EngineSuite:
         assert set(able.weight_granularities) <= {"per-tensor", "per-channel"}
         assert "fp32" in able.rests
         assert able.saturates in (True, False, None)
+        assert engine.saturates in (True, False, None)
+        assert able.saturates is None or engine.saturates in (None, able.saturates)
 
     def test_an_engine_that_computes_in_float_does_not_claim_int8(self, engine: Engine, graph_case: GraphCase) -> None:
         """What is declared a float reference says so of every layer, too."""

@@ -1,4 +1,4 @@
-"""Do an engine's sums of 8-bit products saturate on this machine? Tried on one convolution, once in a process.
+"""Do an engine's sums of 8-bit products saturate on this machine? Tried on one convolution, once on a machine.
 
 On an x86 CPU without VNNI two products of 8 bits are added in 16 bits, and large ones are cut off. With weights in 7
 bits no two products leave 16 bits, so that the sums are exact on every CPU.
@@ -12,6 +12,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from sensitivity.contracts import EngineCapabilities, RunsGraph
+from sensitivity.deploy.doctor.kept_trials import keep_trial, read_trial
 from sensitivity.deploy.doctor.one_convolution import ConvolutionTrial, try_engine
 from sensitivity.deploy.engines.registry import EngineKind, kind_of
 from sensitivity.errors import EngineError, MissingPackageError
@@ -26,13 +27,21 @@ LARGEST_SAFE_WEIGHT = 64
 
 @lru_cache(maxsize=64)
 def trial_of(kind: EngineKind) -> ConvolutionTrial:
-    """What an engine makes of one convolution on this machine; asked once in a process.
+    """What an engine makes of one convolution on this machine; run once in a process, and kept for others.
 
     Raises:
         EngineError: If it computes something else, or cannot be built.
         MissingPackageError: If a package is not installed.
     """
-    return try_engine(kind.build, kind.extra or "onnx")
+    trial = try_engine(kind.build, kind.extra or "onnx")
+    keep_trial(kind, trial)
+    return trial
+
+
+@lru_cache(maxsize=64)
+def _known_trial(kind: EngineKind) -> ConvolutionTrial:
+    """The same as another process kept it, or else run now."""
+    return read_trial(kind) or trial_of(kind)
 
 
 def saturates_here(engine: str | Callable[..., RunsGraph] | EngineKind) -> bool | None:
@@ -51,7 +60,7 @@ def saturates_here(engine: str | Callable[..., RunsGraph] | EngineKind) -> bool 
     if kind.capabilities.saturates is not None:
         return kind.capabilities.saturates
     try:
-        return trial_of(kind).saturates
+        return _known_trial(kind).saturates
     except (EngineError, MissingPackageError, TypeError):  # TypeError: a function that asks for settings
         return None
 
