@@ -7,7 +7,7 @@ import random
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import pytest
@@ -42,6 +42,17 @@ def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(inputs, tuple):
         return inputs, {}
     return ((), inputs) if isinstance(inputs, dict) else ((inputs,), {})
+
+
+@contextmanager
+def every_module_called() -> Iterator[None]:
+    """Without the fused path of torch's encoder layer, which calls no module inside."""
+    fast_path = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast_path)
 
 
 # what is found ----------------------------------------------------------------------------------------------------
@@ -120,7 +131,7 @@ def test_order_and_calls_are_those_that_plain_hooks_see(case: Case) -> None:
     for path, module in model.named_modules():
         module.register_forward_pre_hook(lambda module, inputs, path=path: seen.append(path))
     positional, keywords = arguments(case.inputs)
-    with torch.no_grad():
+    with torch.no_grad(), every_module_called():
         model(*positional, **keywords)
     table = table_of(case.name)
     counted = Counter(seen)
@@ -199,14 +210,8 @@ def counted_macs(case: Case) -> dict[str, int]:
     """Multiply-adds of each expected layer's own module, by torch's flop counter."""
     model = case.build()
     positional, keywords = arguments(case.inputs)
-    # the fused path of torch's encoder layer calls no module inside, so that nothing would be counted under its path
-    fast_path = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            model(*positional, **keywords)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast_path)
+    with torch.no_grad(), every_module_called(), FlopCounterMode(display=False) as counter:
+        model(*positional, **keywords)
     flops, root = counter.get_flop_counts(), type(model).__name__
     modules = dict(model.named_modules())
     paths: dict[nn.Module, list[str]] = {}
@@ -218,8 +223,18 @@ def counted_macs(case: Case) -> dict[str, int]:
     }
 
 
+COUNTER_OF_2_4_FAILS_ON = {
+    "recursive": "it raises 'The Module hierarchy tracking is wrong'",
+    "weight_norm": "its hooks hide the parametrized weight",
+    "spectral_norm": "its hooks hide the parametrized weight",
+    "own_modes": "it counts nothing under a dispatch mode of the model's own",
+}
+
+
 @every_case
 def test_multiply_adds_agree_with_the_flop_counter_of_torch(case: Case) -> None:
+    if torch.__version__.startswith("2.4.") and case.name in COUNTER_OF_2_4_FAILS_ON:
+        pytest.skip(f"torch 2.4's counter cannot count this: {COUNTER_OF_2_4_FAILS_ON[case.name]}")
     assert {found.module: found.macs for found in certain_layers(case)} == counted_macs(case)
 
 
