@@ -79,7 +79,7 @@ def connectors(session: nox.Session) -> None:
     if session.venv_backend != "none":
         session.install("torch==2.14.1", "torchvision==0.29.1")
         families = "torchvision,ultralytics,transformers,timm,effdet,smp"
-        session.install("-e", f".[{families}]", "pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.15")
+        session.install("-e", f".[{families}]", "pytest>=8.2", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.15")
     pytest(session, "-q", "-n", "0", "-W", "ignore", "tests/tasks/connectors", "tests/docs", "tests/notebooks")
 
 

@@ -31,7 +31,8 @@ import torch
 import sensitivity as sv
 from sensitivity.demo.run import CALIBRATION_SCENES, WEIGHTS, segment
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
-from sensitivity.deploy.deployed import Deployed, EngineModule
+from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engine_module import EngineModule
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.verify.integer import integer_exact, verify_graph
 from sensitivity.score import evaluate

@@ -162,7 +162,7 @@ class Wrapped:
             ExportError: If the model cannot be copied, or is not in float32.
             TracingError: If it fails with the example inputs.
         """
-        from sensitivity.deploy.prepare.plan import make_basis
+        from sensitivity.deploy.prepare.basis import make_basis
 
         basis = make_basis(self.model, self.layers, self._example_inputs)
         return Wrapped(basis.model, basis.layers, self._example_inputs)
@@ -567,7 +567,7 @@ class Wrapped:
         io: IoType = "fp32",
         **settings: Any,
     ) -> Deployed:
-        """Export a scheme and run it on an engine; see ``deploy.deployed.deploy``.
+        """Export a scheme and run it on an engine; see ``deploy.deploy.deploy``.
 
         Args:
             scheme: Which layer gets which recipe; ``Scheme()`` deploys the model in float.
@@ -588,7 +588,7 @@ class Wrapped:
             ExportError: If a recipe cannot be expressed as Q/DQ, or nothing can be exported.
             EngineBuildError: If the engine cannot be built.
         """
-        from sensitivity.deploy.deployed import deploy
+        from sensitivity.deploy.deploy import deploy
         from sensitivity.deploy.engines.registry import kind_of
 
         target = kind_of(engine).target

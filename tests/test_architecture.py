@@ -44,7 +44,10 @@ INNER_FLOORS = {
         *("plan", "replay", "passes", "settings", "storage", "stopping", "signals", "reach", "scoring", "record"),
         *("arguments", "explain", "run"),
     ),
-    "deploy": ("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "deployed", "verify"),
+    "deploy": (
+        *("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "engine_module", "deployed"),
+        *("deploy", "verify"),
+    ),
 }
 NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification", "tuned", "diagnosis"}
 

@@ -2,175 +2,34 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import functools
-import inspect
-import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
-from torch import Tensor, nn
 
 from sensitivity.contracts import Engine, ProfilesLayers
-from sensitivity.deploy.bundle.manifest import engine_file
 from sensitivity.deploy.bundle.write import PartToSave, ToSave, name_rows, write_bundle
 from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
-from sensitivity.deploy.engines.inputs import Array
+from sensitivity.deploy.engine_module import DeployedPart, with_engines
 from sensitivity.deploy.engines.registry import (
-    Build,
     EngineKind,
-    build_engine,
-    check_rest,
+    builds_in_half,
     engine_names,
     is_registered,
-    kind_of,
-    load_engine,
 )
-from sensitivity.deploy.graph.export import Attempt, Part, export
-from sensitivity.deploy.graph.half import check_io, to_half
-from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
-from sensitivity.deploy.prepare.omission import OmissionKind
-from sensitivity.deploy.prepare.overflow import check_overflow
+from sensitivity.deploy.graph.export import Attempt
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.deploy.prepare.signature import Signature
-from sensitivity.errors import EngineError, ExportError
-from sensitivity.records import Layer, Scheme
+from sensitivity.errors import EngineError
+from sensitivity.records import Scheme
 from sensitivity.records.arguments import checked
-from sensitivity.records.scheme import IoType
 from sensitivity.records.verification import VerificationRecord
 
 if TYPE_CHECKING:
     import pandas as pd
-    from onnx import ModelProto
-
-
-@dataclass(frozen=True, eq=False)
-class DeployedPart:
-    """One exported submodule with its engine.
-
-    Attributes:
-        part: The submodule and its fp32 graph.
-        qdq: The graph with Q/DQ, in fp32.
-        engine: What runs it.
-        graph: What the engine was built of: the graph of ``qdq``, or that in half precision.
-        io: Type of the float inputs and outputs of ``graph``.
-    """
-
-    part: Part
-    qdq: QdqGraph
-    engine: Engine
-    graph: ModelProto
-    io: IoType = "fp32"
-
-    @property
-    def path(self) -> str:
-        """Path of the submodule; empty for the whole model."""
-        return self.part.path
-
-    def arrays_of(self, tensors: Iterable[Tensor]) -> list[Array]:
-        """Inputs of the submodule as the engine takes them."""
-        return _arrays(tensors, self.io)
-
-
-def _arrays(tensors: Iterable[Tensor], io: IoType) -> list[Array]:
-    halves = io == "fp16"
-    return [
-        (tensor.half() if halves and tensor.dtype == torch.float32 else tensor).detach().cpu().numpy()
-        for tensor in tensors
-    ]
-
-
-class EngineModule(nn.Module):
-    """A module whose forward pass an engine runs; other attributes are those of the module it replaces.
-
-    Batches of another size than the engine's are run in pieces, as long as samples can be told apart.
-
-    Args:
-        engine: What runs it.
-        signature: What it takes and returns.
-        original: The module it stands for.
-        description: Its name in messages.
-        io: Type of the engine's float inputs and outputs; what is taken and returned here is float32 all the same.
-    """
-
-    def __init__(
-        self, engine: Engine, signature: Signature, original: nn.Module, description: str, io: IoType = "fp32"
-    ) -> None:
-        super().__init__()
-        self._engine = engine
-        self._signature = signature
-        self._description = description
-        self._io = io
-        object.__setattr__(self, "_original", original)  # not a submodule: its weights are in the engine
-        self.eval()
-
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module returns, computed by the engine.
-
-        Raises:
-            EngineError: If the arguments are not of the form and size that was exported.
-        """
-        tensors = self._signature.inputs.tensors_of((args, kwargs), self._description)
-        device = tensors[0].device
-        pieces = [self._run(piece) for piece in self._pieces(tensors)]
-        outputs = [torch.from_numpy(array).to(device) for array in self._joined(pieces)]
-        return self._signature.outputs.filled(outputs)
-
-    def _run(self, tensors: list[Tensor]) -> tuple[Any, ...]:
-        outputs = self._engine.run(*_arrays(tensors, self._io))
-        if self._io == "fp32":
-            return outputs
-        return tuple(array.astype(np.float32) if array.dtype == np.float16 else array for array in outputs)
-
-    def _pieces(self, tensors: list[Tensor]) -> list[list[Tensor]]:
-        """The inputs in batches of the engine's size."""
-        signature, batch = self._signature, self._signature.batch
-        counts = {len(t) for t, many in zip(tensors, signature.batched_inputs, strict=True) if many and t.dim()}
-        count = counts.pop() if len(counts) == 1 else batch
-        if count == batch:
-            return [tensors]
-        if not signature.splits or count % batch:
-            why = f"no multiple of {batch}" if signature.splits else "its samples cannot be run one by one"
-            raise EngineError(
-                f"{self._description} was exported for batches of {batch} and was given {count}: {why}. Give batches "
-                f"of {batch}, e.g. batch_size={batch} in the task."
-            )
-        split = [
-            torch.split(t, batch) if many else (t,) * (count // batch)
-            for t, many in zip(tensors, signature.batched_inputs, strict=True)
-        ]
-        return [list(piece) for piece in zip(*split, strict=True)]
-
-    def _joined(self, pieces: list[tuple[Any, ...]]) -> list[Any]:
-        if len(pieces) == 1:
-            return list(pieces[0])
-        columns = zip(*pieces, strict=True)
-        return [
-            np.concatenate(column) if many else column[0]
-            for column, many in zip(columns, self._signature.batched_outputs, strict=True)
-        ]
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            original = self.__dict__.get("_original")
-            if original is None or not hasattr(original, name):
-                raise
-            value = getattr(original, name)
-            if inspect.ismethod(value) or isinstance(value, nn.Module):
-                raise AttributeError(
-                    f"{self._description} runs on an engine, which knows its forward() alone, not {name!r}. "
-                    "Deploy the submodules that other methods use instead: parts=[...]."
-                ) from None
-            return value
 
 
 class Deployed:
@@ -275,7 +134,7 @@ class Deployed:
             self.kind.name,
             self._parts_to_save(),
             self.parts[0].io,
-            _writes_halves(self.kind, self.plan.scheme),
+            builds_in_half(self.kind, self.plan.scheme),
             settings,
             verification,
             "" if verification is None else str(verification),
@@ -351,173 +210,14 @@ class Deployed:
         ]
         lines += [f"left in float: {name}: {reason}" for name, reason in self.plan.left_out.items()]
         lines += [f"not exported: {attempt}" for attempt in self.attempts]
-        lines += [_saturation(self)] if self.saturating else []
+        lines += [describe_saturation(self)] if self.saturating else []
         return "\n".join(lines)
 
 
-def _saturation(deployed: Deployed) -> str:
+def describe_saturation(deployed: Deployed) -> str:
+    """What layers can compute on this machine where the engine's sums saturate, and what to do, for people."""
     return (
         f"on this machine large sums of 8-bit products saturate in {deployed.name}: {len(deployed.saturating)} of "
         f"{len(deployed.plan.layers)} layers can compute something else than was simulated. Quantize with weights in 7 "
         f"bits: sv.recipe_for({deployed.name!r})."
     )
-
-
-def deploy(
-    plan: Plan,
-    engine: str | Build = "openvino",
-    *,
-    parts: Iterable[str] | None = None,
-    load: str | Path | None = None,
-    io: IoType = "fp32",
-    **settings: Any,
-) -> Deployed:
-    """Export a plan, write Q/DQ and build engines, or load them.
-
-    Args:
-        plan: What is deployed.
-        engine: ``openvino``, ``onnxruntime``, ``tensorrt``, ``torch``, or a function that makes an engine of an ONNX
-            file's bytes.
-        parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
-            can be, submodule by submodule.
-        load: Folder that ``Deployed.save`` wrote: the engines are read from there and not built.
-        io: Type of the float inputs and outputs of a graph in half precision.
-        settings: The engine's own.
-
-    Raises:
-        ExportError: If nothing can be exported, or not in the precision that the scheme asks for, or something would
-            overflow in fp16.
-        MissingPackageError: If a package is not installed.
-        EngineBuildError: If an engine cannot be built, or cannot keep in fp32 what the scheme asks for.
-        EngineError: If the engine is unknown, has no such settings, or cannot be loaded: its file is missing, damaged,
-            or belongs to another model, scheme, version or GPU.
-    """
-    kind = kind_of(engine)
-    check_rest(kind, plan.scheme)
-    if kind.is_simulation and settings:
-        raise EngineError(
-            f"{kind.name!r}, the simulation, has no settings; it was given {', '.join(settings)}. Leave it out."
-        )
-    _check_io(kind, plan.scheme, io)
-    exported = export(plan, parts)
-    graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
-    plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)
-    plan = replace(plan, parts=tuple(part.path for part in exported.parts))
-    if _writes_halves(kind, plan.scheme):
-        check_overflow(plan)
-
-    def build(graph: ModelProto, part: Part, as_planned: Plan = plan) -> Engine:
-        return build_engine(kind, graph, as_planned, part, **settings)
-
-    def ready(graph: ModelProto, part: Part) -> Engine:
-        if load is None:
-            return build(graph, part)
-        return load_engine(kind, engine_file(load, part.path), graph, **settings)
-
-    built = []
-    for part, qdq in zip(exported.parts, graphs, strict=True):
-        graph = to_half(qdq, plan, part.path, io=io) if _writes_halves(kind, plan.scheme) else qdq.graph
-        built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
-    deployed = Deployed(plan, built, exported.attempts, build, kind, settings)
-    if is_registered(kind):
-        _tell_whether_it_saturates(deployed)
-    if deployed.saturating:
-        warnings.warn(_saturation(deployed), stacklevel=2)
-    return deployed
-
-
-def _tell_whether_it_saturates(deployed: Deployed) -> None:
-    """Write what the doctor found into the engines, where they take it."""
-    saturates = saturates_here(deployed.kind)
-    for engine in deployed.engines:
-        if engine.saturates is None:
-            with contextlib.suppress(AttributeError):
-                engine.saturates = saturates
-
-
-def _writes_halves(kind: EngineKind, scheme: Scheme) -> bool:
-    """Whether an engine is built of a graph in half precision."""
-    return scheme.rest == "fp16" and kind.capabilities.runs_written_types
-
-
-def _check_io(kind: EngineKind, scheme: Scheme, io: IoType) -> None:
-    """Nothing, if inputs and outputs can have this type.
-
-    Raises:
-        ExportError: If they cannot.
-    """
-    check_io(io)
-    if io != "fp32" and not _writes_halves(kind, scheme):
-        raise ExportError(
-            f"io={io!r} goes with a graph in half precision: scheme.with_rest('fp16'), on an engine that runs the "
-            f"types in its graph. This scheme has rest={scheme.rest!r}, and the engine is {kind.name}. Leave io out."
-        )
-
-
-def _not_exported(plan: Plan, graphs: list[QdqGraph], attempts: Iterable[Attempt]) -> dict[str, str]:
-    """Layers that the plan quantizes and no graph does, with the reason."""
-    in_a_graph = {name for qdq in graphs for name in qdq.nodes}
-    reasons: dict[str, str] = {}
-    for layer in plan.quantized:
-        if layer.name in in_a_graph:
-            continue
-        miscounted = next((qdq.missing[layer.name] for qdq in graphs if layer.name in qdq.missing), None)
-        around = [attempt for attempt in attempts if attempt.part and _holds(attempt.part, layer.module)]
-        reasons[layer.name] = miscounted or (str(around[-1]) if around else _hidden(layer, graphs))
-    return reasons
-
-
-def _hidden(layer: Layer, graphs: Iterable[QdqGraph]) -> str:
-    """Why no node of the exported graphs is known to multiply by a layer's weight."""
-    parameter = layer.parameter
-    kinds = {node.op_type for qdq in graphs for node in qdq.graph.graph.node if parameter in node.input}
-    if not kinds:
-        return "no exported graph has a node that multiplies by its weight"
-    return (
-        f"the exported graph gives its weight to {', '.join(sorted(kinds))}: no node multiplies by what the layer "
-        "multiplied by when it was traced"
-    )
-
-
-def _holds(part: str, module: str) -> bool:
-    return f"{module}.".startswith(f"{part}.")
-
-
-def with_engines(model: nn.Module, parts: Iterable[DeployedPart]) -> nn.Module:
-    """A copy of a model in which some submodules run on engines; other modules are shared with it.
-
-    Args:
-        model: Not changed.
-        parts: Submodules (or the whole model) with their engines. A submodule that the model holds under several names
-            is replaced under all of them.
-    """
-    deployed = {part.path: part for part in parts}
-    if "" in deployed:
-        return _engine_module(deployed[""], model, type(model).__name__)
-    stand_in = _shallow(model)
-    copies = {id(model): stand_in}
-    for path, part in deployed.items():
-        original_part = model.get_submodule(path)
-        replaced = _engine_module(part, original_part, path)
-        aliases = [name for name, module in model.named_modules(remove_duplicate=False) if module is original_part]
-        for alias in aliases:
-            *parents, name = alias.split(".")
-            holder, original = stand_in, model
-            for step in parents:
-                original = original.get_submodule(step)
-                copied = copies.setdefault(id(original), _shallow(original))
-                holder._modules[step] = copied
-                holder = copied
-            holder._modules[name] = replaced
-    return stand_in
-
-
-def _engine_module(part: DeployedPart, original: nn.Module, description: str) -> EngineModule:
-    return EngineModule(part.engine, part.part.signature, original, description, part.io)
-
-
-def _shallow(module: nn.Module) -> nn.Module:
-    """The same module with its own list of children."""
-    duplicate = copy.copy(module)
-    object.__setattr__(duplicate, "_modules", dict(module._modules))
-    return duplicate

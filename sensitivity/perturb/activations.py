@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.perturb.hooks import After, Arguments, Before, Counting, modules_around
 from sensitivity.perturb.operators import AtOperator, Unnested
+from sensitivity.perturb.parameters import parameter_place
 from sensitivity.records import Layer, Recipe
 
 Change = Callable[[str, int, Tensor], Tensor | None]
@@ -195,8 +196,7 @@ class _Products(_Calls, AtOperator):
         outputs: bool,
     ) -> None:
         super().__init__(model, layer, recipe, change, strict=strict)
-        owner, _, name = layer.parameter.rpartition(".")
-        self.parameter = model.get_submodule(owner), name
+        self.parameter = parameter_place(model, layer)
         self._change_weight = change_weight
         self._behind = outputs
 

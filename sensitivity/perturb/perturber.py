@@ -15,6 +15,7 @@ from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks,
 from sensitivity.perturb.cures import corrected_bias
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
+from sensitivity.perturb.parameters import parameter_place
 from sensitivity.perturb.state import check_has_numbers
 from sensitivity.perturb.weights import changed_in_passing, exchanged, perturbed_weight
 from sensitivity.quantize.calibration import Calibration, Point
@@ -160,9 +161,8 @@ class Perturber:
         if recipe.activations is None:
             return {}
         calibration = self.calibration_for(recipe)
-        owner, _, name = (layer.parameter or f"{layer.module}.{layer.weight}").rpartition(".")
-        weight = self.model.get_submodule(owner)._parameters[name]
-        return _quantizers(layer, recipe.activations, calibration, weight)
+        owner, name = parameter_place(self.model, layer)
+        return _quantizers(layer, recipe.activations, calibration, owner._parameters[name])
 
     def _hooks(self, layer: Layer, recipe: Recipe) -> Hooks:
         change_weight = changed_in_passing(self.model, layer, recipe)

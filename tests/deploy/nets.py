@@ -191,3 +191,31 @@ def build(make: Callable[[], nn.Module], seed: int = 0) -> nn.Module:
     for batch in range(3):
         net(images(8, seed=100 + batch))
     return net.eval()
+
+
+class Several(nn.Module):
+    """A backbone, a head that no exporter can write, and a method of its own."""
+
+    anchors = 3
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+        self.pick = Picky()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pick(self.backbone(x))
+
+    def encode(self, x: Tensor) -> Tensor:
+        return self.backbone(x) * 2
+
+
+class Picky(nn.Module):
+    """Uses an operator that ONNX does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Conv2d(8, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x + torch.special.bessel_j0(x))

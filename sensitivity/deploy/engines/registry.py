@@ -230,6 +230,11 @@ def target_of(target: str | Target) -> Target:
     return ANY_ENGINE if is_any else kind_of(target, argument="target").target
 
 
+def builds_in_half(kind: EngineKind, scheme: Scheme) -> bool:
+    """Whether an engine is built of a graph in half precision."""
+    return scheme.rest == "fp16" and kind.capabilities.runs_written_types
+
+
 def check_rest(kind: EngineKind, scheme: Scheme) -> None:
     """Nothing, if an engine can compute what is not quantized in the precision that a scheme asks for.
 

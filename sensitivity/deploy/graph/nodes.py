@@ -15,6 +15,7 @@ from sensitivity.deploy.graph.constants import Constants
 from sensitivity.deploy.graph.multipliers import MULTIPLIERS
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
+from sensitivity.perturb.parameters import parameter_of
 from sensitivity.records import Layer
 
 if TYPE_CHECKING:
@@ -156,8 +157,7 @@ class _Known:
     def _weight(self, layer: Layer, call: int) -> npt.NDArray[Any]:
         plan = self._plan
         if layer.runs_in is None:
-            owner, _, name = layer.parameter.rpartition(".")
-            return plan.model.get_submodule(owner)._parameters[name].detach().cpu().numpy()  # type: ignore[union-attr]
+            return parameter_of(plan.model, layer).detach().cpu().numpy()
         calls = plan.basis.multiplied[layer.name]
         return calls[min(call, len(calls) - 1)].weight.cpu().numpy()
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 
-from sensitivity.deploy.prepare.plan import Basis, make_basis
+from sensitivity.deploy.prepare.basis import Basis, make_basis
 from sensitivity.errors import ExportError
 from sensitivity.layers.channels import Channels, LayerChannels, find_channels
 from sensitivity.layers.inputs import tensors_in

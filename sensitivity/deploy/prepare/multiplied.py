@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sensitivity.errors import TracingError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
+from sensitivity.perturb.parameters import parameter_place
 from sensitivity.perturb.weights import exchanged
 from sensitivity.records import Layer
 
@@ -44,8 +45,7 @@ class _Taken(AtOperator):
     """Keeps the weights that one layer multiplies by."""
 
     def __init__(self, model: nn.Module, layer: Layer) -> None:
-        owner, _, name = layer.parameter.rpartition(".")
-        self.parameter = model.get_submodule(owner), name
+        self.parameter = parameter_place(model, layer)
         self.weights: list[Multiplied] = []
 
     def operand(self, tensor: Tensor) -> Tensor:

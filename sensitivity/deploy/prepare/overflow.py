@@ -104,7 +104,7 @@ def _cure(plan: Plan, overflows: dict[str, float]) -> str:
         entries |= dict.fromkeys(entries_for(plan, overflows))
         scheme = plan.scheme.with_rest("fp16", keep_fp32=tuple(entries))
         trial = replace(plan, scheme=scheme)
-        trial._find_kept()  # now, while nothing is hooked
+        _ = trial.kept  # found now, while nothing is hooked
         overflows = {path: value for path, value in largest_values(trial).items() if value > LARGEST_HALF}
         if not overflows:
             return f"This keeps them in fp32: scheme.with_rest('fp16', keep_fp32={tuple(entries)})."

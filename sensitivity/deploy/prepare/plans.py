@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
 
-from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target
-from sensitivity.deploy.prepare.plan import Basis, Plan, make_basis, make_plan
+from sensitivity.deploy.prepare.basis import Basis, make_basis
+from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, check_deployable
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.errors import CalibrationError
+from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
+from sensitivity.perturb.kept import around
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Scheme
 from sensitivity.weights import weights_digest
@@ -54,3 +60,54 @@ class Plans:
         if self._basis is None or self._basis.digest != weights_digest(self._model):
             self._basis = make_basis(self._model, self._layers, self._example_inputs)
         return self._basis
+
+
+def make_plan(
+    model: nn.Module,
+    basis: Basis,
+    scheme: Scheme,
+    calibrations: Sequence[Calibration] = (),
+    *,
+    target: Target = ANY_ENGINE,
+) -> Plan:
+    """Decide once what simulation, export and engine will compute.
+
+    Args:
+        model: The model that the basis was made of.
+        basis: Its folded copy.
+        scheme: Which layer gets which recipe.
+        calibrations: Activation ranges; the last one that fits a recipe is used.
+        target: What the plan is for; layers that it does not run well in int8 are left out, each with its reason.
+
+    Raises:
+        ExportError: If a recipe cannot be expressed as Q/DQ.
+        LayerNotFoundError: If a rule of the scheme selects no layer.
+        CalibrationError: If activations are to be quantized and no ranges are known.
+    """
+    recipes = resolve(scheme, basis.layers, model=basis.layers.model)
+    check_deployable(recipes, basis.layers, target)
+    perturber = Perturber(model, calibrations)  # knows which ranges belong to which weights
+    needy = [recipe for recipe in recipes.values() if recipe.needs_calibration]
+    ranges = {recipe.digest: perturber.calibration_for(recipe) for recipe in needy}
+    plan = Plan(basis, scheme, recipes, {}, ranges, target, fused=not target.capabilities.rounds_every_node)
+    refuses = target.refuses_layer
+    if refuses is not None:
+        plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
+    plan = plan.without(_unreached(plan))
+    kept_modules = plan.kept  # found now, while nothing is hooked
+    if scheme.rest == "fp16":
+        outside = {layer.name for layer in plan.quantized if not kept_modules.holds(around(layer.module))}
+        plan = replace(plan, half_scales=frozenset(outside))
+    return plan
+
+
+def _unreached(plan: Plan) -> dict[str, str]:
+    """Layers that have no range at one of their calls, with the reason: no calibration image reached them there."""
+    reasons: dict[str, str] = {}
+    for layer in plan.quantized:
+        for call in range(layer.calls):
+            try:
+                plan.input_params(layer, call)
+            except CalibrationError as error:
+                reasons.setdefault(layer.name, str(error))
+    return reasons

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.graph.nodes import node_name
 from sensitivity.deploy.graph.qdq import QdqGraph

@@ -16,7 +16,8 @@ from collections.abc import Mapping, Sequence
 from math import prod
 from typing import Any
 
-from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.integer import codes_of, verify_graph

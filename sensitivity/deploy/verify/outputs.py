@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import keystr, tree_flatten_with_path
 
-from sensitivity.deploy.deployed import Deployed, EngineModule
+from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engine_module import EngineModule
 from sensitivity.deploy.prepare.measures import sqnr_of_all_db
 from sensitivity.deploy.prepare.signature import opened
 from sensitivity.records.verification import Gates, OutputCheck

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sensitivity.contracts import EngineLayer, Task
-from sensitivity.deploy.deployed import Deployed, DeployedPart
+from sensitivity.deploy.deployed import Deployed
+from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.verify.first_difference import first_differences
 from sensitivity.deploy.verify.latency import compare_with_float, is_simulation
 from sensitivity.deploy.verify.layer_alone import local_agreement

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.deploy.graph import export as exporting
+from sensitivity.deploy.prepare.basis import one_sample
 from sensitivity.deploy.prepare.measures import sqnr_db
-from sensitivity.deploy.prepare.plan import one_sample
 from sensitivity.deploy.prepare.signature import Tree, signature_of
 from sensitivity.errors import EngineError, ExportError
 from tests.deploy.nets import NETS, SharedHead, build, images

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.contracts import EngineLayer
-from sensitivity.deploy.deployed import deploy
+from sensitivity.deploy.deploy import deploy
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.omission import OmissionKind
