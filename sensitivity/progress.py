@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import html
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator
+from importlib import import_module
 from typing import Any, TypeAlias
 
 Watcher: TypeAlias = Callable[[int, int, str], None]
@@ -23,6 +26,12 @@ def watching(total: int | None, wanted: bool | None) -> Iterator[Watcher | None]
     if wanted is False or (wanted is None and not (notebook or sys.stderr.isatty())):
         yield None
         return
+    with _in_notebook(total) if notebook else _in_terminal(total) as watch:
+        yield watch
+
+
+@contextlib.contextmanager
+def _in_terminal(total: int | None) -> Iterator[Watcher]:
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -40,14 +49,49 @@ def watching(total: int | None, wanted: bool | None) -> Iterator[Watcher | None]
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    console = Console() if notebook else Console(stderr=True)
-    with Progress(*columns, console=console) as bar:
+    with Progress(*columns, console=Console(stderr=True)) as bar:
         row = bar.add_task("sweep", total=total)
 
         def watch(done: int, _: int, layer: str) -> None:
             bar.update(row, completed=done, description=layer)
 
         yield watch
+
+
+UPDATE_EVERY_S = 0.2
+"""Seconds between two updates in a notebook: each is a message to the browser."""
+
+
+@contextlib.contextmanager
+def _in_notebook(total: int | None) -> Iterator[Watcher]:
+    """A bar of plain HTML: rich's needs ipywidgets, and prints a warning in its place where that is not installed."""
+    page = import_module("IPython.display")  # there wherever ipykernel is, and not installed where types are checked
+    started = last_update = time.monotonic()
+    state = (0, "")
+
+    def shown() -> Any:
+        done, layer = state
+        return page.HTML(_bar_html(done, total, layer, seconds=time.monotonic() - started))
+
+    def watch(done: int, _: int, layer: str) -> None:
+        nonlocal state, last_update
+        state = (done, layer)
+        if time.monotonic() - last_update >= UPDATE_EVERY_S:
+            handle.update(shown())
+            last_update = time.monotonic()
+
+    handle = page.display(shown(), display_id=True)
+    try:
+        yield watch
+    finally:
+        handle.update(shown())
+
+
+def _bar_html(done: int, total: int | None, layer: str, *, seconds: float) -> str:
+    """A bar with the steps done, the time, and which layer is running."""
+    share = f' value="{done}" max="{total}"' if total else ""
+    steps = f"{done}/{total}" if total else str(done)
+    return f"<progress{share}></progress> <code>{steps}, {seconds:.0f} s</code> {html.escape(layer)}"
 
 
 def counted(
