@@ -11,10 +11,11 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sensitivity"
 
-GROUND = {"errors", "records", "contracts"}
+GROUND = {"errors", "records", "contracts", "markup"}
 MAY_IMPORT = {
     "errors": set(),
-    "records": {"errors"},
+    "markup": set(),
+    "records": {"errors", "markup"},
     "contracts": {"errors", "records"},
     "interception": set(),
     "turns": set(),
@@ -26,7 +27,7 @@ MAY_IMPORT = {
     "progress": {"errors"},
     "score": GROUND | {"turns"},
     "sweep": GROUND | {"layers", "quantize", "perturb", "progress", "score", "interception", "turns", "weights"},
-    "report": {"errors", "records"},
+    "report": {"errors", "records", "markup"},
     "advise": {"errors", "records"},
     "deploy": GROUND | {"layers", "quantize", "perturb", "score", "weights"},
     "search": GROUND | {"layers", "quantize", "perturb", "progress", "score", "sweep", "advise", "deploy"},
@@ -49,7 +50,18 @@ INNER_FLOORS = {
         *("deploy", "verify"),
     ),
 }
-NO_TORCH = {"errors", "records", "contracts", "report", "advise", "study", "verification", "tuned", "diagnosis"}
+NO_TORCH = {
+    "errors",
+    "markup",
+    "records",
+    "contracts",
+    "report",
+    "advise",
+    "study",
+    "verification",
+    "tuned",
+    "diagnosis",
+}
 
 
 def sources() -> list[Path]:

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, overload
 
 from sensitivity.errors import LayerNotFoundError
 from sensitivity.layers.select import select
+from sensitivity.markup.elements import Markup, element, listed, table
+from sensitivity.markup.view import view
 from sensitivity.records import Layer, SkippedModule
 from sensitivity.records.arguments import checked
 
@@ -14,6 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SHOWN_ROWS = 200
+OPENED_ROWS = 40
+_VIEWED = ("name", "module", "kind", "role", "traits", "norm", "activation", "calls", "parameters", "macs")
 
 
 class LayerTable(Sequence[Layer]):
@@ -99,9 +103,36 @@ class LayerTable(Sequence[Layer]):
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
-        columns = ["name", "module", "kind", "role", "traits", "norm", "activation", "calls", "parameters", "macs"]
-        html: str = self.to_frame()[columns].to_html(index=False)
-        return f"<p>{len(self)} layers of {self.model}</p>{html}"
+        return _view(self)
+
+
+def _view(layers: LayerTable) -> str:
+    """The layers by stage, each stage to be opened and shut; small models have all of them open."""
+    stages: dict[str, list[Layer]] = {}
+    for layer in layers:
+        stages.setdefault(layer.stage, []).append(layer)
+    parts = [_stage_view(name, part, opened=len(layers) <= OPENED_ROWS) for name, part in stages.items()]
+    skipped = listed(f"not a layer: {module.module}: {module.reason}" for module in layers.skipped)
+    return view(element("strong", f"{len(layers)} layers of {layers.model}"), *parts, skipped)
+
+
+def _stage_view(name: str, layers: Sequence[Layer], *, opened: bool) -> Markup:
+    rows = [
+        (
+            *(layer.name, layer.module, layer.kind, layer.role, " ".join(sorted(layer.flags))),
+            *(layer.norm or "", layer.activation or "", str(layer.calls), f"{layer.parameters:,}"),
+            "" if layer.macs is None else f"{layer.macs:,}",
+        )
+        for layer in layers
+    ]
+    parameters = sum(layer.parameters for layer in layers)
+    counted = "1 layer" if len(layers) == 1 else f"{len(layers)} layers"
+    return element(
+        "details",
+        element("summary", f"{name}: {counted}, {parameters:,} parameters"),
+        table(_VIEWED, rows, numeric=(*[False] * 7, *[True] * 3)),
+        open=opened,
+    )
 
 
 def _row(layer: Layer) -> tuple[str, ...]:

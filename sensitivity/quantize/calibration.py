@@ -23,6 +23,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from sensitivity.errors import CalibrationError, RecipeError
+from sensitivity.markup.elements import described, element
+from sensitivity.markup.view import view
 from sensitivity.quantize.cures.statistics import InputStatistics, Statistics
 from sensitivity.records import QuantSpec, Recipe
 from sensitivity.records.arguments import check, check_fields, checked
@@ -186,13 +188,26 @@ class Calibration:
         )
 
     def __repr__(self) -> str:
-        layers = len({point.layer for part in self.parts for point in part.ranges})
-        ways = [
+        ways = self._ways
+        shown = [*ways[:3], *([f"{len(ways) - 3} more"] if len(ways) > 3 else [])]
+        return f"Calibration({self.images} images, {self._layer_count} layers: {'; '.join(shown)})"
+
+    def _repr_html_(self) -> str:
+        title = f"Calibration of {self._layer_count} layers on {self.images:,} images"
+        facts = [("observed as", way) for way in self._ways]
+        return view(element("strong", title), described([*facts, ("weights (digest)", self.model)]))
+
+    @property
+    def _layer_count(self) -> int:
+        return len({point.layer for part in self.parts for point in part.ranges})
+
+    @property
+    def _ways(self) -> list[str]:
+        """How the tensors were observed, one text for each part."""
+        return [
             f"{part.spec.format} {part.spec.granularity} {part.spec.observer} at placement {part.placement}"
             for part in self.parts
         ]
-        shown = [*ways[:3], *([f"{len(ways) - 3} more"] if len(ways) > 3 else [])]
-        return f"Calibration({self.images} images, {layers} layers: {'; '.join(shown)})"
 
     @cached_property
     def digest(self) -> str:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.markup.elements import described, element
+from sensitivity.markup.view import view
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.formats import find_format, is_our_format
 from sensitivity.records.observers import Granularity, find_observer, observers_that
@@ -87,6 +89,20 @@ class QuantSpec:
 
     def __repr__(self) -> str:
         return _as_call(self, always=("format", "granularity"))
+
+    @property
+    def words(self) -> str:
+        """How numbers are quantized, for people, e.g. ``int8 per-channel, symmetric, range by minmax``."""
+        observer = f"{self.percentile:g} % of the values" if self.observer == "percentile" else self.observer
+        parts = [
+            f"{self.format} {self.granularity}",
+            "symmetric" if self.symmetric else "affine",
+            f"range by {observer}",
+        ]
+        parts += [f"groups of {self.group_size}"] if self.group_size is not None else []
+        parts += [f"axis {self.axis}"] if self.axis is not None else []
+        parts += [f"every {self.sample_every}th value observed"] if self.sample_every != 1 else []
+        return ", ".join(parts)
 
     def _check_no_integer(self) -> None:
         if not self.symmetric:
@@ -206,6 +222,17 @@ class Recipe:
 
     def __repr__(self) -> str:
         return _as_call(self, always=("name",))
+
+    def _repr_html_(self) -> str:
+        facts = [
+            ("weights", "in float" if self.weights is None else self.weights.words),
+            ("activations", "in float" if self.activations is None else self.activations.words),
+            *([] if self.pruning is None else [("pruning", repr(self.pruning))]),
+        ]
+        facts += [("placement", self.placement), ("calibration", "needed" if self.needs_calibration else "not needed")]
+        facts += [("bias correction", "yes")] if self.bias_correction else []
+        facts += [("rounding", self.rounding)] if self.rounding != "nearest" else []
+        return view(element("strong", f"Recipe {self.name}"), described(facts))
 
     @property
     def needs_calibration(self) -> bool:

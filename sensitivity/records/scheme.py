@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
+from sensitivity.markup.elements import element, table
+from sensitivity.markup.view import view
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.files import load_json, write_json
 from sensitivity.records.layer import Layer
@@ -95,6 +97,19 @@ class Scheme:
 
     def __repr__(self) -> str:
         """The rules as a table, with the reasons of those that protect."""
+        wide = max((len(rule.pattern) for rule in self.rules), default=0)
+        return "\n".join([self._title, *(f"  {self._line(rule, wide)}" for rule in self.rules)])
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (rule.pattern, rule.recipe.name if rule.recipe else "protected", self.reasons.get(rule.pattern, ""))
+            for rule in self.rules
+        ]
+        return view(element("strong", self._title), table(("layers", "recipe", "reason"), rows))
+
+    @property
+    def _title(self) -> str:
+        """What the scheme is about, in one line."""
         facts = [
             f"{len(self.rules) or 'no'} rule{'s' if len(self.rules) != 1 else ''}",
             *([f"{self.size_bytes} bytes"] if self.size_bytes is not None else []),
@@ -103,8 +118,7 @@ class Scheme:
             *([f"the other layers in {self.rest}"] if self.rest != "fp32" else []),
             *([f"{', '.join(self.keep_fp32)} in fp32"] if self.keep_fp32 else []),
         ]
-        wide = max((len(rule.pattern) for rule in self.rules), default=0)
-        return "\n".join([f"Scheme: {', '.join(facts)}", *(f"  {self._line(rule, wide)}" for rule in self.rules)])
+        return f"Scheme: {', '.join(facts)}"
 
     @property
     def _shown_drop(self) -> str:

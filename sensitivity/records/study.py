@@ -9,6 +9,8 @@ from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 from sensitivity.errors import StudyError
+from sensitivity.markup.elements import element, table
+from sensitivity.markup.view import view
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
@@ -41,6 +43,13 @@ class Score:
     metric: str
     unit: str
     images: int
+
+    def _repr_html_(self) -> str:
+        scale = 100.0 if self.unit == "%" else 1.0
+        title = f"{self.metric} {scale * self.value:.4g} {self.unit}".rstrip()
+        rows = [(name, f"{scale * number:.4g}") for name, number in self.metrics.items()]
+        header = ("metric", f"value ({self.unit})" if self.unit else "value")
+        return view(element("strong", f"{title} on {self.images:,} images"), table(header, rows, numeric=(False, True)))
 
 
 class Status(StrEnum):

@@ -7,10 +7,10 @@ from dataclasses import asdict, fields
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sensitivity.records import markup
+from sensitivity.markup import elements
+from sensitivity.markup.view import view
 from sensitivity.records.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
 from sensitivity.report.markdown import escaped, table
-from sensitivity.report.view import view
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -71,19 +71,19 @@ def html(record: VerificationRecord, picture: str = "") -> str:
         picture: An ``<svg>`` element to show above the table.
     """
     return view(
-        markup.element("strong", title(record)),
+        elements.element("strong", title(record)),
         facts_list(record),
-        markup.Markup(picture),
-        markup.table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
+        elements.Markup(picture),
+        elements.table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
     )
 
 
-def facts_list(record: VerificationRecord) -> markup.Markup:
+def facts_list(record: VerificationRecord) -> elements.Markup:
     """What was compared beside the layers, as a list in which what fails stands out."""
-    return markup.element(
+    return elements.element(
         "ul",
         *(
-            markup.element("li", f"{name}: {text} {verdict}".strip(), class_=_class(verdict))
+            elements.element("li", f"{name}: {text} {verdict}".strip(), class_=_class(verdict))
             for name, text, verdict in facts(record)
         ),
     )

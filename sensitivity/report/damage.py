@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sensitivity.markup.elements import element, listed, table
+from sensitivity.markup.view import view
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
-from sensitivity.records.markup import element, listed, table
-from sensitivity.report.view import view
 
 if TYPE_CHECKING:
     import pandas as pd

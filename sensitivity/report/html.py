@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sensitivity.records.markup import Markup, described, element, table
+from sensitivity.markup.elements import Markup, described, element, table
+from sensitivity.markup.view import view
 from sensitivity.report.facts import study_facts
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import rows
-from sensitivity.report.view import view
 
 WORST = 10
 

@@ -6,9 +6,9 @@ from collections import Counter
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from sensitivity.records.markup import element, listed, table
+from sensitivity.markup.elements import element, listed, table
+from sensitivity.markup.view import view
 from sensitivity.records.tuned import Step, TunedRecord
-from sensitivity.report.view import view
 
 if TYPE_CHECKING:
     import pandas as pd

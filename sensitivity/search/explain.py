@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 
 from sensitivity.contracts import Task
+from sensitivity.markup.elements import element, listed
+from sensitivity.markup.view import view
 from sensitivity.search.proposals import CURED_GROUPS, SUSPECTS
 from sensitivity.search.search import EQUALIZED_CANDIDATES, RELEASED, ROUNDS, Space
 from sensitivity.search.tune import COMPARED_IMAGES, Request, Subject, space_of
@@ -59,6 +61,10 @@ class TuneExplanation:
             f"a pass takes {duration(self.pass_s)} unperturbed and {duration(self.quantized_pass_s)} quantized",
         ]
         return "\n".join([*lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        title, *facts = str(self).split("\n")
+        return view(element("strong", title), listed(facts))
 
 
 def explain_tune(subject: Subject, task: Task, request: Request, *, stop: Confidence | None) -> TuneExplanation:

@@ -17,6 +17,8 @@ from torch import nn
 
 from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, Task
 from sensitivity.errors import TaskError
+from sensitivity.markup.elements import element, listed
+from sensitivity.markup.view import view
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.state import ModelState
@@ -81,6 +83,10 @@ class Explanation:
             f"{self.predictions_bytes / 2**20:.3g} MiB of memory, or of disk with store=",
         ]
         return "\n".join([*lines, *self.notes])
+
+    def _repr_html_(self) -> str:
+        title, *facts = str(self).split("\n")
+        return view(element("strong", title), listed(facts))
 
 
 def explain(

@@ -8,6 +8,7 @@ from typing import Any
 from matplotlib.colors import to_hex, to_rgb
 from matplotlib.lines import Line2D
 
+from sensitivity.markup.ink import PAGE
 from sensitivity.records import Layer
 from sensitivity.records.verdict import Verdict
 from sensitivity.report import style
@@ -16,9 +17,9 @@ _MARKERS = {"diamond": "D", "triangle-down": "v", "square": "s", "circle": "o"}
 MARKER_SIZES = {"D": 4.6, "v": 6.4, "s": 5.0, "o": 5.2}  # points; of about equal weight to the eye
 
 GREY = "#444444"
-INTERVAL_COLOUR = style.PAGE["interval"].light
-FAILED_COLOUR = style.PAGE["failed"].light
-BASELINE_COLOUR = style.PAGE["baseline"].light
+INTERVAL_COLOUR = PAGE["interval"].light
+FAILED_COLOUR = PAGE["failed"].light
+BASELINE_COLOUR = PAGE["baseline"].light
 PALE = 0.45  # share of its own colour in the marker of a harmless layer
 
 

@@ -9,8 +9,8 @@ from typing import Self
 import pandas as pd
 
 from sensitivity.errors import StudyError
+from sensitivity.markup.elements import joined
 from sensitivity.records import StudyRecord
-from sensitivity.records.markup import joined
 from sensitivity.records.study import RecipeLike
 from sensitivity.report import style
 from sensitivity.report.page.document import Section

@@ -13,8 +13,8 @@ from importlib.resources import files
 from typing import Any
 
 from sensitivity.errors import MissingPackageError
-from sensitivity.records.markup import Markup, element, joined
-from sensitivity.report.view import style_sheet
+from sensitivity.markup.elements import Markup, element, joined
+from sensitivity.markup.view import style_sheet
 
 SCRIPTS = ("view.js", "table.js", "dips.js", "points.js", "page.js")
 """Files of the page's own script, in the order in which a browser reads them."""
@@ -70,7 +70,7 @@ def document(title: str, lead: Sequence[str], sections: Sequence[Section], data:
         element("meta", name="color-scheme", content="light dark"),
         element("meta", http_equiv="Content-Security-Policy", content=_ALLOWED),
         element("title", title),
-        element("style", style_sheet()),
+        element("style", style_sheet(), Markup(_resource("page.css"))),
     )
     scripts = [
         element("script", _json(data), type="application/json", id="data"),

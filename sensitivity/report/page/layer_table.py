@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sensitivity.markup.elements import Markup
 from sensitivity.records.diagnosis import DiagnosisRecord
-from sensitivity.records.markup import Markup
 from sensitivity.report.page.sortable import line, sortable
 from sensitivity.report.page.study_data import causes_and_cures
 from sensitivity.report.reading import Reading

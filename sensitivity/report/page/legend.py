@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from sensitivity.records.markup import Markup, element, joined
+from sensitivity.markup.elements import Markup, element, joined
+from sensitivity.markup.ink import Ink
 from sensitivity.report import style
 from sensitivity.report.reading import Reading
 
@@ -45,7 +46,7 @@ def dips_legend(reading: Reading, recipes: tuple[str, ...]) -> Markup:
     return element("ul", *entries, class_="legend", aria_label="Legend")
 
 
-def entry(words: str, shape: str, look: str, ink: style.Ink | None = None) -> Markup:
+def entry(words: str, shape: str, look: str, ink: Ink | None = None) -> Markup:
     """One entry: a small mark and what it means.
 
     Args:
@@ -57,7 +58,7 @@ def entry(words: str, shape: str, look: str, ink: style.Ink | None = None) -> Ma
     return element("li", _mark(shape, look, ink), words)
 
 
-def _mark(shape: str, look: str, ink: style.Ink | None) -> Markup:
+def _mark(shape: str, look: str, ink: Ink | None) -> Markup:
     """A small picture of a mark, which readers of the screen need not hear of."""
     path = element("path", d=_OUTLINES[shape])
     colours = None if ink is None else _colours(ink)
@@ -66,7 +67,7 @@ def _mark(shape: str, look: str, ink: style.Ink | None) -> Markup:
     )
 
 
-def _colours(ink: style.Ink) -> str:
+def _colours(ink: Ink) -> str:
     return f"--light: {ink.light}; --dark: {ink.dark}"
 
 

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from sensitivity.records.markup import Markup, element, joined
+from sensitivity.markup.elements import Markup, element, joined
+from sensitivity.markup.ink import Ink
 from sensitivity.report.page.legend import entry
 from sensitivity.report.page.numbers import finite
-from sensitivity.report.style import Ink
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from sensitivity.records.markup import Markup, element, joined
+from sensitivity.markup.elements import Markup, element, joined
 
 LONG = 60
 """Letters of a cell from which on it is broken into lines."""

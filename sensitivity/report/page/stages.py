@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.records import Layer, Measurement
-from sensitivity.records.markup import Markup, element, joined
 from sensitivity.records.verdict import Verdict
 from sensitivity.report.dip import stage_runs
 from sensitivity.report.reading import Reading

@@ -6,8 +6,8 @@ import json
 from dataclasses import dataclass, field
 
 from sensitivity.errors import StudyError
+from sensitivity.markup.elements import Markup, described, element, joined, listed
 from sensitivity.records.diagnosis import DiagnosisRecord
-from sensitivity.records.markup import Markup, described, element, joined, listed
 from sensitivity.records.study import RecipeLike
 from sensitivity.records.tuned import TunedRecord
 from sensitivity.records.verification import VerificationRecord

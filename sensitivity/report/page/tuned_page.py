@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sensitivity.records.markup import Markup, described, element, joined
+from sensitivity.markup.elements import Markup, described, element, joined
 from sensitivity.records.tuned import Step, StepKind, TunedRecord
 from sensitivity.report import path, style
 from sensitivity.report.page.document import Section, document

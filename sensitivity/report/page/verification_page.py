@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 
-from sensitivity.records.markup import Markup, described, joined
+from sensitivity.markup.elements import Markup, described, joined
 from sensitivity.records.verification import PASSING, LayerCheck, LayerStatus, VerificationRecord
 from sensitivity.report import agreement, style
 from sensitivity.report.page.document import Section, document

@@ -5,8 +5,8 @@ from __future__ import annotations
 from functools import cache
 from importlib.resources import files
 
-from sensitivity.records.markup import Markup, element, joined
-from sensitivity.report import style
+from sensitivity.markup.elements import Markup, element, joined
+from sensitivity.markup.ink import sheet
 
 
 def view(*parts: str) -> Markup:
@@ -21,4 +21,4 @@ def view(*parts: str) -> Markup:
 @cache
 def style_sheet() -> Markup:
     """The style of pages and notebook views."""
-    return Markup(style.sheet() + (files("sensitivity.report.page") / "page.css").read_text(encoding="utf-8"))
+    return Markup(sheet() + (files("sensitivity.markup") / "view.css").read_text(encoding="utf-8"))
