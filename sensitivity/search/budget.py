@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from sensitivity.records import Recipe
+from sensitivity.records.size import layer_bytes
+from sensitivity.search.assignment import uniform
 from sensitivity.search.groups import Group
+from sensitivity.search.side import Side
+from sensitivity.search.space import Space, runs_in_integers
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,39 @@ class Option:
     recipe: Recipe | None
     noise: float
     cost: float
+
+
+def budget_of(space: Space) -> float:
+    """What the options may cost together: bytes, or seconds beyond those with every layer quantized."""
+    goal, latency = space.goal, space.latency
+    if goal.size_bytes is not None:
+        return float(goal.size_bytes)
+    return math.inf if goal.latency_s is None or latency is None else goal.latency_s - latency.quantized_s
+
+
+def options_of(space: Space, side: Side) -> tuple[list[Option], int]:
+    """Every group with every recipe, alone in the float network, and the passes over the compared images it took."""
+    ways = [
+        (group, recipe)
+        for group in space.groups
+        for recipe in space.candidates
+        if not any(layer.name in space.refused.get(recipe.name, {}) for layer in group)
+    ]
+    fidelities = side.of([uniform(group, recipe) for group, recipe in ways], replay=True)
+    options = [Option(group, None, 0.0, _cost(space, group, None)) for group in space.groups]
+    for (group, recipe), fidelity in zip(ways, fidelities, strict=True):
+        if fidelity is not None:
+            options.append(Option(group, recipe, fidelity.noise, _cost(space, group, recipe)))
+    return options, len(ways)
+
+
+def _cost(space: Space, group: Group, recipe: Recipe | None) -> float:
+    """What a group takes of the budget."""
+    if space.goal.size_bytes is not None:
+        return float(sum(layer_bytes(layer, recipe) for layer in group))
+    if space.latency is None or runs_in_integers(recipe):
+        return 0.0
+    return sum(space.latency.extra_s(layer.name) for layer in group)
 
 
 def cheapest(options: Sequence[Option]) -> float:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sensitivity.errors import SensitivityError, TaskError
-from sensitivity.records import Layer, Recipe
-from sensitivity.records.latency import Latency
-from sensitivity.records.size import layer_bytes
-from sensitivity.records.tuned import Goal, Step, StepKind
-from sensitivity.search.assignment import Assignment, bytes_under, changed, uniform
-from sensitivity.search.budget import Option, least_noise
+from sensitivity.records import Recipe
+from sensitivity.records.tuned import Step, StepKind
+from sensitivity.search.assignment import Assignment, bytes_under, changed
+from sensitivity.search.budget import Option, budget_of, least_noise, options_of
 from sensitivity.search.groups import Group
 from sensitivity.search.proposals import Proposal, propose
 from sensitivity.search.side import MakeSide, Side
+from sensitivity.search.space import Space, drop_of
 from sensitivity.search.trials import Trial
 
 ROUNDS = 3
@@ -28,84 +27,6 @@ EQUALIZED_CANDIDATES = 2
 
 RELEASED = 8
 """Protected groups, the least needed first, that are tried in int8 again once the goal is met."""
-
-
-ROUNDING = 1e-9
-"""By how much a drop may exceed the target, in its unit, and still count as equal to it."""
-
-
-@dataclass(frozen=True)
-class Space:
-    """What a search may choose from.
-
-    Attributes:
-        layers: All layers of the model.
-        groups: The same, those together that move together.
-        candidates: The recipes.
-        refused: Layers that a recipe does not fit, with the reason, by the recipe's name.
-        goal: What is to be reached.
-        scale: What stored drops are multiplied by for people.
-        latency: What each layer takes on the engine, quantized and in float; None where nobody measured it.
-    """
-
-    layers: Sequence[Layer]
-    groups: Sequence[Group]
-    candidates: Sequence[Recipe]
-    refused: Mapping[str, Mapping[str, str]]
-    goal: Goal
-    scale: float
-    latency: Latency | None = None
-
-    def everywhere(self, recipe: Recipe) -> Assignment:
-        """A recipe for every group that it fits."""
-        refused = self.refused.get(recipe.name, {})
-        fitting = [group for group in self.groups if not any(layer.name in refused for layer in group)]
-        return uniform([layer for group in fitting for layer in group], recipe)
-
-    def price(self, layer: Layer) -> float:
-        """What leaving a layer in float costs: seconds where the engine tells, multiply-adds and bytes otherwise."""
-        if self.latency is not None:
-            return max(self.latency.extra_s(layer.name), 0.0)
-        return float((layer.macs or 0) + layer.weight_bytes)
-
-    def seconds_under(self, assignment: Assignment) -> float | None:
-        """Seconds that the engine is expected to take; None where it does not tell the time of single layers."""
-        if self.latency is None:
-            return None
-        slow = [layer for layer in self.layers if not runs_in_integers(assignment.get(layer))]
-        return self.latency.quantized_s + sum(self.latency.extra_s(layer.name) for layer in slow)
-
-    def cost(self, assignment: Assignment) -> tuple[float, float]:
-        """What a scheme costs: what its layers in float cost, then its bytes."""
-        slow = [layer for layer in self.layers if not runs_in_integers(assignment.get(layer))]
-        return sum(map(self.price, slow)), float(bytes_under(self.layers, assignment))
-
-    def meets(self, trial: Trial) -> bool:
-        """Whether a scheme meets the goal; its latency as the sum of its layers, until the engine has run it."""
-        if math.isinf(drop_of(trial)) or self.over_budget(trial.assignment) > 0.0:
-            return False
-        return self.goal.max_drop is None or drop_of(trial) * self.scale <= self.goal.max_drop + ROUNDING
-
-    def over_budget(self, assignment: Assignment) -> float:
-        """Bytes and seconds beyond what the goal allows, each as a share of that; 0 within the budget."""
-        beyond = 0.0
-        if self.goal.size_bytes is not None:
-            beyond += max(0.0, bytes_under(self.layers, assignment) / self.goal.size_bytes - 1.0)
-        seconds = self.seconds_under(assignment)
-        if self.goal.latency_s is not None and seconds is not None:
-            beyond += max(0.0, seconds / self.goal.latency_s - 1.0)
-        return beyond
-
-
-def runs_in_integers(recipe: Recipe | None) -> bool:
-    """Whether a layer multiplies integers: both weight and activations are quantized."""
-    return recipe is not None and recipe.weights is not None and recipe.activations is not None
-
-
-def drop_of(trial: Trial) -> float:
-    """The drop as stored; infinite where the measurement failed."""
-    drop = trial.measurement.drop
-    return math.inf if drop is None or math.isnan(drop) else drop
 
 
 class Search:
@@ -193,8 +114,9 @@ class Search:
 
     def _within_budget(self) -> None:
         """What the solver chooses, measured; nothing where no choice is within the budget."""
-        space, options, passes = self.space, *self._options()
-        chosen = least_noise(options, self._budget())
+        space = self.space
+        options, passes = options_of(space, self._side)
+        chosen = least_noise(options, budget_of(space))
         assignment: Assignment = {}
         for option in chosen or ():
             if option.recipe is not None:
@@ -213,39 +135,7 @@ class Search:
             predicted_db=None if fidelity is None else _decibel(fidelity.signal, sum(o.noise for o in chosen)),
             output_db=None if fidelity is None else fidelity.sqnr_db,
         )
-        self._try([plan], passes=passes + self._share(1))
-
-    def _budget(self) -> float:
-        """What the options may cost together: bytes, or seconds beyond those with every layer quantized."""
-        goal, latency = self.space.goal, self.space.latency
-        if goal.size_bytes is not None:
-            return float(goal.size_bytes)
-        return math.inf if goal.latency_s is None or latency is None else goal.latency_s - latency.quantized_s
-
-    def _options(self) -> tuple[list[Option], float]:
-        """Every group with every recipe, alone in the float network, and the passes that it took."""
-        space = self.space
-        ways = [
-            (group, recipe)
-            for group in space.groups
-            for recipe in space.candidates
-            if not any(layer.name in space.refused.get(recipe.name, {}) for layer in group)
-        ]
-        fidelities = self._side.of([uniform(group, recipe) for group, recipe in ways], replay=True)
-        options = [Option(group, None, 0.0, self._takes(group, None)) for group in space.groups]
-        for (group, recipe), fidelity in zip(ways, fidelities, strict=True):
-            if fidelity is not None:
-                options.append(Option(group, recipe, fidelity.noise, self._takes(group, recipe)))
-        return options, self._share(len(ways))
-
-    def _takes(self, group: Group, recipe: Recipe | None) -> float:
-        """What a group takes of the budget."""
-        if self.space.goal.size_bytes is not None:
-            return float(sum(layer_bytes(layer, recipe) for layer in group))
-        latency = self.space.latency
-        if latency is None or runs_in_integers(recipe):
-            return 0.0
-        return sum(latency.extra_s(layer.name) for layer in group)
+        self._try([plan], passes=self._share(passes + 1))
 
     def _layer_by_layer(self) -> None:
         space = self.space

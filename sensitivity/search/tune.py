@@ -37,8 +37,9 @@ from sensitivity.search.assignment import bytes_under, scheme_of
 from sensitivity.search.candidates import check_candidates, runnable, usual_candidates
 from sensitivity.search.groups import groups_of
 from sensitivity.search.noise import OutputNoise
-from sensitivity.search.search import Search, Space, drop_of
+from sensitivity.search.search import Search
 from sensitivity.search.side import Apart, Side
+from sensitivity.search.space import Space, drop_of
 from sensitivity.search.trials import Trial, Trials
 from sensitivity.sweep.arguments import stored_stop
 from sensitivity.sweep.run import Settings

@@ -7,18 +7,13 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
-import numpy as np
-import torch
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
-
 from sensitivity.contracts import Batch
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import as_array, choose_positions, predicted_positions, run_on
 from sensitivity.tasks.fingerprint import describe, fingerprint
-
-UPDATED_AT_ONCE = 64
-"""Most samples that one call of a metric's ``update`` gets."""
+from sensitivity.tasks.loader_batches import LoaderBatches
+from sensitivity.tasks.samples import alone, as_tree, chunks, joined, split
 
 
 @runtime_checkable
@@ -93,7 +88,7 @@ class LoaderTask:
                 f"metric={metric!r:.120} has no update, compute and reset. Give an object such as "
                 "torchmetrics.classification.MulticlassAccuracy(num_classes=10)."
             )
-        self._loader = _Loader(loader, unpack, per_sample=per_sample)
+        self._loader = LoaderBatches(loader, unpack, per_sample=per_sample)
         self._metric = copy.deepcopy(metric)
         self._metric.reset()
         self._adapter = adapter
@@ -137,10 +132,10 @@ class LoaderTask:
         outputs = run_on(model, batch.inputs)
         predictions = outputs if self._adapter is None else self._adapter(outputs, batch.context)
         if not self._loader.per_sample:
-            return [{"prediction": _as_tree(predictions), "target": _as_tree(batch.context)}]
+            return [{"prediction": as_tree(predictions), "target": as_tree(batch.context)}]
         count = len(batch.images)
-        pairs = zip(_split(predictions, count, "predictions"), _split(batch.context, count, "targets"), strict=True)
-        return [{"prediction": _as_tree(prediction), "target": _as_tree(target)} for prediction, target in pairs]
+        pairs = zip(split(predictions, count, "predictions"), split(batch.context, count, "targets"), strict=True)
+        return [{"prediction": as_tree(prediction), "target": as_tree(target)} for prediction, target in pairs]
 
     @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
@@ -158,9 +153,9 @@ class LoaderTask:
         predicted_positions(predictions, len(self))
         metric = copy.deepcopy(self._metric)
         units = list(predictions.values())
-        for chunk in _chunks(units) if self._loader.per_sample else ([unit] for unit in units):
-            joined = _join if self._loader.per_sample else _only
-            metric.update(joined([unit["prediction"] for unit in chunk]), joined([unit["target"] for unit in chunk]))
+        for chunk in chunks(units) if self._loader.per_sample else ([unit] for unit in units):
+            batch = joined if self._loader.per_sample else alone
+            metric.update(batch([unit["prediction"] for unit in chunk]), batch([unit["target"] for unit in chunk]))
         return self._numbers(metric.compute())
 
     def _numbers(self, computed: Any) -> dict[str, float]:
@@ -186,230 +181,6 @@ class LoaderTask:
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
         settings = [describe(part) for part in (self._adapter, self._score, self._loader.per_sample)]
         return fingerprint([kind, self._data_digest, *_metric_parts(self._metric), *settings])
-
-
-class _Loader:
-    """A loader whose samples, or batches, have positions."""
-
-    def __init__(self, loader: Iterable[Any], unpack: Callable[[Any], Any] | None, *, per_sample: bool) -> None:
-        self.per_sample = per_sample
-        self._unpack = unpack
-        if isinstance(loader, DataLoader) and isinstance(loader.sampler, RandomSampler):
-            raise TaskError("loader= shuffles, so that positions mean nothing. Make the DataLoader with shuffle=False.")
-        if isinstance(loader, Iterator):
-            raise TaskError("loader= can be iterated once only. Give a DataLoader, or a list of batches.")
-        self._loader = loader
-        self._subsets = (
-            per_sample
-            and isinstance(loader, DataLoader)
-            and not isinstance(loader.dataset, IterableDataset)
-            and isinstance(loader.sampler, SequentialSampler)
-            and loader.batch_size is not None
-            and not loader.drop_last
-        )
-        self._sizes = self._count()
-        if not sum(self._sizes):
-            raise TaskError("loader= gives no batches.")
-
-    def __len__(self) -> int:
-        return sum(self._sizes)
-
-    def _count(self) -> list[int]:
-        """Units in each batch."""
-        if self._subsets:
-            first = next(iter(self._loader), None)
-            if first is not None:
-                self._pair(first)
-            return [len(self._loader.dataset)]  # type: ignore[attr-defined]
-        sizes = [_batch_length(self._pair(batch)[0]) for batch in self._loader]
-        return sizes if self.per_sample else [1] * len(sizes)
-
-    def _pair(self, batch: Any) -> tuple[tuple[Any, ...], Any]:
-        unpacked = batch if self._unpack is None else self._unpack(batch)
-        if not isinstance(unpacked, list | tuple) or len(unpacked) != 2:
-            raise TaskError(
-                f"loader= gives batches of {type(unpacked).__name__}, not pairs (inputs, targets). Give unpack=, which "
-                "makes such a pair of a batch."
-            )
-        inputs, targets = unpacked
-        return (tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)), targets
-
-    def batches(self, positions: tuple[int, ...]) -> Iterator[Batch]:
-        if self._subsets:
-            yield from self._of_subset(positions)
-            return
-        runs = list(_runs(positions, np.cumsum([0, *self._sizes])))
-        for run, batch in zip(runs, self._in_order([run.batch for run in runs]), strict=True):
-            inputs, targets = self._pair(batch)
-            if self.per_sample:
-                count = self._sizes[run.batch]
-                inputs = tuple(_pick(value, run.offsets, count) for value in inputs)
-                targets = _pick(targets, run.offsets, count)
-            yield Batch(inputs=inputs, images=run.positions, context=targets)
-
-    def _in_order(self, numbers: list[int]) -> Iterator[Any]:
-        """The loader's batches of these numbers; kept in memory only where they are asked for out of order."""
-        if numbers == sorted(set(numbers)):
-            wanted = set(numbers)
-            yield from (batch for number, batch in enumerate(self._loader) if number in wanted)
-        else:
-            held = {number: batch for number, batch in enumerate(self._loader) if number in numbers}
-            yield from (held[number] for number in numbers)
-
-    def _of_subset(self, positions: tuple[int, ...]) -> Iterator[Batch]:
-        loader: Any = self._loader
-        subset = DataLoader(
-            Subset(loader.dataset, positions),
-            batch_size=loader.batch_size,
-            collate_fn=loader.collate_fn,
-            num_workers=loader.num_workers,
-            worker_init_fn=loader.worker_init_fn,
-        )
-        first = 0
-        for batch in subset:
-            inputs, targets = self._pair(batch)
-            last = min(first + loader.batch_size, len(positions))
-            yield Batch(inputs=inputs, images=positions[first:last], context=targets)
-            first = last
-
-    def digest(self) -> str:
-        return fingerprint(part for batch in self._loader for part in _leaves(self._pair(batch)))
-
-
-class _Run:
-    """Positions that follow one another and lie in one batch."""
-
-    def __init__(self, batch: int, positions: tuple[int, ...], offsets: list[int]) -> None:
-        self.batch = batch
-        self.positions = positions
-        self.offsets = offsets
-
-
-def _runs(positions: Sequence[int], first: Any) -> Iterator[_Run]:
-    start = 0
-    batches = [int(np.searchsorted(first, position, side="right")) - 1 for position in positions]
-    for i in range(1, len(positions) + 1):
-        if i == len(positions) or batches[i] != batches[start]:
-            chosen = tuple(positions[start:i])
-            yield _Run(batches[start], chosen, [position - int(first[batches[start]]) for position in chosen])
-            start = i
-
-
-def _batch_length(inputs: tuple[Any, ...]) -> int:
-    sized = [value for value in inputs if isinstance(value, torch.Tensor | np.ndarray) and value.ndim]
-    if sized:
-        return len(sized[0])
-    return len(inputs[0]) if inputs and isinstance(inputs[0], list | tuple) else 1
-
-
-def _pick(value: Any, offsets: list[int], count: int) -> Any:
-    """The samples at some offsets of a batch, in the batch's own form; what has no batch dimension as it is."""
-    if isinstance(value, torch.Tensor | np.ndarray):
-        return value[offsets] if value.ndim and len(value) == count else value
-    if isinstance(value, Mapping):
-        return {key: _pick(part, offsets, count) for key, part in value.items()}
-    if _is_by_sample(value, count):
-        return [value[offset] for offset in offsets]
-    return tuple(_pick(part, offsets, count) for part in value) if isinstance(value, tuple) else value
-
-
-def _is_by_sample(value: Any, count: int) -> bool:
-    """Whether a value is a list with an element for each sample; a tuple is one where its elements are dicts."""
-    if not isinstance(value, list | tuple) or len(value) != count:
-        return False
-    return isinstance(value, list) or all(isinstance(element, Mapping) for element in value)
-
-
-def _split(value: Any, count: int, noun: str) -> list[Any]:
-    """A batch's tree as one tree for each sample.
-
-    Raises:
-        PredictionError: If something in it is not one for each sample.
-    """
-    if isinstance(value, torch.Tensor | np.ndarray) and value.ndim and len(value) == count:
-        return list(value)
-    if isinstance(value, Mapping):
-        parts = {key: _split(part, count, noun) for key, part in value.items()}
-        return [{key: part[i] for key, part in parts.items()} for i in range(count)]
-    if _is_by_sample(value, count):
-        return list(value)
-    if isinstance(value, tuple):
-        columns = [_split(part, count, noun) for part in value]
-        return [tuple(column[i] for column in columns) for i in range(count)]
-    described = tuple(value.shape) if hasattr(value, "shape") else type(value).__name__
-    raise PredictionError(
-        f"the {noun} {described} cannot be told apart for {count} samples. Return one for each sample from adapter=, "
-        "or set per_sample=False, so that a batch is the unit."
-    )
-
-
-def _as_tree(value: Any) -> Any:
-    """Tensors as arrays, so that predictions can be kept; bfloat16 as float32."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        return (value.float() if value.dtype == torch.bfloat16 else value).numpy().copy()
-    if isinstance(value, Mapping):
-        return {str(key): _as_tree(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_tree(part) for part in value]
-    return value
-
-
-def _as_tensors(value: Any) -> Any:
-    if isinstance(value, np.ndarray | np.generic):
-        return torch.from_numpy(np.array(value))
-    if isinstance(value, Mapping):
-        return {key: _as_tensors(part) for key, part in value.items()}
-    if isinstance(value, list | tuple):
-        return [_as_tensors(part) for part in value]
-    return value
-
-
-def _chunks(units: Sequence[Any]) -> Iterator[list[Any]]:
-    """Units that can be updated at once: their arrays have the same shapes."""
-    chunk: list[Any] = []
-    for unit in units:
-        if chunk and (len(chunk) == UPDATED_AT_ONCE or _shapes(unit) != _shapes(chunk[0])):
-            yield chunk
-            chunk = []
-        chunk.append(unit)
-    if chunk:
-        yield chunk
-
-
-def _shapes(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _shapes(part) for key, part in value.items()}
-    return np.shape(value) if isinstance(value, np.ndarray | np.generic | int | float) else type(value).__name__
-
-
-def _join(values: list[Any]) -> Any:
-    """Samples as one batch: arrays and numbers stacked, dicts (a detector's) as a list of them."""
-    if isinstance(values[0], np.ndarray | np.generic | int | float):
-        return torch.from_numpy(np.stack([np.asarray(value) for value in values]))
-    return [_as_tensors(value) for value in values]
-
-
-def _only(values: list[Any]) -> Any:
-    return _as_tensors(values[0])
-
-
-def _leaves(value: Any) -> Iterator[str | bytes]:
-    if isinstance(value, torch.Tensor):
-        value = _as_tree(value)
-    if isinstance(value, np.ndarray):
-        yield f"{value.shape} {value.dtype}"
-        yield value.tobytes()
-    elif isinstance(value, Mapping):
-        for key, part in value.items():
-            yield str(key)
-            yield from _leaves(part)
-    elif isinstance(value, list | tuple):
-        yield f"{len(value)}"
-        for part in value:
-            yield from _leaves(part)
-    else:
-        yield describe(value)
 
 
 def _direction(metric: Any, higher_is_better: bool | None) -> bool:
