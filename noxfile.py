@@ -26,6 +26,9 @@ QUICK_TESTS = (
 )
 """Seconds each: what is broken everywhere shows here first."""
 
+FAMILY_TESTS = ("tests/tasks/connectors", "tests/examples/test_families.py")
+"""Tests that need torchvision and the families' packages; elsewhere they skip."""
+
 COVERED_ROOMS = ("records", "advise", "quantize", "layers")
 """Rooms whose own tests measure coverage. The other rooms' tests take minutes and are not traced."""
 COVERED_FROM_ABOVE = ("search", "deploy/prepare/test_equalized.py")
@@ -80,7 +83,7 @@ def connectors(session: nox.Session) -> None:
         session.install("torch==2.14.1", "torchvision==0.29.1")
         families = "torchvision,ultralytics,transformers,timm,effdet,smp,openvino"
         session.install("-e", f".[{families}]", "pytest>=8.2", "pytest-xdist>=3.5", "hypothesis>=6.100", "scipy>=1.15")
-    pytest(session, "-q", "-n", "0", "-W", "ignore", "tests/tasks/connectors")
+    pytest(session, "-q", "-n", "0", "-W", "ignore", *FAMILY_TESTS)
     pages = ("tests/docs", "tests/notebooks")  # those that need a family's package; `tests` runs the others
     pytest(session, "-q", "-n", "0", "-W", "ignore", *pages, "-k", "known_family or 02_a_detector")
 
