@@ -194,8 +194,8 @@ class ConnectorSuite:
             behind = POST_PROCESSING & {node.op_type for node in part.part.graph.graph.node}
             assert not behind, f"the graph of {part.path or 'the whole model'} holds {sorted(behind)}"
         with torch.no_grad():
-            expected, found = (_predicted(connected, model, _images()[:1]) for model in (connected.model, deployed))
-        _assert_agree(found, expected, self.tolerance)
+            expected, of_engine = (_predicted(connected, model, _images()[:1]) for model in (connected.model, deployed))
+        _assert_agree(of_engine, expected, self.tolerance)
 
     def test_a_setting_that_the_family_has_not_is_refused(self, network: Any) -> None:
         """In a sentence with those that it has."""
@@ -208,7 +208,7 @@ class ConnectorSuite:
         connected = self._connected(network)
         batches = [_images()] if at_once else [[image] for image in _images()]
         with torch.no_grad():
-            return [found for batch in batches for found in _predicted(connected, connected.model, batch)]
+            return [prediction for batch in batches for prediction in _predicted(connected, connected.model, batch)]
 
 
 def _refused(call: Callable[[], object]) -> str:

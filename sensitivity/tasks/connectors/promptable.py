@@ -72,8 +72,10 @@ class ForPrompts:
             inputs = self.processor(images=image, return_tensors="pt", **_listed(some)).to(device)
             if embeddings is None:
                 embeddings = model.get_image_embeddings(inputs["pixel_values"])
-            asked = {key: inputs[key] for key in ("input_boxes", "input_points", "input_labels") if key in inputs}
-            outputs = model(image_embeddings=embeddings, **asked, multimask_output=True)
+            prompt_inputs = {
+                key: inputs[key] for key in ("input_boxes", "input_points", "input_labels") if key in inputs
+            }
+            outputs = model(image_embeddings=embeddings, **prompt_inputs, multimask_output=True)
             masks.append(self._original(outputs.pred_masks, inputs))
             ious.append(as_array(outputs.iou_scores[0]))
         return np.concatenate(masks), np.concatenate(ious)
