@@ -1,13 +1,24 @@
-"""Who may import whom, read from the sources: no forbidden arrow, no cycle, hooks in one file."""
+"""Who may import whom, read from the sources: no forbidden arrow, no cycle, hooks in one file. How names are chosen."""
 
 from __future__ import annotations
 
 import ast
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
+
+from tests.naming import (
+    SOURCES,
+    asserts_that_act,
+    complaints,
+    docstrings_inside_functions,
+    empty_names,
+    parsed,
+    replaced_words,
+)
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sensitivity"
 
@@ -206,3 +217,64 @@ def test_every_module_imports_in_a_fresh_interpreter() -> None:
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
     result = subprocess.run([sys.executable, "-W", "error", "-c", code, *names], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr[-2000:]
+
+
+def test_a_variable_says_what_it_holds() -> None:
+    assert complaints(empty_names) == []
+
+
+def test_a_name_uses_the_word_of_the_field() -> None:
+    assert complaints(replaced_words) == []
+
+
+def test_no_assert_has_an_effect_that_python_without_asserts_would_lack() -> None:
+    assert complaints(asserts_that_act) == []
+
+
+def test_functions_inside_functions_have_no_docstring() -> None:
+    assert complaints(docstrings_inside_functions) == []
+
+
+def test_public_classes_do_not_share_a_name() -> None:
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path in SOURCES:
+        for node in parsed(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(str(path.relative_to(PACKAGE)))
+    assert len(homes) > 100
+    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+
+
+@pytest.mark.parametrize(
+    ("source", "named"),
+    [
+        ("def f(one):\n    return one", "one in line 1"),
+        ("def f(x):\n    found = x\n    return found", "found in line 2"),
+        ("f = [given for given in range(3)]", "given in line 1"),
+        ("with open('x') as it:\n    pass", "it in line 1"),
+        ("for number, told in enumerate('x'):\n    pass", "told in line 1"),
+        ("g = lambda there: there", "there in line 1"),
+    ],
+)
+def test_an_empty_name_is_seen_wherever_it_is_bound(source: str, named: str) -> None:
+    assert empty_names(source) == [named]
+
+
+def test_fields_of_classes_are_not_taken_for_variables() -> None:
+    assert empty_names("class Step:\n    what: str\n    kept = 3") == []
+
+
+@pytest.mark.parametrize("source", ["class Disturber: ...", "def able_to_be_disturbed(): ...", "bending_parts = 3"])
+def test_a_word_that_the_field_does_not_use_is_seen(source: str) -> None:
+    [message] = replaced_words(source)
+    assert "say perturb" in message or "say nonlinearity" in message
+
+
+@pytest.mark.parametrize("condition", ["(n := f())", "names.pop()", "f(3) == 4"])
+def test_an_assert_that_acts_is_seen(condition: str) -> None:
+    assert asserts_that_act(f"assert {condition}") == [f"assert {condition}"]
+
+
+def test_a_docstring_inside_a_function_is_seen() -> None:
+    source = 'def outer():\n    """Public."""\n    def inner():\n        """Noise."""'
+    assert docstrings_inside_functions(source) == ["inner in line 3"]

@@ -14,7 +14,7 @@ from sensitivity.records import Recipe, StudyInfo, StudyRecord
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.note import Note, NoteKind
 from sensitivity.sweep.plan import Direction
-from sensitivity.sweep.scoring import Outcome
+from sensitivity.sweep.scoring import SweepOutcome
 from sensitivity.sweep.stopping.judge import LEVEL
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import calibration_images
@@ -24,7 +24,7 @@ LIKELY_FRACTIONS = (0.001, 0.02)  # from 0.1 to 2 points: tolerances were fracti
 
 
 def study_record(
-    outcome: Outcome,
+    outcome: SweepOutcome,
     task: Task,
     layers: LayerTable,
     recipes: Sequence[Recipe],

@@ -25,7 +25,7 @@ from sensitivity.sweep.passes.in_process import InProcess, Passes, Unit
 from sensitivity.sweep.passes.workers import Distributed, Job
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.reach import find_unreached
-from sensitivity.sweep.scoring import Outcome, Scoring
+from sensitivity.sweep.scoring import Scoring, SweepOutcome
 from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.stopping.judge import Judge, judge_of
 from sensitivity.sweep.stopping.race import Confidence
@@ -65,7 +65,7 @@ def sweep(
     settings: Settings | None = None,
     store: Store | None = None,
     watch: Watcher | None = None,
-) -> Outcome:
+) -> SweepOutcome:
     """Score the model unperturbed and in every variant.
 
     Args:

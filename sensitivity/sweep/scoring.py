@@ -28,7 +28,7 @@ _DECIDED = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class SweepOutcome:
     """What a sweep found.
 
     Attributes:
@@ -75,7 +75,7 @@ class Scoring:
         self._hurried = False  # somebody did
         self._scores = True  # until it happens again
 
-    def outcome(self, variants: Sequence[Variant], notes: Sequence[Note]) -> Outcome:
+    def outcome(self, variants: Sequence[Variant], notes: Sequence[Note]) -> SweepOutcome:
         """Score everything.
 
         Args:
@@ -96,7 +96,7 @@ class Scoring:
             count, why = len(self._without_bounds), self._without_bounds[0]
             text = f"no interval for {count} of {len(variants)} measurements: {why}"
             self._notes.append(Note(NoteKind.NO_INTERVAL, text))
-        return Outcome(baseline, rows, [*self._results.notes, *notes, *self._notes], self._judge.meaning)
+        return SweepOutcome(baseline, rows, [*self._results.notes, *notes, *self._notes], self._judge.meaning)
 
     def _baseline(self) -> Score:
         try:

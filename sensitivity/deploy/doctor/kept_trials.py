@@ -77,11 +77,11 @@ def _file_of(kind: EngineKind) -> Path | None:
 @lru_cache(maxsize=1)
 def cpu_facts() -> tuple[str, ...]:
     """What tells one kind of CPU from another: its name and instructions, where the system tells them."""
-    told = [platform.machine(), platform.processor(), platform.system()]
+    facts = [platform.machine(), platform.processor(), platform.system()]
     with contextlib.suppress(OSError):
         lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
-        told += sorted({line.strip() for line in lines if line.startswith(("flags", "Features", "model name"))})
-    return tuple(told)
+        facts += sorted({line.strip() for line in lines if line.startswith(("flags", "Features", "model name"))})
+    return tuple(facts)
 
 
 def cache_folder() -> Path | None:

@@ -48,20 +48,20 @@ class Comparison:
             StudyError: If a recipe is unknown, or left out where a study has several.
         """
         try:
-            theirs = other.recipe_name(other_recipe)
+            other_name = other.recipe_name(other_recipe)
         except StudyError as error:
             raise StudyError(f"other_recipe: {error}") from error
-        return cls(study, study.recipe_name(recipe), other, theirs)
+        return cls(study, study.recipe_name(recipe), other, other_name)
 
     @property
     def names(self) -> tuple[str, str]:
         """How the two are told apart: by what differs between them."""
-        mine = {"model": self.study.model, "task": self.study.task, "recipe": self.recipe}
-        theirs = {"model": self.other.model, "task": self.other.task, "recipe": self.other_recipe}
-        differing = [key for key in mine if mine[key] != theirs[key]]
+        own = {"model": self.study.model, "task": self.study.task, "recipe": self.recipe}
+        others = {"model": self.other.model, "task": self.other.task, "recipe": self.other_recipe}
+        differing = [key for key in own if own[key] != others[key]]
         if not differing:
             return f"{self.recipe}, this study", f"{self.recipe}, the other study"
-        return ", ".join(mine[key] for key in differing), ", ".join(theirs[key] for key in differing)
+        return ", ".join(own[key] for key in differing), ", ".join(others[key] for key in differing)
 
     def frame(self) -> pd.DataFrame:
         """Drops and ranks of both, one row for each layer; see ``report.table.compare``."""
@@ -71,10 +71,10 @@ class Comparison:
 def comparison_finding(comparison: Comparison) -> str:
     """How much the two agree, and the layer whose rank differs most."""
     frame = comparison.frame()
-    mine, theirs = comparison.names
+    own_name, other_name = comparison.names
     common = frame.dropna(subset=["drop", "drop_other"])
     correlation = frame.attrs["rank_correlation"]
-    text = f"Against {theirs}, {len(common)} layers can be compared with {mine}"
+    text = f"Against {other_name}, {len(common)} layers can be compared with {own_name}"
     if isnan(correlation):
         return f"{text}; their ranks cannot be correlated."
     text += f"; the rank correlation of their drops is {correlation:.2f}."
@@ -88,15 +88,15 @@ def comparison_finding(comparison: Comparison) -> str:
 def comparison_section(comparison: Comparison) -> Section:
     """A chart of both drops, and the table."""
     frame = comparison.frame()
-    mine, theirs = comparison.names
-    header = ("layer", "kind", "role", f"drop, {mine}", f"drop, {theirs}", "rank", "rank there")
+    own_name, other_name = comparison.names
+    header = ("layer", "kind", "role", f"drop, {own_name}", f"drop, {other_name}", "rank", "rank there")
     numeric = (False, False, False, True, True, True, True)
     lines = [
         line(cells, numeric, data_row=place if ABSENT not in cells[3:5] else None)
         for place, cells in enumerate(_rows(frame))
     ]
     table = sortable("comparison-table", header, numeric, lines, "layer, kind, role ...", points=CHART)
-    return Section("compared", f"Compared with {theirs}", joined(comparison_chart(comparison).markup(), table))
+    return Section("compared", f"Compared with {other_name}", joined(comparison_chart(comparison).markup(), table))
 
 
 def comparison_chart(comparison: Comparison) -> PointChart:
@@ -120,13 +120,13 @@ def comparison_chart(comparison: Comparison) -> PointChart:
                 place,
             )
         )
-    mine, theirs = comparison.names
+    own_name, other_name = comparison.names
     words = {shape: word for word, shape in style.SHAPE_WORDS.items()}
     return PointChart(
         CHART,
-        f"Drop of every layer in {mine} against that in {theirs}",
-        Axis(f"drop, {mine}{_unit(comparison.study)}"),
-        Axis(f"drop, {theirs}{_unit(comparison.other)}"),
+        f"Drop of every layer in {own_name} against that in {other_name}",
+        Axis(f"drop, {own_name}{_unit(comparison.study)}"),
+        Axis(f"drop, {other_name}{_unit(comparison.other)}"),
         [
             Group(f"{kind}, {words[shape]}", style.kind_ink(kind), shape, marks)
             for (kind, shape), marks in sorted(groups.items())
