@@ -7,7 +7,8 @@ and of light share, such as the colour of a line, is in ``markup.ink``.
 
 from __future__ import annotations
 
-from sensitivity.markup.ink import Ink
+from sensitivity.markup.ink import PAGE, Ink
+from sensitivity.records.diagnosis import DamageCause
 from sensitivity.records.tuned import StepKind
 from sensitivity.records.verdict import Verdict
 from sensitivity.records.verification import LayerStatus
@@ -58,10 +59,30 @@ STATUS_LOOKS = {
     LayerStatus.NOT_CHECKED: (KIND_INKS["res"], "x-thin"),
     LayerStatus.SIMULATED_ONLY: (OTHER_INK, "x-thin"),
 }
+CAUSE_INKS = {
+    DamageCause.OUTLIERS: KIND_INKS["mb"],
+    DamageCause.ONE_SIDED: KIND_INKS["fmb"],
+    DamageCause.UNEVEN_CHANNELS: KIND_INKS["res"],
+    DamageCause.WEIGHTS: OTHER_INK,
+    DamageCause.BIAS_SHIFT: KIND_INKS["csp"],
+    DamageCause.SATURATION: Ink("#6a3d9a", "#b79be0"),
+}
+CURED_INK = STATUS_LOOKS[LayerStatus.VERIFIED][0]
+SERIES_INKS = tuple(KIND_INKS[kind] for kind in ("fmb", "res", "att", "csp", "independent"))
+"""Colours of curves that are of no kind, one after the other."""
+
+DROP_COLOURS = ("#f5f5f5", "#fdd49e", "#fc8d59", "#d7301f", "#6b0000")
+"""From no drop to the largest one: lighter to darker, so that grey tells the same."""
+GAIN_COLOUR, NO_DROP_COLOUR = "#c6dbef", "#d0d0d0"
+
 ENGINE_INK = Ink("#7b3294", "#c58ad8")
 
-TITLE_POINTS, TEXT_POINTS, SMALL_POINTS = 11, 9, 8
-"""Text sizes of pictures."""
+# what pictures, which are drawn on white paper, have in common
+PAPER, TEXT, QUIET, GRID, BASELINE, FAILED = (
+    PAGE[name].light for name in ("paper", "text", "quiet", "line", "baseline", "failed")
+)
+TICK, BAND, PALE = "#999999", "#f4f4f4", "#b9b9bd"
+TITLE_POINTS, TEXT_POINTS, SMALL_POINTS, LAYER_POINTS = 11, 9, 8, 7
 
 
 def kind_ink(kind: str) -> Ink:

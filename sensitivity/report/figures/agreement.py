@@ -40,7 +40,7 @@ def agreement(record: VerificationRecord) -> Picture:
     threshold = record.gates.code_share
     axes.axhline(
         threshold,
-        color="#222222",
+        color=style.BASELINE,
         linewidth=0.8,
         linestyle="--",
         gid="threshold",
@@ -73,4 +73,4 @@ def _draw(axes: Axes, layers: Sequence[LayerCheck]) -> None:
     axes.yaxis.set_minor_locator(NullLocator())
     axes.set_yticklabels(list(_TICKS.values()))
     axes.set_xlim(-0.7, len(layers) - 0.3)
-    draw_layer_axis(axes, [check.layer for check in layers], ylabel="codes that differ", ylabel_size=9)
+    draw_layer_axis(axes, [check.layer for check in layers], ylabel="codes that differ", ylabel_size=style.TEXT_POINTS)

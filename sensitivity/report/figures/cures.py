@@ -9,20 +9,14 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from sensitivity.errors import StudyError
-from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.records.diagnosis import DiagnosisRecord, Finding
+from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.layer_axis import draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture
 
-_COLOURS = {
-    DamageCause.OUTLIERS: "#d55e00",
-    DamageCause.ONE_SIDED: "#0072b2",
-    DamageCause.UNEVEN_CHANNELS: "#e69f00",
-    DamageCause.WEIGHTS: "#cc79a7",
-    DamageCause.BIAS_SHIFT: "#56b4e9",
-    DamageCause.SATURATION: "#6a3d9a",
-}
-_UNKNOWN, _HARMLESS, _CURED, _FLOAT = "#5c5c5c", "#b9b9bd", "#1b7f5c", "#b00020"
+_UNKNOWN, _HARMLESS = style.KIND_INKS["independent"].light, style.PALE
+_CURED, _FLOAT = style.CURED_INK.light, style.FAILED
 _INCHES_A_LAYER, _FEWEST_INCHES = 0.13, 6.5
 _LEFT, _RIGHT, _ABOVE, _HEIGHT = 0.75, 2.35, 0.55, 3.4  # inches
 _INCHES_A_LETTER = 0.058
@@ -48,8 +42,8 @@ def cures(record: DiagnosisRecord, *, label: int) -> Picture:
     picture = Picture(width, height)
     axes = picture.add_axes((_LEFT / width, below / height, inner / width, _HEIGHT / height))
     _limit(axes, record)
-    axes.axhline(record.enough_db, color="#222222", linewidth=0.8, linestyle="--", gid="enough")
-    axes.axhspan(axes.get_ylim()[0], record.enough_db, color="#b00020", alpha=0.05, linewidth=0)
+    axes.axhline(record.enough_db, color=style.BASELINE, linewidth=0.8, linestyle="--", gid="enough")
+    axes.axhspan(axes.get_ylim()[0], record.enough_db, color=style.FAILED, alpha=0.05, linewidth=0)
     for position, finding in enumerate(record):
         _draw(axes, position, finding, axes.get_ylim()[1])
     _finish(axes, record)
@@ -61,7 +55,7 @@ def colour_of(finding: Finding) -> str:
     """The colour of a layer's main cause; grey where it is not hurt."""
     if not finding.hurt:
         return _HARMLESS
-    return _UNKNOWN if finding.cause is None else _COLOURS[finding.cause]
+    return _UNKNOWN if finding.cause is None else style.CAUSE_INKS[finding.cause].light
 
 
 def _limit(axes: Axes, record: DiagnosisRecord) -> None:
@@ -121,7 +115,7 @@ def _covered(axes: Axes, record: DiagnosisRecord) -> Sequence[Bbox]:
 
 def _finish(axes: Axes, record: DiagnosisRecord) -> None:
     ylabel = "SQNR of the model's outputs (dB)\nwith this layer alone quantized"
-    draw_layer_axis(axes, [finding.layer for finding in record], ylabel=ylabel, ylabel_size=8.5)
+    draw_layer_axis(axes, [finding.layer for finding in record], ylabel=ylabel, ylabel_size=style.TEXT_POINTS)
     saved = sum(finding.cured_db is not None and finding.cured_db >= record.enough_db for finding in record.hurt)
     title = f"{record.model}, {record.recipe.name}: {len(record.hurt)} of {len(record)} layers are hurt, {saved} cured"
     title += f", only float saves {len(record.needs_float)}" if record.needs_float else ""
@@ -131,7 +125,7 @@ def _finish(axes: Axes, record: DiagnosisRecord) -> None:
 
 def _handles(record: DiagnosisRecord) -> list[Line2D]:
     present = {finding.cause for finding in record.hurt}
-    handles = [_dot(colour, f"main cause: {cause}") for cause, colour in _COLOURS.items() if cause in present]
+    handles = [_dot(ink.light, f"main cause: {cause}") for cause, ink in style.CAUSE_INKS.items() if cause in present]
     if None in present:
         handles.append(_dot(_UNKNOWN, "no cause found"))
     handles.append(_dot(_HARMLESS, "not hurt"))
@@ -142,7 +136,7 @@ def _handles(record: DiagnosisRecord) -> list[Line2D]:
     if record.needs_float:
         handles.append(_dot(_FLOAT, "only float saves it"))
         handles[-1].set(marker="s", markersize=9, markerfacecolor="none")
-    handles.append(Line2D([], [], linestyle="--", color="#222222", label=f"hurt below {record.enough_db:.1f} dB"))
+    handles.append(Line2D([], [], linestyle="--", color=style.BASELINE, label=f"hurt below {record.enough_db:.1f} dB"))
     return handles
 
 

@@ -10,6 +10,7 @@ from sensitivity.errors import StudyError
 from sensitivity.records import Layer, StudyRecord
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.study import RecipeLike
+from sensitivity.report import style
 from sensitivity.report.dip import Dip, dips_of
 from sensitivity.report.figures.marks import layer_handles, other_handles, verdict_handles
 from sensitivity.report.figures.page import Page
@@ -48,7 +49,9 @@ def dips(reading: Reading, *, recipe: RecipeLike | None = None, label: int = 5) 
         set_limits(axes, reading, panel)
         draw(axes, reading, panel)
         label_worst(axes, reading, panel, name, label)
-        axes.set_ylabel(_y_label(reading, name if len(panels) > 1 else None), fontsize=9, parse_math=False)
+        axes.set_ylabel(
+            _y_label(reading, name if len(panels) > 1 else None), fontsize=style.TEXT_POINTS, parse_math=False
+        )
     return page.picture
 
 

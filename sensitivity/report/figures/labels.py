@@ -14,10 +14,12 @@ from matplotlib.path import Path
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
+from sensitivity.report import style
+
 Boxes = npt.NDArray[np.float64]
 """Boxes in pixels, one in each row: left, bottom, right, top."""
 
-_STYLE: dict[str, Any] = {"fontsize": 8, "linespacing": 1.1, "parse_math": False}
+_STYLE: dict[str, Any] = {"fontsize": style.SMALL_POINTS, "linespacing": 1.1, "parse_math": False}
 _GAP = 7.0  # pixels between a point and its label
 _MARGIN = 3.0  # pixels around a label that had better be free
 _REACH = (0.0, 0.5, 1.2, 2.0, 3.0, 4.5, 6.5)  # how far to look for a free place, in heights of the text
@@ -141,6 +143,6 @@ def _draw(axes: Axes, label: Label, place: Place) -> Text:
     to_data = axes.transData.inverted().transform
     if place.leader is not None:
         ends = to_data(place.leader)
-        axes.plot(ends[:, 0], ends[:, 1], color="#555555", linewidth=0.6, zorder=4.5, gid="leader")
+        axes.plot(ends[:, 0], ends[:, 1], color=style.QUIET, linewidth=0.6, zorder=4.5, gid="leader")
     x, y = to_data(((place.box.x0 + place.box.x1) / 2, (place.box.y0 + place.box.y1) / 2))
     return axes.text(x, y, label.text, ha="center", va="center", zorder=6, gid="label", **_STYLE)

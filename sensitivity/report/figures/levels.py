@@ -17,6 +17,7 @@ from matplotlib.text import Text
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.study import RecipeLike
+from sensitivity.report import style
 from sensitivity.report.dip import stage_runs
 from sensitivity.report.figures.page import stack
 from sensitivity.report.figures.picture import Picture
@@ -27,8 +28,6 @@ _TITLE_HEIGHT, _STAGE_ROW, _MOST_STAGE_ROWS = 0.8, 0.17, 4
 _ROW, _LEAST_HEIGHT = 0.36, 1.1
 _LEAST_WIDTH, _LEAST_PITCH, _USUAL_PITCH, _USUAL_WIDTH = 4.6, 0.145, 0.22, 13.0
 _BAR_GAP, _BAR_WIDTH = 0.18, 0.14
-_COLOURS = ("#f5f5f5", "#fdd49e", "#fc8d59", "#d7301f", "#6b0000")
-_GAIN_COLOUR, _FAILED_COLOUR = "#c6dbef", "#d0d0d0"
 _TICK_SHARES = (0.0, 0.05, 0.25, 0.5, 1.0)
 
 Floats = npt.NDArray[np.float64]
@@ -94,7 +93,9 @@ def _drops(reading: Reading, layers: Sequence[Layer], names: Sequence[str]) -> F
 
 
 def _colours() -> Colormap:
-    return LinearSegmentedColormap.from_list("drops", _COLOURS).with_extremes(under=_GAIN_COLOUR, bad=(0, 0, 0, 0))
+    return LinearSegmentedColormap.from_list("drops", style.DROP_COLOURS).with_extremes(
+        under=style.GAIN_COLOUR, bad=(0, 0, 0, 0)
+    )
 
 
 def _canvas(layers: int, rows: int) -> tuple[Picture, Axes]:
@@ -114,19 +115,19 @@ def _draw_cells(axes: Axes, drops: Floats, colours: Colormap, norm: PowerNorm) -
 
 
 def _hatch_failures(axes: Axes, reading: Reading, layers: Sequence[Layer], names: Sequence[str], drops: Floats) -> None:
-    style: dict[str, Any] = {"facecolor": "white", "edgecolor": _FAILED_COLOUR, "hatch": "////", "lw": 0}
+    hatched: dict[str, Any] = {"facecolor": "white", "edgecolor": style.NO_DROP_COLOUR, "hatch": "////", "lw": 0}
     for row, name in enumerate(names):
         results = {m.layer for m in reading.study.of_recipe(name)}
         for column, layer in enumerate(layers):
             if np.isnan(drops[row, column]) and layer.name in results:
-                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, gid="failed", **style))
+                axes.add_patch(Rectangle((column - 0.5, row - 0.5), 1, 1, gid="failed", **hatched))
 
 
 def _mark_worst(axes: Axes, drops: Floats, norm: PowerNorm) -> None:
     for row, of_recipe in enumerate(drops):
         if np.nanmax(of_recipe, initial=0.0) > 0.0:
             worst = int(np.nanargmax(of_recipe))
-            colour = "#222222" if float(norm(of_recipe[worst])) < 0.5 else "white"
+            colour = style.BASELINE if float(norm(of_recipe[worst])) < 0.5 else "white"
             axes.plot(worst, row, marker="o", markersize=3.2, color=colour, linestyle="none", gid="worst")
 
 
@@ -134,10 +135,10 @@ def _write_names(axes: Axes, layers: Sequence[Layer], rows: Sequence[str], pitch
     axes.set_xticks(range(len(layers)))
     size = min(8.5, max(6.2, pitch * 72 * 0.62))
     axes.set_xticklabels(
-        [layer.name for layer in layers], rotation=90, fontsize=size, color="#333333", parse_math=False
+        [layer.name for layer in layers], rotation=90, fontsize=size, color=style.TEXT, parse_math=False
     )
     axes.set_yticks(range(len(rows)))
-    axes.set_yticklabels(rows, fontsize=9, color="#333333", parse_math=False)
+    axes.set_yticklabels(rows, fontsize=style.TEXT_POINTS, color=style.TEXT, parse_math=False)
     axes.tick_params(length=0, pad=4)
 
 
@@ -154,10 +155,16 @@ def _stage_names(axes: Axes, layers: Sequence[Layer]) -> list[Text]:
     names = []
     for stage, first, last in stage_runs(layers):
         if first:
-            axes.axvline(first - 0.5, color="#888888", linewidth=0.8, gid="stage")
+            axes.axvline(first - 0.5, color=style.QUIET, linewidth=0.8, gid="stage")
         place = ((first + last) / 2, 1.0)
-        style: dict[str, Any] = {"ha": "center", "va": "bottom", "fontsize": 8, "color": "#555555", "parse_math": False}
-        names.append(axes.text(*place, stage, transform=axes.get_xaxis_transform(), gid="stage-name", **style))
+        text_style: dict[str, Any] = {
+            "ha": "center",
+            "va": "bottom",
+            "fontsize": style.SMALL_POINTS,
+            "color": style.QUIET,
+            "parse_math": False,
+        }
+        names.append(axes.text(*place, stage, transform=axes.get_xaxis_transform(), gid="stage-name", **text_style))
     return names
 
 
@@ -191,9 +198,9 @@ def _draw_bar(picture: Picture, axes: Axes, reading: Reading, scale: ScalarMappa
     bar = picture.colorbar(scale, cax=place)
     ticks = [share * scale.norm.vmax for share in _TICK_SHARES]  # type: ignore[operator]
     bar.set_ticks(ticks, labels=[reading.shown(tick) for tick in ticks])
-    bar.ax.tick_params(labelsize=8, length=2, color="#999999")
+    bar.ax.tick_params(labelsize=style.SMALL_POINTS, length=2, color=style.TICK)
     bar.outline.set_visible(False)
-    bar.set_label(f"drop{f' ({reading.drop_unit.strip()})' if reading.drop_unit else ''}", fontsize=9)
+    bar.set_label(f"drop{f' ({reading.drop_unit.strip()})' if reading.drop_unit else ''}", fontsize=style.TEXT_POINTS)
 
 
 def _title(picture: Picture, heading: str, details: str, key: str) -> None:

@@ -16,10 +16,9 @@ from sensitivity.report import style
 _MARKERS = {"diamond": "D", "triangle-down": "v", "square": "s", "circle": "o"}
 MARKER_SIZES = {"D": 4.6, "v": 6.4, "s": 5.0, "o": 5.2}  # points; of about equal weight to the eye
 
-GREY = "#444444"
+GREY = style.TEXT
 INTERVAL_COLOUR = PAGE["interval"].light
-FAILED_COLOUR = PAGE["failed"].light
-BASELINE_COLOUR = PAGE["baseline"].light
+FAILED_COLOUR, BASELINE_COLOUR = style.FAILED, style.BASELINE
 PALE = 0.45  # share of its own colour in the marker of a harmless layer
 
 

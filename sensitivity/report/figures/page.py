@@ -11,6 +11,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from sensitivity.records import Layer
+from sensitivity.report import style
 from sensitivity.report.dip import stage_runs
 from sensitivity.report.figures.picture import Picture
 
@@ -58,24 +59,24 @@ class Page:
     def _prepare(self, axes: Axes) -> None:
         axes.set_xlim(-0.7, len(self._layers) - 0.3)
         axes.set_xticks([])
-        axes.tick_params(axis="y", labelsize=8, length=3, color="#999999")
-        axes.grid(axis="y", color="#dddddd", linewidth=0.6)
+        axes.tick_params(axis="y", labelsize=style.SMALL_POINTS, length=3, color=style.TICK)
+        axes.grid(axis="y", color=style.GRID, linewidth=0.6)
         axes.set_axisbelow(True)
         for side in ("top", "right"):
             axes.spines[side].set_visible(False)
         for side in ("left", "bottom"):
-            axes.spines[side].set_color("#999999")
+            axes.spines[side].set_color(style.TICK)
         for number, (_, first, last) in enumerate(stage_runs(self._layers)):
             if number % 2 == 0:
-                axes.axvspan(first - 0.5, last + 0.5, color="#f4f4f4", linewidth=0, zorder=0, gid="stage")
+                axes.axvspan(first - 0.5, last + 0.5, color=style.BAND, linewidth=0, zorder=0, gid="stage")
 
     def _write_layer_names(self, pitch: float) -> None:
         bottom = self.panels[-1]
         bottom.set_xticks(range(len(self._layers)))
         size = min(8.5, max(6.2, pitch * 72 * 0.62))
         names = [layer.name for layer in self._layers]
-        bottom.set_xticklabels(names, rotation=90, fontsize=size, color="#333333", parse_math=False)
-        bottom.tick_params(axis="x", length=2, pad=4, color="#999999")
+        bottom.set_xticklabels(names, rotation=90, fontsize=size, color=style.TEXT, parse_math=False)
+        bottom.tick_params(axis="x", length=2, pad=4, color=style.TICK)
 
     def _write_stage_names(self) -> list[Text]:
         """Stage names over the first panel, each centred on its band; their rows are set by ``_arrange``."""
@@ -88,8 +89,8 @@ class Page:
                 transform=top.get_xaxis_transform(),
                 ha="center",
                 va="bottom",
-                fontsize=8,
-                color="#555555",
+                fontsize=style.SMALL_POINTS,
+                color=style.QUIET,
                 parse_math=False,
                 gid="stage-name",
             )
@@ -104,7 +105,7 @@ class Page:
             bbox_to_anchor=(1.0 + _LEGEND_OFFSET / self._width, 1.0),
             borderaxespad=0.0,
             frameon=False,
-            fontsize=8,
+            fontsize=style.SMALL_POINTS,
             handletextpad=0.5,
         )
 

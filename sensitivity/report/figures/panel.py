@@ -10,6 +10,7 @@ from matplotlib.transforms import Bbox
 
 from sensitivity.records import StudyRecord
 from sensitivity.records.verdict import Verdict
+from sensitivity.report import style
 from sensitivity.report.dip import Dip, hang_from
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.marks import (
@@ -85,7 +86,7 @@ def _draw_baseline(axes: Axes, height: float, value: str) -> None:
         xycoords=axes.get_yaxis_transform(),
         xytext=(4, 0),
         textcoords="offset points",
-        fontsize=8,
+        fontsize=style.SMALL_POINTS,
         va="center",
         annotation_clip=False,
         gid="baseline-value",

@@ -13,13 +13,13 @@ from matplotlib.transforms import Bbox
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Score, StudyRecord
+from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.picture import Picture
 
 MIB = 2**20
 _AXES = {"size": (1 / MIB, "parameters of all layers (MiB)"), "latency": (1e3, "time of one run (ms)")}
-_CURVE_COLOURS = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9")
-_MEASURED_COLOUR = "#d55e00"
+_MEASURED_COLOUR = style.KIND_INKS["mb"].light
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +72,7 @@ def pareto(
     axes = figure.add_axes((0.11, 0.12, 0.85, 0.78))
     _draw_curves(axes, study, scale, curves)
     baseline, text = study.scale * study.baseline.value, f"baseline {shown_baseline(study)}"
-    axes.axhline(baseline, color="#222222", linewidth=0.8, linestyle="--", label=text, gid="baseline")
+    axes.axhline(baseline, color=style.BASELINE, linewidth=0.8, linestyle="--", label=text, gid="baseline")
     if points:
         _draw_measured(axes, points, front(points, study.higher_is_better))
     _finish(axes, study, words)
@@ -123,7 +123,7 @@ def _draw_curves(
             [cost * scale for cost, _ in curve],
             [study.scale * (study.baseline.value - sign * drop) for _, drop in curve],
             where="post",
-            color=_CURVE_COLOURS[number % len(_CURVE_COLOURS)],
+            color=style.SERIES_INKS[number % len(style.SERIES_INKS)].light,
             linewidth=1.6,
             label=f"{name}, worst layers protected first (predicted)",
             gid="curve",
@@ -173,13 +173,15 @@ def _finish(axes: Axes, study: StudyRecord, words: str) -> None:
     if not study.higher_is_better:
         axes.invert_yaxis()
     unit = f" ({study.unit})" if study.unit else ""
-    axes.set_ylabel(f"{study.metric}{unit}", fontsize=9, parse_math=False)
-    axes.set_xlabel(words, fontsize=9)
+    axes.set_ylabel(f"{study.metric}{unit}", fontsize=style.TEXT_POINTS, parse_math=False)
+    axes.set_xlabel(words, fontsize=style.TEXT_POINTS)
     title = f"{study.model} on {study.task}"
-    axes.set_title(title, fontsize=11, fontweight="bold", loc="left", parse_math=False)
-    axes.tick_params(labelsize=8, color="#999999")
-    axes.grid(color="#e4e4e4", linewidth=0.6)
+    axes.set_title(title, fontsize=style.TITLE_POINTS, fontweight="bold", loc="left", parse_math=False)
+    axes.tick_params(labelsize=style.SMALL_POINTS, color=style.TICK)
+    axes.grid(color=style.GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
-    axes.legend(fontsize=8, frameon=False, loc="lower right" if study.higher_is_better else "upper right")
+    axes.legend(
+        fontsize=style.SMALL_POINTS, frameon=False, loc="lower right" if study.higher_is_better else "upper right"
+    )

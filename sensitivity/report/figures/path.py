@@ -35,7 +35,7 @@ def path(record: TunedRecord) -> Picture:
         0.02,
         1 - 0.3 / height,
         title(record),
-        fontsize=11,
+        fontsize=style.TITLE_POINTS,
         fontweight="bold",
         parse_math=False,
         verticalalignment="center",
@@ -49,11 +49,11 @@ def _name(number: int, step: Step) -> str:
 
 def _draw_target(axes: Axes, record: TunedRecord) -> None:
     baseline = record.baseline.value * record.scale
-    axes.axvline(baseline, color="#222222", linewidth=1.0, linestyle="--", gid="baseline")
+    axes.axvline(baseline, color=style.BASELINE, linewidth=1.0, linestyle="--", gid="baseline")
     label = f"fp32 {shown(record.baseline.value, record)}"
     axes.annotate(
         label, (baseline, 1.0), (0, 4), xycoords=("data", "axes fraction"), textcoords="offset points",
-        horizontalalignment="center", fontsize=8, annotation_clip=False,
+        horizontalalignment="center", fontsize=style.SMALL_POINTS, annotation_clip=False,
     )  # fmt: skip
     if record.goal.max_drop is not None:
         sign = 1.0 if record.higher_is_better else -1.0
@@ -61,13 +61,20 @@ def _draw_target(axes: Axes, record: TunedRecord) -> None:
         scores = [step.score * record.scale for step in record.steps if step.score is not None]
         far = max([baseline, *scores]) if record.higher_is_better else min([baseline, *scores])
         far += sign * max(abs(far - limit), 1e-9)
-        axes.axvspan(limit, far, color="#009e73", alpha=0.10, linewidth=0, gid="target")
+        axes.axvspan(limit, far, color=style.KIND_INKS["att"].light, alpha=0.10, linewidth=0, gid="target")
 
 
 def _draw_step(axes: Axes, record: TunedRecord, row: int, step: Step) -> None:
     colour = style.STEP_INKS[step.kind].light
     if step.score is None or not isfinite(step.score):
-        axes.text(0.01, row, "failed", transform=axes.get_yaxis_transform(), fontsize=8, verticalalignment="center")
+        axes.text(
+            0.01,
+            row,
+            "failed",
+            transform=axes.get_yaxis_transform(),
+            fontsize=style.SMALL_POINTS,
+            verticalalignment="center",
+        )
         return
     score = step.score * record.scale
     if step.drop_low is not None and step.drop_high is not None:
@@ -96,7 +103,7 @@ def _beside(axes: Axes, row: int, text: str, *, bold: bool) -> None:
         row,
         text,
         transform=axes.get_yaxis_transform(),
-        fontsize=8,
+        fontsize=style.SMALL_POINTS,
         fontweight="bold" if bold else "normal",
         verticalalignment="center",
         parse_math=False,
@@ -104,7 +111,7 @@ def _beside(axes: Axes, row: int, text: str, *, bold: bool) -> None:
 
 
 def _finish(axes: Axes, record: TunedRecord, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), names, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(names)), names, fontsize=style.SMALL_POINTS, parse_math=False)
     axes.set_ylim(len(names) - 0.4, -0.6)
     scores = [step.score * record.scale for step in record.steps if step.score is not None and isfinite(step.score)]
     scores.append(record.baseline.value * record.scale)
@@ -115,17 +122,17 @@ def _finish(axes: Axes, record: TunedRecord, names: list[str]) -> None:
     for kind in kinds:
         axes.plot([], [], marker="o", linestyle="none", color=style.STEP_INKS[kind].light, label=style.STEP_WORDS[kind])
     axes.legend(
-        fontsize=7.5,
+        fontsize=style.SMALL_POINTS,
         frameon=False,
         loc="upper left",
         bbox_to_anchor=(-0.02, -0.32 / max(1, len(names)) - 0.06),
         ncols=2,
     )
     unit = f" ({record.unit})" if record.unit else ""
-    axes.set_title(f"{record.metric}{unit}", fontsize=9, loc="right", pad=16, parse_math=False)
-    axes.tick_params(axis="x", labelsize=8, color="#999999")
+    axes.set_title(f"{record.metric}{unit}", fontsize=style.TEXT_POINTS, loc="right", pad=16, parse_math=False)
+    axes.tick_params(axis="x", labelsize=style.SMALL_POINTS, color=style.TICK)
     axes.tick_params(axis="y", length=0)
-    axes.grid(color="#e4e4e4", linewidth=0.6, axis="x")
+    axes.grid(color=style.GRID, linewidth=0.6, axis="x")
     axes.set_axisbelow(True)
     for side in ("top", "right", "left"):
         axes.spines[side].set_visible(False)

@@ -12,7 +12,6 @@ from sensitivity.report.page.points import Axis, Group, Mark, PointChart
 from sensitivity.report.reading import Reading
 
 CHART = "size"
-_INKS = ("fmb", "res", "att", "csp", "independent")
 
 Curves = Mapping[str, Sequence[tuple[float, float]]]
 """Recipe to bytes of all layers' parameters, and predicted drop, with more and more of the worst layers protected."""
@@ -34,7 +33,7 @@ def size_chart(reading: Reading, curves: Curves, tuned: TunedRecord | None) -> P
     groups = [
         Group(
             f"{name}, worst layers protected first (predicted by adding up single drops, which real models do not do)",
-            style.KIND_INKS[_INKS[number % len(_INKS)]],
+            style.SERIES_INKS[number % len(style.SERIES_INKS)],
             "circle",
             [_predicted(reading, name, place, *point) for place, point in enumerate(curve)],
             joined=True,
