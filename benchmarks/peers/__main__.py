@@ -252,6 +252,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for environments and results")
     parser.add_argument("--nets", nargs="+", choices=real_nets(), default=list(real_nets()))
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
+    parser.add_argument("--without", nargs="*", default=[], help='ways to leave out, such as "AIMET AdaRound"')
     parser.add_argument("--views", type=int, default=20, help="of each image (default: %(default)s, 1,000 in all)")
     parser.add_argument("--max-drop", type=float, default=0.005, help="for ways with a target, a fraction")
     arguments = parser.parse_args()
@@ -264,6 +265,8 @@ def main() -> None:
             rows.append(our_row(bench, label, make))
         for peer in (PEERS[peer] for peer in arguments.peers):
             for variant in peer.variants:
+                if f"{peer.name} {variant}" in arguments.without:
+                    continue
                 rows.append(peer_row(bench, peer, variant, arguments.work / "environments"))
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
     print(
