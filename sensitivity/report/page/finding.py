@@ -87,8 +87,8 @@ def _causes(diagnosis: DiagnosisRecord) -> str:
 
 def _share(dips: int, layers: int) -> str:
     if not dips:
-        return f"None of {layers} layers loses"
-    return f"{dips} of {layers} layers {'loses' if dips == 1 else 'lose'}"
+        return f"None of {layers} layers is known to lose"
+    return f"{dips} of {layers} layers {_are(dips)} known to lose"
 
 
 def _are(count: int) -> str:

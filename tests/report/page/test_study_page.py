@@ -132,8 +132,9 @@ def test_the_finding_counts_and_names_the_worst_layers() -> None:
     study = with_intervals(make_study([0.0431, 0.0004, None, -0.02, 0.12]), half=0.0003)
     text = study_finding(read(study), "INT8")
     assert text.startswith(
-        "2 of 4 layers lose more than 0.10 points of miou when INT8 perturbs one alone; 2 are harmless (on 50 images). "
-        "1 layer has no result. The largest drop is that of stage4:0:0: 12.00 points [10.47, 13.53], before stage0:0:0"
+        "2 of 4 layers are known to lose more than 0.10 points of miou when INT8 perturbs one alone; 2 are "
+        "harmless (on 50 images). 1 layer has no result. The largest drop is that of stage4:0:0: 12.00 points "
+        "[10.47, 13.53], before stage0:0:0"
     )
 
 
@@ -147,7 +148,7 @@ def test_the_finding_says_where_dips_gather_only_where_others_do_not() -> None:
 def test_the_finding_of_a_harmless_network_says_so() -> None:
     text = study_finding(read(make_study([0.0, -0.001])), "INT8")
     assert text == (
-        "None of 2 layers loses more than 0.10 points of miou when INT8 perturbs one alone; "
+        "None of 2 layers is known to lose more than 0.10 points of miou when INT8 perturbs one alone; "
         "2 are harmless (on 50 images)."
     )
 
