@@ -199,6 +199,20 @@ def test_a_patch_of_nn_module_is_seen(line: str, tmp_path: Path) -> None:
     assert set(patches_of_module(tmp_path / "patch.py")) == {1}
 
 
+def test_a_wrapped_model_composes_verbs_and_inherits_nothing() -> None:
+    tree = ast.parse((PACKAGE / "wrapped" / "model.py").read_text(encoding="utf-8"))
+    [wrapped] = [node for node in tree.body if isinstance(node, ast.ClassDef)]
+    assert (wrapped.name, wrapped.bases) == ("Wrapped", [])
+    bound = {ast.unparse(node) for node in wrapped.body if isinstance(node, ast.Assign)}
+    verbs = {
+        f"{node.name} = {path.stem}.{node.name}"
+        for path in (PACKAGE / "wrapped").glob("*ing.py")
+        for node in ast.parse(path.read_text(encoding="utf-8")).body
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_")
+    }
+    assert bound == verbs
+
+
 def test_no_file_is_a_drawer_for_everything() -> None:
     drawers = {"utils", "util", "helpers", "common", "misc"}
     assert not [path for path in sources() if path.stem in drawers]
