@@ -26,7 +26,7 @@ QUICK_TESTS = (
 )
 """Seconds each: what is broken everywhere shows here first."""
 
-FAMILY_TESTS = ("tests/tasks/connectors", "tests/examples/test_families.py")
+FAMILY_TESTS = ("tests/tasks/connectors", "tests/examples/test_families.py", "tests/examples/test_norms.py")
 """Tests that need torchvision and the families' packages; elsewhere they skip."""
 
 COVERED_ROOMS = ("records", "advise", "quantize", "layers")

@@ -264,19 +264,37 @@ class Study(StudyRecord):
         write_text(path, study_page(read(self), recipe, beside))
 
     @checked(StudyError)
-    def to_markdown(self, *, recipe: RecipeLike | None = None) -> str:
-        """The layers as a table in GitHub's markdown."""
-        return markdown(read(self), recipe)
+    def to_markdown(self, *, recipe: RecipeLike | None = None, metrics: bool = False) -> str:
+        """The layers as a table in GitHub's markdown.
+
+        Args:
+            recipe: One recipe; None for all, told apart by a column of their own.
+            metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
+                drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
+        """
+        return markdown(read(self), recipe, metrics=metrics)
 
     @checked(StudyError)
-    def to_latex(self, *, recipe: RecipeLike | None = None) -> str:
-        """The layers as a LaTeX ``longtable`` with ``booktabs`` rules."""
-        return latex(read(self), recipe)
+    def to_latex(self, *, recipe: RecipeLike | None = None, metrics: bool = False) -> str:
+        """The layers as a LaTeX ``longtable`` with ``booktabs`` rules.
+
+        Args:
+            recipe: One recipe; None for all, told apart by a column of their own.
+            metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
+                drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
+        """
+        return latex(read(self), recipe, metrics=metrics)
 
     @checked(StudyError)
-    def to_rst(self, *, recipe: RecipeLike | None = None) -> str:
-        """The layers as a reStructuredText ``list-table``."""
-        return rst(read(self), recipe)
+    def to_rst(self, *, recipe: RecipeLike | None = None, metrics: bool = False) -> str:
+        """The layers as a reStructuredText ``list-table``.
+
+        Args:
+            recipe: One recipe; None for all, told apart by a column of their own.
+            metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
+                drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
+        """
+        return rst(read(self), recipe, metrics=metrics)
 
     def __repr__(self) -> str:
         return summary(read(self))

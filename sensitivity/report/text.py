@@ -9,6 +9,7 @@ from sensitivity.records import Status
 from sensitivity.records.study import RecipeLike
 from sensitivity.records.verdict import Verdict
 from sensitivity.report.markdown import one_line, table
+from sensitivity.report.metric_rows import metric_rows
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import Rows, rows
 
@@ -62,23 +63,23 @@ def counts(reading: Reading, recipe: str) -> str:
     return f"{text}; {verdicts} at a tolerance of {reading.shown_tolerance}" if verdicts else text
 
 
-def markdown(reading: Reading, recipe: RecipeLike | None = None) -> str:
+def markdown(reading: Reading, recipe: RecipeLike | None = None, *, metrics: bool = False) -> str:
     """The layers as a table in GitHub's markdown.
 
     Raises:
         StudyError: If the recipe is unknown.
     """
-    layers = rows(reading, recipe)
+    layers = _rows(reading, recipe, metrics=metrics)
     return table(layers.header, layers.body, numeric=layers.numeric)
 
 
-def latex(reading: Reading, recipe: RecipeLike | None = None) -> str:
+def latex(reading: Reading, recipe: RecipeLike | None = None, *, metrics: bool = False) -> str:
     """The layers as a LaTeX ``longtable``; needs the packages ``longtable`` and ``booktabs``.
 
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(rows(reading, recipe), _LATEX, str)
+    table = _escaped(_rows(reading, recipe, metrics=metrics), _LATEX, str)
     header, *body = (" & ".join((_guard_latex(row[0]), *row[1:])) + r" \\" for row in (table.header, *table.body))
     columns = "".join("r" if right else "l" for right in table.numeric)
     start = [r"% needs \usepackage{longtable,booktabs}", rf"\begin{{longtable}}{{{columns}}}"]
@@ -86,17 +87,21 @@ def latex(reading: Reading, recipe: RecipeLike | None = None) -> str:
     return "\n".join([*start, *head, *body, r"\end{longtable}"])
 
 
-def rst(reading: Reading, recipe: RecipeLike | None = None) -> str:
+def rst(reading: Reading, recipe: RecipeLike | None = None, *, metrics: bool = False) -> str:
     """The layers as a reStructuredText ``list-table``.
 
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(rows(reading, recipe), _RST, _guard_rst)
+    table = _escaped(_rows(reading, recipe, metrics=metrics), _RST, _guard_rst)
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (table.header, *table.body):
         lines += [f"   {'  -' if position else '* -'} {cell}" for position, cell in enumerate(row)]
     return "\n".join(lines)
+
+
+def _rows(reading: Reading, recipe: RecipeLike | None, *, metrics: bool) -> Rows:
+    return metric_rows(reading, recipe) if metrics else rows(reading, recipe)
 
 
 def _escaped(table: Rows, replacements: Mapping[str, str], guard: Callable[[str], str]) -> Rows:

@@ -7,6 +7,7 @@ import pytest
 
 from sensitivity.errors import StudyError
 from sensitivity.records import SkippedModule
+from sensitivity.records.latency import Latency
 from sensitivity.report.text import latex, markdown, rst, summary
 from sensitivity.study import Study, read
 from tests.made_studies import make_study, random_study, with_intervals, with_second_recipe
@@ -184,3 +185,31 @@ def test_latex_takes_no_cell_for_an_argument_and_reads_no_file(hostile: Study) -
     assert "\\input" not in text
     body = text.split("\\endfoot\n")[1].splitlines()
     assert not [line for line in body if line.startswith(("[", "*"))]
+
+
+def test_metrics_are_columns_with_the_drop_in_percent_of_the_baseline_parameters_and_flops() -> None:
+    study = make_study([0.157, None], baseline=0.785)
+    measured = replace(study.measurements[0], metrics={"miou": 0.628, "miou_small": 0.5})
+    layers = tuple(replace(layer, parameters=1_000, macs=2_500_000_000) for layer in study.layers)
+    study = replace(study, measurements=(measured, study.measurements[1]), layers=layers)
+    header, _, baseline, first, failed = map(cells, study.to_markdown(metrics=True).splitlines())
+    assert header == ["layer", "drop (points)", "drop (%)", "miou (%)", "miou\\_small (%)", "parameters", "FLOPs (G)"]
+    assert baseline == ["baseline", "–", "–", "78.50", "73.50", "2,000", "5"]
+    assert first == [layers[0].name, "15.70", "20.00", "62.80", "50.00", "1,000", "2.5"]
+    assert failed == [layers[1].name, "–", "–", "–", "–", "1,000", "2.5"]
+
+
+def test_metrics_show_seconds_of_a_run_with_one_layer_quantized() -> None:
+    study = make_study([0.1])
+    name = study.layers[0].name
+    latency = Latency("TinyNet", study.recipes["INT8"], "openvino", 0.02, 0.05, {name: (0.01, 0.03)})
+    rows = [cells(line) for line in study.with_latency(latency).to_markdown(metrics=True).splitlines()]
+    assert [row[-1] for row in (rows[0], rows[2], rows[3])] == ["s/run", "0.05", "0.03"]
+
+
+@pytest.mark.parametrize("write", ["to_latex", "to_rst"])
+def test_metrics_are_printed_in_every_format(write: str) -> None:
+    study = with_second_recipe(make_study([0.157, 0.01]))
+    assert "miou_small" in getattr(study, write)(metrics=True).replace("\\_", "_")
+    assert "miou_small" not in getattr(study, write)()
+    assert len(getattr(study, write)(metrics=True, recipe="INT8")) < len(getattr(study, write)(metrics=True))
