@@ -5,15 +5,26 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sensitivity.cli.output import Answer, add_tolerance, writing
 from sensitivity.errors import StudyError
+from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.records.files import write_text
+from sensitivity.records.saved import Saved
+from sensitivity.records.tuned import TunedRecord
+from sensitivity.records.verification import VerificationRecord
 from sensitivity.study import Study
 
 PICTURES = (".png", ".svg", ".pdf")
 TEXTS: dict[str, Callable[..., str]] = {".md": Study.to_markdown, ".tex": Study.to_latex, ".rst": Study.to_rst}
 USUAL = (".html", ".md", ".png")
+BESIDE: dict[str, tuple[str, Callable[[Path], Saved]]] = {
+    "diagnosis": ("diagnose", DiagnosisRecord.load),
+    "tuned": ("tune", TunedRecord.load),
+    "verification": ("verify", VerificationRecord.load),
+}
+"""What else may be on the page: the command that writes it, and what reads it."""
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -32,6 +43,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="where to write; the ending says what: .html .md .tex .rst .png .svg .pdf; may be given again",
     )
     parser.add_argument("--recipe", metavar="NAME", help="one recipe of the study; all of them without this")
+    for name, (maker, _) in BESIDE.items():
+        parser.add_argument(f"--{name}", type=Path, metavar="FILE", help=f"what {maker} wrote, for the page")
+    parser.add_argument("--other", type=Path, metavar="B.json", help="another study to compare with, for the page")
+    parser.add_argument("--other-recipe", metavar="NAME", help="the recipe of B.json, where it has several")
     add_tolerance(parser)
     parser.add_argument("--json", action="store_true", help="print JSON: the files written")
     parser.set_defaults(run=run)
@@ -47,17 +62,28 @@ def run(options: argparse.Namespace) -> Answer:
     study = Study.load(options.study)
     if options.tolerance is not None:
         study = study.with_tolerance(options.tolerance)
+    beside = _beside(options)
     targets = options.out or [options.study.with_suffix(ending) for ending in USUAL]
     for target in targets:
         with writing(target):
-            _write(study, target, options.recipe)
+            _write(study, target, options.recipe, beside)
     text = "\n".join([str(study), *(f"wrote {target}" for target in targets)])
     return Answer(text, {"written": [str(path) for path in targets]})
 
 
-def _write(study: Study, target: Path, recipe: str | None) -> None:
+def _beside(options: argparse.Namespace) -> dict[str, Any]:
+    """What else is on the page, by keyword of ``Study.to_html``."""
+    beside: dict[str, Any] = {
+        name: load(path) for name, (_, load) in BESIDE.items() if (path := getattr(options, name)) is not None
+    }
+    if options.other is not None:
+        beside |= {"other": Study.load(options.other), "other_recipe": options.other_recipe}
+    return beside
+
+
+def _write(study: Study, target: Path, recipe: str | None, beside: dict[str, Any]) -> None:
     if target.suffix == ".html":
-        study.to_html(target, recipe=recipe)
+        study.to_html(target, recipe=recipe, **beside)
     elif target.suffix in PICTURES:
         study.plot(target, recipe=recipe)
     else:

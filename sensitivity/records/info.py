@@ -110,7 +110,9 @@ class StudyInfo(Facts):
     Attributes:
         seconds: Seconds that ``analyze`` took.
         torch: Version of torch.
+        version: Version of this library.
         weights: Digest of the model's parameters and buffers.
+        data: Digest of the task: its images, labels and settings.
         calibration_images: Images that activation ranges were measured on; by recipe where these differ.
         intervals: What the bounds of the drops mean, in words.
         interval_level: Chance that the intervals of all layers hold at once, e.g. 0.95.
@@ -123,7 +125,9 @@ class StudyInfo(Facts):
 
     seconds: float | None = None
     torch: str | None = None
+    version: str | None = None
     weights: str | None = None
+    data: str | None = None
     calibration_images: int | Mapping[str, int] | None = None
     intervals: str | None = None
     interval_level: float | None = None

@@ -26,7 +26,10 @@ def study_facts(reading: Reading, recipes: Iterable[str]) -> dict[str, str]:
         **{f"rank correlation with the drops, {name}": reading.agreement_of(name) for name in recipes},
         "calibration images": _images(info.calibration_images),
         "weights (digest)": info.weights or "",
-        "torch": info.torch or "",
+        "data (digest)": info.data or "",
+        "versions": ", ".join(
+            f"{name} {version}" for name, version in (("sensitivity", info.version), ("torch", info.torch)) if version
+        ),
         "time": "" if info.seconds is None else f"{info.seconds:,.3g} s",
         "read from": info.source or "",
     }

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import torch
 
+import sensitivity
 from sensitivity.contracts import Task
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.perturber import Perturber
@@ -62,7 +63,9 @@ def study_record(
         info=StudyInfo(
             seconds=round(time.perf_counter() - started, 3),
             torch=torch.__version__,
+            version=sensitivity.__version__,
             weights=weights_digest(perturber.model),
+            data=task.digest(),
             calibration_images=calibration_images(recipes, perturber),
             intervals=outcome.intervals,
             interval_level=(stop.level if stop else LEVEL) if outcome.intervals else None,

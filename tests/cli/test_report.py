@@ -9,6 +9,8 @@ import pytest
 
 from sensitivity.cli.main import main
 from tests.made_studies import make_study, with_second_recipe
+from tests.report.page.made import TUNED, VERIFICATION
+from tests.report.page.test_study_page import DIAGNOSIS
 
 
 @pytest.fixture
@@ -117,3 +119,38 @@ def test_neither_report_nor_protect_needs_torch(study: Path, words: list[str]) -
     command = [sys.executable, "-c", code, words[0], str(study), *words[1:]]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr
+
+
+def test_what_else_is_known_of_the_model_joins_the_page(study: Path) -> None:
+    files = {
+        "tuned": TUNED,
+        "verification": VERIFICATION,
+        "diagnosis": DIAGNOSIS,
+        "other": make_study([0.1, 0.2, 0.0, 0.01]),
+    }
+    words = []
+    for name, record in files.items():
+        record.save(study.parent / f"{name}.json")
+        words += [f"--{name}", str(study.parent / f"{name}.json")]
+    page = study.parent / "page.html"
+    assert main(["report", str(study), "--out", str(page), *words]) == 0
+    text = page.read_text(encoding="utf-8")
+    assert "The path of the search" in text
+    assert "Simulated against deployed" in text
+    assert "outliers (+9.0 dB)" in text
+    assert "Compared with INT8, the other study" in text
+
+
+def test_the_recipe_of_another_study_can_be_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    other, page = study.parent / "other.json", study.parent / "page.html"
+    with_second_recipe(make_study([0.1, 0.2])).save(other)
+    words = ["report", str(study), "--out", str(page), "--other", str(other)]
+    assert main([*words, "--other-recipe", "INT4"]) == 0
+    assert "Compared with INT4" in page.read_text(encoding="utf-8")
+    assert main(words) == 1
+    assert "other_recipe: this study has 2 recipes" in capsys.readouterr().err
+
+
+def test_a_file_of_another_kind_is_one_line(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(study), "--tuned", str(study)]) == 1
+    assert "not a complete tuned model" in capsys.readouterr().err

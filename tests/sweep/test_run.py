@@ -87,6 +87,18 @@ def test_the_images_of_the_calibration_that_was_used_are_told(wrapped: sv.Wrappe
     assert [study.info["calibration_images"] for study in studies] == [3, 0, {"int8": 3, "thesis": 2}]
 
 
+def test_a_study_knows_its_weights_data_and_versions(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
+    task = RecordingTask(images)
+    info = wrapped.analyze(task, sv.INT4_WEIGHTS, layers="second", progress=False).info
+    assert (info.version, info.torch, info.data) == (sv.__version__, torch.__version__, task.digest())
+    with torch.no_grad():
+        next(wrapped.model.parameters()).add_(1.0)
+    fidelity = sv.FeatureFidelity([image[0] for image in images])
+    other = wrapped.analyze(fidelity, sv.INT4_WEIGHTS, layers="second", progress=False).info
+    assert other.weights != info.weights
+    assert other.data != info.data
+
+
 def test_several_recipes_give_one_study(wrapped: sv.Wrapped, images: list[Tensor]) -> None:
     recipes = [sv.INT4_WEIGHTS, sv.Prune(0.5)]
     study = wrapped.analyze(RecordingTask(images), recipes, layers="second", progress=False)

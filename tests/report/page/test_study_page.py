@@ -101,6 +101,18 @@ def test_text_is_escaped_everywhere() -> None:
     assert json.loads(data.group(1))["study"]["layers"][0]["kind"] == EVIL
 
 
+def test_how_the_study_was_made_is_on_the_page() -> None:
+    info = {"weights": "w123", "data": "d456", "version": "0.1.0", "torch": "2.13", "seconds": 61.5}
+    text = study_page(read(make_study([0.1], info=info)))
+    for name, value in {
+        "weights (digest)": "w123",
+        "data (digest)": "d456",
+        "versions": "sensitivity 0.1.0, torch 2.13",
+        "time": "61.5 s",
+    }.items():
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in text
+
+
 def test_notes_skipped_modules_and_the_recipe_are_on_the_page() -> None:
     text = study_page(read(make_study([0.1], notes=("eight rows were left out",))))
     assert "<li>eight rows were left out</li>" in text
