@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 NOT_KNOWN = "–"
 SHOWN_LAYERS = 12
-COLUMNS = ("step", "what", "score", "drop", "interval", "bought", "bytes", "in float", "passes", "")
+COLUMNS = ("step", "what", "score", "drop", "interval", "bought", "bytes", "in float", "passes", "result")
 NUMERIC = (False, False, *[True] * 7, False)
 
 

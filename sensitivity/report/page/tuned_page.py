@@ -109,7 +109,7 @@ def _lines(record: TunedRecord, number: int, step: Step) -> list[str]:
         f"{record.metric} {cells['score']}, drop {cells['drop']} {cells['interval']}".rstrip(),
         f"bought {cells['bought']}; {cells['bytes']} bytes, {cells['in float']} in float, {cells['passes']} passes",
         *([f"layers: {names}"] if names else []),
-        *([cells[""]] if cells[""] else []),
+        *([cells["result"]] if cells["result"] else []),
     ]
 
 
