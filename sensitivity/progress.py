@@ -1,4 +1,4 @@
-"""A progress bar where a person is watching."""
+"""A progress bar where a person is watching, and a line now and then where the output goes to a log."""
 
 from __future__ import annotations
 
@@ -13,18 +13,24 @@ from typing import Any, TypeAlias
 Watcher: TypeAlias = Callable[[int, int, str], None]
 """Told of progress: images of all variants done, in all, and which layer is running, with the worst so far."""
 
+LINE_EVERY_S = 30.0
+"""Without a terminal: a job that takes less says nothing."""
+
 
 @contextlib.contextmanager
 def watching(total: int | None, wanted: bool | None) -> Iterator[Watcher | None]:
-    """A bar for the time of a ``with`` block.
+    """A bar for the time of a ``with`` block; without a terminal or a notebook, a line on stderr every half minute.
 
     Args:
         total: Steps in all; None where that is not known before the end.
-        wanted: Show it; None shows it in a terminal or a notebook only.
+        wanted: True shows the bar, False nothing; None the bar in a terminal or a notebook, elsewhere the lines.
     """
     notebook = "ipykernel" in sys.modules
-    if wanted is False or (wanted is None and not (notebook or sys.stderr.isatty())):
+    if wanted is False:
         yield None
+        return
+    if wanted is None and not (notebook or sys.stderr.isatty()):
+        yield _lines(total)
         return
     with _in_notebook(total) if notebook else _in_terminal(total) as watch:
         yield watch
@@ -92,6 +98,21 @@ def _bar_html(done: int, total: int | None, layer: str, *, seconds: float) -> st
     share = f' value="{done}" max="{total}"' if total else ""
     steps = f"{done}/{total}" if total else str(done)
     return f"<progress{share}></progress> <code>{steps}, {seconds:.0f} s</code> {html.escape(layer)}"
+
+
+def _lines(total: int | None) -> Watcher:
+    """Writes where the job stands to stderr, at most every ``LINE_EVERY_S`` seconds."""
+    started = written = time.monotonic()
+
+    def watch(done: int, _: int, layer: str) -> None:
+        nonlocal written
+        now = time.monotonic()
+        if now - written >= LINE_EVERY_S:
+            written = now
+            of_all = f"{done}" if total is None else f"{done} of {total}"
+            print(f"{of_all} after {now - started:.0f} s: {layer.strip()}", file=sys.stderr, flush=True)
+
+    return watch
 
 
 def counted(

@@ -1,4 +1,4 @@
-"""The progress bar, where a person is watching."""
+"""What is told of a long job: a bar where a person is watching, a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -73,3 +73,46 @@ def test_nobody_is_told_where_no_bar_is_wanted(page: Page) -> None:
     with watching(10, False) as watch:
         assert watch is None
     assert page.shown == []
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr("sensitivity.progress.time.monotonic", clock)
+    return clock
+
+
+def test_without_a_terminal_a_line_is_written_every_half_minute(
+    clock: Clock, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with watching(200, None) as watch:
+        assert watch is not None
+        for seconds in range(0, 100, 5):
+            clock.now = 100.0 + seconds
+            watch(2 * seconds, 200, f"layer{seconds}  ")
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [
+        "60 of 200 after 30 s: layer30",
+        "120 of 200 after 60 s: layer60",
+        "180 of 200 after 90 s: layer90",
+    ]
+
+
+def test_a_short_job_says_nothing_without_a_terminal(clock: Clock, capsys: pytest.CaptureFixture[str]) -> None:
+    with watching(None, None) as watch:
+        assert watch is not None
+        clock.now += 29.0
+        watch(3, 0, "layer")
+        assert capsys.readouterr().err == ""
+        clock.now += 1.0
+        watch(4, 0, "layer")
+    assert capsys.readouterr().err == "4 after 30 s: layer\n"

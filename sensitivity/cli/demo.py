@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sensitivity.cli.output import Answer
 
-SCENES = 48
+SCENES = 32
 FOLDER = Path("sensitivity-demo")
 
 
@@ -15,9 +15,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     """Add the command."""
     parser = commands.add_parser(
         "demo",
-        help="analyse a small model on generated scenes, about a minute, no network",
-        description="Quantize every layer of a small EfficientViT-SAM, one at a time, and see what breaks. Needs "
-        "nothing but this package: the scenes are drawn, the weights ship with it.",
+        help="analyse, diagnose and tune a small model on generated scenes, about half a minute, no network",
+        description="Quantize every layer of a small EfficientViT-SAM, one at a time, see what breaks and why, cure "
+        "what can be cured, and measure the result. Needs nothing but this package: the scenes are drawn, the weights "
+        "ship with it.",
     )
     parser.add_argument(
         "folder", nargs="?", type=Path, default=FOLDER, help="where to write the results (default: ./%(default)s)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from rich import box
@@ -18,7 +18,8 @@ BAR_WIDTH = 10
 NEXT_STEP = """
 Next, your own model and data:
   wrapped = sv.wrap(model, example_inputs)
-  study = wrapped.analyze(task, sv.INT8, calibration=images)"""
+  study = wrapped.analyze(task, sv.INT8, calibration=images)
+  tuned = wrapped.tune(task, max_drop=0.5, calibration=images)"""
 
 
 def tell_setting(console: Console, wrapped: sv.Wrapped, task: sv.PromptedMasks, *, calibration_images: int) -> None:
@@ -26,11 +27,13 @@ def tell_setting(console: Console, wrapped: sv.Wrapped, task: sv.PromptedMasks, 
     objects = len(task.annotations.annotations)
     parameters = sum(layer.parameters for layer in wrapped.layers)
     facts = Table.grid(padding=(0, 2))
-    facts.add_row("model", f"image encoder of {wrapped.name}: {len(wrapped.layers)} layers, {parameters:,} parameters")
-    facts.add_row("task", f"cut out {objects} things in {len(task)} drawn scenes, each pointed at with its box")
+    facts.add_row("model", f"image encoder of {wrapped.name}: {len(wrapped.layers)} layers, {parameters:,} parameters,")
+    facts.add_row("", "trained on drawn scenes. A few channels were then made as large as in")
+    facts.add_row("", "networks that int8 breaks; what it computes hardly changes")
+    facts.add_row("task", f"cut out {objects} things in {len(task)} other scenes, each pointed at with its box")
     facts.add_row("metric", f"{task.metric}: overlap of mask and truth, mean over things")
-    facts.add_row("ranges", f"of int8 activations from {calibration_images} other scenes")
-    console.print("\n[bold]Which layers break when they are quantized, one at a time?[/]\n")
+    facts.add_row("ranges", f"of int8 activations from {calibration_images} scenes that are not scored")
+    console.print("\n[bold]1. Which layers break when they are quantized, one at a time?[/]\n")
     console.print(facts, "")
 
 
@@ -38,12 +41,14 @@ def tell_layers(console: Console, study: sv.Study) -> None:
     """Every layer with its drop under every recipe, then the dips by name."""
     verdicts = {recipe: study.verdicts(recipe) for recipe in study.recipes}
     drops = {recipe: {m.layer: m.drop for m in study.of_recipe(recipe)} for recipe in study.recipes}
-    longest = max(drop or 0.0 for layer_drops in drops.values() for drop in layer_drops.values())
+    longest = max(drop or 0.0 for of_layer in drops.values() for drop in of_layer.values())
     table = _table("layer", "kind", "role", numbers=[*study.recipes, ""])
     for layer in study.layers:
-        row = [drops[recipe][layer.name] for recipe in study.recipes]
-        cells = [_drop(study, drop, verdicts[recipe].get(layer.name)) for recipe, drop in zip(drops, row, strict=True)]
-        bar = Bar(longest, 0, max(0.0, *(drop or 0.0 for drop in row)), width=BAR_WIDTH, color="red")
+        of_recipes = [drops[recipe][layer.name] for recipe in study.recipes]
+        cells = [
+            _drop(study, drop, verdicts[recipe].get(layer.name)) for recipe, drop in zip(drops, of_recipes, strict=True)
+        ]
+        bar = Bar(longest, 0, max(0.0, *(drop or 0.0 for drop in of_recipes)), width=BAR_WIDTH, color="red")
         table.add_row(layer.name, layer.kind, layer.role, *cells, bar)
     baseline = f"[bold]{_shown(study, study.baseline.value)} {study.unit}[/]"
     console.print(f"With nothing quantized, {study.metric} is {baseline}. Points lost with one layer quantized:", table)
@@ -55,19 +60,56 @@ def tell_layers(console: Console, study: sv.Study) -> None:
         console.print(f"[bold]{recipe}[/], dips: {', '.join(dips) or 'none'}{more}", highlight=False)
 
 
-def tell_schemes(console: Console, study: sv.Study, measured: Sequence[tuple[sv.Scheme, sv.Score]]) -> None:
-    """What whole schemes were predicted to lose, what was measured, and what each protects."""
-    table = _table("scheme", numbers=["weights", study.metric, "points lost", "predicted"])
-    weights = sum(layer.weight_bytes for layer in study.layers)
-    table.add_row("nothing quantized", _kibibytes(weights), _shown(study, study.baseline.value), "", "")
-    for scheme, score in measured:
-        lost = study.baseline.value - score.value
-        numbers = (_shown(study, number) for number in (score.value, lost, scheme.predicted_drop))
-        table.add_row(_title(scheme), _kibibytes(scheme.size_bytes), *numbers)
-    console.print("\nMany layers at once, measured (predicted is the sum of the drops above):", table)
-    for scheme, _ in measured:
-        if scheme.reasons:
-            console.print(f"[bold]{_title(scheme)}[/]: {', '.join(scheme.reasons)}", highlight=False)
+def tell_causes(console: Console, diagnosis: sv.Diagnosis) -> None:
+    """What the layers that are hurt suffer from, what the cheapest cure does, and which are beyond cure."""
+    console.print("\n[bold]2. Why do they break, and what cures them?[/]\n")
+    if not diagnosis.hurt:
+        console.print(f"No layer is hurt: all leave the outputs {diagnosis.enough_db:.0f} dB or more.")
+        return
+    table = _table("layer", "cause", "cheapest cure", numbers=["int8", "cured"])
+    for finding in diagnosis.hurt:
+        cure = "" if finding.cure is None else finding.cure.name
+        cured = "" if finding.cured_db is None else f"{finding.cured_db:.1f}"
+        table.add_row(finding.layer, str(finding.cause or ""), cure, f"{finding.output_db:.1f}", cured)
+    console.print(
+        f"Signal to noise of the encoder's output in dB, on {diagnosis.images} scenes, with the layer quantized alone:",
+        table,
+    )
+    beyond = [f.layer for f in diagnosis.hurt if f.cured_db is None or f.cured_db < diagnosis.enough_db]
+    console.print(
+        f"Beyond cure, below {diagnosis.enough_db:.0f} dB also when cured: {', '.join(beyond) or 'none'}",
+        highlight=False,
+    )
+
+
+def tell_cures(
+    console: Console, tuned: sv.Tuned, study: sv.Study, protected: sv.Scheme, protected_score: sv.Score
+) -> None:
+    """All layers at once: as they are, cured, cured and protected; and protected without a cure."""
+    console.print("\n[bold]3. All layers at once, measured[/]")
+    table = _table("scheme", numbers=["weights", tuned.metric, "lost", "float"])
+
+    def add(words: str, size_bytes: int | None, score: float | None, in_float: int) -> None:
+        lost = None if score is None else study.baseline.value - score
+        table.add_row(words, _kibibytes(size_bytes), _shown(study, score), _shown(study, lost), str(in_float))
+
+    candidates = [step for step in tuned.steps if step.kind == "candidate" and step.score is not None]
+    add("nothing quantized", sum(layer.weight_bytes for layer in study.layers), tuned.baseline.value, len(study.layers))
+    if candidates:
+        best = max(candidates, key=lambda step: step.score or 0.0)
+        for step in dict.fromkeys([candidates[0], best]):
+            add(step.what, step.size_bytes, step.score, step.in_float)
+    add("tune: cured, then protected", tuned.size_bytes, tuned.score.value, len(tuned.in_float))
+    add("int8, worst protected, no cure", protected.size_bytes, protected_score.value, len(protected.reasons))
+    console.print(table)
+    met = "meets" if tuned.met else "does not meet"
+    console.print(
+        f"tune {met} {tuned.goal.text(tuned.unit)} with {tuned.quantized} of {len(tuned.layers)} layers in 8 bits"
+        + (" on the equalized copy." if tuned.equalized else "."),
+        f"What is beyond cure stays in float: {', '.join(tuned.in_float) or 'nothing'}",
+        sep="\n",
+        highlight=False,
+    )
 
 
 def tell_files(console: Console, folder: Path, written: Mapping[Path, str], *, seconds: float) -> None:
@@ -87,11 +129,6 @@ def _table(*texts: str, numbers: Iterable[str]) -> Table:
     for heading in numbers:
         table.add_column(heading, no_wrap=True, justify="right")
     return table
-
-
-def _title(scheme: sv.Scheme) -> str:
-    recipes = ", ".join(recipe.name for recipe in scheme.recipes)
-    return f"{recipes}, {len(scheme.reasons) or 'nothing'} protected"
 
 
 def _drop(study: sv.Study, drop: float | None, verdict: str | None) -> Text:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +32,20 @@ Prediction: TypeAlias = dict[str, Any]
 
 
 Segment: TypeAlias = Callable[[Any, Pixels, Prompts], tuple[Any, Any]]
+
+
+@runtime_checkable
+class SegmentTogether(Protocol):
+    """A ``segment`` that cuts out what the prompts of several images mean in one call."""
+
+    def together(self, model: Any, images: Sequence[Pixels], prompts: Sequence[Prompts]) -> Sequence[tuple[Any, Any]]:
+        """What ``segment`` returns, for each image.
+
+        Args:
+            model: What is analysed.
+            images: Each (H, W, 3) uint8 RGB.
+            prompts: Of each image, at least one.
+        """
 
 
 class PromptableModel(Protocol):
@@ -106,8 +120,9 @@ class PromptedMasks:
             else a detector's boxes: a JSON file of COCO results, or such results.
         segment: Called with the model, the image (H, W, 3) uint8 RGB and its ``Prompts``; returns masks (P, M, H, W),
             bool or logits (above 0 is inside), and predicted IoU (P, M). For every prompt the mask with the best
-            predicted IoU counts, the first of equals.
-        batch_size: Images in a batch; each is encoded by itself, so no number depends on it.
+            predicted IoU counts, the first of equals. A ``SegmentTogether`` is called once for a whole batch.
+        batch_size: Images in a batch; each is encoded by itself, so no number depends on it, unless ``segment`` is a
+            ``SegmentTogether``.
         limit: Use the first so many images only; None for all.
         metric: The metric that layers are judged by; None for ``mIoU``, or ``AP`` with a detector's boxes.
         name: Short text for titles.
@@ -148,7 +163,7 @@ class PromptedMasks:
             raise TaskError(f"metric={metric!r} is unknown with these prompts. Choose one of {', '.join(known)}.")
         self.metric = metric or known[0]
         self.name = name or f"masks prompted by {self._kind}"
-        self._segment = segment or SamSegment()
+        self._segment: Any = segment or SamSegment()
         self._batch_size = check_batch_size(batch_size)
         self._clicks: dict[int, tuple[float, float]] = {}
 
@@ -189,7 +204,7 @@ class PromptedMasks:
             PredictionError: If masks or predicted IoU have a wrong shape or are not finite.
             TaskError: If the model has not what ``segment`` needs.
         """
-        predictions = [self._predict(model, *context) for context in batch.context]
+        predictions = self._predict(model, batch.context)
         if self._kind == "detections":
             return predictions
         for position, prediction in zip(batch.images, predictions, strict=True):
@@ -255,13 +270,15 @@ class PromptedMasks:
         return float(np.asarray(prediction["ious"], np.float64)[chosen].sum())
 
     def digest(self) -> str:
-        """Hash of annotations, image names and file sizes, and all settings but ``name`` and ``batch_size``.
+        """Hash of annotations, image names and file sizes, and all settings that a score depends on.
 
         ``segment`` counts by name and value, not by its code: see ``fingerprint.describe``.
         """
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
         settings = (self._kind, self._segment, self.metric, self._detections)
         parts = [kind, self.annotations.digest(), *self._files.describe(), *map(describe, settings)]
+        if isinstance(self._segment, SegmentTogether):
+            parts.append(describe(self._batch_size))  # last bits depend on what is segmented together
         return fingerprint(parts)
 
     def _instances(self, position: int) -> list[Record]:
@@ -291,22 +308,24 @@ class PromptedMasks:
             self._clicks[number] = interior_point(decode_mask(self.annotations.masks[number])) or centre
         return self._clicks[number]
 
-    def _predict(self, model: Any, image: Pixels, prompts: Prompts) -> Prediction:
-        if not len(prompts):
-            return {"masks": [], "predicted_ious": np.zeros(0)}
-        masks, predicted = self._segment(model, image, prompts)
-        masks, ious = _as_bool(masks), as_array(predicted).astype(np.float64)
-        expected = (len(prompts), ious.shape[1] if ious.ndim == 2 else 1, *image.shape[:2])
-        if masks.shape != expected or ious.shape != expected[:2]:
-            raise PredictionError(
-                f"segment returned masks {masks.shape} and predicted IoU {ious.shape} for {len(prompts)} prompts on an "
-                f"image of {image.shape[0]} x {image.shape[1]}; expected (P, M, height, width) and (P, M)."
-            )
-        if not np.isfinite(ious).all():
-            raise PredictionError("a predicted IoU is NaN or infinite. The model, as perturbed, may have overflowed.")
-        best = ious.argmax(axis=1)
-        rles = [encode_mask(mask[choice]) for mask, choice in zip(masks, best, strict=True)]
-        return {"masks": rles, "predicted_ious": ious[np.arange(len(ious)), best]}
+    def _predict(self, model: Any, contexts: Sequence[tuple[Pixels, Prompts]]) -> list[Prediction]:
+        prompted = [context for context in contexts if len(context[1])]
+        segmented = self._segment_together(model, prompted) or (self._segment(model, *some) for some in prompted)
+        predictions = (_prediction(*context, *masks) for context, masks in zip(prompted, segmented, strict=True))
+        return [
+            next(predictions) if len(some) else {"masks": [], "predicted_ious": np.zeros(0)} for _, some in contexts
+        ]
+
+    def _segment_together(
+        self, model: Any, prompted: Sequence[tuple[Pixels, Prompts]]
+    ) -> Sequence[tuple[Any, Any]] | None:
+        """Masks and predicted IoU of each image in one call; None where ``segment`` takes images one by one."""
+        if not (isinstance(self._segment, SegmentTogether) and prompted):
+            return None
+        segmented = self._segment.together(model, [image for image, _ in prompted], [some for _, some in prompted])
+        if len(segmented) != len(prompted):
+            raise PredictionError(f"together returned masks of {len(segmented)} images; {len(prompted)} were given.")
+        return segmented
 
     def _average_precision(self, predictions: Mapping[int, Prediction]) -> dict[str, float]:
         results = []
@@ -333,6 +352,22 @@ def _by_image(
     for result in results:
         by_image[result["image_id"]].append(result)
     return by_image
+
+
+def _prediction(image: Pixels, prompts: Prompts, masks: Any, predicted: Any) -> Prediction:
+    """The best mask of every prompt, of what ``segment`` returned for an image."""
+    pixels, ious = _as_bool(masks), as_array(predicted).astype(np.float64)
+    expected = (len(prompts), ious.shape[1] if ious.ndim == 2 else 1, *image.shape[:2])
+    if pixels.shape != expected or ious.shape != expected[:2]:
+        raise PredictionError(
+            f"segment returned masks {pixels.shape} and predicted IoU {ious.shape} for {len(prompts)} prompts on an "
+            f"image of {image.shape[0]} x {image.shape[1]}; expected (P, M, height, width) and (P, M)."
+        )
+    if not np.isfinite(ious).all():
+        raise PredictionError("a predicted IoU is NaN or infinite. The model, as perturbed, may have overflowed.")
+    best = ious.argmax(axis=1)
+    rles = [encode_mask(mask[choice]) for mask, choice in zip(pixels, best, strict=True)]
+    return {"masks": rles, "predicted_ious": ious[np.arange(len(ious)), best]}
 
 
 def _check_has_ious(prediction: Prediction) -> None:

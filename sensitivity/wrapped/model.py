@@ -75,7 +75,8 @@ class Wrapped:
       takes the last ranges made here that fit.
     - ``images``: a task (its inputs), or preprocessed images: batches or single ones, as tensors, tuples or dicts like
       the example inputs.
-    - ``progress``: show a progress bar; by default where a person is watching (a terminal or a notebook).
+    - ``progress``: show a progress bar; by default in a terminal or a notebook, and elsewhere a line on stderr every
+      half minute. False shows nothing.
     - ``engine``, ``parts``, ``example`` and the engine's own ``settings``: as in ``deploy``.
 
     So have errors: a pattern or a rule that selects no layer is a ``LayerNotFoundError``, missing ranges and missing

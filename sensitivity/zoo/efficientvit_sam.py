@@ -17,6 +17,7 @@ Source:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from os import PathLike
 from typing import Any, NamedTuple
 
@@ -176,6 +177,26 @@ class EfficientViTSam(nn.Module):
             multimask_output=multimask_output,
         )
         return MaskPrediction(self.postprocess_masks(low_res, original_size), iou, low_res)
+
+    def decode_boxes(
+        self, embeddings: Tensor, boxes: Sequence[npt.NDArray[Any]], original_sizes: Sequence[tuple[int, int]]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Segment what the boxes of several images hold, all in one call of the decoder.
+
+        Args:
+            embeddings: ``(N, C, h, w)``, from :meth:`encode`.
+            boxes: For each image ``(P, 4)``, left, top, right, bottom in pixels of the original image.
+            original_sizes: (H, W) of each image before :meth:`preprocess`.
+
+        Returns:
+            For each image the mask logits ``(P, 3, 4h, 4w)`` of the padded square, for :meth:`postprocess_masks`, and
+            the predicted IoU ``(P, 3)``. In last bits both depend on which images are decoded together.
+        """
+        counts = [len(some) for some in boxes]
+        framed = [self._to_prompt_frame(some, size) for some, size in zip(boxes, original_sizes, strict=True)]
+        of_prompt = embeddings.repeat_interleave(torch.tensor(counts, device=embeddings.device), dim=0)
+        low_res, iou = self._decode(of_prompt, boxes=torch.cat(framed), multimask_output=True)
+        return list(zip(torch.split(low_res, counts), torch.split(iou, counts), strict=True))
 
     def postprocess_masks(self, low_res: Tensor, original_size: tuple[int, int]) -> Tensor:
         """Resize mask logits of the padded square to the original image.

@@ -57,7 +57,7 @@ def test_the_demo_gets_folder_and_scenes(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("sensitivity.demo.run.run_demo", lambda folder, *, scenes: calls.append((folder, scenes)))
     assert main(["demo"]) == 0
     assert main(["demo", "elsewhere", "--scenes", "3"]) == 0
-    assert calls == [(Path("sensitivity-demo"), 48), (Path("elsewhere"), 3)]
+    assert calls == [(Path("sensitivity-demo"), 32), (Path("elsewhere"), 3)]
 
 
 def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:

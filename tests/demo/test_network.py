@@ -18,7 +18,8 @@ def test_tune_and_diagnose_run_on_the_demos_network(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(network, "SCENES", 2)
-    monkeypatch.setattr(network, "CALIBRATION_SCENES", 2)
+    sam, calibration = network.uneven_sam()
+    monkeypatch.setattr(network, "_sam", lambda: (sam, calibration[:2]))
     minmax = ["--recipe", "int8-minmax"]
     words = ["--calibration", f"{HERE}:images", "--engine", "none", "--max-drop", "50"]
     assert main(["tune", f"{HERE}:model", f"{HERE}:task", *minmax, *words]) == 0

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 import io
-from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
-from sensitivity.demo.story import tell_files, tell_layers, tell_schemes
+import sensitivity as sv
+from sensitivity.demo.story import tell_causes, tell_cures, tell_files, tell_layers
 from sensitivity.records import Score
+from sensitivity.records.diagnosis import DamageCause, Finding
+from sensitivity.records.tuned import Goal, Step, StepKind
 from tests.made_studies import make_study
 
 
@@ -39,15 +42,55 @@ def test_it_says_so_when_nothing_dips() -> None:
     assert "INT8, dips: none" in out.getvalue()
 
 
-def test_schemes_are_told_with_measured_and_predicted_loss_and_what_they_protect() -> None:
+def test_causes_and_cures_are_told_and_what_is_beyond_cure_is_named() -> None:
+    on, out = console()
+    findings = (
+        Finding("a", 12.34, hurt=True, causes={DamageCause.OUTLIERS: 9.0}, cure=sv.INT8_AFFINE, cured_db=41.26),
+        Finding("b", 5.0, hurt=True, causes={DamageCause.UNEVEN_CHANNELS: 30.0}, cure=sv.INT8_AFFINE, cured_db=7.0),
+        Finding("c", 60.0),
+    )
+    tell_causes(on, sv.Diagnosis("net", sv.INT8, findings, enough_db=30.0, images=4))
+    rows = {line.split()[0]: line.split() for line in out.getvalue().splitlines() if line.strip()}
+    assert rows["a"] == ["a", "outliers", "int8-affine", "12.3", "41.3"]
+    assert rows["b"][-2:] == ["5.0", "7.0"]
+    assert "c" not in rows
+    assert "Beyond cure, below 30 dB also when cured: b\n" in out.getvalue()
+
+
+def test_nothing_hurt_is_said() -> None:
+    on, out = console()
+    tell_causes(on, sv.Diagnosis("net", sv.INT8, (Finding("a", 60.0),), enough_db=30.0, images=4))
+    assert "No layer is hurt: all leave the outputs 30 dB or more." in out.getvalue()
+
+
+def test_schemes_are_told_with_their_measured_loss_and_what_stays_in_float() -> None:
     on, out = console()
     study = make_study([0.02, 0.1])
-    score = Score(0.75, {}, "miou", "%", 50)
-    tell_schemes(on, study, [(study.protect(top=0), score), (replace(study.protect(top=1), size_bytes=2048), score)])
-    rows = [line.split() for line in out.getvalue().splitlines() if "protected" in line]
-    assert rows[0] == ["INT8,", "nothing", "protected", rows[0][3], "KiB", "75.00", "3.50", "12.00"]
-    assert rows[1] == ["INT8,", "1", "protected", "2", "KiB", "75.00", "3.50", "2.00"]
-    assert rows[2:] == [["INT8,", "1", "protected:", study.layers[1].name]]
+    step = partial(Step, StepKind.CANDIDATE, layers=(), recipe="", drop=None)
+    names = tuple(layer.name for layer in study.layers)
+    tuned = sv.Tuned(
+        *("net", "scenes", "miou", "%", True, names, Goal(max_drop=0.5), study.baseline),
+        scheme=sv.Scheme.all(sv.INT8).protect(names[1]),
+        score=Score(0.78, {}, "miou", "%", 50),
+        drop=0.005,
+        drop_low=None,
+        drop_high=None,
+        size_bytes=2048,
+        met=True,
+        steps=(
+            step(what="int8", score=0.6, size_bytes=1024),
+            step(what="worse", score=0.5, size_bytes=1024),
+            step(what="affine", score=0.7, size_bytes=1024),
+        ),
+    )
+    tell_cures(on, tuned, study, study.protect(top=1), Score(0.75, {}, "miou", "%", 50))
+    rows = [line.split() for line in out.getvalue().splitlines()]
+    assert ["int8", "1", "KiB", "60.00", "18.50", "0"] in rows
+    assert ["affine", "1", "KiB", "70.00", "8.50", "0"] in rows
+    assert "worse" not in out.getvalue()
+    assert ["tune:", "cured,", "then", "protected", "2", "KiB", "78.00", "0.50", "1"] in rows
+    assert any(row[-3:] == ["75.00", "3.50", "1"] for row in rows)
+    assert f"What is beyond cure stays in float: {names[1]}\n" in out.getvalue()
 
 
 def test_files_are_named_below_their_folder(tmp_path: Path) -> None:
