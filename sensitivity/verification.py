@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, overload
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
@@ -50,22 +50,27 @@ class Verification(VerificationRecord):
             picture.write(path)
         return picture
 
+    @overload
+    def to_html(self, path: None = None) -> str: ...
+
+    @overload
+    def to_html(self, path: str | Path) -> None: ...
+
     @checked(StudyError)
-    def to_html(self, path: str | Path | None = None) -> str:
+    def to_html(self, path: str | Path | None = None) -> str | None:
         """Facts, figure and all layers, as a part of a page or as a page of its own.
 
         Args:
             path: Where to write one self-contained interactive page; None writes nothing.
 
         Returns:
-            A part of a page with a figure that is not interactive, or the page that was written.
+            Without a path, a part of a page with a figure that is not interactive.
         """
         if path is not None:
             from sensitivity.report.page.verification_page import verification_page
 
-            page = verification_page(self)
-            write_text(path, page)
-            return page
+            write_text(path, verification_page(self))
+            return None
         from sensitivity.report.figures.agreement import agreement as draw
 
         return agreement.html(self, draw(self).to_svg() if self.layers else "")

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import isnan
-from typing import Self
-
-import pandas as pd
+from typing import TYPE_CHECKING, Self
 
 from sensitivity.errors import StudyError
 from sensitivity.markup.elements import joined
@@ -17,7 +15,9 @@ from sensitivity.report.page.document import Section
 from sensitivity.report.page.points import Axis, Group, Mark, PointChart
 from sensitivity.report.page.sortable import line, sortable
 from sensitivity.report.rows import ABSENT
-from sensitivity.report.table import compare
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CHART = "comparison"
 
@@ -65,6 +65,8 @@ class Comparison:
 
     def frame(self) -> pd.DataFrame:
         """Drops and ranks of both, one row for each layer; see ``report.table.compare``."""
+        from sensitivity.report.table import compare
+
         return compare(self.study, self.other, recipe=self.recipe, other_recipe=self.other_recipe)
 
 
@@ -96,7 +98,8 @@ def comparison_section(comparison: Comparison) -> Section:
         for place, cells in enumerate(_rows(frame))
     ]
     table = sortable("comparison-table", header, numeric, lines, "layer, kind, role ...", points=CHART)
-    return Section("compared", f"Compared with {other_name}", joined(comparison_chart(comparison).markup(), table))
+    chart = comparison_chart(comparison)
+    return Section("compared", f"Compared with {other_name}", joined(chart.markup(), table), [chart])
 
 
 def comparison_chart(comparison: Comparison) -> PointChart:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -15,6 +14,7 @@ from typing import Any
 from sensitivity.errors import MissingPackageError
 from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.markup.view import style_sheet
+from sensitivity.report.page.points import PointChart
 
 SCRIPTS = ("view.js", "table.js", "dips.js", "points.js", "page.js")
 """Files of the page's own script, in the order in which a browser reads them."""
@@ -30,23 +30,29 @@ class Section:
     Attributes:
         anchor: Where the navigation leads to.
         title: Its heading.
-        content: What is below the heading.
+        content: What is below the heading, the places of its charts included.
+        charts: What the script draws in these places.
     """
 
     anchor: str
     title: str
     content: Markup
+    charts: Sequence[PointChart] = ()
 
 
-def document(title: str, lead: Sequence[str], sections: Sequence[Section], data: Mapping[str, Any]) -> str:
+def document(
+    title: str, lead: Sequence[str], sections: Sequence[Section], study: Mapping[str, Any] | None = None
+) -> str:
     """A whole HTML document that needs no other file and no network.
 
     Args:
         title: What the page is about.
         lead: Paragraphs that state the finding.
         sections: The parts, from top to bottom.
-        data: Plain values that the script draws.
+        study: Plain values of a study, for the chart of its dips; None for a page without.
     """
+    charts = {chart.anchor: chart.data() for part in sections for chart in part.charts}
+    data = {"charts": charts} | ({} if study is None else {"study": study})
     navigation = element(
         "nav", *(element("a", part.title, href=f"#{part.anchor}") for part in sections), aria_label="Sections"
     )
@@ -95,12 +101,12 @@ def plotting_library() -> Markup:
         MissingPackageError: If the package that brings it is not installed.
     """
     try:
-        script = pkgutil.get_data("plotly", "package_data/plotly.min.js")
+        script = (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
     except (ImportError, FileNotFoundError) as missing:
         raise MissingPackageError(
             "an interactive page embeds plotly.js, which the package plotly brings: pip install plotly."
         ) from missing
-    return Markup(base64.b64encode(gzip.compress(script or b"", 9, mtime=0)).decode("ascii"))
+    return Markup(base64.b64encode(gzip.compress(script, 9, mtime=0)).decode("ascii"))
 
 
 def _resource(name: str) -> str:

@@ -18,8 +18,9 @@ Curves = Mapping[str, Sequence[tuple[float, float]]]
 
 
 def size_section(reading: Reading, curves: Curves, tuned: TunedRecord | None) -> Section:
-    """The chart and what to think of the prediction."""
-    return Section("size", "Accuracy against size", size_chart(reading, curves, tuned).markup())
+    """The chart in a part of its own."""
+    chart = size_chart(reading, curves, tuned)
+    return Section("size", "Accuracy against size", chart.markup(), [chart])
 
 
 def size_chart(reading: Reading, curves: Curves, tuned: TunedRecord | None) -> PointChart:

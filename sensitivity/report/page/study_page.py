@@ -12,16 +12,16 @@ from sensitivity.records.study import RecipeLike
 from sensitivity.records.tuned import TunedRecord
 from sensitivity.records.verification import VerificationRecord
 from sensitivity.report.facts import study_facts
-from sensitivity.report.page.comparison import Comparison, comparison_chart, comparison_finding, comparison_section
+from sensitivity.report.page.comparison import Comparison, comparison_finding, comparison_section
 from sensitivity.report.page.document import Section, document
 from sensitivity.report.page.finding import study_finding
 from sensitivity.report.page.layer_table import layer_table
 from sensitivity.report.page.legend import dips_legend
-from sensitivity.report.page.size import Curves, size_chart, size_section
+from sensitivity.report.page.size import Curves, size_section
 from sensitivity.report.page.stages import stage_table
 from sensitivity.report.page.study_data import study_data
-from sensitivity.report.page.tuned_page import tuned_charts, tuned_finding, tuned_sections
-from sensitivity.report.page.verification_page import verification_charts, verification_finding, verification_sections
+from sensitivity.report.page.tuned_page import tuned_finding, tuned_section
+from sensitivity.report.page.verification_page import verification_finding, verification_sections
 from sensitivity.report.reading import Reading
 
 
@@ -65,36 +65,25 @@ def study_page(reading: Reading, recipe: RecipeLike | None = None, beside: Besid
         Section("stages", "Stages", stage_table(reading, names)),
         Section("table", "Table", layer_table(reading, names, beside.diagnosis)),
         *([size_section(reading, curves, beside.tuned)] if curves else []),
-        *([] if beside.tuned is None else tuned_sections(beside.tuned)),
-        *([] if beside.verification is None else verification_sections(beside.verification)),
-        *([] if beside.comparison is None else [comparison_section(beside.comparison)]),
-        Section("made", "How it was made", _made(reading, names)),
     ]
-    charts = [
-        *([size_chart(reading, curves, beside.tuned)] if curves else []),
-        *([] if beside.tuned is None else tuned_charts(beside.tuned)),
-        *([] if beside.verification is None else verification_charts(beside.verification)),
-        *([] if beside.comparison is None else [comparison_chart(beside.comparison)]),
-    ]
-    data = {
-        "study": study_data(reading, names, beside.diagnosis),
-        "charts": {chart.anchor: chart.data() for chart in charts},
-    }
-    return document(f"{study.model} on {study.task}", _lead(reading, names, beside), sections, data)
-
-
-def _lead(reading: Reading, names: tuple[str, ...], beside: Beside) -> list[str]:
-    """What was found, a paragraph for each part."""
-    return [
-        *(study_finding(reading, name, beside.diagnosis) for name in names),
-        *([] if beside.tuned is None else [tuned_finding(beside.tuned)]),
-        *([] if beside.verification is None else [verification_finding(beside.verification)]),
-        *([] if beside.comparison is None else [comparison_finding(beside.comparison)]),
-    ]
+    lead = [study_finding(reading, name, beside.diagnosis) for name in names]
+    if beside.tuned is not None:
+        sections.append(tuned_section(beside.tuned))
+        lead.append(tuned_finding(beside.tuned))
+    if beside.verification is not None:
+        sections += verification_sections(beside.verification)
+        lead.append(verification_finding(beside.verification))
+    if beside.comparison is not None:
+        sections.append(comparison_section(beside.comparison))
+        lead.append(comparison_finding(beside.comparison))
+    sections.append(Section("made", "How it was made", _made(reading, names)))
+    data = study_data(reading, names, beside.diagnosis)
+    return document(f"{study.model} on {study.task}", lead, sections, data)
 
 
 def _dips(reading: Reading, recipes: tuple[str, ...]) -> Markup:
     """The controls, the place of the chart, what it says of a layer, and the legend."""
+    which = "one layer" if reading.one_at_a_time else "all layers but one"
     choices = [element("option", name, value=str(number)) for number, name in enumerate(recipes)]
     chooser = element("label", "recipe ", element("select", *choices, id="recipe"))
     return joined(
@@ -110,7 +99,7 @@ def _dips(reading: Reading, recipes: tuple[str, ...]) -> Markup:
             class_="chart",
             tabindex=0,
             role="application",
-            aria_label="Score with one layer perturbed, layers in execution order",
+            aria_label=f"{reading.study.metric} with {which} perturbed, layers in execution order",
             aria_describedby="dips-help",
         ),
         element("p", _HELP, id="dips-help", class_="quiet"),

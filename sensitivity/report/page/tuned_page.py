@@ -18,15 +18,15 @@ def tuned_page(record: TunedRecord) -> str:
     Args:
         record: What the search found.
     """
-    sections = [*tuned_sections(record), Section("scheme", "The scheme", _scheme(record))]
-    data = {"charts": {chart.anchor: chart.data() for chart in tuned_charts(record)}}
-    return document(path.title(record), [tuned_finding(record)], sections, data)
+    sections = [tuned_section(record), Section("scheme", "The scheme", _scheme(record))]
+    return document(path.title(record), [tuned_finding(record)], sections)
 
 
-def tuned_sections(record: TunedRecord) -> list[Section]:
-    """The parts about a search, for its own page and for that of a study."""
-    charts = joined(*(chart.markup() for chart in tuned_charts(record)))
-    return [Section("search", "The path of the search", joined(described(path.facts(record)), charts, _table(record)))]
+def tuned_section(record: TunedRecord) -> Section:
+    """The part about a search, for its own page and for that of a study."""
+    chart = tuned_chart(record)
+    content = joined(described(path.facts(record)), chart.markup(), _table(record))
+    return Section("search", "The path of the search", content, [chart])
 
 
 def tuned_finding(record: TunedRecord) -> str:
@@ -48,7 +48,7 @@ def tuned_finding(record: TunedRecord) -> str:
     return text
 
 
-def tuned_charts(record: TunedRecord) -> list[PointChart]:
+def tuned_chart(record: TunedRecord) -> PointChart:
     """The score of every step, the first on top, against fp32 and the target."""
     sign = 1.0 if record.higher_is_better else -1.0
     baseline = record.baseline.value * record.scale
@@ -78,17 +78,15 @@ def tuned_charts(record: TunedRecord) -> list[PointChart]:
         groups.append(Group(f"on {record.engine.engine}", style.ENGINE_INK, "star", [mark], large=True))
         ticks.append((float(place), f"on {record.engine.engine}"))
     unit = f" ({record.unit})" if record.unit else ""
-    return [
-        PointChart(
-            CHART,
-            f"{record.metric} of every scheme that was measured, the first one on top",
-            Axis(f"{record.metric}{unit}", reversed=not record.higher_is_better),
-            Axis("", ticks, reversed=True),
-            [group for group in groups if group.marks],
-            levels,
-            rows=len(ticks),
-        )
-    ]
+    return PointChart(
+        CHART,
+        f"{record.metric} of every scheme that was measured, the first one on top",
+        Axis(f"{record.metric}{unit}", reversed=not record.higher_is_better),
+        Axis("", ticks, reversed=True),
+        [group for group in groups if group.marks],
+        levels,
+        rows=len(ticks),
+    )
 
 
 def _mark(record: TunedRecord, number: int) -> Mark:

@@ -24,9 +24,8 @@ def verification_page(record: VerificationRecord) -> str:
     Args:
         record: What was found.
     """
-    data = {"charts": {chart.anchor: chart.data() for chart in verification_charts(record)}}
     sections = [*verification_sections(record), Section("made", "How it was made", _made(record))]
-    return document(agreement.title(record), [verification_finding(record)], sections, data)
+    return document(agreement.title(record), [verification_finding(record)], sections)
 
 
 def verification_finding(record: VerificationRecord) -> str:
@@ -48,14 +47,10 @@ def verification_finding(record: VerificationRecord) -> str:
 
 def verification_sections(record: VerificationRecord) -> list[Section]:
     """The parts about a verification, for its own page and for that of a study."""
-    facts = agreement.facts_list(record)
-    charts = {chart.anchor: chart.markup() for chart in verification_charts(record)}
-    sections = [
-        Section("agreement", "Simulated against deployed", joined(facts, *_only(charts, CODES), _table(record)))
-    ]
-    if TIMES in charts:
-        sections.append(Section("latency", "Time of each layer", charts[TIMES]))
-    return sections
+    charts = verification_charts(record)
+    content = joined(agreement.facts_list(record), *(chart.markup() for chart in charts[:1]), _table(record))
+    sections = [Section("agreement", "Simulated against deployed", content, charts[:1])]
+    return sections + [Section("latency", "Time of each layer", chart.markup(), [chart]) for chart in charts[1:]]
 
 
 def verification_charts(record: VerificationRecord) -> list[PointChart]:
@@ -148,7 +143,3 @@ def _made(record: VerificationRecord) -> Markup:
         "scheme": ", ".join(f"{pattern}: {recipe or 'float'}" for pattern, recipe in info.scheme or ()),
     }
     return described((name, text) for name, text in pairs.items() if text)
-
-
-def _only(charts: dict[str, Markup], anchor: str) -> list[Markup]:
-    return [charts[anchor]] if anchor in charts else []

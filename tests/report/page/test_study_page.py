@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from sensitivity.errors import StudyError
+from sensitivity.errors import MissingPackageError, StudyError
 from sensitivity.records import QuantSpec, Recipe
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.report.page import document
 from sensitivity.report.page.finding import study_finding
 from sensitivity.report.page.study_data import study_data
 from sensitivity.report.page.study_page import Beside, study_page
@@ -82,6 +86,24 @@ def test_the_page_needs_nothing_from_elsewhere_and_may_ask_for_nothing() -> None
     assert not {"link", "img", "iframe", "object", "embed"} & set(reader.tags)
     assert not re.search(r"@import|url\(|fetch\(|XMLHttpRequest|https?://", text)
     assert 'http-equiv="Content-Security-Policy" content="default-src &#x27;none&#x27;;' in text
+
+
+def test_a_page_needs_no_package_but_the_one_that_is_embedded(tmp_path: Path) -> None:
+    make_study([0.1, 0.0]).save(tmp_path / "study.json")
+    code = f"""
+import sys
+sys.modules |= dict.fromkeys(["torch", "pandas", "matplotlib", "numpy", "scipy"])  # any import of them now fails
+from sensitivity.study import Study
+Study.load({str(tmp_path / "study.json")!r}).to_html({str(tmp_path / "page.html")!r})
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert (tmp_path / "page.html").read_text(encoding="utf-8").startswith("<!DOCTYPE html>")
+
+
+def test_without_the_plotting_library_the_message_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)
+    with pytest.raises(MissingPackageError, match="which the package plotly brings: pip install plotly"):
+        document.plotting_library.__wrapped__()
 
 
 def test_the_page_is_the_same_every_time() -> None:

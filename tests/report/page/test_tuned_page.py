@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import sensitivity as sv
-from sensitivity.report.page.tuned_page import tuned_charts, tuned_finding, tuned_page
+from sensitivity.report.page.tuned_page import tuned_chart, tuned_finding, tuned_page
 from tests.report.page.browser import run_in_page
 from tests.report.page.made import TUNED
 from tests.report.page.reader import Reader, without_library
@@ -39,12 +39,12 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 def test_the_chart_is_as_it_was(golden: Callable[[str, str], None]) -> None:
-    (chart,) = tuned_charts(TUNED)
+    chart = tuned_chart(TUNED)
     golden("tuned_page.json", json.dumps(chart.data(), indent=1, ensure_ascii=False) + "\n")
 
 
 def test_every_measured_step_is_a_mark_with_its_interval_around_it() -> None:
-    marks = [mark for group in tuned_charts(TUNED)[0].groups for mark in group.marks]
+    marks = [mark for group in tuned_chart(TUNED).groups for mark in group.marks]
     of_steps = {mark.row: mark for mark in marks if mark.row is not None and mark.x is not None}
     assert sorted(of_steps) == [0, 1, 3]
     for row, mark in of_steps.items():
@@ -54,7 +54,7 @@ def test_every_measured_step_is_a_mark_with_its_interval_around_it() -> None:
 
 def test_marks_of_a_metric_that_is_better_when_lower_grow_to_the_left() -> None:
     lower = replace(TUNED, higher_is_better=False)
-    chart = tuned_charts(lower)[0]
+    chart = tuned_chart(lower)
     assert chart.x.reversed
     assert [level.at for level in chart.levels] == pytest.approx([78.5, 79.5])
 
