@@ -100,4 +100,49 @@ def net(folder: Path) -> dict[str, Any]:
     }
 
 
-STAGES: dict[str, Callable[[Path], dict[str, Any]]] = {"detector": detector, "net": net}
+def segmentation(folder: Path) -> dict[str, Any]:
+    """A network that finds bright pixels, and images with label maps of one bright square each."""
+    (folder / "images").mkdir()
+    (folder / "labels").mkdir()
+    for number in range(4):
+        labels = np.zeros((40, 50), np.uint8)
+        labels[10:30, 5 * number : 5 * number + 20] = 1
+        Image.fromarray(np.repeat(labels[..., None] * 255, 3, axis=2)).save(folder / "images" / f"{number}.png")
+        Image.fromarray(labels).save(folder / "labels" / f"{number}.png")
+    model = nn.Sequential(
+        nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 1), nn.ReLU(), nn.Conv2d(8, 2, 1)
+    ).eval()
+    with torch.no_grad():  # brightness goes through, and is compared with a half
+        for layer in (model[0], model[2], model[4]):
+            nn.init.constant_(layer.weight, 1.0 / layer.weight[0].numel())
+            nn.init.zeros_(layer.bias)
+        model[4].weight[0] = 0.0
+        model[4].bias[0] = 0.5
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return {"model": model, "example": images[:1], "images": images}
+
+
+def classification(folder: Path) -> dict[str, Any]:
+    """A network that tells dark images from bright ones, and a folder of both."""
+    for name, brightness in (("bright", 200), ("dark", 40)):
+        (folder / "val" / name).mkdir(parents=True)
+        for number in range(4):
+            pixels = np.full((32, 32, 3), brightness + 5 * number, np.uint8)
+            Image.fromarray(pixels).save(folder / "val" / name / f"{number}.png")
+    first, last = nn.Conv2d(3, 16, 3, padding=1), nn.Linear(16, 2)
+    with torch.no_grad():
+        nn.init.constant_(first.weight, 1.0 / first.weight[0].numel())
+        nn.init.zeros_(first.bias)
+        last.weight[0], last.weight[1] = 1.0 / 16, 0.0
+        last.bias[0], last.bias[1] = 0.0, 0.5
+    model = nn.Sequential(first, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), last).eval()
+    images = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    return {"model": model, "example": images[:1], "images": images}
+
+
+STAGES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "classification": classification,
+    "detector": detector,
+    "net": net,
+    "segmentation": segmentation,
+}

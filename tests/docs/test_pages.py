@@ -87,11 +87,22 @@ def test_every_command_of_a_page_is_understood(page: Path) -> None:
             pytest.fail(f"{page.name} shows {line!r}, which ends with {end.code}")
 
 
+def anchors(page: Path) -> set[str]:
+    """What a link to a part of a page may end in: its headings in small letters, with hyphens for blanks."""
+    headings = re.findall(r"^#+ (.+)$", text_of(page), flags=re.MULTILINE)
+    words = [re.sub(r"[^\w\s-]", "", heading).strip().lower() for heading in headings]
+    return {re.sub(r"[-\s]+", "-", heading) for heading in words}
+
+
 def test_every_link_leads_somewhere() -> None:
     for page in LINKING:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", text_of(page)):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{page.relative_to(REPOSITORY)} links {target}"
+        for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", text_of(page)):
+            if "://" in target:
+                continue
+            linked = page.parent / target if target else page
+            assert linked.exists(), f"{page.relative_to(REPOSITORY)} links {target}"
+            if anchor and linked.suffix == ".md":
+                assert anchor in anchors(linked), f"{page.relative_to(REPOSITORY)} links {target}#{anchor}"
 
 
 def test_pages_that_need_a_family_of_networks_are_run_where_its_extra_is() -> None:
