@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import sensitivity as sv
 from sensitivity.cli.main import whole_parser
 from tests.docs.stages import STAGES
 
@@ -103,6 +104,18 @@ def test_every_link_leads_somewhere() -> None:
             assert linked.exists(), f"{page.relative_to(REPOSITORY)} links {target}"
             if anchor and linked.suffix == ".md":
                 assert anchor in anchors(linked), f"{page.relative_to(REPOSITORY)} links {target}#{anchor}"
+
+
+def test_the_reference_describes_every_public_name_once() -> None:
+    described = [name for page in DOCS for name in re.findall(r"^::: sensitivity\.(\w+)$", text_of(page), re.MULTILINE)]
+    assert sorted(set(sv.__all__) - set(described) - {"__version__"}) == [], "add them to a page of docs/reference/"
+    assert sorted(name for name in described if described.count(name) > 1) == []
+
+
+def test_every_page_is_in_the_menu_of_the_site() -> None:
+    menu = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    outside = [f"examples/{page.parent.name}" for page in REPOSITORY.glob("examples/*/README.md")]
+    assert [name for name in [*map(name_of, DOCS), *outside] if f"{name}.md" not in menu] == []
 
 
 def test_pages_that_need_a_family_of_networks_are_run_where_its_extra_is() -> None:
