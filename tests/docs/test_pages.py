@@ -5,6 +5,7 @@ from __future__ import annotations
 import doctest
 import re
 import shlex
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,9 @@ def remark(page: Path, what: str) -> list[str]:
 def snippets(page: Path) -> list[tuple[int, str]]:
     """Python blocks that are no dialogue, with the line at which each begins."""
     text = text_of(page)
-    blocks = re.finditer(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
-    return [(text.count("\n", 0, block.start(1)), block[1]) for block in blocks if not block[1].startswith(">>>")]
+    blocks = re.finditer(r"^( *)```python\n(.*?)^\1```", text, flags=re.MULTILINE | re.DOTALL)
+    sources = [(text.count("\n", 0, block.start(2)), textwrap.dedent(block[2])) for block in blocks]
+    return [(line, source) for line, source in sources if not source.startswith(">>>")]
 
 
 def run_snippets(page: Path, names: dict[str, Any]) -> None:
