@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.errors import ModelInUseError
+from sensitivity.sweep.passes.forward import FEWEST_REPLAYED
 from tests.sweep.mean_task import MeanTask
 
 PAIRS = 50 if "SENSITIVITY_SOAK" in os.environ else 10
@@ -174,7 +175,7 @@ class Threaded(nn.Module):
 def test_a_model_that_calls_its_layers_in_threads_is_run_in_full() -> None:
     torch.manual_seed(0)
     model = Threaded().eval()
-    wrapped, task = sv.wrap(model, torch.randn(2, 3, 6, 6)), PooledTask(40)
+    wrapped, task = sv.wrap(model, torch.randn(2, 3, 6, 6)), PooledTask(2 * FEWEST_REPLAYED, batch_size=4)
     expected = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
     model.on = True
     study = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)

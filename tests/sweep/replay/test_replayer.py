@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import sensitivity as sv
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.passes.forward import FEWEST_REPLAYED, Forward
 from sensitivity.sweep.passes.in_process import unchanged_inputs
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Variant
@@ -154,7 +154,7 @@ def test_a_model_that_draws_random_numbers_is_run_in_full_and_draws_the_same_one
 
     torch.manual_seed(0)
     model, x = Noisy().eval(), torch.randn(1, 3, 4, 4)
-    study = sv.wrap(model, x).analyze(RecordingTask([x] * 10), sv.Prune(0.0), progress=False)
+    study = sv.wrap(model, x).analyze(RecordingTask([x] * FEWEST_REPLAYED), sv.Prune(0.0), progress=False)
     assert study.notes == ("not replayed, every pass run in full: the model draws random numbers",)
     assert [m.drop for m in study.measurements] == [0.0, 0.0]
 

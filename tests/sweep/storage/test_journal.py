@@ -19,6 +19,7 @@ from torch import Tensor
 
 import sensitivity as sv
 from sensitivity.errors import CalibrationError, StoreConflictError, StoreError, StoreFormatError
+from sensitivity.sweep.passes.forward import FEWEST_REPLAYED
 from sensitivity.sweep.storage.journal import Journal, MemoryStore
 from tests.sweep.storage.stored_sweeps import KILLS, Net, StoredTask, analyze, images, known
 
@@ -106,9 +107,8 @@ def test_an_interrupted_sweep_goes_on_where_it_was(wrapped: sv.Wrapped, path: Pa
         assert analyze(wrapped, task, path, replay=False).notes == (f"interrupted: {stop // 4} of 4 images were run",)
     task = StoredTask(images(4))
     assert known(analyze(wrapped, task, path, replay=False)) == expected
-    first = stop >= 4  # the baseline of the first batch always runs again, to see that it is the same
-    # that of a batch that was begun is read from the store, if it is not the first
-    assert task.predicted == 16 - stop + (first or stop > 0)
+    # All that ran is read from the store; the baseline of the first batch runs again, to see that it is the same.
+    assert task.predicted == 16 - stop + 1
 
 
 def test_of_a_finished_sweep_only_the_unperturbed_model_runs_again_on_the_first_batch(
@@ -201,6 +201,7 @@ def test_a_model_that_draws_random_numbers_draws_the_same_when_resumed(path: Pat
             return super().forward(x + torch.rand_like(x))
 
     data = images(8)
+    assert 3 * len(data) >= FEWEST_REPLAYED, "a sweep of fewer passes is not replayed, and has no note of it"
     wrapped, task = sv.wrap(Noisy().eval(), data[0]), StoredTask(data)
     torch.manual_seed(5)
     expected = known(analyze(wrapped, task))
