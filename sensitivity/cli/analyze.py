@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensitivity.cli.models import add_engine, check_engine, made_task
-from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
+from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, add_file, check_place, writing
 from sensitivity.cli.sweeps import add_sweep, calibrated, checked_recipes, stop_of
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import EngineError, ExportError, StudyError
@@ -31,13 +31,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_sweep(parser)
     parser.add_argument("--store", type=Path, metavar="FILE", help="keep every result here, and go on from it")
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("study.json"),
-        metavar="STUDY.json",
-        help="where to write (default: %(default)s)",
-    )
+    add_file(parser, "--out", "study.json", "where to write", metavar="STUDY.json")
     parser.add_argument(
         "--workers",
         type=_workers,

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
-from sensitivity.cli.models import FORM, add_calibration, add_engine, add_model, check_engine, made_images, made_wrapped
-from sensitivity.cli.output import Answer, check_place, write_all
+from sensitivity.cli.models import (
+    FORM,
+    add_calibration,
+    add_engine,
+    add_layers,
+    add_model,
+    check_engine,
+    made_images,
+    made_wrapped,
+)
+from sensitivity.cli.output import Answer, add_file, add_table, check_place, write_all
 from sensitivity.cli.recipes import HELP, recipe
 
 
@@ -30,7 +38,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="RECIPE",
         help=f"what is done to each layer: {HELP} (default: %(default)s)",
     )
-    parser.add_argument("--layers", action="append", metavar="PATTERN", help="only these layers, e.g. 'stage3:*:*'")
+    add_layers(parser)
     parser.add_argument(
         "--enough-db",
         type=float,
@@ -42,21 +50,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--engine",
         help="an engine: where its sums saturate on this machine, run each layer on it, and say what that costs",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("diagnosis.json"),
-        metavar="FILE",
-        help="where to write the findings (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--picture",
-        type=Path,
-        default=Path("diagnosis.png"),
-        metavar="FILE",
-        help="where to draw them; .png, .svg or .pdf (default: %(default)s)",
-    )
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every layer as a row")
+    add_file(parser, "--out", "diagnosis.json", "where to write the findings")
+    add_file(parser, "--picture", "diagnosis.png", "where to draw them; .png, .svg or .pdf")
+    add_table(parser, "layer")
     parser.add_argument("--json", action="store_true", help="print JSON: the findings")
     parser.set_defaults(run=run)
 

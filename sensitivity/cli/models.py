@@ -47,6 +47,11 @@ def add_calibration(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """Add --layers."""
+    parser.add_argument("--layers", action="append", metavar="PATTERN", help="only these layers, e.g. 'stage3:*:*'")
+
+
 def shape(text: str) -> tuple[int, ...]:
     """``1x3x224x224`` as numbers."""
     sizes = text.split("x")

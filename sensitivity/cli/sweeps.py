@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sensitivity.cli.deploy import calibrate, needing_images
-from sensitivity.cli.models import add_model, add_task, made_images, made_wrapped
+from sensitivity.cli.models import add_layers, add_model, add_task, made_images, made_wrapped
 from sensitivity.cli.output import add_tolerance
 from sensitivity.cli.recipes import HELP, recipe
 from sensitivity.errors import StudyError
@@ -23,7 +23,7 @@ def add_sweep(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     add_task(parser)
     parser.add_argument("--recipe", action="append", type=recipe, metavar="RECIPE", help=f"{HELP} (default: int8)")
-    parser.add_argument("--layers", action="append", metavar="PATTERN", help="only these layers, e.g. 'stage3:*:*'")
+    add_layers(parser)
     parser.add_argument(
         "--stop", action="store_true", help="give a layer no more images once its drop is decided; needs --tolerance"
     )

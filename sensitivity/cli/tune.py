@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.cli.models import add_engine, add_model, add_task, check_engine, made_images, made_task, made_wrapped
-from sensitivity.cli.output import FAILED, Answer, check_place, size, write_all
+from sensitivity.cli.output import FAILED, Answer, add_file, add_table, check_place, size, write_all
 from sensitivity.cli.recipes import HELP, recipe
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError, StudyError
@@ -66,13 +66,10 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
-    for option, name, contents in (
-        ("--out", "tuned.json", "the scheme and every step of the way there"),
-        ("--scheme", "scheme.json", "the scheme alone, for deploy and verify"),
-        ("--picture", "path.png", "the score of every step; .png, .svg or .pdf"),
-    ):
-        parser.add_argument(option, type=Path, default=Path(name), metavar="FILE", help=f"{contents} (default: {name})")
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every step as a row")
+    add_file(parser, "--out", "tuned.json", "the scheme and every step of the way there")
+    add_file(parser, "--scheme", "scheme.json", "the scheme alone, for deploy and verify")
+    add_file(parser, "--picture", "path.png", "the score of every step; .png, .svg or .pdf")
+    add_table(parser, "step")
 
 
 def run(options: argparse.Namespace) -> Answer:
