@@ -49,14 +49,14 @@ def norm_table(network: str) -> str:
         wrapped = sv.wrap(model, images[:1], name=f"{network} with {kind} norms")
         calibration = wrapped.calibrate(images, sv.INT8, progress=False)
         baseline = wrapped.evaluate(task, sv.Scheme())
-        scale = 100 if baseline.unit == "%" else 1
-        cells = [f"{scale * baseline.value:.2f}"]
+        cells = [] if network != "bars" else [f"{100 * baseline.value:.2f}"]
         for recipe in RECIPES.values():
-            score = wrapped.evaluate(task, everywhere(wrapped, recipe), calibration=calibration)
-            cells.append(f"{scale * (baseline.value - score.value):.2f}")
+            score = wrapped.evaluate(task, everywhere(wrapped, recipe), calibration=calibration).value
+            cells.append(f"{100 * (baseline.value - score) if network == 'bars' else score:.2f}")
         rows.append([kind, *cells])
-        unit = f"{baseline.metric} ({baseline.unit})"
-    return markdown(["norm", f"float, {unit}", *(f"{name}: drop" for name in RECIPES)], rows)
+    if network == "bars":
+        return markdown(["norm", "float, top1 (%)", *(f"{name}: drop" for name in RECIPES)], rows)
+    return markdown(["norm", *(f"{name}: SQNR (dB)" for name in RECIPES)], rows)
 
 
 def everywhere(wrapped: sv.Wrapped, recipe: sv.Recipe) -> sv.Scheme:
@@ -228,11 +228,16 @@ class CenterNet(nn.Module):
 def detector(network: str, kind: str) -> tuple[nn.Module, sv.FeatureFidelity, Tensor]:
     """A detector with random weights and this kind of norm; outputs are compared, in dB.
 
-    Batch norms get the statistics of the images: with those they are made with, deep features fade.
+    Batch norms get the statistics of the images: with those they are made with, deep features fade. Biases are set to
+    zero: that of a classifier is the same large number everywhere, in which noise would vanish.
     """
     torch.manual_seed(0)
     images = torch.rand(4, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    model = norms.convert(DETECTORS[network](), "batch" if kind == "frozen-batch" else kind).train()
+    made = DETECTORS[network]()
+    for module in made.modules():
+        if isinstance(module, nn.Conv2d) and module.bias is not None:
+            nn.init.zeros_(module.bias)
+    model = norms.convert(made, "batch" if kind == "frozen-batch" else kind).train()
     with torch.no_grad():
         for _ in range(10):
             model(images)

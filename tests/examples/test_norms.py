@@ -74,6 +74,5 @@ def test_a_detector_is_compared_with_each_norm(
     if network == "efficientdet":
         pytest.importorskip("effdet", reason="effdet is not installed")
     monkeypatch.setattr(example, "KINDS", ("switchable",))
-    [(score, int8, half, _)] = rows_of(example.norm_table(network)).values()
-    assert score == pytest.approx(150)
-    assert 0 < int8 < half
+    [(int8, half, pattern)] = rows_of(example.norm_table(network)).values()
+    assert 60 > int8 > max(half, pattern)

@@ -211,12 +211,16 @@ def timm() -> Models:
     def make(name: str) -> Any:
         model = package.create_model(name, pretrained=False, num_classes=10)
         channels, height, width = package.data.resolve_model_data_config(model)["input_size"]
-        if not getattr(model.default_cfg, "get", lambda _: None)("fixed_input_size"):
+        fixed = getattr(model.default_cfg, "get", lambda _: None)("fixed_input_size")
+        if not fixed and name not in OF_BLOCKS:
             height = width = min(height, 96)
         return model, (1, channels, height, width), None
 
     return {name: partial(make, name) for name in copy.copy(TIMM)}
 
+
+OF_BLOCKS = ("halonet26t", "botnet26t_256", "lambda_resnet26t")
+"""Attention over blocks of a fixed size, which the maps of small images are no multiple of."""
 
 TIMM = (
     *("resnet10t", "resnet18", "resnext26ts", "seresnext26ts", "mobilenetv2_035", "mobilenetv3_small_050", "lcnet_035"),

@@ -25,6 +25,7 @@ Do not edit it by hand.
 - **deployed**: layers whose quantized form stands in the graph that OpenVINO runs. **verified**: layers whose codes on
   the engine agree with the simulation; of the others OpenVINO does not tell what it ran, or ran them in float, or
   disagrees.
+- **not tried**: the row is of a run with `--no-deploy`.
 - **reason**: the first step that failed or left something out, in the library's own words.
 """
 
@@ -55,11 +56,16 @@ def _summary(rows: Sequence[Row]) -> list[str]:
             sum(bool(row.swept) and "swept" not in row.reasons for row in own),
             sum(row.replay_equal is True for row in own),
             sum(row.finite is True for row in own),
-            sum(row.deployed is not None for row in own),
+            f"{sum(row.deployed is not None for row in own)} of {sum(map(_engine_tried, own))} tried",
         ]
         verified, deployed = (sum(getattr(row, key) or 0 for row in own) for key in ("verified", "deployed"))
         lines.append(f"| {family} | {len(own)} | {' | '.join(map(str, counts))} | {verified} of {deployed} |")
     return lines
+
+
+def _engine_tried(row: Row) -> bool:
+    """Whether the engine was reached, or should have been: the model was wrapped, and ``--no-deploy`` was not given."""
+    return row.deployed is not None or bool({"deployed", "ended", "made", "wrapped"} & row.reasons.keys())
 
 
 def _details(rows: Sequence[Row]) -> list[str]:
@@ -81,5 +87,6 @@ def _line(row: Row) -> str:
 
     found = "" if row.layers is None else f"{row.layers} / {row.called}"
     reason = "; ".join(f"{step}: {text}" for step, text in row.reasons.items()).replace("|", "\\|")
-    cells = [found, cell(row.swept), cell(row.replay_equal), cell(row.finite), cell(row.deployed), cell(row.verified)]
+    deployed = cell(row.deployed) if _engine_tried(row) else "not tried"
+    cells = [found, cell(row.swept), cell(row.replay_equal), cell(row.finite), deployed, cell(row.verified)]
     return f"| {row.name} | {' | '.join(cells)} | {row.seconds:.0f} | {row.gigabytes:.1f} | {reason[:240]} |"

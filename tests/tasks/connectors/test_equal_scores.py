@@ -20,6 +20,7 @@ from pycocotools import mask as mask_tools
 from torch import nn
 
 import sensitivity as sv
+from sensitivity.tasks.connectors.panoptic import PanopticMaps
 from tests.tasks.connectors import networks
 from tests.tasks.connectors.conftest import predictions_of
 from tests.tasks.connectors.pseudo_truth import Row, pycocotools_metrics, results_of, write_truth
@@ -224,6 +225,38 @@ def mean_iou(pairs: Sequence[tuple[Any, Any]], classes: int) -> float:
         np.add.at(counts, (np.asarray(truth).ravel(), np.asarray(found).ravel()), 1)
     own = counts.diagonal()
     return float(np.mean(own / (counts.sum(0) + counts.sum(1) - own)))
+
+
+def test_transformers_panoptic(photographs: list[Path]) -> None:
+    """Its processor's segments, painted one by one, scored by torchmetrics."""
+    transformers = pytest.importorskip("transformers", reason="transformers is not installed")
+    detection = pytest.importorskip("torchmetrics.detection", reason="torchmetrics is not installed")
+    model = networks.mask2former()
+    processor = transformers.Mask2FormerImageProcessor(size={"height": 64, "width": 64})
+    nn.init.normal_(model.class_predictor.weight, std=5.0)  # so that some queries are sure of their class
+    settings = {"threshold": 0.5, "mask_threshold": 0.4, "overlap_mask_area_threshold": 0.05}  # and cover each other
+    kinds = {"things": set(range(5)), "stuffs": set(range(5, 10)), "allow_unknown_preds_category": True}
+    metric, batches = detection.PanopticQuality(**kinds), []
+    for path in photographs:
+        inputs = processor(images=pixels(path), return_tensors="pt")
+        with torch.no_grad():
+            outputs = model(**inputs)
+        [found] = processor.post_process_panoptic_segmentation(outputs, target_sizes=[size_of(path)], **settings)
+        painted = torch.full((*size_of(path), 2), -1)
+        painted[..., 1] = found["segmentation"]
+        for segment in found["segments_info"]:
+            painted[..., 0][found["segmentation"] == segment["id"]] = segment["label_id"]
+        truth = painted.clone()
+        truth[..., 0][painted[..., 0] == -1] = 9
+        truth[: len(truth) // 2] = torch.tensor([9, 0])
+        metric.update(painted[None], truth[None])
+        batches.append((inputs["pixel_values"], truth[None]))
+    expected = float(metric.compute())
+    assert 0.01 < expected < 0.99
+    task = sv.LoaderTask(
+        batches, metric=detection.PanopticQuality(**kinds), adapter=PanopticMaps(processor, **settings)
+    )
+    assert task.score(predictions_of(task, model))["PanopticQuality"] == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("prompts", ["boxes", "points"])
