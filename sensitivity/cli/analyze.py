@@ -6,18 +6,19 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.models import add_engine, check_engine, made_task
-from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, add_file, check_place, writing
-from sensitivity.cli.sweeps import add_sweep, calibrated, checked_recipes, stop_of
+from sensitivity.cli.arguments import add_engine, add_json, add_store, add_sweep, add_workers
+from sensitivity.cli.config import add_config, save_config
+from sensitivity.cli.models import check_engine
+from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
+from sensitivity.cli.sweeps import calibrated, checked_recipes, stop_of
 from sensitivity.deploy.engines.registry import engine_names
-from sensitivity.errors import EngineError, ExportError, StudyError
+from sensitivity.errors import EngineError, ExportError
 from sensitivity.records.note import NoteKind, of_kind
 
 if TYPE_CHECKING:
     from sensitivity.contracts import Task
     from sensitivity.records import Recipe
     from sensitivity.study import Study
-    from sensitivity.sweep.settings import Workers
     from sensitivity.wrapped import Wrapped
 
 
@@ -30,47 +31,42 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "stopped at any time; the same command goes on from there.",
     )
     add_sweep(parser)
-    parser.add_argument("--store", type=Path, metavar="FILE", help="keep every result here, and go on from it")
-    add_file(parser, "--out", "study.json", "where to write", metavar="STUDY.json")
+    add_store(parser)
     parser.add_argument(
-        "--workers",
-        type=_workers,
-        default="auto",
-        metavar="N",
-        help="run in N processes; 1 runs in a single other one (default: auto, every core where that is faster)",
+        "--out",
+        type=Path,
+        default=Path("study.json"),
+        metavar="STUDY.json",
+        help="where to write (default: %(default)s)",
     )
+    add_workers(parser, default="auto")
     timed = ", ".join(engine_names(timed=True))
     add_engine(
         parser, "--latency", help=f"then time every layer, for protect --latency; not done by default: on {timed}"
     )
-    parser.add_argument("--json", action="store_true", help="print JSON: the study")
+    add_config(parser)
+    add_json(parser, "the study")
     parser.set_defaults(run=run)
-
-
-def _workers(text: str) -> int | Workers:
-    """A number of processes, or ``auto``."""
-    return "auto" if text == "auto" else int(text)
 
 
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     recipes = checked_recipes(options)
-    if options.workers != "auto" and options.workers < 1:
-        raise StudyError(f"--workers {options.workers}: give a number of processes from 1 on, or auto.")
     check_place(options.out)
+    saved = [] if options.save_config is None else [save_config(options.save_config, options.words)]
     if options.latency is not None:
         check_engine(options, options.latency, timed=True).check_runs_here()  # told before the sweep, not after it
-    wrapped, task = calibrated(options, recipes), made_task(options.task)
-    study = _analyzed(wrapped, task, recipes, options)
+    subject, task = calibrated(options, recipes)
+    study = _analyzed(subject.wrapped, task, recipes, options)
     _save(study, options.out)
     interrupted = of_kind(study.notes, NoteKind.INTERRUPTED)
     complaint, code = "; ".join(interrupted), INTERRUPTED if interrupted else 0
     if options.latency is not None and not interrupted:
-        study, complaint = _timed(wrapped, study, options.latency)
+        study, complaint = _timed(subject.wrapped, study, options.latency)
         code = FAILED if complaint else 0
         _save(study, options.out)
-    text = f"{study}\nwrote {options.out}; sensitivity report {options.out} draws it"
-    return Answer(text, study.to_json(), code, complaint)
+    lines = [str(study), f"wrote {options.out}; sensitivity report {options.out} draws it", *saved]
+    return Answer("\n".join(lines), study.to_json(), code, complaint)
 
 
 def _analyzed(wrapped: Wrapped, task: Task, recipes: list[Recipe], options: argparse.Namespace) -> Study:

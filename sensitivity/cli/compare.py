@@ -6,7 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.output import Answer, add_table, check_place, write_all
+from sensitivity.cli.arguments import add_json
+from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
 from sensitivity.study import Study
 
@@ -29,8 +30,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("other", type=Path, metavar="B.json", help="what another analyze wrote")
     parser.add_argument("--recipe", metavar="NAME", help="the recipe of A.json, where it has several")
     parser.add_argument("--other-recipe", metavar="NAME", help="the recipe of B.json, where it has several")
-    add_table(parser, "layer")
-    parser.add_argument("--json", action="store_true", help="print JSON: every layer, and the rank correlation")
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every layer as a row")
+    add_json(parser, "every layer, and the rank correlation")
     parser.set_defaults(run=run)
 
 

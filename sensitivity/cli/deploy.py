@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sensitivity.cli.models import add_calibration, add_engine, add_model, check_engine, made_images, made_wrapped
+from sensitivity.cli.arguments import add_json, add_scheme
+from sensitivity.cli.models import Subject, calibrate, check_engine, made_subject, needing_images
 from sensitivity.cli.output import Answer, check_place, writing
-from sensitivity.deploy.engines.registry import engine_names
-from sensitivity.errors import CalibrationError
-from sensitivity.records import Recipe, Scheme
+from sensitivity.records import Scheme
 from sensitivity.records.files import write_bytes
 
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
-    from sensitivity.wrapped import Wrapped
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -28,24 +25,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_scheme(parser)
     parser.add_argument("--out", type=Path, metavar="MODEL.onnx", help="write the ONNX with Q/DQ")
-    parser.add_argument("--json", action="store_true", help="print JSON: what the engine executes")
+    add_json(parser, "what the engine executes")
     parser.set_defaults(run=run)
-
-
-def add_scheme(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL, SCHEME.json, --engine, --parts and --calibration."""
-    add_model(parser)
-    parser.add_argument("scheme", type=Path, metavar="SCHEME.json", help="what protect wrote")
-    add_engine(parser, "--engine", default="openvino", help=f"{', '.join(engine_names())} (default: %(default)s)")
-    parser.add_argument(
-        "--parts",
-        nargs="+",
-        action="extend",
-        metavar="PATH",
-        help="submodules that the engine runs, e.g. image_encoder; the others stay in PyTorch (default: the whole "
-        "model, or what of it can be exported)",
-    )
-    add_calibration(parser)
 
 
 def run(options: argparse.Namespace) -> Answer:
@@ -69,7 +50,7 @@ def run(options: argparse.Namespace) -> Answer:
     return Answer("\n".join([*lines, *(f"wrote {path}" for path in written)]), plain)
 
 
-def made_deployed(options: argparse.Namespace) -> tuple[Wrapped, Deployed]:
+def made_deployed(options: argparse.Namespace) -> tuple[Subject, Deployed]:
     """The model of the command line, calibrated as the scheme needs, and deployed.
 
     Raises:
@@ -80,37 +61,10 @@ def made_deployed(options: argparse.Namespace) -> tuple[Wrapped, Deployed]:
     check_engine(options, options.engine)
     scheme = Scheme.load(options.scheme)
     needy = needing_images(scheme.recipes, options.calibration)
-    wrapped = made_wrapped(options)
-    if needy:
-        calibrate(wrapped, made_images(options.calibration), needy)
-    return wrapped, wrapped.deploy(scheme, options.engine, parts=options.parts)
-
-
-def needing_images(recipes: Iterable[Recipe], calibration: str | None) -> list[Recipe]:
-    """The recipes that need ranges.
-
-    Raises:
-        CalibrationError: If there are some, and --calibration names no images.
-    """
-    needy = [recipe for recipe in recipes if recipe.needs_calibration]
-    if needy and calibration is None:
-        raise CalibrationError(
-            f"recipe {needy[0].name} quantizes activations and needs images to measure their ranges on: give "
-            "--calibration package.module:callable, other images than the task's own where there are some."
-        )
-    return needy
-
-
-def calibrate(wrapped: Wrapped, images: Any, recipes: Sequence[Recipe]) -> None:
-    """Give a model the ranges that recipes need: those in a calibration, or measured on images."""
-    from sensitivity.quantize.calibration import Calibration
-
-    if isinstance(images, Calibration):
-        wrapped.calibrations.append(images)
-        return
-    missing = [recipe for recipe in recipes if not any(known.fits(recipe) for known in wrapped.calibrations)]
-    if missing:
-        wrapped.calibrate(images, missing)
+    subject = made_subject(options)
+    calibrate(subject, options.calibration if needy else None, needy)
+    parts = options.parts or (None if subject.connected is None else subject.connected.parts)
+    return subject, subject.wrapped.deploy(scheme, options.engine, parts=parts)
 
 
 def _written(deployed: Deployed, out: Path) -> list[str]:

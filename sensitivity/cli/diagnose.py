@@ -4,17 +4,9 @@ from __future__ import annotations
 
 import argparse
 
-from sensitivity.cli.models import (
-    FORM,
-    add_calibration,
-    add_engine,
-    add_layers,
-    add_model,
-    check_engine,
-    made_images,
-    made_wrapped,
-)
-from sensitivity.cli.output import Answer, add_file, add_table, check_place, write_all
+from sensitivity.cli.arguments import DATASET, FORM, add_calibration, add_engine, add_json, add_layers, add_model
+from sensitivity.cli.models import check_engine, made_images, made_subject
+from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.cli.recipes import HELP, recipe
 
 
@@ -28,7 +20,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_model(parser)
     parser.add_argument(
-        "images", metavar="IMAGES", help=f"{FORM} that returns preprocessed images, or a task; some eight are usual"
+        "images",
+        metavar="IMAGES",
+        help=f"{FORM} that returns preprocessed images, or a task; or {DATASET}; some eight are usual",
     )
     add_calibration(parser)
     parser.add_argument(
@@ -50,10 +44,22 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--engine",
         help="an engine: where its sums saturate on this machine, run each layer on it, and say what that costs",
     )
-    add_file(parser, "--out", "diagnosis.json", "where to write the findings")
-    add_file(parser, "--picture", "diagnosis.png", "where to draw them; .png, .svg or .pdf")
-    add_table(parser, "layer")
-    parser.add_argument("--json", action="store_true", help="print JSON: the findings")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("diagnosis.json"),
+        metavar="FILE",
+        help="where to write the findings (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--picture",
+        type=Path,
+        default=Path("diagnosis.png"),
+        metavar="FILE",
+        help="where to draw them; .png, .svg or .pdf (default: %(default)s)",
+    )
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every layer as a row")
+    add_json(parser, "the findings")
     parser.set_defaults(run=run)
 
 
@@ -63,11 +69,11 @@ def run(options: argparse.Namespace) -> Answer:
         check_place(path)
     if options.engine is not None:
         check_engine(options, options.engine)
-    wrapped = made_wrapped(options)
-    diagnosis = wrapped.diagnose(
-        made_images(options.images),
+    subject = made_subject(options)
+    diagnosis = subject.wrapped.diagnose(
+        made_images(options.images, subject),
         options.recipe,
-        calibration=None if options.calibration is None else made_images(options.calibration),
+        calibration=None if options.calibration is None else made_images(options.calibration, subject),
         layers=options.layers or "*",
         enough_db=options.enough_db,
         engine=options.engine,

@@ -6,8 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sensitivity.cli.deploy import calibrate, needing_images
-from sensitivity.cli.models import FORM, add_calibration, add_model, made_images, made_task, made_wrapped
+from sensitivity.cli.arguments import add_calibration, add_json, add_model, add_task
+from sensitivity.cli.models import calibrate, made_subject, made_task, needing_images
 from sensitivity.cli.output import Answer
 from sensitivity.records import Scheme, Score
 
@@ -28,9 +28,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_model(parser)
     parser.add_argument("scheme", type=Path, metavar="SCHEME.json", help="what protect or tune wrote")
-    parser.add_argument("task", metavar="TASK", help=f"{FORM} that returns a task: data and metric")
+    add_task(parser)
     add_calibration(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON: scores, drop and interval")
+    add_json(parser, "scores, drop and interval")
     parser.set_defaults(run=run)
 
 
@@ -38,9 +38,9 @@ def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     scheme = Scheme.load(options.scheme)
     needy = needing_images(scheme.recipes, options.calibration)
-    wrapped, task = made_wrapped(options), made_task(options.task)
-    if needy:
-        calibrate(wrapped, made_images(options.calibration), needy)
+    subject = made_subject(options)
+    wrapped, task = subject.wrapped, made_task(options.task, subject, options.limit)
+    calibrate(subject, options.calibration if needy else None, needy)
     from sensitivity.perturb.reference import with_reference
     from sensitivity.score import FirstLook, score_of
     from sensitivity.sweep.stopping.paired import drop_interval

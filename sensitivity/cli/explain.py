@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from dataclasses import asdict
 
-from sensitivity.cli.models import made_task
+from sensitivity.cli.arguments import add_json, add_sweep
 from sensitivity.cli.output import Answer
-from sensitivity.cli.sweeps import add_sweep, calibrated, checked_recipes, stop_of
+from sensitivity.cli.sweeps import calibrated, checked_recipes, stop_of
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -19,17 +19,17 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "batches are run as a probe; nothing is written.",
     )
     add_sweep(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON: the costs")
+    add_json(parser, "the costs")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     recipes = checked_recipes(options)
-    wrapped, task = calibrated(options, recipes), made_task(options.task)
+    subject, task = calibrated(options, recipes)
     from sensitivity.sweep.settings import Sweep
 
-    explanation = wrapped.explain(
+    explanation = subject.wrapped.explain(
         task,
         recipes,
         layers=options.layers or "*",

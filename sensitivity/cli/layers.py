@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 
-from sensitivity.cli.models import add_model, made_wrapped
+from sensitivity.cli.arguments import add_json, add_model
+from sensitivity.cli.models import made_wrapped
 from sensitivity.cli.output import Answer
 
 
@@ -15,9 +16,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="list the layers of a model",
         description="Every layer of a model in execution order, with kind, role, shape and flags.",
     )
-    add_model(parser)
+    add_model(parser, device=False)
     parser.add_argument("--select", action="append", metavar="PATTERN", help="only what a pattern selects, e.g. @exit")
-    parser.add_argument("--json", action="store_true", help="print JSON, with every attribute")
+    add_json(parser, "every layer with every attribute")
     parser.set_defaults(run=run)
 
 

@@ -7,11 +7,13 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from sensitivity import __version__
 from sensitivity.cli import (
     analyze,
     compare,
+    completion,
     demo,
     deploy,
     diagnose,
@@ -19,26 +21,48 @@ from sensitivity.cli import (
     evaluate,
     explain,
     layers,
+    pareto,
     protect,
     report,
     tune,
     verify,
 )
-from sensitivity.cli.output import FAILED, INTERRUPTED, NOBODY_READS, Answer, print_json, stdout_aside
+from sensitivity.cli.config import expanded
+from sensitivity.cli.output import (
+    FAILED,
+    INTERRUPTED,
+    NOBODY_READS,
+    Answer,
+    print_json,
+    stdout_aside,
+    warnings_as_lines,
+)
 from sensitivity.errors import SensitivityError
 
-COMMANDS = (demo, layers, explain, analyze, diagnose, tune, report, compare, protect, evaluate, deploy, verify, doctor)
+COMMANDS = (
+    *(demo, layers, explain, analyze, diagnose, tune, report, compare, pareto, protect),
+    *(evaluate, deploy, verify, doctor, completion),
+)
+
+
+class Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line and exit with 2."""
+        self.exit(2, f"sensitivity: {message}. {self.prog} --help shows what can be given.\n")
 
 
 def whole_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="sensitivity", description="Find which layers of a vision model break when it is quantized or pruned."
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     for command in COMMANDS:
         command.register(commands)
+    parser.set_defaults(parser=parser)
     return parser
 
 
@@ -55,9 +79,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     Raises:
         SystemExit: With 2, if the words make no command; argparse has then said why.
     """
-    options = whole_parser().parse_args(argv)
     try:
-        answer = _answer(options)
+        words = expanded(sys.argv[1:] if argv is None else argv)
+        options = whole_parser().parse_args(words, argparse.Namespace(words=words))
+        with warnings_as_lines():
+            answer = _answer(options)
         sys.stdout.flush()
     except SensitivityError as error:
         print(f"sensitivity: {_line(error)}", file=sys.stderr)

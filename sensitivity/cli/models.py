@@ -1,68 +1,38 @@
-"""The argument MODEL and its inputs, as several commands take them."""
+"""What MODEL, TASK and IMAGES make: a wrapped model, a task and images, as several commands need them."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sensitivity.cli.arguments import DATASET
+from sensitivity.cli.families import connected_family, names_family
 from sensitivity.cli.named import call_named, named
-from sensitivity.errors import CalibrationError, EngineError, ModelError, TaskError
+from sensitivity.errors import CalibrationError, EngineError, ModelError, SensitivityError, TaskError
 
 if TYPE_CHECKING:
+    import torch
+
     from sensitivity.contracts import Task
     from sensitivity.deploy.engines.registry import EngineKind
+    from sensitivity.records import Recipe
+    from sensitivity.tasks.connect import ConnectedModel
     from sensitivity.wrapped import Wrapped
 
-FORM = "package.module:callable or path.py:callable"
 
+@dataclass(frozen=True)
+class Subject:
+    """A model of the command line.
 
-def add_model(parser: argparse.ArgumentParser) -> None:
-    """Add MODEL and --input."""
-    parser.add_argument(
-        "model", metavar="MODEL", help=f"{FORM} that returns a torch module, or (module, example inputs)"
-    )
-    parser.add_argument(
-        "--input",
-        action="append",
-        type=shape,
-        metavar="1x3x224x224",
-        help="shape of an example input, where MODEL returns none; once for each input",
-    )
+    Attributes:
+        wrapped: The model, in eval mode, with its layers found.
+        connected: What its family puts around it; None where no family was named.
+    """
 
-
-def add_task(parser: argparse.ArgumentParser) -> None:
-    """Add TASK and --calibration."""
-    parser.add_argument("task", metavar="TASK", help=f"{FORM} that returns a task: data and metric")
-    add_calibration(parser)
-
-
-def add_calibration(parser: argparse.ArgumentParser) -> None:
-    """Add --calibration."""
-    parser.add_argument(
-        "--calibration",
-        metavar="IMAGES",
-        help=f"{FORM} that returns preprocessed images, or a task to take them from: needed where activations are "
-        "quantized",
-    )
-
-
-def add_layers(parser: argparse.ArgumentParser) -> None:
-    """Add --layers."""
-    parser.add_argument("--layers", action="append", metavar="PATTERN", help="only these layers, e.g. 'stage3:*:*'")
-
-
-def shape(text: str) -> tuple[int, ...]:
-    """``1x3x224x224`` as numbers."""
-    sizes = text.split("x")
-    if not all(size.isdecimal() and int(size) > 0 for size in sizes):
-        raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1x3x224x224")
-    return tuple(int(size) for size in sizes)
-
-
-def add_engine(parser: argparse.ArgumentParser, option: str, *, help: str, default: str | None = None) -> None:
-    """Add an option that takes the name of an engine; ``check_engine`` looks at it when MODEL was imported."""
-    parser.add_argument(option, metavar="ENGINE", default=default, help=f"{help}, or one that MODEL's module registers")
+    wrapped: Wrapped
+    connected: ConnectedModel | None = None
 
 
 def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = False) -> EngineKind:
@@ -79,7 +49,8 @@ def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = Fals
     """
     from sensitivity.deploy.engines.registry import engine_names, kind_of
 
-    named(options.model, "MODEL", ModelError)
+    if not names_family(options.model):
+        named(options.model, "MODEL", ModelError)
     kind = kind_of(engine)
     if timed and not kind.capabilities.times_layers:
         able = ", ".join(engine_names(timed=True))
@@ -87,51 +58,64 @@ def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = Fals
     return kind
 
 
-def made_wrapped(options: argparse.Namespace) -> Wrapped:
-    """The model that MODEL makes, in eval mode, with its layers found.
+def made_subject(options: argparse.Namespace) -> Subject:
+    """The model that MODEL makes.
 
     Raises:
-        ModelError: If MODEL makes no module, or there are no example inputs.
+        ModelError: If MODEL makes no module, there are no example inputs, or the device is not there.
+        TaskError: If there is no such --connector.
+        MissingPackageError: If the package of MODEL's family is not installed.
     """
-    made = call_named(options.model, "MODEL", ModelError)
-    import torch
-
     from sensitivity.wrapped import Wrapped, wrap
 
+    if names_family(options.model):
+        connected = connected_family(options.model, trained=not options.random_weights)
+        made: Any = (connected.model, connected.example_inputs)
+    else:
+        made, connected = call_named(options.model, "MODEL", ModelError), None
+    _check_connector(options.connector)  # MODEL's module may have registered it
     if isinstance(made, Wrapped):
-        return made
+        return Subject(made, _connected(made.model, options.connector))
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
-    if not isinstance(model, torch.nn.Module):
-        raise ModelError(
-            f"MODEL {options.model!r} returned {type(model).__name__}. Return a torch module, or (module, inputs)."
-        )
-    if options.input is not None:
-        example = _random_inputs(options.input)
-    if example is None:
-        raise ModelError(
-            f"MODEL {options.model!r} returned a module without example inputs. Return (module, example inputs), or "
-            "give their shape: --input 1x3x224x224."
-        )
-    return wrap(model.eval(), example)
+    connected = connected or _connected(model, options.connector)
+    if connected is not None:
+        model, example = connected.model, connected.example_inputs if example is None else example
+    model, example = _placed(
+        _checked_module(model, options), _example(example, options), getattr(options, "device", None)
+    )
+    return Subject(wrap(model.eval(), example), connected)
 
 
-def made_task(text: str) -> Task:
+def made_wrapped(options: argparse.Namespace) -> Wrapped:
+    """The model of ``made_subject``, where no task is scored."""
+    return made_subject(options).wrapped
+
+
+def made_task(text: str, subject: Subject, limit: int | None = None) -> Task:
     """The task that a text names.
 
+    Args:
+        text: TASK.
+        subject: The model that is scored.
+        limit: How many of its images; None for all.
+
     Raises:
-        TaskError: If it makes none.
+        TaskError: If the text makes no task.
     """
     from sensitivity.contracts import Task
+    from sensitivity.tasks.first_images import FirstImages
 
+    if _is_dataset(text):
+        return _dataset(text, "TASK", subject, limit, TaskError)
     made = call_named(text, "TASK", TaskError)
     if not isinstance(made, Task):
         raise TaskError(
             f"TASK {text!r} returned {type(made).__name__}, which is no task. Return e.g. sv.CocoDetection."
         )
-    return made
+    return made if limit is None else FirstImages(made, limit)
 
 
-def made_images(text: str) -> Any:
+def made_images(text: str, subject: Subject) -> Any:
     """The calibration images that a text names, or a task with them, or a calibration that was made before.
 
     Raises:
@@ -140,6 +124,8 @@ def made_images(text: str) -> Any:
     from sensitivity.contracts import Task
     from sensitivity.quantize.calibration import Calibration
 
+    if _is_dataset(text):
+        return _dataset(text, "IMAGES", subject, None, CalibrationError)
     made = call_named(text, "IMAGES", CalibrationError)
     if isinstance(made, (Task, Calibration)):
         return made
@@ -151,6 +137,85 @@ def made_images(text: str) -> Any:
     return list(made)  # they are run through once for each recipe
 
 
+def needing_images(recipes: Iterable[Recipe], calibration: str | None) -> list[Recipe]:
+    """The recipes that need ranges.
+
+    Raises:
+        CalibrationError: If there are some, and --calibration names no images.
+    """
+    needy = [recipe for recipe in recipes if recipe.needs_calibration]
+    if needy and calibration is None:
+        raise CalibrationError(
+            f"recipe {needy[0].name} quantizes activations and needs images to measure their ranges on: give "
+            "--calibration package.module:callable, other images than the task's own where there are some."
+        )
+    return needy
+
+
+def calibrate(subject: Subject, calibration: str | None, recipes: Sequence[Recipe]) -> None:
+    """Give a model the ranges that recipes need: those in a calibration, or measured on images."""
+    from sensitivity.quantize.calibration import Calibration
+
+    if calibration is None:
+        return
+    images, wrapped = made_images(calibration, subject), subject.wrapped
+    if isinstance(images, Calibration):
+        wrapped.calibrations.append(images)
+        return
+    missing = [recipe for recipe in recipes if not any(known.fits(recipe) for known in wrapped.calibrations)]
+    if missing:
+        wrapped.calibrate(images, missing)
+
+
+def _check_connector(family: str | None) -> None:
+    from sensitivity.tasks.connectors.registry import families
+
+    if family is not None and family not in families():
+        raise TaskError(f"--connector {family}: no such family. Choose one of {', '.join(families())}.")
+
+
+def _connected(model: Any, family: str | None) -> ConnectedModel | None:
+    from sensitivity.tasks.connect import connect
+
+    return None if family is None else connect(model, family=family)
+
+
+def _checked_module(model: Any, options: argparse.Namespace) -> torch.nn.Module:
+    import torch
+
+    if not isinstance(model, torch.nn.Module):
+        raise ModelError(
+            f"MODEL {options.model!r} returned {type(model).__name__}. Return a torch module, or (module, inputs)."
+        )
+    return model
+
+
+def _example(example: Any, options: argparse.Namespace) -> Any:
+    if options.input is not None:
+        return _random_inputs(options.input)
+    if example is None:
+        raise ModelError(
+            f"MODEL {options.model!r} returned a module without example inputs. Return (module, example inputs), or "
+            "give their shape: --input 1x3x224x224."
+        )
+    return example
+
+
+def _placed(model: torch.nn.Module, example: Any, device: str | None) -> tuple[torch.nn.Module, Any]:
+    """A model and its example inputs on a device; None leaves them where they are."""
+    import torch
+    from torch.utils._pytree import tree_map
+
+    if device is None:
+        return model, example
+    try:
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ModelError(f"--device {device}: torch cannot compute there: {reason} Give --device cpu.") from error
+    return model.to(device), tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, example)
+
+
 def _random_inputs(shapes: list[tuple[int, ...]]) -> Any:
     """Values in [0, 1) from a fixed seed: that layers are found depends on the sizes alone."""
     import torch
@@ -158,3 +223,25 @@ def _random_inputs(shapes: list[tuple[int, ...]]) -> Any:
     generator = torch.Generator().manual_seed(0)
     tensors = tuple(torch.rand(sizes, generator=generator) for sizes in shapes)
     return tensors[0] if len(tensors) == 1 else tensors
+
+
+def _is_dataset(text: str) -> bool:
+    return text.startswith(DATASET.partition(":")[0] + ":")
+
+
+def _dataset(text: str, argument: str, subject: Subject, limit: int | None, error: type[SensitivityError]) -> Task:
+    """The task that scores a network of a known family on files."""
+    _, images, *labels = text.split(":")
+    if subject.connected is None:
+        raise error(
+            f"{argument} {text!r} needs to know how MODEL takes images: name MODEL as FAMILY:NAME, or its family with "
+            "--connector."
+        )
+    if not images or len(labels) > 1:
+        raise error(f"{argument} {text!r} is not of the form {DATASET}.")
+    purpose = subject.connected.purpose
+    if not labels and purpose != "classification":
+        kind = "a folder of label maps" if purpose == "semantic segmentation" else "a COCO annotation file"
+        raise error(f"{argument} {text!r} lacks LABELS, {kind} for {purpose}: give {DATASET}.")
+    settings: dict[str, Any] = {} if limit is None else {"limit": limit}
+    return subject.connected.task(images, *labels, **settings)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import ctypes
 import json
 import math
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from sensitivity.errors import SensitivityError
 
+PACKAGE = __name__.partition(".")[0]
 FAILED, INTERRUPTED, NOBODY_READS = 1, 130, 141
 """Exit codes, besides 0 and argparse's 2 for a wrong command line: it cannot be done, Ctrl-C, a closed pipe."""
 
@@ -35,42 +36,6 @@ class Answer:
     plain: Any = None
     code: int = 0
     complaint: str = ""
-
-
-def add_tolerance(parser: argparse.ArgumentParser) -> None:
-    """Add --tolerance."""
-    parser.add_argument(
-        "--tolerance",
-        type=tolerance,
-        metavar="POINTS",
-        help="largest drop that does not matter, for the verdicts dip, harmless and undecided (default: that of the "
-        "study, else 0.1 points of a metric in %%)",
-    )
-
-
-def add_file(
-    parser: argparse.ArgumentParser, option: str, default: str, content: str, *, metavar: str = "FILE"
-) -> None:
-    """Add an option that says where a file is written, by default under this name in the current folder."""
-    parser.add_argument(
-        option, type=Path, default=Path(default), metavar=metavar, help=f"{content} (default: %(default)s)"
-    )
-
-
-def add_table(parser: argparse.ArgumentParser, row: str) -> None:
-    """Add --table, a file with a row for each of what is named."""
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help=f"write every {row} as a row")
-
-
-def tolerance(text: str) -> float:
-    """A drop that does not matter; for argparse."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and value >= 0.0):
-        raise argparse.ArgumentTypeError(f"{text!r} is no drop like 0.5, in points where the metric is in %")
-    return value
 
 
 def print_json(value: Any) -> None:
@@ -98,16 +63,19 @@ def stdout_aside() -> Iterator[None]:
         yield
 
 
-SIZES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
+@contextlib.contextmanager
+def warnings_as_lines() -> Iterator[None]:
+    """Print each warning in the block as one line on stderr; those of installed packages but this one are left out."""
 
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: Any, **__: Any) -> None:
+        place = Path(filename)
+        is_ours = category.__module__.partition(".")[0] == PACKAGE or place.is_relative_to(Path(__file__).parents[1])
+        if is_ours or "site-packages" not in place.parts:
+            print(f"sensitivity: warning: {' '.join(str(message).split())}", file=sys.stderr)
 
-def size(text: str) -> int:
-    """Bytes, with an optional KiB, MiB or GiB behind the number; for argparse."""
-    unit = text.lstrip("0123456789.")
-    try:
-        return int(float(text.removesuffix(unit)) * SIZES[unit.strip()])
-    except (ValueError, KeyError):
-        raise argparse.ArgumentTypeError(f"{text!r} is no size like 300000, 800KiB or 20MiB") from None
+    with warnings.catch_warnings():
+        warnings.showwarning = cast(Any, show)
+        yield
 
 
 @contextlib.contextmanager

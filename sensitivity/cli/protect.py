@@ -6,7 +6,8 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.cli.output import Answer, add_tolerance, size, writing
+from sensitivity.cli.arguments import add_json, add_tolerance, count, size, tolerance
+from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
 from sensitivity.records.latency import latency_of
@@ -23,8 +24,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     parser.add_argument("study", type=Path, metavar="STUDY.json", help="what analyze wrote")
     how = parser.add_mutually_exclusive_group(required=True)
-    how.add_argument("--max-drop", type=float, metavar="POINTS", help="until the predicted drop is at most this")
-    how.add_argument("--top", type=int, metavar="N", help="the worst N layers")
+    how.add_argument("--max-drop", type=tolerance, metavar="POINTS", help="until the predicted drop is at most this")
+    how.add_argument("--top", type=count, metavar="N", help="the worst N layers")
     how.add_argument("--size", type=size, metavar="BYTES", help="what fits into this many bytes, e.g. 20MiB")
     how.add_argument(
         "--latency", type=float, metavar="MS", help="what fits into a run of this many ms, by the times in the study"
@@ -32,7 +33,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--recipe", metavar="NAME", help="what the other layers get, where the study has several")
     parser.add_argument("--out", type=Path, metavar="SCHEME.json", help="write the scheme, for deploy and verify")
     add_tolerance(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON: the scheme")
+    add_json(parser, "the scheme")
     parser.set_defaults(run=run)
 
 

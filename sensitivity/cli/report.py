@@ -7,7 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sensitivity.cli.output import Answer, add_tolerance, writing
+from sensitivity.cli.arguments import add_json, add_tolerance
+from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.records.files import write_text
@@ -48,7 +49,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--other", type=Path, metavar="B.json", help="another study to compare with, for the page")
     parser.add_argument("--other-recipe", metavar="NAME", help="the recipe of B.json, where it has several")
     add_tolerance(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON: the files written")
+    add_json(parser, "the files written")
     parser.set_defaults(run=run)
 
 

@@ -7,9 +7,21 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from sensitivity.cli.models import add_engine, add_model, add_task, check_engine, made_images, made_task, made_wrapped
-from sensitivity.cli.output import FAILED, Answer, add_file, add_table, check_place, size, write_all
-from sensitivity.cli.recipes import HELP, recipe
+from sensitivity.cli.arguments import (
+    add_calibration,
+    add_engine,
+    add_json,
+    add_model,
+    add_recipes,
+    add_stop,
+    add_store,
+    add_task,
+    add_workers,
+    size,
+    tolerance,
+)
+from sensitivity.cli.models import check_engine, made_images, made_subject, made_task
+from sensitivity.cli.output import FAILED, Answer, check_place, write_all
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError, StudyError
 from sensitivity.records.tuned import Goal
@@ -28,6 +40,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_model(parser)
     add_task(parser)
+    add_calibration(parser)
     _add_target(parser)
     add_engine(
         parser,
@@ -36,29 +49,21 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help=f"what the scheme is for: {', '.join(engine_names())}, or {NO_ENGINE} to search in the simulation alone "
         "(default: %(default)s)",
     )
-    parser.add_argument(
-        "--recipe",
-        action="append",
-        type=recipe,
-        metavar="RECIPE",
-        help=f"a candidate: {HELP}; may be given again (default: several of 8 bits, with --size-bytes fewer as well)",
-    )
-    parser.add_argument("--store", type=Path, metavar="FILE", help="keep every result here, and go on from it")
-    parser.add_argument(
-        "--stop",
-        action="store_true",
-        help="give a scheme no more images once it is known to meet --max-drop or not; the one chosen sees all",
-    )
+    add_recipes(parser, "a candidate: ", "several of 8 bits, with --size-bytes fewer as well")
+    add_store(parser)
+    add_stop(parser, "give a scheme no more images once it is known to meet --max-drop or not; the one chosen sees all")
     parser.add_argument("--explain", action="store_true", help="tell what the search will cost, and end")
-    parser.add_argument("--workers", type=int, metavar="N", help="run in N processes (default: in this one)")
+    add_workers(parser, default=None)
     _add_files(parser)
-    parser.add_argument("--json", action="store_true", help="print JSON: what tuned.json holds")
+    add_json(parser, "what tuned.json holds")
     parser.set_defaults(run=run)
 
 
 def _add_target(parser: argparse.ArgumentParser) -> None:
     target = parser.add_argument_group("target", "one of these or several")
-    target.add_argument("--max-drop", type=float, metavar="POINTS", help="largest drop, in points where it is in %%")
+    target.add_argument(
+        "--max-drop", type=tolerance, metavar="POINTS", help="largest drop, in points where it is in %%"
+    )
     target.add_argument(
         "--size-bytes", type=size, metavar="BYTES", help="most bytes of all layers' parameters, e.g. 800KiB"
     )
@@ -77,18 +82,19 @@ def run(options: argparse.Namespace) -> Answer:
     from sensitivity.sweep.settings import Sweep
     from sensitivity.sweep.stopping.race import Confidence
 
-    goal = Goal(options.max_drop, options.size_bytes, options.latency_s)
     _check(options)
+    goal = Goal(options.max_drop, options.size_bytes, options.latency_s)
     engine = None if options.engine == NO_ENGINE else options.engine
     if engine is not None:
         check_engine(options, engine, timed=goal.latency_s is not None)
-    wrapped, task = made_wrapped(options), made_task(options.task)
+    subject = made_subject(options)
+    wrapped, task = subject.wrapped, made_task(options.task, subject, options.limit)
     request: dict[str, Any] = {
         "max_drop": goal.max_drop,
         "size_bytes": goal.size_bytes,
         "latency_s": goal.latency_s,
         "engine": engine,
-        "calibration": None if options.calibration is None else made_images(options.calibration),
+        "calibration": None if options.calibration is None else made_images(options.calibration, subject),
         "candidates": options.recipe,
         "stop": Confidence(tolerance=options.max_drop) if options.stop else None,
     }
@@ -117,6 +123,8 @@ def _check(options: argparse.Namespace) -> None:
         StudyError: If an option makes no sense without another one, or with its value.
         SensitivityError: If a file cannot be written.
     """
+    if options.max_drop is None and options.size_bytes is None and options.latency_s is None:
+        raise StudyError("tune needs a target: give --max-drop, --size-bytes or --latency-s, or several of them.")
     needy = options.recipe is None or any(candidate.needs_calibration for candidate in options.recipe)
     if needy and options.calibration is None:
         raise CalibrationError(
@@ -125,7 +133,5 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.stop and not options.max_drop:
         raise StudyError("--stop needs the drop that matters: give --max-drop POINTS above zero, e.g. --max-drop 0.5.")
-    if options.workers is not None and options.workers < 1:
-        raise StudyError(f"--workers {options.workers}: give a number of processes from 1 on.")
     for path in (options.out, options.scheme, options.picture, options.table):
         check_place(path)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from sensitivity.cli.deploy import add_scheme, made_deployed
-from sensitivity.cli.models import FORM, made_task
+from sensitivity.cli.arguments import add_json, add_scheme, add_task
+from sensitivity.cli.deploy import made_deployed
+from sensitivity.cli.models import made_task
 from sensitivity.cli.output import FAILED, Answer, check_place, writing
 
 
@@ -19,18 +20,18 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "in the task's metric. Exits with 1 where they part.",
     )
     add_scheme(parser)
-    parser.add_argument("task", nargs="?", metavar="TASK", help=f"{FORM} that returns a task; without one no metric")
+    add_task(parser, optional=True)
     parser.add_argument("--out", type=Path, metavar="FILE.json", help="write the verification")
-    parser.add_argument("--json", action="store_true", help="print JSON: the verification")
+    add_json(parser, "the verification")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     check_place(options.out)
-    task = None if options.task is None else made_task(options.task)
-    wrapped, deployed = made_deployed(options)
-    verification = wrapped.verify(deployed, task)
+    subject, deployed = made_deployed(options)
+    task = None if options.task is None else made_task(options.task, subject, options.limit)
+    verification = subject.wrapped.verify(deployed, task)
     if options.out is not None:
         with writing(options.out):
             verification.save(options.out)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.contracts import Batch
+from tests.testing.made_detectors import GridDetector
 
 SIDE = 16
 
@@ -51,6 +52,11 @@ def images() -> list[Tensor]:
 def task() -> sv.FeatureFidelity:
     generator = torch.Generator().manual_seed(2)
     return sv.FeatureFidelity(torch.rand(4, 3, SIDE, SIDE, generator=generator), name="four images")
+
+
+def detector() -> nn.Module:
+    torch.manual_seed(0)
+    return GridDetector()
 
 
 def number() -> int:

@@ -54,18 +54,29 @@ def test_stop_and_tolerance_and_intervals_reach_the_sweep(tmp_path: Path) -> Non
     assert "| dip " not in (tmp_path / "a.md").read_text(encoding="utf-8")
 
 
+def test_a_stop_without_a_tolerance_is_told_in_the_words_of_the_command_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["analyze", MODEL, TASK, "--recipe", "int8-weights", "--stop"]) == 1
+    assert "--stop needs the drop that matters" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
-        (["--stop"], "--stop needs the drop that matters"),
-        (["--workers", "0"], "--workers 0: give a number of processes from 1 on"),
+        (["--workers", "0"], "argument --workers: '0' is no number of processes from 1 on, nor auto"),
+        (["--workers", "many"], "argument --workers: 'many' is no number of processes from 1 on, nor auto"),
+        (["--limit", "0"], "argument --limit: '0' is no number from 1 on"),
+        (["--input", "1x3x-4"], "argument --input: '1x3x-4' is no shape like 1x3x224x224"),
     ],
 )
-def test_settings_that_make_no_sense_are_told_in_the_words_of_the_command_line(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+def test_values_that_make_no_sense_are_told_in_one_line(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["analyze", MODEL, TASK, "--recipe", "int8-weights", *words]) == 1
-    assert said in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["analyze", MODEL, TASK, *words])
+    help_hint = "sensitivity analyze --help shows what can be given."
+    assert capsys.readouterr().err == f"sensitivity: {message}. {help_hint}\n"
 
 
 def test_workers_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -3,12 +3,15 @@ from __future__ import annotations
 import argparse
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
 
 import sensitivity
 from sensitivity.cli.main import COMMANDS, FAILED, INTERRUPTED, NOBODY_READS, main, whole_parser
+from sensitivity.cli.output import warnings_as_lines
+from sensitivity.errors import SuspiciousPredictionsWarning
 
 
 def test_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -18,10 +21,13 @@ def test_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None
 
 
 @pytest.mark.parametrize("words", [[], ["nonsense"], ["demo", "--scenes", "many"]], ids=" ".join)
-def test_a_wrong_command_line_exits_with_2_and_the_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_line_exits_with_2_and_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(words)
-    assert "usage: sensitivity" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert told.startswith("sensitivity: ")
+    assert "--help shows what can be given" in told
+    assert told.count("\n") == 1
 
 
 def test_an_error_of_this_library_is_one_line_and_exit_code_1(
@@ -105,3 +111,17 @@ def test_exit_codes_are_documented(repository: Path) -> None:
     page = (repository / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
     for code in (0, FAILED, 2, INTERRUPTED, NOBODY_READS):
         assert f"| {code} |" in page
+
+
+def test_warnings_of_this_library_are_one_line_and_those_of_others_are_left_out(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        with warnings_as_lines():
+            warnings.warn("AP is\n0", SuspiciousPredictionsWarning, stacklevel=1)
+            warnings.warn_explicit("old", DeprecationWarning, "/usr/lib/site-packages/torch/thing.py", 3)
+            warnings.warn("of the user's own code", UserWarning, stacklevel=1)
+        assert warnings.showwarning.__module__ == "warnings"
+    lines = ["sensitivity: warning: AP is 0", "sensitivity: warning: of the user's own code"]
+    assert capsys.readouterr().err.splitlines() == lines

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sensitivity.cli.models import shape
+from sensitivity.cli.arguments import shape
 from sensitivity.cli.named import call_named
 from sensitivity.errors import ModelError, TaskError
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from sensitivity.cli.arguments import size
 from sensitivity.cli.main import main
-from sensitivity.cli.output import size
 from sensitivity.records import Scheme
 from sensitivity.records.latency import Latency
 from sensitivity.study import Study
@@ -94,7 +94,7 @@ def test_exactly_one_criterion_is_a_matter_of_usage(
 ) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["protect", str(path), *words])
-    assert "usage: sensitivity protect" in capsys.readouterr().err
+    assert "sensitivity protect --help shows what can be given" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
