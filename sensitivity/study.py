@@ -27,7 +27,7 @@ from sensitivity.records.tuned import TunedRecord
 from sensitivity.records.verdict import Verdict
 from sensitivity.records.verification import VerificationRecord
 from sensitivity.report.reading import Reading
-from sensitivity.report.text import latex, markdown, rst, summary
+from sensitivity.report.text import Extract, latex, markdown, rst, summary
 from sensitivity.report.thesis import read_thesis as read_thesis_record
 
 if TYPE_CHECKING:
@@ -264,37 +264,73 @@ class Study(StudyRecord):
         write_text(path, study_page(read(self), recipe, beside))
 
     @checked(StudyError)
-    def to_markdown(self, *, recipe: RecipeLike | None = None, metrics: bool = False) -> str:
+    def to_markdown(
+        self,
+        *,
+        recipe: RecipeLike | None = None,
+        metrics: bool = False,
+        top: int | None = None,
+        caption: str | bool = False,
+    ) -> str:
         """The layers as a table in GitHub's markdown.
 
         Args:
             recipe: One recipe; None for all, told apart by a column of their own.
             metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
                 drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
+            top: So many layers with the largest drops, the worst first; None for all in execution order.
+            caption: Text above the table; True for one that says what was measured, False for none.
+
+        Raises:
+            StudyError: If the recipe is unknown, or ``top`` is below 1.
         """
-        return markdown(read(self), recipe, metrics=metrics)
+        return markdown(read(self), Extract(recipe, metrics, top, caption))
 
     @checked(StudyError)
-    def to_latex(self, *, recipe: RecipeLike | None = None, metrics: bool = False) -> str:
+    def to_latex(
+        self,
+        *,
+        recipe: RecipeLike | None = None,
+        metrics: bool = False,
+        top: int | None = None,
+        caption: str | bool = False,
+    ) -> str:
         """The layers as a LaTeX ``longtable`` with ``booktabs`` rules.
 
         Args:
             recipe: One recipe; None for all, told apart by a column of their own.
             metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
                 drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
+            top: So many layers with the largest drops, the worst first; None for all in execution order.
+            caption: Text above the table; True for one that says what was measured, False for none.
+
+        Raises:
+            StudyError: If the recipe is unknown, or ``top`` is below 1.
         """
-        return latex(read(self), recipe, metrics=metrics)
+        return latex(read(self), Extract(recipe, metrics, top, caption))
 
     @checked(StudyError)
-    def to_rst(self, *, recipe: RecipeLike | None = None, metrics: bool = False) -> str:
+    def to_rst(
+        self,
+        *,
+        recipe: RecipeLike | None = None,
+        metrics: bool = False,
+        top: int | None = None,
+        caption: str | bool = False,
+    ) -> str:
         """The layers as a reStructuredText ``list-table``.
 
         Args:
             recipe: One recipe; None for all, told apart by a column of their own.
             metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
                 drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
+            top: So many layers with the largest drops, the worst first; None for all in execution order.
+            caption: Text above the table; True for one that says what was measured, False for none.
+
+        Raises:
+            StudyError: If the recipe is unknown, or ``top`` is below 1.
         """
-        return rst(read(self), recipe, metrics=metrics)
+        return rst(read(self), Extract(recipe, metrics, top, caption))
 
     def __repr__(self) -> str:
         return summary(read(self))

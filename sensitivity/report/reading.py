@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import isfinite, isnan
 
+from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, StudyRecord
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.study import RecipeLike
@@ -35,6 +36,24 @@ class Reading:
     saved_bytes: Mapping[str, Mapping[str, int]]
     tolerance: float
     agreement: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def worst(self, top: int, recipe: RecipeLike | None = None) -> Reading:
+        """The same with the layers that have the largest drops alone, the worst first.
+
+        Args:
+            top: How many of each recipe, from 1 on.
+            recipe: One recipe; None for all.
+
+        Raises:
+            StudyError: If the number is below 1, or the recipe is unknown.
+        """
+        if top < 1:
+            raise StudyError(f"top={top}: give a number of layers from 1 on.")
+        ranked = [row.layer for name in self.recipes(recipe) for row in self.worst_first[name][:top]]
+        layers = {layer.name: layer for layer in self.study.layers}
+        chosen = tuple(layers[name] for name in dict.fromkeys(ranked))
+        rows = tuple(row for row in self.study.measurements if row.layer in ranked)
+        return replace(self, study=replace(self.study, layers=chosen, measurements=rows, skipped=()))
 
     def agreement_of(self, recipe: str) -> str:
         """The rank correlations of a recipe, e.g. ``estimate_output_mse 0.66, output_sqnr_db 0.71``; or nothing."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from sensitivity.records import Status
 from sensitivity.records.study import RecipeLike
 from sensitivity.records.verdict import Verdict
-from sensitivity.report.markdown import one_line, table
+from sensitivity.report.markdown import escaped, one_line, table
 from sensitivity.report.metric_rows import metric_rows
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import Rows, rows
@@ -63,45 +64,91 @@ def counts(reading: Reading, recipe: str) -> str:
     return f"{text}; {verdicts} at a tolerance of {reading.shown_tolerance}" if verdicts else text
 
 
-def markdown(reading: Reading, recipe: RecipeLike | None = None, *, metrics: bool = False) -> str:
-    """The layers as a table in GitHub's markdown.
+@dataclass(frozen=True, slots=True)
+class Extract:
+    """What of a study a table shows.
+
+    Attributes:
+        recipe: One recipe; None for all, told apart by a column of their own.
+        metrics: Show every metric of the task, as papers on detectors do.
+        top: So many layers with the largest drops, the worst first; None for all in execution order.
+        caption: Text above the table; True for one that says what was measured, False for none.
+    """
+
+    recipe: RecipeLike | None = None
+    metrics: bool = False
+    top: int | None = None
+    caption: str | bool = False
+
+
+WHOLE = Extract()
+
+
+def caption_of(reading: Reading, extract: Extract) -> str:
+    """The caption that was asked for; empty where none was."""
+    if not isinstance(extract.caption, bool):
+        return one_line(extract.caption)
+    if not extract.caption:
+        return ""
+    study = reading.study
+    recipes = " and ".join(reading.recipes(extract.recipe))
+    layers = "every layer" if extract.top is None else f"the {extract.top} layers with the largest drops"
+    return (
+        f"{study.model} on {study.task}, {recipes}: {layers}. Baseline {reading.baseline} on "
+        f"{study.baseline.images} images."
+    )
+
+
+def markdown(reading: Reading, extract: Extract = WHOLE) -> str:
+    """The layers as a table in GitHub's markdown, a caption as a paragraph above.
 
     Raises:
         StudyError: If the recipe is unknown.
     """
-    layers = _rows(reading, recipe, metrics=metrics)
-    return table(layers.header, layers.body, numeric=layers.numeric)
+    layers = _rows(reading, extract)
+    text = table(layers.header, layers.body, numeric=layers.numeric)
+    caption = caption_of(reading, extract)
+    return f"{escaped(caption)}\n\n{text}" if caption else text
 
 
-def latex(reading: Reading, recipe: RecipeLike | None = None, *, metrics: bool = False) -> str:
+def latex(reading: Reading, extract: Extract = WHOLE) -> str:
     """The layers as a LaTeX ``longtable``; needs the packages ``longtable`` and ``booktabs``.
 
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(_rows(reading, recipe, metrics=metrics), _LATEX, str)
+    table = _escaped(_rows(reading, extract), _LATEX, str)
     header, *body = (" & ".join((_guard_latex(row[0]), *row[1:])) + r" \\" for row in (table.header, *table.body))
     columns = "".join("r" if right else "l" for right in table.numeric)
+    caption = caption_of(reading, extract).translate(_codes(_LATEX))
     start = [r"% needs \usepackage{longtable,booktabs}", rf"\begin{{longtable}}{{{columns}}}"]
+    start += [rf"\caption{{{caption}}} \\"] if caption else []
     head = [r"\toprule", header, r"\midrule", r"\endhead", r"\bottomrule", r"\endfoot"]
     return "\n".join([*start, *head, *body, r"\end{longtable}"])
 
 
-def rst(reading: Reading, recipe: RecipeLike | None = None, *, metrics: bool = False) -> str:
+def rst(reading: Reading, extract: Extract = WHOLE) -> str:
     """The layers as a reStructuredText ``list-table``.
 
     Raises:
         StudyError: If the recipe is unknown.
     """
-    table = _escaped(_rows(reading, recipe, metrics=metrics), _RST, _guard_rst)
-    lines = [".. list-table::", "   :header-rows: 1", ""]
+    table = _escaped(_rows(reading, extract), _RST, _guard_rst)
+    caption = caption_of(reading, extract).translate(_codes(_RST))
+    lines = [f".. list-table:: {caption}".rstrip(), "   :header-rows: 1", ""]
     for row in (table.header, *table.body):
         lines += [f"   {'  -' if position else '* -'} {cell}" for position, cell in enumerate(row)]
     return "\n".join(lines)
 
 
-def _rows(reading: Reading, recipe: RecipeLike | None, *, metrics: bool) -> Rows:
-    return metric_rows(reading, recipe) if metrics else rows(reading, recipe)
+def _rows(reading: Reading, extract: Extract) -> Rows:
+    if extract.top is not None:
+        reading = reading.worst(extract.top, extract.recipe)
+    return metric_rows(reading, extract.recipe) if extract.metrics else rows(reading, extract.recipe)
+
+
+def _codes(replacements: Mapping[str, str]) -> dict[int, str]:
+    return {ord(character): text for character, text in replacements.items()}
 
 
 def _escaped(table: Rows, replacements: Mapping[str, str], guard: Callable[[str], str]) -> Rows:
@@ -112,7 +159,7 @@ def _escaped(table: Rows, replacements: Mapping[str, str], guard: Callable[[str]
         replacements: Single characters and what stands for them.
         guard: Changes a cell in which several characters together, or those at its ends, would be read as markup.
     """
-    codes = {ord(character): text for character, text in replacements.items()}
+    codes = _codes(replacements)
 
     def escaped(cells: Iterable[str]) -> tuple[str, ...]:
         return tuple(guard(one_line(cell).translate(codes)) for cell in cells)

@@ -8,7 +8,7 @@ import pytest
 from sensitivity.errors import StudyError
 from sensitivity.records import SkippedModule
 from sensitivity.records.latency import Latency
-from sensitivity.report.text import latex, markdown, rst, summary
+from sensitivity.report.text import Extract, latex, markdown, rst, summary
 from sensitivity.study import Study, read
 from tests.made_studies import make_study, random_study, with_intervals, with_second_recipe
 
@@ -107,11 +107,11 @@ def test_every_row_of_rst_has_as_many_cells_as_the_header(study: Study) -> None:
 def test_several_recipes_are_told_apart_and_one_can_be_chosen(write: Callable[..., str]) -> None:
     study = with_second_recipe(make_study([0.1, 0.2]))
     assert write(read(study)).count("INT4") == write(read(study)).count("INT8") == 2
-    assert "INT8" not in write(read(study), "INT4")
-    assert "60.00" in write(read(study), "INT4")
-    assert "60.00" not in write(read(study), "INT8")
+    assert "INT8" not in write(read(study), Extract("INT4"))
+    assert "60.00" in write(read(study), Extract("INT4"))
+    assert "60.00" not in write(read(study), Extract("INT8"))
     with pytest.raises(StudyError, match="no recipe 'FP8'"):
-        write(read(study), "FP8")
+        write(read(study), Extract("FP8"))
 
 
 def test_the_summary_is_as_it_was(study: Study, golden: Golden) -> None:
@@ -213,3 +213,38 @@ def test_metrics_are_printed_in_every_format(write: str) -> None:
     assert "miou_small" in getattr(study, write)(metrics=True).replace("\\_", "_")
     assert "miou_small" not in getattr(study, write)()
     assert len(getattr(study, write)(metrics=True, recipe="INT8")) < len(getattr(study, write)(metrics=True))
+
+
+def test_top_shows_the_worst_layers_first() -> None:
+    study = Study.of(make_study([0.1, 0.5, 0.3]))
+    names = [layer.name for layer in study.layers]
+    rows = study.to_markdown(top=2).splitlines()[2:]
+    assert [cells(row)[0] for row in rows] == [names[1], names[2]]
+    rows = study.to_markdown(top=2, metrics=True).splitlines()[2:]
+    assert [cells(row)[0] for row in rows if cells(row)[0] in names] == [names[1], names[2]]
+
+
+def test_more_layers_than_there_are_are_all_of_them() -> None:
+    study = Study.of(make_study([0.1, 0.5, 0.3]))
+    assert len(study.to_markdown(top=9).splitlines()) == 2 + 3
+
+
+@pytest.mark.parametrize("write", ["to_markdown", "to_latex", "to_rst"])
+def test_a_top_below_one_is_refused(write: str) -> None:
+    with pytest.raises(StudyError, match="top=0: give a number of layers from 1 on"):
+        getattr(Study.of(make_study([0.1])), write)(top=0)
+
+
+def test_a_caption_stands_above_the_table_and_is_escaped() -> None:
+    study = Study.of(make_study([0.1, 0.5]))
+    assert study.to_markdown(caption="a|b\nc").startswith("a\\|b c\n\n| layer")
+    assert "\\caption{50\\% \\& more} \\\\\n\\toprule" in study.to_latex(caption="50% & more")
+    assert study.to_rst(caption="*all* of it").startswith(".. list-table:: \\*all\\* of it\n   :header-rows: 1\n")
+
+
+def test_a_caption_of_its_own_says_what_was_measured() -> None:
+    study = Study.of(make_study([0.1, 0.5]))
+    first = study.to_markdown(caption=True, top=1).splitlines()[0]
+    assert study.model in first
+    assert "the 1 layers with the largest drops" in first
+    assert f"on {study.baseline.images} images" in first
