@@ -56,13 +56,13 @@ def run(options: argparse.Namespace) -> Answer:
     saved = [] if options.save_config is None else [save_config(options.save_config, options.words)]
     if options.latency is not None:
         check_engine(options, options.latency, timed=True).check_runs_here()  # told before the sweep, not after it
-    subject, task = calibrated(options, recipes)
-    study = _analyzed(subject.wrapped, task, recipes, options)
+    model, task = calibrated(options, recipes)
+    study = _analyzed(model.wrapped, task, recipes, options)
     _save(study, options.out)
     interrupted = of_kind(study.notes, NoteKind.INTERRUPTED)
     complaint, code = "; ".join(interrupted), INTERRUPTED if interrupted else 0
     if options.latency is not None and not interrupted:
-        study, complaint = _timed(subject.wrapped, study, options.latency)
+        study, complaint = _timed(model.wrapped, study, options.latency)
         code = FAILED if complaint else 0
         _save(study, options.out)
     lines = [str(study), f"wrote {options.out}; sensitivity report {options.out} draws it", *saved]

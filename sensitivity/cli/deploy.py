@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensitivity.cli.arguments import add_json, add_scheme
-from sensitivity.cli.models import Subject, calibrate, check_engine, made_subject, needing_images
+from sensitivity.cli.models import NamedModel, calibrate, check_engine, made_model, needing_images
 from sensitivity.cli.output import Answer, check_place, writing
 from sensitivity.records import Scheme
 from sensitivity.records.files import write_bytes
@@ -50,7 +50,7 @@ def run(options: argparse.Namespace) -> Answer:
     return Answer("\n".join([*lines, *(f"wrote {path}" for path in written)]), plain)
 
 
-def made_deployed(options: argparse.Namespace) -> tuple[Subject, Deployed]:
+def made_deployed(options: argparse.Namespace) -> tuple[NamedModel, Deployed]:
     """The model of the command line, calibrated as the scheme needs, and deployed.
 
     Raises:
@@ -61,10 +61,10 @@ def made_deployed(options: argparse.Namespace) -> tuple[Subject, Deployed]:
     check_engine(options, options.engine)
     scheme = Scheme.load(options.scheme)
     needy = needing_images(scheme.recipes, options.calibration)
-    subject = made_subject(options)
-    calibrate(subject, options.calibration if needy else None, needy)
-    parts = options.parts or (None if subject.connected is None else subject.connected.parts)
-    return subject, subject.wrapped.deploy(scheme, options.engine, parts=parts)
+    model = made_model(options)
+    calibrate(model, options.calibration if needy else None, needy)
+    parts = options.parts or (None if model.connected is None else model.connected.parts)
+    return model, model.wrapped.deploy(scheme, options.engine, parts=parts)
 
 
 def _written(deployed: Deployed, out: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from sensitivity.cli.arguments import DATASET, FORM, add_calibration, add_engine, add_json, add_layers, add_model
-from sensitivity.cli.models import check_engine, made_images, made_subject
+from sensitivity.cli.models import check_engine, made_images, made_model
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.cli.recipes import HELP, recipe
 
@@ -69,11 +69,11 @@ def run(options: argparse.Namespace) -> Answer:
         check_place(path)
     if options.engine is not None:
         check_engine(options, options.engine)
-    subject = made_subject(options)
-    diagnosis = subject.wrapped.diagnose(
-        made_images(options.images, subject),
+    model = made_model(options)
+    diagnosis = model.wrapped.diagnose(
+        made_images(options.images, model),
         options.recipe,
-        calibration=None if options.calibration is None else made_images(options.calibration, subject),
+        calibration=None if options.calibration is None else made_images(options.calibration, model),
         layers=options.layers or "*",
         enough_db=options.enough_db,
         engine=options.engine,

@@ -26,10 +26,10 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     recipes = checked_recipes(options)
-    subject, task = calibrated(options, recipes)
+    model, task = calibrated(options, recipes)
     from sensitivity.sweep.settings import Sweep
 
-    explanation = subject.wrapped.explain(
+    explanation = model.wrapped.explain(
         task,
         recipes,
         layers=options.layers or "*",

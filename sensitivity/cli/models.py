@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Subject:
+class NamedModel:
     """A model of the command line.
 
     Attributes:
@@ -58,7 +58,7 @@ def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = Fals
     return kind
 
 
-def made_subject(options: argparse.Namespace) -> Subject:
+def made_model(options: argparse.Namespace) -> NamedModel:
     """The model that MODEL makes.
 
     Raises:
@@ -75,7 +75,7 @@ def made_subject(options: argparse.Namespace) -> Subject:
         made, connected = call_named(options.model, "MODEL", ModelError), None
     _check_connector(options.connector)  # MODEL's module may have registered it
     if isinstance(made, Wrapped):
-        return Subject(made, _connected(made.model, options.connector))
+        return NamedModel(made, _connected(made.model, options.connector))
     model, example = made if isinstance(made, tuple) and len(made) == 2 else (made, None)
     connected = connected or _connected(model, options.connector)
     if connected is not None:
@@ -83,20 +83,20 @@ def made_subject(options: argparse.Namespace) -> Subject:
     model, example = _placed(
         _checked_module(model, options), _example(example, options), getattr(options, "device", None)
     )
-    return Subject(wrap(model.eval(), example), connected)
+    return NamedModel(wrap(model.eval(), example), connected)
 
 
 def made_wrapped(options: argparse.Namespace) -> Wrapped:
-    """The model of ``made_subject``, where no task is scored."""
-    return made_subject(options).wrapped
+    """The model of ``made_model``, where no task is scored."""
+    return made_model(options).wrapped
 
 
-def made_task(text: str, subject: Subject, limit: int | None = None) -> Task:
+def made_task(text: str, named_model: NamedModel, limit: int | None = None) -> Task:
     """The task that a text names.
 
     Args:
         text: TASK.
-        subject: The model that is scored.
+        named_model: The model that is scored.
         limit: How many of its images; None for all.
 
     Raises:
@@ -106,7 +106,7 @@ def made_task(text: str, subject: Subject, limit: int | None = None) -> Task:
     from sensitivity.tasks.first_images import FirstImages
 
     if _is_dataset(text):
-        return _dataset(text, "TASK", subject, limit, TaskError)
+        return _dataset(text, "TASK", named_model, limit, TaskError)
     made = call_named(text, "TASK", TaskError)
     if not isinstance(made, Task):
         raise TaskError(
@@ -115,7 +115,7 @@ def made_task(text: str, subject: Subject, limit: int | None = None) -> Task:
     return made if limit is None else FirstImages(made, limit)
 
 
-def made_images(text: str, subject: Subject) -> Any:
+def made_images(text: str, named_model: NamedModel) -> Any:
     """The calibration images that a text names, or a task with them, or a calibration that was made before.
 
     Raises:
@@ -125,7 +125,7 @@ def made_images(text: str, subject: Subject) -> Any:
     from sensitivity.quantize.calibration import Calibration
 
     if _is_dataset(text):
-        return _dataset(text, "IMAGES", subject, None, CalibrationError)
+        return _dataset(text, "IMAGES", named_model, None, CalibrationError)
     made = call_named(text, "IMAGES", CalibrationError)
     if isinstance(made, (Task, Calibration)):
         return made
@@ -152,13 +152,13 @@ def needing_images(recipes: Iterable[Recipe], calibration: str | None) -> list[R
     return needy
 
 
-def calibrate(subject: Subject, calibration: str | None, recipes: Sequence[Recipe]) -> None:
+def calibrate(named_model: NamedModel, calibration: str | None, recipes: Sequence[Recipe]) -> None:
     """Give a model the ranges that recipes need: those in a calibration, or measured on images."""
     from sensitivity.quantize.calibration import Calibration
 
     if calibration is None:
         return
-    images, wrapped = made_images(calibration, subject), subject.wrapped
+    images, wrapped = made_images(calibration, named_model), named_model.wrapped
     if isinstance(images, Calibration):
         wrapped.calibrations.append(images)
         return
@@ -229,19 +229,21 @@ def _is_dataset(text: str) -> bool:
     return text.startswith(DATASET.partition(":")[0] + ":")
 
 
-def _dataset(text: str, argument: str, subject: Subject, limit: int | None, error: type[SensitivityError]) -> Task:
+def _dataset(
+    text: str, argument: str, named_model: NamedModel, limit: int | None, error: type[SensitivityError]
+) -> Task:
     """The task that scores a network of a known family on files."""
     _, images, *labels = text.split(":")
-    if subject.connected is None:
+    if named_model.connected is None:
         raise error(
             f"{argument} {text!r} needs to know how MODEL takes images: name MODEL as FAMILY:NAME, or its family with "
             "--connector."
         )
     if not images or len(labels) > 1:
         raise error(f"{argument} {text!r} is not of the form {DATASET}.")
-    purpose = subject.connected.purpose
+    purpose = named_model.connected.purpose
     if not labels and purpose != "classification":
         kind = "a folder of label maps" if purpose == "semantic segmentation" else "a COCO annotation file"
         raise error(f"{argument} {text!r} lacks LABELS, {kind} for {purpose}: give {DATASET}.")
     settings: dict[str, Any] = {} if limit is None else {"limit": limit}
-    return subject.connected.task(images, *labels, **settings)
+    return named_model.connected.task(images, *labels, **settings)

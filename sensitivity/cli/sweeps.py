@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.models import Subject, calibrate, made_subject, made_task, needing_images
+from sensitivity.cli.models import NamedModel, calibrate, made_model, made_task, needing_images
 from sensitivity.cli.recipes import recipe
 from sensitivity.errors import StudyError
 
@@ -32,11 +32,11 @@ def checked_recipes(options: argparse.Namespace) -> list[Recipe]:
     return recipes
 
 
-def calibrated(options: argparse.Namespace, recipes: Sequence[Recipe]) -> tuple[Subject, Task]:
+def calibrated(options: argparse.Namespace, recipes: Sequence[Recipe]) -> tuple[NamedModel, Task]:
     """The model of the command line with the ranges that its recipes need, and the task that scores it."""
-    subject = made_subject(options)
-    calibrate(subject, options.calibration, [each for each in recipes if each.needs_calibration])
-    return subject, made_task(options.task, subject, options.limit)
+    model = made_model(options)
+    calibrate(model, options.calibration, [each for each in recipes if each.needs_calibration])
+    return model, made_task(options.task, model, options.limit)
 
 
 def stop_of(options: argparse.Namespace) -> Confidence | None:

@@ -20,7 +20,7 @@ from sensitivity.cli.arguments import (
     size,
     tolerance,
 )
-from sensitivity.cli.models import check_engine, made_images, made_subject, made_task
+from sensitivity.cli.models import check_engine, made_images, made_model, made_task
 from sensitivity.cli.output import FAILED, Answer, check_place, write_all
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError, StudyError
@@ -87,14 +87,14 @@ def run(options: argparse.Namespace) -> Answer:
     engine = None if options.engine == NO_ENGINE else options.engine
     if engine is not None:
         check_engine(options, engine, timed=goal.latency_s is not None)
-    subject = made_subject(options)
-    wrapped, task = subject.wrapped, made_task(options.task, subject, options.limit)
+    model = made_model(options)
+    wrapped, task = model.wrapped, made_task(options.task, model, options.limit)
     request: dict[str, Any] = {
         "max_drop": goal.max_drop,
         "size_bytes": goal.size_bytes,
         "latency_s": goal.latency_s,
         "engine": engine,
-        "calibration": None if options.calibration is None else made_images(options.calibration, subject),
+        "calibration": None if options.calibration is None else made_images(options.calibration, model),
         "candidates": options.recipe,
         "stop": Confidence(tolerance=options.max_drop) if options.stop else None,
     }

@@ -29,9 +29,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     check_place(options.out)
-    subject, deployed = made_deployed(options)
-    task = None if options.task is None else made_task(options.task, subject, options.limit)
-    verification = subject.wrapped.verify(deployed, task)
+    model, deployed = made_deployed(options)
+    task = None if options.task is None else made_task(options.task, model, options.limit)
+    verification = model.wrapped.verify(deployed, task)
     if options.out is not None:
         with writing(options.out):
             verification.save(options.out)

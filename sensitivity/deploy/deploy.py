@@ -27,6 +27,7 @@ from sensitivity.deploy.engines.registry import (
 from sensitivity.deploy.graph.export import Attempt, Part, export
 from sensitivity.deploy.graph.half import check_io, to_half
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
+from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.prepare.overflow import check_overflow
 from sensitivity.deploy.prepare.plan import Plan
@@ -74,6 +75,8 @@ def deploy(
             f"{kind.name!r}, the simulation, has no settings; it was given {', '.join(settings)}. Leave it out."
         )
     _check_io(kind, plan.scheme, io)
+    if kind.package is not None and kind.extra is not None:
+        need(kind.package, kind.extra)  # first: its extra brings what export needs as well
     exported = export(plan, parts)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
     plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 import sensitivity as sv
 from sensitivity.contracts import Task
@@ -15,7 +17,7 @@ from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene,
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.verify.verify import verify
-from sensitivity.errors import EngineError
+from sensitivity.errors import EngineError, MissingPackageError
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam, load
 from tests.deploy.nets import SAFE, SAFE_INT8, images
 
@@ -119,3 +121,13 @@ def test_a_part_is_verified_with_the_inputs_that_the_task_gives_it(
     assert found.images == 2
     assert 0.5 < (found.metric_deployed or 0.0) < 1.0
     assert found.metric_variants["channels last"] != found.metric_fp32
+
+
+def test_where_several_packages_are_missing_the_extra_that_brings_all_of_them_is_named(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for package in ("openvino", "onnx", "onnxscript"):
+        monkeypatch.setitem(sys.modules, package, None)
+    wrapped = sv.wrap(nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), torch.zeros(1, 3, 4, 4))
+    with pytest.raises(MissingPackageError, match=r"pip install -e '\.\[openvino\]'"):
+        wrapped.deploy(sv.Scheme(), "openvino")
