@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.arguments import add_engine, add_json, add_store, add_sweep, add_workers
+from sensitivity.cli.arguments import (
+    add_engine,
+    add_file,
+    add_json,
+    add_store,
+    add_sweep,
+    add_workers,
+)
 from sensitivity.cli.config import add_config, save_config
 from sensitivity.cli.models import check_engine
 from sensitivity.cli.output import FAILED, INTERRUPTED, Answer, check_place, writing
@@ -32,13 +39,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     )
     add_sweep(parser)
     add_store(parser)
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("study.json"),
-        metavar="STUDY.json",
-        help="where to write (default: %(default)s)",
-    )
+    add_file(parser, "--out", "study.json", "where to write", metavar="STUDY.json")
     add_workers(parser, default="auto")
     timed = ", ".join(engine_names(timed=True))
     add_engine(

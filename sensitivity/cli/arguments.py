@@ -119,6 +119,20 @@ def add_workers(parser: argparse.ArgumentParser, *, default: Literal["auto"] | N
     )
 
 
+def add_file(
+    parser: argparse.ArgumentParser, option: str, default: str, content: str, *, metavar: str = "FILE"
+) -> None:
+    """Add an option that says where a file is written, by default under this name in the current folder."""
+    parser.add_argument(
+        option, type=Path, default=Path(default), metavar=metavar, help=f"{content} (default: %(default)s)"
+    )
+
+
+def add_table(parser: argparse.ArgumentParser, row: str) -> None:
+    """Add --table, a file with a row for each of what is named."""
+    parser.add_argument("--table", type=Path, metavar="FILE.csv", help=f"write every {row} as a row")
+
+
 def add_json(parser: argparse.ArgumentParser, contents: str) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help=f"print JSON: {contents}")

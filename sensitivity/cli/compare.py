@@ -6,7 +6,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.arguments import add_json
+from sensitivity.cli.arguments import (
+    add_json,
+    add_table,
+)
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
 from sensitivity.study import Study
@@ -30,7 +33,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("other", type=Path, metavar="B.json", help="what another analyze wrote")
     parser.add_argument("--recipe", metavar="NAME", help="the recipe of A.json, where it has several")
     parser.add_argument("--other-recipe", metavar="NAME", help="the recipe of B.json, where it has several")
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every layer as a row")
+    add_table(parser, "layer")
     add_json(parser, "every layer, and the rank correlation")
     parser.set_defaults(run=run)
 

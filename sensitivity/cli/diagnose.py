@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import argparse
 
-from sensitivity.cli.arguments import DATASET, FORM, add_calibration, add_engine, add_json, add_layers, add_model
+from sensitivity.cli.arguments import (
+    DATASET,
+    FORM,
+    add_calibration,
+    add_engine,
+    add_file,
+    add_json,
+    add_layers,
+    add_model,
+    add_table,
+)
 from sensitivity.cli.models import check_engine, made_images, made_model
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.cli.recipes import HELP, recipe
@@ -44,21 +54,9 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--engine",
         help="an engine: where its sums saturate on this machine, run each layer on it, and say what that costs",
     )
-    parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("diagnosis.json"),
-        metavar="FILE",
-        help="where to write the findings (default: %(default)s)",
-    )
-    parser.add_argument(
-        "--picture",
-        type=Path,
-        default=Path("diagnosis.png"),
-        metavar="FILE",
-        help="where to draw them; .png, .svg or .pdf (default: %(default)s)",
-    )
-    parser.add_argument("--table", type=Path, metavar="FILE.csv", help="write every layer as a row")
+    add_file(parser, "--out", "diagnosis.json", "where to write the findings")
+    add_file(parser, "--picture", "diagnosis.png", "where to draw them; .png, .svg or .pdf")
+    add_table(parser, "layer")
     add_json(parser, "the findings")
     parser.set_defaults(run=run)
 

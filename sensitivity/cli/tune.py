@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 from sensitivity.cli.arguments import (
     add_calibration,
     add_engine,
+    add_file,
     add_json,
     add_model,
     add_recipes,
     add_stop,
     add_store,
+    add_table,
     add_task,
     add_workers,
     size,
