@@ -12,6 +12,7 @@ from sensitivity.cli.arguments import (
 )
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
+from sensitivity.report.csv_file import write_csv
 from sensitivity.study import Study
 
 if TYPE_CHECKING:
@@ -45,7 +46,7 @@ def run(options: argparse.Namespace) -> Answer:
     recipe = _recipe_name(study, options.study, options.recipe, "--recipe")
     other_recipe = _recipe_name(other, options.other, options.other_recipe, "--other-recipe")
     table = study.compare(other, recipe=recipe, other_recipe=other_recipe)
-    written = write_all({options.table: lambda path: table.to_csv(path, index=False)})
+    written = write_all({options.table: lambda path: write_csv(table, path)})
     lines = [
         f"drop: {_described(study, options.study, recipe)}",
         f"drop_other: {_described(other, options.other, other_recipe)}",

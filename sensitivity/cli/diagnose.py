@@ -18,6 +18,7 @@ from sensitivity.cli.arguments import (
 from sensitivity.cli.models import check_engine, made_images, made_model
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.cli.recipes import HELP, recipe
+from sensitivity.report.csv_file import write_csv
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -80,7 +81,7 @@ def run(options: argparse.Namespace) -> Answer:
         {
             options.out: diagnosis.save,
             options.picture: diagnosis.plot,
-            options.table: lambda path: diagnosis.table().to_csv(path, index=False),
+            options.table: lambda path: write_csv(diagnosis.table(), path),
         }
     )
     return Answer("\n".join([str(diagnosis), *written]), diagnosis.to_json())

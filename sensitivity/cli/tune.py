@@ -26,6 +26,7 @@ from sensitivity.cli.output import FAILED, Answer, check_place, write_all
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import CalibrationError, StudyError
 from sensitivity.records.tuned import Goal
+from sensitivity.report.csv_file import write_csv
 
 NO_ENGINE = "none"
 
@@ -109,7 +110,7 @@ def run(options: argparse.Namespace) -> Answer:
             options.out: tuned.save,
             options.scheme: tuned.scheme.save,
             options.picture: tuned.plot,
-            options.table: lambda path: tuned.table().to_csv(path, index=False),
+            options.table: lambda path: write_csv(tuned.table(), path),
         }
     )
     complaint = "" if tuned.met else tuned.notes[-1]

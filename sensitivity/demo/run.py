@@ -19,6 +19,7 @@ from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene,
 from sensitivity.demo.segment import SegmentBatch, segment
 from sensitivity.demo.uneven import make_uneven
 from sensitivity.errors import StoreError, TaskError
+from sensitivity.report.csv_file import write_csv
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam, load
 
 __all__ = ["CALIBRATION_SCENES", "WEIGHTS", "run_demo", "segment", "uneven_sam"]
@@ -126,7 +127,7 @@ def write_results(folder: Path, study: sv.Study, diagnosis: sv.Diagnosis, tuned:
     diagnosis.plot(folder / "cures.png")
     tuned.plot(folder / "tuned.png")
     study.to_html(folder / "report.html")
-    study.table().to_csv(folder / "layers.csv", index=False)
+    write_csv(study.table(), folder / "layers.csv")
     study.save(folder / "study.json")
     diagnosis.save(folder / "diagnosis.json")
     tuned.save(folder / "tuned.json")

@@ -22,6 +22,8 @@ _LATEX = {
     "–": "--",
     **{character: f"\\{character}" for character in "&%$#_{}"},
 }
+# a colon after what may be a scheme such as mailto, and the sign in a mail address
+_ADDRESS = re.compile(r"(?i)(?<=[a-z]):(?=\S)|:(?=//)|@")
 
 
 def summary(reading: Reading, worst: int = 5) -> str:
@@ -173,10 +175,15 @@ def _guard_latex(cell: str) -> str:
 
 
 def _guard_rst(cell: str) -> str:
-    """A cell that is a paragraph: no directive such as ``.. include::``, list, field, title or literal block."""
+    """A cell that is a paragraph without an address that a reader makes a link of.
+
+    It is no directive such as ``.. include::``, list, field, title or literal block either.
+    """
+    cell = _ADDRESS.sub(r"\\\g<0>", cell)
     if cell.endswith("::"):
         cell = f"{cell[:-1]}\\:"
     is_number = re.match(r"[-+]?\d+(\.\d+)?( |$)", cell)
     starts_list = re.match(r"\(?(\w{1,8}|#)[.)]( |$)", cell)
-    starts_markup = bool(cell) and not (cell[0].isalnum() or cell[0] in "–[<" or cell[0] == "\\")
+    in_words = any(character.isalnum() for character in cell) and (cell[0].isalnum() or cell[0] in "[<\\")
+    starts_markup = bool(cell) and not (in_words or cell[0] == "–")
     return f"\\ {cell}" if not is_number and (starts_list or starts_markup) else cell

@@ -17,6 +17,7 @@ from sensitivity.deploy.engines.registry import Build, EngineKind, engine_from_f
 from sensitivity.errors import EngineError
 from sensitivity.records import Scheme
 from sensitivity.records.arguments import checked
+from sensitivity.records.spreadsheet import from_cell
 from sensitivity.records.verification import VerificationRecord
 
 
@@ -43,7 +44,7 @@ class LoadedDeployment:
     def names(self) -> list[dict[str, str]]:
         """For each node of a layer: layer, torch module, part, ONNX node, the engine's name, precision and recipe."""
         with (self.folder / NAMES).open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+            return [{column: from_cell(cell) for column, cell in row.items()} for row in csv.DictReader(file)]
 
     @property
     def verification(self) -> VerificationRecord | None:

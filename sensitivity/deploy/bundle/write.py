@@ -19,6 +19,7 @@ from sensitivity.deploy.bundle.manifest import MANIFEST, Manifest, PartFiles, Po
 from sensitivity.errors import EngineError
 from sensitivity.records.files import write_bytes, write_text
 from sensitivity.records.scheme import IoType
+from sensitivity.records.spreadsheet import to_cell
 from sensitivity.records.verification import VerificationRecord
 
 if TYPE_CHECKING:
@@ -170,7 +171,7 @@ def _as_csv(rows: Sequence[Mapping[str, str]]) -> str:
     columns = ["layer", "module", "part", "node", "engine", "precision", "recipe"]
     writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(rows)
+    writer.writerows({column: to_cell(text) for column, text in row.items()} for row in rows)
     return text.getvalue()
 
 
