@@ -318,6 +318,8 @@ def _why_no_product(tape: Tape, path: str, module: nn.Module) -> str:
     dot = f"{path}." if path else ""
     names = {dot + name for name, own in module._parameters.items() if own is not None and own.dim() > 1}
     waiting = [number for number, value in enumerate(tape.values) if value.parameter in names]
+    if any(own is not None and own.is_complex() for own in module._parameters.values()):
+        return "runs, but its weight is complex, and recipes quantize real numbers"
     seen, readers = set(waiting), dict[str, bool]()
     while waiting:
         for number in tape.consumers.get(waiting.pop(), []):

@@ -53,6 +53,7 @@ class Value:
         parameter: Path of the parameter it is, or None.
         is_input: Whether it is an input of the model.
         dynamic: Whether it depends on an input of the model.
+        is_complex: Whether its numbers are complex.
     """
 
     producer: int | None
@@ -60,6 +61,7 @@ class Value:
     parameter: str | None = None
     is_input: bool = False
     dynamic: bool = False
+    is_complex: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,10 +161,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def add(self, tensor: Tensor, value: Value) -> int:
         """Give a tensor a new value."""
+        value.is_complex = tensor.is_complex()
         self.tape.values.append(value)
         number = len(self.tape.values) - 1
         self.numbers[tensor] = number
-        key = _storage(tensor)
+        key = storage_key(tensor)
         if key is not None:
             self.aliases.setdefault(key, WeakIdKeyDictionary())[tensor] = True
         return number
@@ -185,7 +188,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         seen_args, seen_kwargs = tree_map(mark, args), tree_map(mark, kwargs)
         result = func(*args, **kwargs)
         outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
-        written = _written(func, args, kwargs)
+        written = written_by(func, args, kwargs)
         targets = list({id(t): t for t in (*written, *outputs)}.values())
         if not targets:
             return result
@@ -207,7 +210,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _others_on(self, written: list[Tensor], targets: list[Tensor]) -> list[Tensor]:
         """Live tensors that share storage with one that is written, so that their content changes too."""
         own = {id(t) for t in targets}
-        keys = {key for key in map(_storage, written) if key is not None}
+        keys = {key for key in map(storage_key, written) if key is not None}
         return [t for key in keys for t in list(self.aliases.get(key, {})) if id(t) not in own]
 
     def _rewrite(self, tensor: Tensor, cause: int) -> None:
@@ -238,14 +241,15 @@ def _base_name(func: Any) -> str:
     return str(func._schema.name.split("::")[-1])
 
 
-def _storage(tensor: Tensor) -> int | None:
+def storage_key(tensor: Tensor) -> int | None:
+    """What tensors on the same memory have in common while one of them lives; None where there is no memory."""
     try:
         return int(tensor.untyped_storage()._cdata)
     except (NotImplementedError, RuntimeError):  # sparse and other layouts have no storage to share
         return None
 
 
-def _written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
+def written_by(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensor arguments that an operator writes to, by its schema."""
     written: list[Tensor] = []
     for position, argument in enumerate(func._schema.arguments):
@@ -322,6 +326,8 @@ def _trace_fake(model: nn.Module, example_inputs: Any) -> Tape:
     twin = _copy(model, fake, fake)
     inputs = tree_map(fake, example_inputs)
     with mode:
+        for tied, own in _untie(twin):
+            real[id(own)] = real[id(tied)]
         tape, execution = _run(twin, inputs)
     replace_leaks(mode, execution, twin, real)
     return tape
@@ -337,6 +343,7 @@ def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
         ) from error
     try:
         inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example_inputs)
+        _untie(twin)
         tape, _ = _run(twin, inputs)
     except Exception as error:
         raise TracingError(
@@ -355,6 +362,28 @@ def _copy(model: nn.Module, parameter: Callable[[Tensor], Tensor], buffer: Calla
     attributes = [value for module in model.modules() for value in vars(module).values()]
     memo |= {id(t): buffer(t.detach()) for t in attributes if isinstance(t, Tensor) and not t.is_leaf}
     return copy.deepcopy(model, memo).eval()
+
+
+def _untie(twin: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """Give every place of a copy that holds a tied parameter an object of its own on the same memory.
+
+    The tape then tells through which of the places a weight was read. Places that hold one module twice are one place.
+
+    Returns:
+        The tied parameter and the one that was put in its place, for each place but the first.
+    """
+    seen, exchanged = set[int](), list[tuple[Tensor, Tensor]]()
+    for module in twin.modules():
+        compiled = isinstance(module, torch.jit.ScriptModule)  # whose parameters cannot be exchanged
+        for name, parameter in {} if compiled else module._parameters.items():
+            if parameter is None:
+                continue
+            if id(parameter) in seen:
+                own = nn.Parameter(parameter.detach(), requires_grad=False)
+                module._parameters[name] = own
+                exchanged.append((parameter, own))
+            seen.add(id(parameter))
+    return exchanged
 
 
 def _run(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:

@@ -77,6 +77,8 @@ def _readings(tape: Tape, number: int) -> Iterator[Weighted]:
         weight, source = operands[side].value, operands[1 - side].value
         if tape.values[weight].dynamic or not may_be_weight(op.name, side):
             continue
+        if tape.values[weight].is_complex or tape.values[source].is_complex:
+            continue  # no recipe quantizes complex numbers
         owner = _owner(tape, number, weight)
         if owner is None:
             continue

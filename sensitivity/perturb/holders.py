@@ -166,11 +166,12 @@ def _same_bindings(left: dict[str, Any], right: dict[str, Any]) -> bool:
 
 def _same_dict(owner: Mapping[str, Any]) -> Callable[[], bool]:
     """Tells whether a dict binds the same keys to the same objects as now: in C, since every pass of a sweep asks."""
-    keys, values, length = tuple(owner), tuple(owner.values()), len(owner)
+    keys, values, length = tuple(owner.keys()), tuple(owner.values()), len(owner)
 
     def same() -> bool:
         return len(owner) == length and (
-            not length or (all(map(operator.is_, owner.values(), values)) and all(map(operator.is_, owner, keys)))
+            not length
+            or (all(map(operator.is_, owner.values(), values)) and all(map(operator.is_, owner.keys(), keys)))
         )
 
     return same

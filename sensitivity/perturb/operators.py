@@ -28,7 +28,7 @@ from sensitivity.layers.products import (
     output_axis_of_operand,
 )
 from sensitivity.layers.recurrent import FUSED_LSTM, parts_of_fused_lstm
-from sensitivity.layers.tape import FACTORIES, is_composite
+from sensitivity.layers.tape import FACTORIES, is_composite, storage_key, written_by
 
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 """Modules of torch that compute all their products in one operator where nothing keeps them from it."""
@@ -116,7 +116,7 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if match is not None:
             return self._multiply(func, args, kwargs, match)
         result = func(*args, **kwargs)
-        self._note(name, (args, kwargs), result)
+        self._note(name, (args, kwargs), result, written_by(func, args, kwargs))
         return result
 
     def _layers_of(self, tensor: Any) -> frozenset[int] | None:
@@ -159,16 +159,27 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             _running.product = False
         return layer.product(result)
 
-    def _note(self, name: str, arguments: Any, result: Any) -> None:
+    def _note(self, name: str, arguments: Any, result: Any, written: Sequence[Tensor]) -> None:
         """Remember what is made of parameters and constants alone."""
         tensors = [leaf for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Tensor)]
         origins = [] if name in _CONSTANTS else [self._layers_of(tensor) for tensor in tensors]
         results = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
         for leaf in results:
-            if None in origins:
-                self._made_of.pop(leaf, None)  # type: ignore[no-untyped-call]
-            elif id(leaf) not in self._static:
-                self._made_of[leaf] = frozenset().union(*(origin for origin in origins if origin))
+            self._remember(leaf, origins)
+        for tensor in self._on_memory_of(written):  # a tensor of which a slice was written
+            self._remember(tensor, [*origins, self._layers_of(tensor)])
+
+    def _remember(self, tensor: Tensor, origins: Sequence[frozenset[int] | None]) -> None:
+        """What a tensor is made of, where that is parameters and constants alone."""
+        if None in origins:
+            self._made_of.pop(tensor, None)  # type: ignore[no-untyped-call]
+        elif id(tensor) not in self._static:
+            self._made_of[tensor] = frozenset().union(*(origin for origin in origins if origin))
+
+    def _on_memory_of(self, written: Sequence[Tensor]) -> list[Tensor]:
+        """What is remembered and shares memory with tensors that were written."""
+        keys = {storage_key(tensor) for tensor in written} - {None}
+        return [tensor for tensor in list(self._made_of) if storage_key(tensor) in keys] if keys else []
 
 
 _WITHOUT_ADDEND: dict[str, Callable[..., Tensor]] = {"addmm": torch.mm, "baddbmm": torch.bmm, "addmv": torch.mv}

@@ -383,3 +383,112 @@ def test_an_encoder_that_leaves_padding_out_gives_zeros_there_when_it_is_quantiz
         assert 0 < float((output - expected).abs().max()) < 0.1
     signals = wrapped.signals(x, sv.INT8_WEIGHTS)
     assert not signals.failed
+
+
+class Circular(nn.Module):
+    """Convolutions that pad by writing the image into an empty tensor, slice by slice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, padding_mode="circular")
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_what_is_written_into_an_empty_tensor_slice_by_slice_is_an_activation(
+    memory_format: torch.memory_format,
+) -> None:
+    model = seeded(Circular)
+    x = torch.randn(4, 3, 6, 7).to(memory_format=memory_format)
+    wrapped = sv.wrap(model, x[:1])
+    calibration = wrapped.calibrate(x, ACTIVATIONS)
+    [ranges] = calibration.ranges.values()
+    assert (ranges.low, ranges.high) == ((float(x.min()),), (float(x.max()),))
+    with torch.no_grad():
+        expected = F.conv2d(F.pad(rounded(x), (1, 1, 1, 1), mode="circular"), model.conv.weight, model.conv.bias)
+    assert close(activations_of(wrapped, "conv", x), expected)
+
+
+class JoinedWeight(nn.Module):
+    """A weight that is put together from two parameters."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.upper, self.lower = nn.Parameter(torch.randn(2, 5)), nn.Parameter(torch.randn(1, 5))
+        self.gain = nn.Parameter(torch.ones(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, torch.cat([self.upper * self.gain, self.lower]))
+
+
+def test_a_weight_of_two_parameters_is_quantized_as_it_is_multiplied() -> None:
+    model, x = seeded(JoinedWeight), torch.randn(6, 5)
+    wrapped = sv.wrap(model, x[:1])
+    assert len(wrapped.layers) == 1
+    with torch.no_grad(), wrapped.quantized(sv.Scheme.all(WEIGHTS)) as quantized:
+        output = quantized(x)
+        weight = torch.cat([model.upper * model.gain, model.lower])
+    assert close(output, F.linear(x, rounded_weight(weight)))
+
+
+class Complex(nn.Module):
+    """A product of complex numbers, one of a real weight made complex, and a layer behind them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mixer = nn.Module()
+        self.mixer.weight = nn.Parameter(torch.randn(6, 6, dtype=torch.cfloat))
+        self.real = nn.Linear(6, 6, bias=False)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        mixed = torch.fft.fft(x) @ self.mixer.weight @ self.real.weight.to(torch.cfloat)
+        return self.head(mixed.abs())
+
+
+def test_complex_products_are_no_layers_and_the_others_are_calibrated() -> None:
+    torch.manual_seed(0)
+    model, x = Complex().eval(), torch.randn(8, 6)
+    wrapped = sv.wrap(model, x[:1])
+    assert [layer.module for layer in wrapped.layers] == ["head"]
+    wrapped.calibrate(x, ACTIVATIONS)
+    study = wrapped.analyze(sv.FeatureFidelity(x), ACTIVATIONS, progress=False)
+    assert [row.status for row in study.measurements] == ["measured"]
+    reasons = {module.module: module.reason for module in study.skipped}
+    assert reasons["mixer"] == "never called with the example inputs"
+
+
+class Tied(nn.Module):
+    """Two linears with one weight, which the parent multiplies itself; read through the second one where it says so."""
+
+    def __init__(self, places: str) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 6), nn.Linear(6, 6)
+        self.second.weight = self.first.weight
+        self.places = places
+
+    def forward(self, x: Tensor) -> Tensor:
+        for place in self.places.split():
+            x = torch.tanh(F.linear(x, getattr(self, place).weight))
+        return x
+
+
+@pytest.mark.parametrize("places", ["first second", "second", "second first second"])
+def test_a_tied_weight_is_a_layer_of_each_module_that_it_is_read_through(places: str) -> None:
+    torch.manual_seed(0)
+    model, x = Tied(places).eval(), torch.randn(6, 6)
+    wrapped = sv.wrap(model, x[:1])
+    assert {layer.module: layer.calls for layer in wrapped.layers} == {
+        place: places.split().count(place) for place in places.split()
+    }
+    for layer in wrapped.layers:
+        with torch.no_grad():
+            expected = x
+            for place in places.split():
+                weight = model.first.weight
+                expected = torch.tanh(F.linear(expected, rounded_weight(weight) if place == layer.module else weight))
+            with wrapped.quantized(sv.Scheme.only([layer.name], WEIGHTS)) as quantized:
+                assert close(quantized(x), expected)
+    assert model.second.weight is model.first.weight
