@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import types
 from collections.abc import Iterator, Set
 from typing import Any
 
 from torch import Tensor, nn
 
+from sensitivity.perturb.functions import (
+    MOST_FUNCTIONS,
+    entries,
+    is_looked_at,
+    kept_by,
+    named_classes,
+    named_functions,
+)
 from sensitivity.perturb.holders import (
     ATOMS,
     OF_ANY_MODULE,
@@ -25,7 +34,9 @@ class Attributes:
     """The attributes of a model's modules and of their classes with all that they hold, as they are when this is made.
 
     Lists, dicts, sets, numpy arrays, generators of random numbers and objects of Python classes are followed as deep as
-    they nest. Not looked at: global variables, closures, what hooks collect, and objects that are written in C.
+    they nest, and so is what the functions of a pass keep: closures, global variables, defaults and attributes of
+    functions (see ``functions``). Not looked at: what hooks collect, objects that are written in C, and what torch,
+    numpy and the standard library keep.
 
     Args:
         model: The model.
@@ -40,8 +51,10 @@ class Attributes:
         self._held: dict[int, list[Holder]] = {}  # by id of what holds
         self._parts: dict[int, list[int]] = {}  # of each, by id
         self._alive: list[Any] = []  # or another object could get the id
+        self._functions: list[tuple[Any, types.FunctionType]] = []  # that something holds, and what holds them
         for path, module in model.named_modules():
             self._remember_module(module, path)
+        self._remember_functions(model)
 
     def put_back(self) -> list[str]:
         """Let everything hold again what it held.
@@ -83,16 +96,48 @@ class Attributes:
         self._remember(module, held)
         parts = [(dot + name, part) for name, part in attributes.content.items() if not isinstance(part, Tensor)]
         self._follow([(module, *part) for part in parts])
-        for kept_by in _classes_of(module):
-            self._parts[id(module)].append(id(kept_by))
-            if id(kept_by) not in self._parts:
-                self._remember_class(kept_by)
+        for kind in _classes_of(module):
+            self._link_class(module, kind)
+
+    def _link_class(self, owner: Any, kind: type) -> None:
+        """Remember a class whose attributes something uses."""
+        self._parts[id(owner)].append(id(kind))
+        if id(kind) not in self._parts:
+            self._remember_class(kind)
 
     def _remember_class(self, kind: type) -> None:
         shared = class_names(kind)
         self._remember(kind, [shared])
         parts = [(f"{kind.__name__}.{name}", part) for name, part in shared.content.items()]
         self._follow([(kind, *part) for part in (*parts, *function_caches(kind))])
+
+    def _remember_functions(self, model: nn.Module) -> None:
+        """Remember what the functions that a pass may call keep."""
+        classes = list(dict.fromkeys(kind for module in model.modules() for kind in _classes_of(module)))
+        waiting, self._functions = self._functions, []
+        for module in model.modules():
+            waiting += [(module, function) for function in entries(module)]
+        remembered = 0
+        while waiting and remembered < MOST_FUNCTIONS:
+            owner, function = waiting.pop()
+            self._parts[id(owner)].append(id(function))
+            if id(function) in self._parts:
+                continue
+            remembered += 1
+            held = kept_by(function, function.__qualname__)
+            self._remember(function, held)
+            self._follow(
+                [
+                    (function, f"{holder.path} {name}", part)
+                    for holder in held
+                    for name, part in holder.content.items()
+                    if not isinstance(part, (type, types.ModuleType))
+                ]
+            )
+            for kind in named_classes(function):
+                self._link_class(function, kind)
+            waiting += [(function, inner) for inner in named_functions(function, classes)]
+        self._functions = []
 
     def _remember(self, value: Any, held: list[Holder]) -> None:
         self._held[id(value)] = held
@@ -103,6 +148,8 @@ class Attributes:
         """Remember what can be reached from some objects: triples of who holds one, its path, and the object."""
         while waiting:
             owner, path, value = waiting.pop()
+            if isinstance(value, types.FunctionType) and is_looked_at(value):
+                self._functions.append((owner, value))
             if type(value) in ATOMS or id(value) in self._modules:
                 continue
             self._parts[id(owner)].append(id(value))

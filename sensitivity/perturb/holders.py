@@ -25,7 +25,7 @@ ATOMS = frozenset(
     {type(None), bool, int, float, complex, str, bytes, range, slice, frozenset, type(...)}
     | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, types.FunctionType}
 )
-"""Types that hold nothing which can change. Functions are among them: what their closures hold is not looked at."""
+"""Types that hold nothing which can change. Functions are among them: see ``functions`` for what they keep."""
 
 OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"training"}
 _STANDARD = sys.stdlib_module_names - {"__main__"}
@@ -152,7 +152,7 @@ def parts_of(value: Any, path: str, content: Any) -> Iterator[tuple[str, Any]]:
     elif issubclass(type(value), functools.partial):
         yield from ((path, part) for part in (value.func, value.args, value.keywords))
     elif issubclass(type(value), types.MethodType):
-        yield path, value.__self__
+        yield from ((path, part) for part in (value.__self__, value.__func__))
 
 
 def _is_data(name: str, value: Any) -> bool:

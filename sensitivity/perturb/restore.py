@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import NotRestoredError
+from sensitivity.perturb.attributes import Attributes
 from sensitivity.perturb.interrupts import deferred_interrupts
 from sensitivity.perturb.sole_use import generators_kept, sole_use
 from sensitivity.perturb.state import ModelState, check_has_numbers, cuda_devices
@@ -48,6 +50,22 @@ def _restored(model: nn.Module) -> Iterator[None]:
             f"{type(model).__name__} changed what cannot be put back while it ran: {', '.join(lost[:3])}. Make or load "
             "it again, and make forward() leave that alone."
         )
+
+
+@contextlib.contextmanager
+def shared_state_kept(model: nn.Module) -> Iterator[None]:
+    """Let a copy of a model run inside, which shares classes, functions and their variables with the model."""
+    shared = Attributes(model)
+    tensors = [tensor for _, tensor in shared.tensors if not isinstance(tensor, nn.Parameter) and not tensor.is_meta]
+    copies = [tensor.detach().clone() for tensor in tensors]
+    try:
+        yield
+    finally:
+        shared.put_back()
+        for tensor, copy in zip(tensors, copies, strict=True):
+            if tensor.shape == copy.shape and not torch.equal(tensor, copy):
+                with torch.inference_mode(tensor.is_inference()), torch.no_grad():
+                    tensor.copy_(copy)
 
 
 @contextlib.contextmanager

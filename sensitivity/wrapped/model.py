@@ -18,9 +18,9 @@ from sensitivity.layers.names import NamingScheme
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.arguments import CalibrationLike
-from sensitivity.perturb.attributes import Attributes
 from sensitivity.perturb.calibrator import Calibrator
 from sensitivity.perturb.perturber import Perturber
+from sensitivity.perturb.restore import shared_state_kept
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe, Scheme
 from sensitivity.records.arguments import checked
@@ -50,11 +50,8 @@ def wrap(
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"wrap() takes a torch.nn.Module, not {type(model).__name__}: {model!r:.80}.")
-    shared = Attributes(model)  # a copy is traced, which shares its classes with the model
-    try:
+    with shared_state_kept(model):
         layers = find_layers(model, example_inputs, name=name, naming=naming)
-    finally:
-        shared.put_back()
     return Wrapped(model, layers, example_inputs)
 
 

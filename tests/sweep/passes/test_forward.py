@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -83,7 +84,8 @@ def passes(model: nn.Module, *, replay: bool, batches: int = 2) -> tuple[list[An
     return found, forward
 
 
-NOTED = [1.0]
+NOTED = threading.local()  # written in C: what it holds is not seen
+NOTED.largest = 1.0
 
 
 class Remembering(nn.Module):
@@ -91,7 +93,7 @@ class Remembering(nn.Module):
 
     class Scale(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
-            return x * NOTED[0]
+            return x * NOTED.largest
 
     def __init__(self) -> None:
         super().__init__()
@@ -100,7 +102,7 @@ class Remembering(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         side, x = self.side(x), self.first(x)
-        NOTED[0] = float(x.abs().max())
+        NOTED.largest = float(x.abs().max())
         return self.head(x) + self.scale(side)
 
 
@@ -130,7 +132,8 @@ def test_a_module_that_reads_a_weight_of_another_is_run_again_when_that_one_is_p
 
 
 def test_a_model_that_predicts_something_else_each_time_is_found_before_a_prediction_is_used() -> None:
-    runs = [0]
+    runs = threading.local()  # written in C: what it holds is not seen
+    runs.count = 0
 
     class Counting(nn.Module):
         def __init__(self) -> None:
@@ -138,8 +141,8 @@ def test_a_model_that_predicts_something_else_each_time_is_found_before_a_predic
             self.conv, self.head = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            runs[0] += 1
-            return self.head(self.conv(x)) + runs[0]
+            runs.count += 1
+            return self.head(self.conv(x)) + runs.count
 
     torch.manual_seed(0)
     _, forward = passes(Counting().eval(), replay=True)
@@ -195,7 +198,8 @@ class Use(nn.Module):
 
 
 def test_a_model_that_writes_to_what_an_earlier_pass_returned_is_run_in_full() -> None:
-    runs = [0]
+    runs = threading.local()  # written in C: what it holds is not seen
+    runs.count = 0
 
     class Late(nn.Module):
         """Writes to a tensor of its own, but only after many passes."""
@@ -205,11 +209,11 @@ def test_a_model_that_writes_to_what_an_earlier_pass_returned_is_run_in_full() -
             self.first, self.left, self.right = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 2, 1), nn.Conv2d(3, 2, 1)
 
         def forward(self, x: Tensor) -> Tensor:
-            runs[0] += 1
+            runs.count += 1
             x = self.first(x)
             left = self.left(x)
             right = self.right(x)
-            if runs[0] > 12:
+            if runs.count > 12:
                 left += 1
             return left + right
 
