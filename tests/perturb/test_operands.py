@@ -425,6 +425,7 @@ class JoinedWeight(nn.Module):
 
 def test_a_weight_of_two_parameters_is_quantized_as_it_is_multiplied() -> None:
     model, x = seeded(JoinedWeight), torch.randn(6, 5)
+    assert isinstance(model, JoinedWeight)
     wrapped = sv.wrap(model, x[:1])
     assert len(wrapped.layers) == 1
     with torch.no_grad(), wrapped.quantized(sv.Scheme.all(WEIGHTS)) as quantized:
