@@ -84,7 +84,7 @@ def protect(
             "For example protect(top=8)."
         )
     _check_number(chosen[0], criteria[chosen[0]])
-    advice = _Advice(study, recipe)
+    advice = Advice(study, recipe)
     if top is not None:
         return advice.scheme(advice.worst(top))
     if max_drop is not None:
@@ -112,7 +112,7 @@ def trade_offs(study: StudyRecord, recipe: RecipeLike | None = None) -> list[Tra
     Raises:
         StudyError: As for ``protect``.
     """
-    advice = _Advice(study, recipe)
+    advice = Advice(study, recipe)
     points = []
     for count in range(len(advice.ranked) + 1):
         protected = advice.ranked[:count]
@@ -138,7 +138,7 @@ def costs(study: StudyRecord, recipe: str, against: Literal["size", "latency"]) 
     return [(point.latency_s, point.predicted_drop) for point in points if point.latency_s is not None]
 
 
-class _Advice:
+class Advice:
     """One recipe's measurements, ranked, with what protecting costs.
 
     Attributes:
@@ -189,7 +189,7 @@ class _Advice:
                 f"size_bytes={size_bytes} is too small: with every measured layer in {self.recipe.name} the layers "
                 f"already take {self.least_bytes} bytes. Give at least that, or a recipe of fewer bits."
             )
-        return self._within(size_bytes - self.least_bytes, self._extra_bytes)
+        return self._within(size_bytes - self.least_bytes, self.extra_bytes)
 
     def within_seconds(self, latency_s: float) -> list[Measurement]:
         """The same by drop for each extra second."""
@@ -207,20 +207,23 @@ class _Advice:
         return self._within(latency_s - least, latency.extra_s)
 
     def _within(self, budget: float, extra_of: Callable[[str], float]) -> list[Measurement]:
+        """Layers that help, the most drop for what they cost first, as far as the budget goes; worst first."""
+        taken = set()
+        for measurement in self.worth_most_first(extra_of):
+            extra = extra_of(measurement.layer)
+            if extra <= budget:
+                budget -= extra
+                taken.add(measurement.layer)
+        return [m for m in self.ranked if m.layer in taken]
+
+    def worth_most_first(self, extra_of: Callable[[str], float]) -> list[Measurement]:
         """Layers that help, the most drop for what they cost first; those that cost nothing before all others."""
-        helpful = [m for m in self.ranked if drop_of(m) > 0.0]
 
         def worth(measurement: Measurement) -> float:
             extra = extra_of(measurement.layer)
             return drop_of(measurement) / extra if extra > 0 else inf
 
-        taken = set()
-        for measurement in sorted(helpful, key=worth, reverse=True):
-            extra = extra_of(measurement.layer)
-            if extra <= budget:
-                budget -= extra
-                taken.add(measurement.layer)
-        return [m for m in helpful if m.layer in taken]
+        return sorted((m for m in self.ranked if drop_of(m) > 0.0), key=worth, reverse=True)
 
     def scheme(self, protected: Sequence[Measurement], *, max_drop: float | None = None) -> Scheme:
         """The scheme that protects these, and the layers nothing is known of; ``max_drop`` is what it should meet."""
@@ -238,7 +241,13 @@ class _Advice:
         )
 
     def _chance_beyond(self, max_drop: float, left: Sequence[Measurement]) -> float | None:
-        """Chance that the sum of the positive drops of these is larger on other images; None where it is not known.
+        """Chance that the sum of the positive drops of these is larger on other images; None where it is not known."""
+        error = self.error_of(left)
+        distance = fsum(max(drop_of(m), 0.0) for m in left) - max_drop
+        return NormalDist().cdf(distance / error) if error else None
+
+    def error_of(self, left: Sequence[Measurement]) -> float | None:
+        """Standard error of the sum of the positive drops of these, as stored; None where it is not known.
 
         What the sum is without each group of images tells its spread, and how layers move together.
         """
@@ -249,9 +258,7 @@ class _Advice:
         (count,) = groups
         sums = [fsum(drops) for drops in zip(*(m.drops_without for m in harmful), strict=True)]
         mean = fsum(sums) / count
-        error = sqrt((count - 1) / count * fsum((total - mean) ** 2 for total in sums))
-        distance = fsum(map(drop_of, harmful)) - max_drop
-        return NormalDist().cdf(distance / error) if error > 0.0 else None
+        return sqrt((count - 1) / count * fsum((total - mean) ** 2 for total in sums))
 
     def _together(self, left: Sequence[Measurement]) -> float:
         """Drop that is predicted where these are left quantized; ``protect`` says how."""
@@ -264,7 +271,7 @@ class _Advice:
 
     def bytes_with(self, protected: Iterable[Measurement]) -> int:
         """Bytes of all layers when these, and the layers nothing is known of, are protected."""
-        return self.least_bytes + sum(self._extra_bytes(m.layer) for m in protected)
+        return self.least_bytes + sum(self.extra_bytes(m.layer) for m in protected)
 
     def seconds_with(self, protected: Iterable[Measurement]) -> float | None:
         """Seconds that the engine is expected to take likewise; None where the study has no times."""
@@ -278,7 +285,8 @@ class _Advice:
             layer_bytes(layer, None if name in self.unknown else self.recipe) for name, layer in self.layers.items()
         )
 
-    def _extra_bytes(self, name: str) -> int:
+    def extra_bytes(self, name: str) -> int:
+        """Bytes that protecting a layer costs."""
         layer = self.layers[name]
         return layer_bytes(layer, None) - layer_bytes(layer, self.recipe)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from math import isfinite
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
@@ -16,9 +16,13 @@ from sensitivity.records import Score, StudyRecord
 from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.picture import Picture
+from sensitivity.report.frontier import NORMAL_95
 
 MIB = 2**20
 _AXES = {"size": (1 / MIB, "parameters of all layers (MiB)"), "latency": (1e3, "time of one run (ms)")}
+Curve: TypeAlias = Sequence[tuple[float, float, float | None]]
+"""Cost, predicted drop and its standard error of one scheme after the other."""
+
 _MEASURED_COLOUR = style.KIND_INKS["mb"].light
 
 
@@ -39,24 +43,26 @@ class ParetoPoint:
 
 def pareto(
     study: StudyRecord,
-    curves: Mapping[str, Sequence[tuple[float, float]]],
+    curves: Mapping[str, Curve],
     against: Literal["size", "latency"] = "size",
     *,
     measured: Iterable[tuple[str, float, float | Score]] = (),
+    max_drop: float | None = None,
 ) -> Picture:
     """Accuracy against bytes of the layers' parameters, or against seconds of one run.
 
-    A line for each recipe says what is predicted when the worst layers are protected one after the other, from
-    everything quantized (left) to nothing (right). Measured schemes tell how far off that is; those that no other
-    measured scheme beats in both cost and score are joined as the front.
+    A line for each recipe says what its best scheme at each cost is predicted to score, from everything quantized
+    (left) on, with a band for the 95 % interval on other images. Measured schemes tell how far off that is; those
+    that no other measured scheme beats in both cost and score are joined as the front.
 
     Args:
         study: What was measured, one layer at a time.
-        curves: Recipe to cost and predicted drop, as stored, with none, one, two ... layers protected. A cost is in
-            bytes, or in seconds against latency.
+        curves: Recipe to cost, predicted drop and its standard error (None where it is not known), both as stored,
+            with none, one, two ... layers protected. A cost is in bytes, or in seconds against latency.
         against: ``size`` or ``latency``.
         measured: Label, cost and score of each scheme that was measured; the score as ``wrapped.evaluate`` returned it,
             or as a number in the unit people see (percent where the study's unit is ``%``).
+        max_drop: Drawn as a line, in the unit people see; None draws none.
 
     Returns:
         A matplotlib ``Figure``.
@@ -73,6 +79,10 @@ def pareto(
     _draw_curves(axes, study, scale, curves)
     baseline, text = study.scale * study.baseline.value, f"baseline {shown_baseline(study)}"
     axes.axhline(baseline, color=style.BASELINE, linewidth=0.8, linestyle="--", label=text, gid="baseline")
+    if max_drop is not None:
+        target = baseline - (1.0 if study.higher_is_better else -1.0) * max_drop
+        words_of_target = f"target {target:.2f} {study.unit}".rstrip()
+        axes.axhline(target, color=_MEASURED_COLOUR, linewidth=0.8, linestyle="-.", label=words_of_target, gid="target")
     if points:
         _draw_measured(axes, points, front(points, study.higher_is_better))
     _finish(axes, study, words)
@@ -114,20 +124,32 @@ def _is_fraction(study: StudyRecord, score: float) -> bool:
     return baseline > 0.02 and 0.5 * baseline <= score <= min(1.0, 1.5 * baseline)
 
 
-def _draw_curves(
-    axes: Axes, study: StudyRecord, scale: float, curves: Mapping[str, Sequence[tuple[float, float]]]
-) -> None:
+def _draw_curves(axes: Axes, study: StudyRecord, scale: float, curves: Mapping[str, Curve]) -> None:
     sign = 1.0 if study.higher_is_better else -1.0
+
+    def score(drop: float) -> float:
+        return study.scale * (study.baseline.value - sign * drop)
+
     for number, (name, curve) in enumerate(curves.items()):
-        axes.step(
-            [cost * scale for cost, _ in curve],
-            [study.scale * (study.baseline.value - sign * drop) for _, drop in curve],
-            where="post",
-            color=style.SERIES_INKS[number % len(style.SERIES_INKS)].light,
-            linewidth=1.6,
-            label=f"{name}, worst layers protected first (predicted)",
-            gid="curve",
-        )
+        colour = style.SERIES_INKS[number % len(style.SERIES_INKS)].light
+        costs = [cost * scale for cost, _, _ in curve]
+        label = f"{name}: best scheme at each cost (predicted)"
+        scores = [score(drop) for _, drop, _ in curve]
+        axes.step(costs, scores, where="post", color=colour, linewidth=1.6, label=label, gid="curve")
+        if any(error for _, _, error in curve):
+            spreads = [NORMAL_95 * (error or 0.0) for _, _, error in curve]
+            low, high = ([score(d + side * s) for (_, d, _), s in zip(curve, spreads, strict=True)] for side in (1, -1))
+            axes.fill_between(
+                costs,
+                low,
+                high,
+                step="post",
+                color=colour,
+                alpha=0.15,
+                linewidth=0,
+                gid="band",
+                label="95 % interval of it, for other images" if number == 0 else None,
+            )
 
 
 def _draw_measured(axes: Axes, points: Sequence[ParetoPoint], best: Sequence[ParetoPoint]) -> None:

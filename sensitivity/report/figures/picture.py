@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from io import BytesIO, StringIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from sensitivity.errors import StudyError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
 
 FORMATS = ("png", "svg", "pdf")
 DOTS_PER_INCH = 150
@@ -19,7 +23,12 @@ class Picture(Figure):
     """A ``matplotlib.figure.Figure`` that needs no pyplot to be seen in a notebook.
 
     Notebooks show figures through a hook that pyplot installs; without pyplot they look for ``_repr_png_``.
+
+    Attributes:
+        table: The numbers that are drawn, as a DataFrame; None where the figure has no table of its own.
     """
+
+    table: DataFrame | None = None
 
     def __init__(self, width: float, height: float) -> None:
         super().__init__(figsize=(width, height), dpi=100, facecolor="white")

@@ -6,15 +6,16 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
 from sensitivity.advise.protect import protect
 from sensitivity.errors import StudyError
-from sensitivity.records import Score
+from sensitivity.records import Scheme, Score
 from sensitivity.records.latency import Latency
 from sensitivity.report.figures.pareto import MIB, ParetoPoint, front
-from sensitivity.study import pareto
+from sensitivity.study import Study, pareto
 from tests.made_studies import make_study, random_study, with_second_recipe
 
 
@@ -22,16 +23,78 @@ def found(figure: Figure, gid: str) -> list[Any]:
     return figure.findobj(lambda artist: artist.get_gid() == gid)
 
 
-def test_the_curve_is_what_protecting_the_worst_predicts() -> None:
+def with_groups(study: Study) -> Study:
+    """Drops that would be somewhat different without each of 10 groups of images."""
+    draw = np.random.default_rng(0)
+    rows = [
+        replace(row, drops_without=tuple((row.drop or 0.0) + 0.001 * draw.standard_normal(10)))
+        for row in study.measurements
+    ]
+    return Study.of(replace(study, measurements=tuple(rows)))
+
+
+def test_the_curve_is_the_best_scheme_at_each_size() -> None:
     study = random_study(20)
     (curve,) = found(pareto(study), "curve")
     sizes, scores = curve.get_data()
-    assert len(sizes) == 21
-    for count in (0, 7, 20):
-        scheme = protect(study, top=count)
-        assert sizes[count] == pytest.approx(scheme.size_bytes / MIB)
+    helpful = sum((measurement.drop or 0.0) > 0.0 for measurement in study.measurements)
+    assert len(sizes) == helpful + 1
+    for count in (0, 3, helpful):
+        scheme = protect(study, size_bytes=round(sizes[count] * MIB))
+        assert scheme.size_bytes == round(sizes[count] * MIB)
         assert scores[count] == pytest.approx(100 * (study.baseline.value - scheme.predicted_drop))
     assert scores[-1] == pytest.approx(78.5)
+    for count in range(1, helpful):
+        worst_first = protect(study, top=count)
+        best = max(score for size, score in zip(sizes, scores, strict=True) if size * MIB <= worst_first.size_bytes)
+        assert best >= 100 * (study.baseline.value - worst_first.predicted_drop) - 2.0
+
+
+def test_the_table_has_every_point_and_what_was_measured_of_it() -> None:
+    study = random_study(20)
+    schemes = []
+
+    def measure(scheme: Scheme) -> Score:
+        schemes.append(scheme)
+        return Score(0.7 + 0.001 * len(scheme.reasons), {}, "miou", "%", 50)
+
+    figure = pareto(study, measure=measure, schemes=4)
+    table = figure.table
+    measured = table.dropna(subset=["measured_score"])
+    assert len(schemes) == len(measured) == 4
+    assert list(measured["layers"]) == [", ".join(scheme.reasons) for scheme in schemes]
+    assert list(measured["size_bytes"]) == [scheme.size_bytes for scheme in schemes]
+    assert list(measured["measured_score"]) == pytest.approx([70 + 0.1 * len(scheme.reasons) for scheme in schemes])
+    assert list(measured["measured_drop"]) == pytest.approx(list(78.5 - measured["measured_score"]))
+    assert measured.iloc[0]["protected"] == 0
+    assert measured.iloc[-1]["predicted_drop"] == pytest.approx(0.0)
+    assert list(table["predicted_drop"]) == pytest.approx([100 * (0.785 - s / 100) for s in table["predicted_score"]])
+    (points,) = found(figure, "measured")
+    assert len(points.get_xdata()) == 4
+
+
+def test_a_target_is_drawn_and_each_scheme_says_how_likely_it_misses_it() -> None:
+    study = with_groups(make_study([0.03, 0.02, 0.001]))
+    figure = pareto(study, max_drop=2.5)
+    table = figure.table
+    (target,) = found(figure, "target")
+    assert target.get_ydata()[0] == pytest.approx(76.0)
+    assert list(table["miss_probability"])[:-1] == sorted(table["miss_probability"][:-1], reverse=True)
+    for row in table.itertuples():
+        scheme = protect(study, max_drop=2.5)
+        if row.protected == len(scheme.reasons) and row.layers == ", ".join(scheme.reasons):
+            assert row.miss_probability == pytest.approx(scheme.miss_probability)
+    assert found(figure, "band")
+    assert (table["predicted_low"][:-1] < table["predicted_drop"][:-1]).all()
+    assert not found(pareto(make_study([0.03, 0.02])), "band"), "nothing is known of other images"
+
+
+def test_settings_that_cannot_be_are_refused() -> None:
+    study = make_study([0.1])
+    with pytest.raises(StudyError, match="schemes=0: measure 1 or more of each recipe"):
+        pareto(study, schemes=0)
+    with pytest.raises(StudyError, match="-1"):
+        pareto(study, max_drop=-1.0)
 
 
 def test_lower_is_better_turns_the_curve_and_the_axis() -> None:
@@ -45,7 +108,7 @@ def test_each_recipe_has_its_curve() -> None:
     figure = pareto(with_second_recipe(random_study(20)))
     words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert len(found(figure, "curve")) == 2
-    assert words[0].startswith("INT8, worst layers protected first (predicted)")
+    assert words[0].startswith("INT8: best scheme at each cost (predicted)")
     assert words[1].startswith("INT4")
 
 
