@@ -4,10 +4,10 @@ const NAMED_LAYERS = 70; // so many names of layers can be read beside each othe
 function watchDips(chart) {
   chart.addEventListener('keydown', (event) => onKey(chart, event));
   document.getElementById('recipe')?.addEventListener('change', (event) => {
-    view.change({ recipe: Number(event.target.value), current: null });
+    view.change({ recipe: Number(event.target.value), current: null, heights: null });
   });
   document.getElementById('clear').addEventListener('click', () => {
-    view.change({ selected: null, range: null, current: null });
+    view.change({ selected: null, range: null, heights: null, current: null });
   });
   for (const button of document.querySelectorAll('.legend [data-kind]')) {
     button.addEventListener('click', () => {
@@ -30,7 +30,7 @@ function watchDips(chart) {
     for (const part of document.querySelectorAll('[data-only-recipe]')) {
       part.hidden = Number(part.dataset.onlyRecipe) !== view.recipe;
     }
-    document.getElementById('clear').disabled = view.selected === null && view.range === null;
+    document.getElementById('clear').disabled = view.selected === null && view.range === null && view.heights === null;
     tellCurrent();
     if (!chart.data) return; // the library is not there yet, and draws what is to be seen then
     if (Object.keys(changes).every((name) => name === 'current' || name === 'from')) drawCurrent(chart);
@@ -58,9 +58,18 @@ async function drawDips(chart) {
   });
   chart.on('plotly_deselect', () => view.selected && view.change({ selected: null }));
   chart.on('plotly_relayout', (event) => {
-    if ('xaxis.autorange' in event) view.change({ range: null });
-    else if ('xaxis.range[0]' in event) view.change({ range: [event['xaxis.range[0]'], event['xaxis.range[1]']] });
+    const changes = {};
+    if ('xaxis.autorange' in event) changes.range = null;
+    if ('xaxis.range[0]' in event) changes.range = partOf(event['xaxis.range[0]'], event['xaxis.range[1]']);
+    if ('yaxis.autorange' in event) changes.heights = null;
+    if ('yaxis.range[0]' in event) changes.heights = [event['yaxis.range[0]'], event['yaxis.range[1]']];
+    if (Object.keys(changes).length) view.change(changes);
   });
+}
+
+// First and last place in sight; null for all layers.
+function partOf(left, right) {
+  return left > -0.69 || right < facts.study.layers.length - 0.31 ? [left, right] : null;
 }
 
 function dipTraces() {
@@ -158,7 +167,7 @@ function dipLayout() {
   const range = view.range ?? [-0.7, layers.length - 0.3];
   const ink = pageInk('quiet');
   Object.assign(layout.xaxis, { range, showgrid: false, ...layerTicks(range) });
-  Object.assign(layout.yaxis, { range: scoreRange(), title: { text: plain(`${metric}${scoreUnit ? ` (${scoreUnit.trim()})` : ''}`) } });
+  Object.assign(layout.yaxis, { range: view.heights ?? scoreRange(), title: { text: plain(`${metric}${scoreUnit ? ` (${scoreUnit.trim()})` : ''}`) } });
   layout.dragmode = window.matchMedia('(pointer: coarse)').matches ? false : 'select';
   layout.selectdirection = 'h';
   layout.selections = [];
@@ -216,14 +225,15 @@ function chartWidth() {
 
 // Names below the deepest dips in sight, where two names do not meet.
 function worstNames([left, right]) {
-  const { layers, recipes, higherIsBetter } = facts.study;
+  const { layers, recipes, higherIsBetter, tolerance } = facts.study;
   const { dips, hang } = recipes[view.recipe];
   const sign = higherIsBetter ? 1 : -1;
   const pixels = chartWidth() / (right - left);
   const named = [];
   for (const layer of worstFirst().slice(0, 5)) {
     const { score } = dips[layer];
-    const inSight = layer >= left && layer <= right && score !== null && sign * (hang - score) > (facts.study.tolerance ?? 0);
+    const matters = tolerance === null || sign * (hang - score) > tolerance;
+    const inSight = layer >= left && layer <= right && score !== null && matters;
     const room = (other) => Math.abs(other - layer) * pixels > 3.6 * (layers[other].name.length + layers[layer].name.length);
     if (inSight && named.every(room)) named.push(layer);
   }
@@ -243,17 +253,16 @@ function tellCurrent() {
   said.textContent = [facts.study.layers[view.current].name, ...(dip ? dip.lines : ['not analysed'])].join('\n');
 }
 
-// Layers that can be reached with the keyboard, in execution order or the worst first.
+// Layers that can be reached with the keyboard, in execution order.
 function reachable() {
   const { dips } = facts.study.recipes[view.recipe];
   return places(0, dips.length - 1).filter((layer) => dips[layer] && isShown(layer));
 }
 
+// The same, the one that hurts most first and those without a result last.
 function worstFirst() {
-  const sign = facts.study.higherIsBetter ? 1 : -1;
-  const { dips } = facts.study.recipes[view.recipe];
-  const height = (layer) => sign * (dips[layer].score ?? Infinity);
-  return reachable().sort((one, other) => height(one) - height(other));
+  const { worst } = facts.study.recipes[view.recipe];
+  return [...worst.filter(isShown), ...reachable().filter((layer) => !worst.includes(layer))];
 }
 
 function onKey(chart, event) {
@@ -268,7 +277,7 @@ function onKey(chart, event) {
   else if (event.key === 'End') next = last;
   if (next !== null && layers.length) view.change({ current: layers[next], from: 'chart' });
   else if (event.key === 'Enter' && view.current !== null) view.change({ selected: new Set([view.current]) });
-  else if (event.key === 'Escape') view.change({ selected: null, range: null, current: null });
+  else if (event.key === 'Escape') view.change({ selected: null, range: null, heights: null, current: null });
   else if (event.key === '+' || event.key === '-') zoom(event.key === '+' ? 0.5 : 2);
   else return;
   event.preventDefault();
@@ -280,6 +289,5 @@ function zoom(factor) {
   const [left, right] = view.range ?? whole;
   const middle = view.current ?? (left + right) / 2;
   const half = Math.max(1.5, (factor * (right - left)) / 2);
-  const range = [Math.max(whole[0], middle - half), Math.min(whole[1], middle + half)];
-  view.change({ range: range[1] - range[0] >= whole[1] - whole[0] - 0.01 ? null : range });
+  view.change({ range: partOf(Math.max(whole[0], middle - half), Math.min(whole[1], middle + half)) });
 }

@@ -21,7 +21,9 @@ def layer_table(reading: Reading, recipes: tuple[str, ...], diagnosis: Diagnosis
     table = rows(reading, recipes[0] if len(recipes) == 1 else None)
     header, numeric, body = table.header, table.numeric, [*table.body]
     places = [(layer, recipe) for recipe in range(len(recipes)) for layer in range(len(reading.study.layers))]
-    modules = [reading.study.layers[layer].module for layer, _ in places] + [ABSENT] * len(reading.study.skipped)
+    modules = [reading.study.layers[layer].module or ABSENT for layer, _ in places] + [ABSENT] * len(
+        reading.study.skipped
+    )
     header, numeric = (*header, "module"), (*numeric, False)
     body = [(*row, module) for row, module in zip(body, modules, strict=True)]
     if diagnosis is not None:

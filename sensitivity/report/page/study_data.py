@@ -50,9 +50,11 @@ def _recipe_data(reading: Reading, recipe: str, diagnosis: DiagnosisRecord | Non
     measurements = {m.layer: m for m in study.of_recipe(recipe)}
     causes = {} if diagnosis is None or diagnosis.recipe.name != recipe else causes_and_cures(diagnosis)
     dips = dips_of(reading, study.layers, recipe)
+    places = {dip.layer.name: dip.position for dip in dips}
     return {
         "name": recipe,
         "hang": finite(hang_from(study, dips)),
+        "worst": [places[m.layer] for m in reading.worst_first[recipe]],
         "dips": [
             None
             if (measurement := measurements.get(dip.layer.name)) is None

@@ -8,6 +8,7 @@ const view = {
   text: '', // what rows are searched for
   current: null, // place of the layer that is pointed out, or null
   range: null, // first and last place in sight, or null for all
+  heights: null, // lowest and highest score in sight, or null for those that fit the dips
   watchers: [],
   change(changes) {
     Object.assign(this, changes);

@@ -51,6 +51,14 @@ def test_drawn_scores_are_the_baseline_less_the_drop_and_intervals_are_around_th
         assert min(dip["ends"]) < dip["score"] < max(dip["ends"])
 
 
+def test_the_worst_layers_are_those_that_hurt_most_whichever_layers_are_perturbed() -> None:
+    study = make_study([0.01, None, 0.2, 0.05])
+    assert study_data(read(study), ("INT8",))["recipes"][0]["worst"] == [2, 3, 0]
+    others = study_data(read(replace(study, direction="all-but-one")), ("INT8",))
+    assert others["recipes"][0]["worst"] == [0, 3, 2]  # without it, the others lose least
+    assert others["tolerance"] is None
+
+
 def test_what_json_has_no_number_for_is_absent() -> None:
     study = make_study([0.1, float("inf"), float("nan")], baseline=float("inf"), unit="dB")
     data = study_data(read(study), ("INT8",))
@@ -77,6 +85,14 @@ def test_the_stages_add_up_to_the_network() -> None:
     assert sums[:2] == [len(study.layers), sum(layer.parameters for layer in study.layers)]
     assert sums[2:] == [verdicts.count(verdict) for verdict in ("dip", "harmless", "undecided")]
     assert "30.00 points" in [row[6] for row in stages[1:]]
+
+
+def test_a_stage_of_all_but_one_shows_the_layer_to_protect_first() -> None:
+    study = make_study([0.3, 0.1, 0.2, None, 0.05], direction="all-but-one")
+    stages, _ = Reader(without_library(study_page(read(study)))).tables
+    assert stages[0][6] == "smallest drop"
+    assert [row[6] for row in stages[1:]] == ["30.00 points", "10.00 points", "20.00 points", "–", "5.00 points"]
+    assert "with all layers but one perturbed" in study_page(read(study))
 
 
 def test_the_page_needs_nothing_from_elsewhere_and_may_ask_for_nothing() -> None:

@@ -46,6 +46,10 @@ kept.other = rows().length; kept.otherHover = await hover(4, 78.5 - 36);
 kept.stagesShown = [...document.querySelectorAll('[data-only-recipe]')].map((part) => part.hidden);
 const focus = document.querySelector('.pick[tabindex="0"]'); focus.focus(); await press('ArrowDown', focus);
 kept.focused = document.activeElement.textContent; kept.focusedSaid = said();
+const part = { 'xaxis.range[0]': 2, 'xaxis.range[1]': 6, 'yaxis.range[0]': 77, 'yaxis.range[1]': 79 };
+await Plotly.relayout(chart(), part);
+await pause(100); kept.zoomedInto = [chart()._fullLayout.xaxis.range.slice(), chart()._fullLayout.yaxis.range.slice()];
+await press('Escape'); kept.zoomedOut = chart()._fullLayout.yaxis.range.slice();
 kept.buttons = [...document.querySelectorAll('.modebar-btn')].map((button) => button.dataset.title);
 kept.requests = performance.getEntriesByType('resource').map((entry) => entry.name);
 kept.drawings = [...chart().querySelectorAll('svg')].every((drawing) => drawing.getAttribute('aria-hidden') === 'true');
@@ -136,3 +140,8 @@ def test_arrow_keys_walk_through_the_rows(kept: dict[str, Any]) -> None:
 
 def test_a_reader_of_the_screen_does_not_meet_the_drawings(kept: dict[str, Any]) -> None:
     assert kept["drawings"]
+
+
+def test_a_part_of_the_chart_can_be_brought_near_in_both_directions(kept: dict[str, Any]) -> None:
+    assert kept["zoomedInto"] == [[2, 6], [77, 79]]
+    assert min(kept["zoomedOut"]) < 78.5 - 36
