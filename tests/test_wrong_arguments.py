@@ -232,6 +232,7 @@ class Subject:
             "Wrapped.latency": {"recipe": sv.INT8_WEIGHTS, "engine": "torch"},
             "Wrapped.verify_study": {"engine": "torch"},
             "Scheme.with_rest": {"rest": "bf16"},
+            "Wrapped.handover": {"tool": "nncf"},
             "Scheme.handover": {"tool": "nncf", "layers": self.wrapped.layers},
             "Calibration.joined": {"parts": [self.calibration]},
             "Calibration.range_of": {"point": next(iter(self.calibration.ranges))},

@@ -189,7 +189,8 @@ class Scheme:
         """The scheme in the words of another tool, which then calibrates and quantizes by itself.
 
         Args:
-            tool: ``nncf``, ``modelopt`` or ``onnxruntime``; ``tensorrt`` is refused with what to do instead.
+            tool: ``onnxruntime``, ``nncf``, ``openvino`` (NNCF on a model that OpenVINO converted, as ultralytics
+                exports it), ``modelopt``, ``aimet``, ``pt2e`` (torchao) or ``tensorrt`` (an ONNX file with Q/DQ).
             layers: The layers of the model, which the rules are resolved against: ``wrapped.layers``. None takes those
                 that a study chose the scheme for.
 

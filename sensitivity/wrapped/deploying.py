@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sensitivity.contracts import Task
-from sensitivity.errors import StudyError
+from sensitivity.errors import RecipeError, StudyError
 from sensitivity.layers.select import resolve
 from sensitivity.perturb.arguments import CalibrationLike, check_recipes
 from sensitivity.perturb.reference import with_reference
@@ -30,6 +30,7 @@ from sensitivity.wrapped.arguments import Patterns
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
     from sensitivity.deploy.engines.registry import Build
+    from sensitivity.deploy.handover.handed import Handover
     from sensitivity.deploy.prepare.placement import Target
     from sensitivity.deploy.prepare.plan import Plan
     from sensitivity.wrapped.model import Wrapped
@@ -103,6 +104,22 @@ def deploy(
     target = kind_of(engine).target
     planned = wrapped.plan(scheme, calibration=calibration, target=target, example=example)
     return deploy(planned, engine, parts=parts, load=load, io=io, **settings)
+
+
+@checked(RecipeError)
+def handover(wrapped: Wrapped, scheme: Scheme, tool: str) -> Handover:
+    """A scheme in the words of another tool, which then calibrates and quantizes by itself.
+
+    Args:
+        wrapped: The model and its layers.
+        scheme: Which layer gets which recipe.
+        tool: See ``Scheme.handover``.
+
+    Raises:
+        RecipeError: If the tool is not known or cannot do what the scheme says.
+        LayerNotFoundError: If a rule selects no layer.
+    """
+    return scheme.handover(tool, list(wrapped.layers))
 
 
 @checked(StudyError)

@@ -112,6 +112,7 @@ class Wrapped:
 
     plan = deploying.plan
     deploy = deploying.deploy
+    handover = deploying.handover
     verify = deploying.verify
     latency = deploying.latency
     verify_study = deploying.verify_study

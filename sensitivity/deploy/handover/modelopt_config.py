@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sensitivity.deploy.handover.handed import Handover
+from sensitivity.deploy.handover.module_quantizers import check_is_module
 from sensitivity.deploy.handover.placed import Placed
 from sensitivity.errors import RecipeError
 from sensitivity.records import Layer, QuantSpec, Recipe
@@ -37,11 +38,7 @@ def handed_over(placed: Placed) -> Handover:
 
 
 def _entries(layer: Layer, recipe: Recipe) -> list[dict[str, Any]]:
-    if layer.weight != "weight" or layer.runs_in is not None:
-        raise RecipeError(
-            f"layer {layer.name!r} multiplies by {layer.module}.{layer.weight} in code of its own, where {TOOL} has no "
-            f"quantizer. Nearest: scheme.protect({layer.name!r})."
-        )
+    check_is_module(layer, TOOL)
     parts = {"weight": recipe.weights, "input": recipe.activations}
     return [
         {"quantizer_name": f"{layer.module}.{part}_quantizer", "enable": True, "cfg": _quantizer(spec, recipe, layer)}

@@ -1,8 +1,13 @@
-"""NNCF: arguments of ``nncf.quantize``, with an ``IgnoredScope`` for what stays in float."""
+"""NNCF: arguments of ``nncf.quantize``, with an ``IgnoredScope`` for what stays in float.
+
+The same patterns fit the graphs that NNCF meets: of a torch module, of an ONNX file that this library wrote, and of a
+torch module that OpenVINO converted, which is also what the OpenVINO export of ultralytics is.
+"""
 
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from sensitivity.deploy.graph.nodes import CALL_MARK, node_name
 from sensitivity.deploy.handover.handed import Handover
@@ -20,6 +25,31 @@ quantized = nncf.quantize(
     preset=nncf.QuantizationPreset(settings["preset"]),
     ignored_scope=nncf.IgnoredScope(patterns=settings["ignored_patterns"]),
 )"""
+
+_OPENVINO_CODE = """\
+import nncf
+import openvino
+
+# model: openvino.convert_model(torch_model, example_input=image), or what ultralytics exports in float:
+# model = openvino.Core().read_model(next(Path(YOLO("net.pt").export(format="openvino")).glob("*.xml")))
+quantized = nncf.quantize(
+    model,
+    nncf.Dataset(images),
+    preset=nncf.QuantizationPreset(settings["preset"]),
+    ignored_scope=nncf.IgnoredScope(patterns=settings["ignored_patterns"]),
+)
+openvino.save_model(quantized, int8_xml, compress_to_fp16=False)"""
+
+
+def handed_over_to_openvino(placed: Placed) -> Handover:
+    """The same for a model that OpenVINO converted from torch, by itself or in the export of ultralytics.
+
+    Raises:
+        RecipeError: If NNCF cannot do what a recipe says.
+    """
+    notes = ("With int8=True the export of ultralytics quantizes all layers: export in float, then run these lines.",)
+    handover = handed_over(placed)
+    return replace(handover, tool="openvino", code=_OPENVINO_CODE, notes=(*handover.notes, *notes))
 
 
 def handed_over(placed: Placed) -> Handover:
@@ -44,6 +74,7 @@ def handed_over(placed: Placed) -> Handover:
         _CODE,
         (
             "NNCF also quantizes what is no layer, such as additions and poolings.",
+            "NNCF leaves some layers in float whatever it is told, such as the last one of a gate that it recognizes.",
             "NNCF calibrates by itself: the ranges are not those of this library's calibration.",
         ),
         tuple(layer.module for layer in placed.quantized),
@@ -52,6 +83,10 @@ def handed_over(placed: Placed) -> Handover:
 
 
 def _pattern(layer: Layer) -> str:
-    """A regular expression of the layer's nodes: ``a/b/conv2d/0`` in a torch graph, ``a.b`` or ``a.b#1`` in ours."""
+    """A regular expression of the layer's nodes.
+
+    ``a/b/conv2d/0`` in a torch graph, ``a.b`` or ``a.b#1`` in ours, ``__module.a.b/aten::_convolution/Convolution`` in
+    OpenVINO's.
+    """
     path = "[./]".join(re.escape(part) for part in node_name(layer, 0).removesuffix(f"{CALL_MARK}0").split("."))
-    return rf"^{path}(/[^/]+/\d+|{CALL_MARK}\d+)?$"
+    return rf"^(__module\.)?{path}({CALL_MARK}\d+)?(/.+)?$"

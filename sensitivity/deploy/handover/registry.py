@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from sensitivity.deploy.handover import modelopt_config, nncf_scope, ort_static, trt_refused
+from sensitivity.deploy.handover import (
+    aimet_quantizers,
+    modelopt_config,
+    nncf_scope,
+    ort_static,
+    pt2e_quantizer,
+    trt_onnx,
+)
 from sensitivity.deploy.handover.handed import Handover
 from sensitivity.deploy.handover.placed import Placed, placed
 from sensitivity.errors import RecipeError
@@ -14,7 +21,10 @@ TOOLS: dict[str, Callable[[Placed], Handover]] = {
     "nncf": nncf_scope.handed_over,
     "modelopt": modelopt_config.handed_over,
     "onnxruntime": ort_static.handed_over,
-    "tensorrt": trt_refused.handed_over,
+    "aimet": aimet_quantizers.handed_over,
+    "pt2e": pt2e_quantizer.handed_over,
+    "openvino": nncf_scope.handed_over_to_openvino,
+    "tensorrt": trt_onnx.handed_over,
 }
 
 

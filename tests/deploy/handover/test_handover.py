@@ -16,8 +16,11 @@ from torch import nn
 import sensitivity as sv
 from sensitivity.deploy.handover.registry import TOOLS
 from sensitivity.errors import LayerNotFoundError, RecipeError
+from tests.deploy.nets import Attention
 
 SIZE = (1, 3, 12, 12)
+ASYMMETRIC_WEIGHTS = sv.Recipe("asymmetric", sv.QuantSpec("int8", symmetric=False), None)
+CHANNEL_ACTIVATIONS = sv.Recipe("channels", None, sv.QuantSpec("int8", "per-channel"))
 
 
 class Net(nn.Module):
@@ -74,10 +77,11 @@ def test_onnx_runtime_quantizes_the_layers_of_the_scheme_and_no_other_node(wrapp
 
 def test_nncf_patterns_match_the_nodes_of_the_protected_layers_alone(wrapped: sv.Wrapped) -> None:
     (pattern,) = protecting(wrapped, "blocks.0").handover("nncf", wrapped.layers).settings["ignored_patterns"]
-    assert [re.match(pattern, name) is not None for name in ("blocks/0/conv2d/0", "blocks.0", "blocks.0#1")] == [
-        True
-    ] * 3
-    assert not any(re.match(pattern, name) for name in ("blocks/2/conv2d/0", "blocks.00", "stem", "xblocks.0"))
+    in_openvino = "__module.blocks.0/aten::_convolution/Convolution_1"
+    for name in ("blocks/0/conv2d/0", "blocks.0", "blocks.0#1", in_openvino, "blocks.0#1/WithoutBiases"):
+        assert re.match(pattern, name) is not None, name
+    for name in ("blocks/2/conv2d/0", "blocks.00", "stem", "xblocks.0", "__module.blocks.00/aten::_convolution"):
+        assert re.match(pattern, name) is None, name
 
 
 def test_nncf_is_told_whether_activations_have_a_zero_point(wrapped: sv.Wrapped) -> None:
@@ -101,25 +105,71 @@ def test_modelopt_gets_quantizers_of_each_layers_own_recipe_after_all_are_disabl
     }
 
 
-@pytest.mark.parametrize("tool", sorted(set(TOOLS) - {"tensorrt"}))
+def test_tools_with_a_quantizer_for_each_module_are_told_its_bits_codes_and_axis(wrapped: sv.Wrapped) -> None:
+    stem, head = wrapped.layers[0].name, wrapped.layers[-1].name
+    scheme = sv.Scheme().quantize(stem, sv.INT8_AFFINE).quantize(head, sv.INT8_WEIGHTS)
+    for tool in ("aimet", "pt2e"):
+        layers = wrapped.handover(scheme, tool).settings["layers"]
+        assert set(layers) == {"stem", "head"}
+        weight, values = layers["stem"]["weight"], layers["stem"]["input"]
+        assert (weight["bits"], weight["smallest"], weight["largest"], weight["axis"]) == (8, -127, 127, 0)
+        assert (values["dtype"], values["smallest"], values["largest"], values["symmetric"]) == ("uint8", 0, 255, False)
+        assert layers["head"]["input"] is None
+        assert layers["head"]["weight"]["axis"] == 0
+
+
+def test_a_transposed_convolution_has_its_scales_along_the_second_axis() -> None:
+    wrapped = sv.wrap(nn.Sequential(nn.ConvTranspose2d(3, 6, 2), nn.Conv2d(6, 2, 1)).eval(), torch.zeros(SIZE))
+    layers = wrapped.handover(sv.Scheme.all(sv.INT8), "aimet").settings["layers"]
+    assert (layers["0"]["weight"]["axis"], layers["1"]["weight"]["axis"]) == (1, 0)
+
+
+def test_a_layer_in_another_modules_code_is_refused_where_a_tool_has_quantizers_for_modules() -> None:
+    wrapped = sv.wrap(Attention().eval(), torch.zeros(1, 4, 16))
+    inside = next(layer for layer in wrapped.layers if layer.module == "attend")
+    for tool in ("aimet", "pt2e", "modelopt"):
+        with pytest.raises(RecipeError, match=rf"in code of its own.*Nearest: scheme.protect\('{inside.name}'\)"):
+            wrapped.handover(sv.Scheme.all(sv.INT8), tool)
+
+
+@pytest.mark.parametrize("tool", sorted(TOOLS))
 def test_a_handover_is_plain_and_reads_well(wrapped: sv.Wrapped, tool: str) -> None:
     handover = protecting(wrapped, "stem").handover(tool, wrapped.layers)
     assert json.loads(json.dumps(handover.to_json())) == handover.to_json()
     assert handover.protected == ("stem",)
     assert set(handover.quantized) == {"blocks.0", "blocks.2", "head"}
     assert repr(handover).startswith(f"Handover to {tool}: 3 layers quantized, 1 left in float\n  note: ")
+    assert wrapped.handover(protecting(wrapped, "stem"), tool) == handover
     compile(handover.code, tool, "exec")
 
 
-def test_tensorrt_is_refused_with_what_to_do_instead(wrapped: sv.Wrapped) -> None:
-    with pytest.raises(RecipeError, match=r"Deploy ONNX with Q/DQ instead: wrapped.deploy\(scheme, 'tensorrt'\)"):
-        sv.Scheme.all(sv.INT8).handover("tensorrt", wrapped.layers)
+def test_tensorrt_is_handed_an_onnx_file_with_q_dq_on_the_layers_of_the_scheme(
+    wrapped: sv.Wrapped, tmp_path: Path
+) -> None:
+    onnx = pytest.importorskip("onnx", reason="needs onnx, of the extra [test]")
+    wrapped.calibrate(torch.randn(2, *SIZE[1:], generator=torch.Generator().manual_seed(0)), sv.INT8)
+    scheme = protecting(wrapped, "blocks.2")
+    handover = wrapped.handover(scheme, "tensorrt")
+    exec(handover.code, {"wrapped": wrapped, "scheme": scheme, "folder": tmp_path})
+    graph = onnx.load(tmp_path / "model.onnx").graph
+    writers = {output: node.op_type for node in graph.node for output in node.output}
+    nodes = {node.name: node for node in graph.node}
+    for name in handover.settings["int8_nodes"]:
+        assert [writers.get(source) for source in nodes[name].input[:2]] == ["DequantizeLinear"] * 2
+    assert handover.settings["float_nodes"] == ["blocks.2"]
+    assert "DequantizeLinear" not in [writers.get(source) for source in nodes["blocks.2"].input]
 
 
 @pytest.mark.parametrize(
     ("scheme", "tool", "message"),
     [
-        (sv.Scheme.all(sv.INT8), "aimet", "tool='aimet' is no tool .* Choose one of: nncf, modelopt, onnxruntime"),
+        (sv.Scheme.all(sv.INT8), "quark", "tool='quark' is no tool .* Choose one of: nncf, modelopt, onnxruntime"),
+        (sv.Scheme(), "aimet", "quantizes no layer"),
+        (sv.Scheme(), "tensorrt", "quantizes no layer"),
+        (sv.Scheme.all(sv.FP8), "pt2e", "PT2E is handed integers of up to 8 bits"),
+        (sv.Scheme.all(sv.INT8_AFFINE), "tensorrt", "TensorRT knows symmetric int8 with zero point 0 only"),
+        (sv.Scheme.all(ASYMMETRIC_WEIGHTS), "aimet", "AIMET is handed symmetric ones"),
+        (sv.Scheme.all(CHANNEL_ACTIVATIONS), "pt2e", "PT2E is handed one scale a tensor there"),
         (sv.Scheme(), "onnxruntime", "quantizes no layer"),
         (sv.Scheme(), "modelopt", "quantizes no layer"),
         (sv.Scheme.all(sv.INT8).quantize("stem*", sv.FP8), "nncf", "the scheme has 2 recipes: 'fp8.*Nearest"),
