@@ -22,11 +22,11 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sensitivity.errors import NotRestoredError, TracingError
 from sensitivity.interception import Original, calls_handled
+from sensitivity.layers.composite import base_name, run_in_products
 from sensitivity.layers.generators import generators_forked
 from sensitivity.layers.inputs import arguments_of, tensors_in
 from sensitivity.layers.leaks import ExecutedStep, Execution, Made, replace_leaks
 from sensitivity.layers.modes import TorchModes
-from sensitivity.layers.recurrent import FUSED_LSTM, parts_of_fused_lstm
 from sensitivity.turns import process_state
 
 # make a tensor like another one: its shape is read, its values are not
@@ -174,14 +174,9 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
-        if is_composite(func):
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
-        if _base_name(func) == FUSED_LSTM:
-            with self:
-                return parts_of_fused_lstm(*args)
+        parts = run_in_products(func, args, kwargs, self)
+        if parts is not NotImplemented:
+            return parts
         tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
         inputs = tuple(self.number(tensor) for tensor in tensors)
         mark = lambda leaf: Ref(self.number(leaf)) if isinstance(leaf, Tensor) else leaf  # noqa: E731
@@ -193,11 +188,11 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if not targets:
             return result
         number = len(self.tape.ops)
-        dynamic = _base_name(func) not in FACTORIES and any(self.tape.values[v].dynamic for v in inputs)
+        dynamic = base_name(func) not in FACTORIES and any(self.tape.values[v].dynamic for v in inputs)
         aliases = self._others_on(written, targets)
         before = tuple(self.number(tensor) for tensor in written)
         numbers = tuple(self.add(t, Value(number, tuple(t.shape), dynamic=dynamic)) for t in targets)
-        name = _base_name(func)
+        name = base_name(func)
         name = name.removesuffix("_") if written else name
         self._append(Op(name, tuple(seen_args), seen_kwargs, inputs, numbers, tuple(self.stack)))
         made = tree_map(lambda leaf: Made(leaf.value) if isinstance(leaf, Ref) else leaf, (seen_args, seen_kwargs))
@@ -225,20 +220,6 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         for value in dict.fromkeys(op.inputs):
             self.tape.consumers.setdefault(value, []).append(len(self.tape.ops))
         self.tape.ops.append(op)
-
-
-def is_composite(func: Any) -> bool:
-    """Whether an operator of torch is made of others; in inference mode such a one arrives whole and can be decomposed.
-
-    Operators of ``prim::`` are left alone: asking one of them ends the process.
-    """
-    return func.namespace != "prim" and bool(
-        torch._C._dispatch_has_kernel_for_dispatch_key(func.name(), torch._C.DispatchKey.CompositeImplicitAutograd)
-    )
-
-
-def _base_name(func: Any) -> str:
-    return str(func._schema.name.split("::")[-1])
 
 
 def storage_key(tensor: Tensor) -> int | None:

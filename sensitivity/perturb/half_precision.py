@@ -23,8 +23,8 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from sensitivity.errors import ModelError
 from sensitivity.interception import Original, calls_handled, forward_exchanged
+from sensitivity.layers.composite import base_name, run_in_parts
 from sensitivity.layers.operators import ELEMENTWISE, FUSED_NORMS
-from sensitivity.layers.tape import is_composite
 from sensitivity.perturb.kept import KeptModules, Place, around
 from sensitivity.perturb.weights import exchanged, folded_scale, output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
@@ -165,16 +165,14 @@ class _Rounding(TorchDispatchMode):  # type: ignore[no-untyped-call]
         kwargs = kwargs or {}
         if not self.active:
             return func(*args, **kwargs)
-        if is_composite(func):
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
+        parts = run_in_parts(func, args, kwargs, self)
+        if parts is not NotImplemented:
+            return parts
         floats = [leaf for leaf in _full_floats((args, kwargs)) if _storage(leaf) not in self._constants]
         mark: _Mark = "result"
         self._note(floats)
         self.read(floats, ("kept",))
-        if func._schema.name.split("::")[-1].removesuffix("_") not in _FUSED:
+        if base_name(func).removesuffix("_") not in _FUSED:
             self.read(floats)
         elif len(floats) > 1:
             self.read(floats, ("sum",))

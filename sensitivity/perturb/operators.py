@@ -21,14 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sensitivity.layers.composite import base_name, run_in_products
 from sensitivity.layers.products import (
     CONVOLUTIONS,
     may_be_weight,
     operand_positions,
     output_axis_of_operand,
 )
-from sensitivity.layers.recurrent import FUSED_LSTM, parts_of_fused_lstm
-from sensitivity.layers.tape import FACTORIES, is_composite, storage_key, written_by
+from sensitivity.layers.tape import FACTORIES, storage_key, written_by
 
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 """Modules of torch that compute all their products in one operator where nothing keeps them from it."""
@@ -103,15 +103,10 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Run an operator, with other operands where it is a layer's."""
         kwargs = kwargs or {}
-        if is_composite(func):
-            with self:
-                parts = func.decompose(*args, **kwargs)
-            if parts is not NotImplemented:
-                return parts
-        name = str(func._schema.name.split("::")[-1])
-        if name == FUSED_LSTM:
-            with self:
-                return parts_of_fused_lstm(*args)
+        parts = run_in_products(func, args, kwargs, self)
+        if parts is not NotImplemented:
+            return parts
+        name = base_name(func)
         match = self._match(name, args)
         if match is not None:
             return self._multiply(func, args, kwargs, match)
