@@ -61,7 +61,7 @@ class Scheme:
         layers: The layers that it was chosen for, where a study chose them; neither compared nor saved.
 
     Raises:
-        RecipeError: If ``rest`` or ``keep_fp32`` make no sense.
+        RecipeError: If a field is not what it should be, or ``rest`` or ``keep_fp32`` make no sense.
 
     Example:
         >>> from sensitivity.quantize.recipes import INT8
@@ -81,6 +81,8 @@ class Scheme:
     layers: tuple[Layer, ...] = field(default=(), compare=False, repr=False)
 
     def __post_init__(self) -> None:
+        check_fields(self, RecipeError, skip=("rest", "keep_fp32"))
+        object.__setattr__(self, "rules", tuple(self.rules))
         if not isinstance(self.rest, str) or self.rest not in get_args(Rest):
             raise RecipeError(
                 f"rest={self.rest!r} is no precision for layers that are not quantized. Choose fp32, bf16, fp16."
