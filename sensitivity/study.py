@@ -87,19 +87,76 @@ class Study(StudyRecord):
 
     @checked(StudyError)
     def compare(
-        self, other: StudyRecord, *, recipe: RecipeLike | None = None, other_recipe: RecipeLike | None = None
+        self,
+        other: StudyRecord,
+        *,
+        recipe: RecipeLike | None = None,
+        other_recipe: RecipeLike | None = None,
+        names: tuple[str, str] | None = None,
     ) -> DataFrame:
         """Drops and ranks side by side, with their rank correlation in ``attrs``; see ``report.table.compare``.
 
-        Raises:
-            StudyError: If a recipe is unknown, or left out where a study has several.
-        """
-        from sensitivity.report.table import compare
+        Args:
+            other: Another study, e.g. of the same model with another recipe, task or calibration.
+            recipe: Recipe of this study; None where it has only one.
+            other_recipe: Recipe of the other one; None where it has only one.
+            names: What the two are called: ``("a", "b")`` has the columns ``drop_a``, ``drop_b``, ``rank_a`` and
+                ``rank_b`` in the place of ``drop``, ``drop_other``, ``rank`` and ``rank_other``.
 
+        Raises:
+            StudyError: If a recipe is unknown, or left out where a study has several, or the names are the same.
+        """
+        from sensitivity.report.table import compare, named
+
+        recipes = self._recipes_with(other, recipe, other_recipe)
+        frame = compare(self, other, recipe=recipes[0], other_recipe=recipes[1])
+        return frame if names is None else named(frame, names)
+
+    @checked(StudyError)
+    def plot_comparison(
+        self,
+        other: StudyRecord,
+        path: str | Path | None = None,
+        *,
+        recipe: RecipeLike | None = None,
+        other_recipe: RecipeLike | None = None,
+        names: tuple[str, str] = ("this study", "the other study"),
+        label: int = 5,
+    ) -> Figure:
+        """The drop of every layer against that in another study; see ``report.figures.comparison``.
+
+        Args:
+            other: Another study.
+            path: Where to save it, ``.png``, ``.svg`` or ``.pdf``; None does not save.
+            recipe: Recipe of this study; None where it has only one.
+            other_recipe: Recipe of the other one; None where it has only one.
+            names: What the two are called on the axes.
+            label: How many of the worst layers to label.
+
+        Raises:
+            StudyError: If a recipe is unknown, or left out where a study has several, no layer was measured in both,
+                or the file's ending is unknown.
+        """
+        from sensitivity.report.figures.comparison import comparison
+
+        recipes = self._recipes_with(other, recipe, other_recipe)
+        picture = comparison(self, other, recipes, names=names, label=label)
+        if path is not None:
+            picture.write(path)
+        return picture
+
+    def _recipes_with(
+        self, other: StudyRecord, recipe: RecipeLike | None, other_recipe: RecipeLike | None
+    ) -> tuple[str, str]:
+        """The names of the recipes that are compared."""
         if other_recipe is not None and other_recipe not in other.recipes:
             known = ", ".join(other.recipes)
             raise StudyError(f"other_recipe={other_recipe!r}: the other study has no such recipe. It has: {known}.")
-        return compare(self, other, recipe=recipe, other_recipe=other_recipe)
+        own = self.recipe_name(recipe)
+        try:
+            return own, other.recipe_name(other_recipe)
+        except StudyError as error:
+            raise StudyError(f"other_recipe: {error}") from error
 
     @checked(StudyError)
     def plot(self, path: str | Path | None = None, *, recipe: RecipeLike | None = None, label: int = 5) -> Figure:

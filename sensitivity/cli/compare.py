@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.arguments import (
     add_json,
@@ -35,18 +35,31 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--recipe", metavar="NAME", help="the recipe of A.json, where it has several")
     parser.add_argument("--other-recipe", metavar="NAME", help="the recipe of B.json, where it has several")
     add_table(parser, "layer")
+    parser.add_argument(
+        "--names", nargs=2, metavar=("A", "B"), help="what the two are called in tables and the picture (default: A, B)"
+    )
+    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw drop against drop; .png, .svg or .pdf")
     add_json(parser, "every layer, and the rank correlation")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
-    check_place(options.table)
+    for path in (options.table, options.picture):
+        check_place(path)
     study, other = Study.load(options.study), Study.load(options.other)
     recipe = _recipe_name(study, options.study, options.recipe, "--recipe")
     other_recipe = _recipe_name(other, options.other, options.other_recipe, "--other-recipe")
     table = study.compare(other, recipe=recipe, other_recipe=other_recipe)
-    written = write_all({options.table: lambda path: write_csv(table, path)})
+    recipes: dict[str, Any] = {"recipe": recipe, "other_recipe": other_recipe}
+    names = ("A", "B") if options.names is None else (options.names[0], options.names[1])
+    shown = table if options.names is None else study.compare(other, names=names, **recipes)
+    written = write_all(
+        {
+            options.table: lambda path: write_csv(shown, path),
+            options.picture: lambda path: study.plot_comparison(other, path, names=names, **recipes),
+        }
+    )
     lines = [
         f"drop: {_described(study, options.study, recipe)}",
         f"drop_other: {_described(other, options.other, other_recipe)}",

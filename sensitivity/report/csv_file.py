@@ -10,6 +10,8 @@ import pandas as pd
 
 from sensitivity.records.spreadsheet import to_cell
 
+_NUMBERS = "%.8g"  # whole numbers stay whole, and no digit is noise
+
 
 def write_csv(table: pd.DataFrame, path: str | Path) -> None:
     """Write a table without its index; text that a spreadsheet would take for a formula gets an apostrophe in front.
@@ -26,7 +28,7 @@ def write_csv(table: pd.DataFrame, path: str | Path) -> None:
         if not pd.api.types.is_numeric_dtype(kind):
             safe.isetitem(place, table.iloc[:, place].map(_plain, na_action="ignore").to_numpy())
     safe.columns = pd.Index([_plain(name) for name in table.columns])
-    safe.to_csv(path, index=False)
+    safe.to_csv(path, index=False, float_format=_NUMBERS)
 
 
 def _plain(cell: Any) -> Hashable:

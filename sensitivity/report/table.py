@@ -129,6 +129,21 @@ def compare(
     return both
 
 
+def named(frame: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
+    """A table of ``compare`` whose columns name the two studies.
+
+    Raises:
+        StudyError: If the names are the same, or one is empty.
+    """
+    if len(set(names)) != 2 or not all(names):
+        raise StudyError(f"names={names!r}: give two different names.")
+    columns = {fact: f"{fact}_{names[0]}" for fact in ("drop", "rank")}
+    columns |= {f"{fact}_other": f"{fact}_{names[1]}" for fact in ("drop", "rank")}
+    renamed = frame.rename(columns=columns)
+    renamed.attrs = dict(frame.attrs)
+    return renamed
+
+
 def _layer_rows(reading: Reading, recipe: str, columns: _Columns) -> list[dict[str, Any]]:
     study = reading.study
     measurements = {m.layer: m for m in study.of_recipe(recipe)}

@@ -133,7 +133,10 @@ class Classification:
         Raises:
             PredictionError: If the scores are not (N, classes), not finite, or of too few classes for the labels.
         """
-        scores = as_array(self._adapter(run_on(model, batch.inputs)))
+        outputs = self._adapter(run_on(model, batch.inputs))
+        if outputs is None:
+            raise PredictionError("the adapter returned None; expected scores (N, classes). Does it lack a return?")
+        scores = as_array(outputs)
         if not np.issubdtype(scores.dtype, np.number):
             raise PredictionError(f"the model returned {scores.dtype} values; expected scores (N, classes) as numbers.")
         if scores.ndim != 2 or len(scores) != len(batch.images):

@@ -131,6 +131,8 @@ class LoaderTask:
         """
         outputs = run_on(model, batch.inputs)
         predictions = outputs if self._adapter is None else self._adapter(outputs, batch.context)
+        if predictions is None:
+            raise PredictionError("the adapter returned None; expected predictions. Does it lack a return?")
         if not self._loader.per_sample:
             return [{"prediction": as_tree(predictions), "target": as_tree(batch.context)}]
         count = len(batch.images)

@@ -68,3 +68,19 @@ def test_equal_drops_have_no_rank_correlation(tmp_path: Path, capsys: pytest.Cap
     make_study([0.01, 0.01]).save(tmp_path / "same.json")
     assert main(["compare", str(tmp_path / "same.json"), str(tmp_path / "same.json")]) == 0
     assert "undefined, as the drops do not differ, over 2 layers" in capsys.readouterr().out
+
+
+def test_names_and_a_picture_are_written(paths: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table, picture = tmp_path / "table.csv", tmp_path / "both.png"
+    files = ["--table", str(table), "--picture", str(picture)]
+    assert main(["compare", *paths, "--names", "float", "int8", *files]) == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert {"drop_float", "drop_int8", "rank_float", "rank_int8"} <= set(pd.read_csv(table).columns)
+
+
+def test_numbers_in_a_table_have_no_digits_that_are_noise(tmp_path: Path) -> None:
+    for name, drop in (("a.json", 1 / 3), ("b.json", 2 / 3)):
+        make_study([drop]).save(tmp_path / name)
+    table = tmp_path / "table.csv"
+    assert main(["compare", str(tmp_path / "a.json"), str(tmp_path / "b.json"), "--table", str(table)]) == 0
+    assert ",33.333333," in table.read_text(encoding="utf-8")

@@ -229,3 +229,9 @@ def test_probabilities_score_as_logits_do():
     torch.manual_seed(0)
     logits, labels = torch.randn(30, 7), torch.randint(0, 7, (30,))
     assert score_rows(logits, labels) == score_rows(logits.softmax(1), labels)
+
+
+def test_an_adapter_that_returns_nothing_is_told() -> None:
+    task = sv.Classification(torch.rand(2, 3, 4, 4), [0, 1], adapter=lambda outputs: None)  # type: ignore[arg-type,return-value]
+    with pytest.raises(PredictionError, match="the adapter returned None; expected scores"):
+        task.predict(lambda x: x.mean((2, 3)), next(iter(task.batches())))

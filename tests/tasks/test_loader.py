@@ -223,3 +223,9 @@ def test_what_a_metric_computes_is_checked(computed, score, message):
     task = sv.LoaderTask([(torch.ones(2), torch.ones(2))], metric=Odd(), score=score)
     with pytest.raises(PredictionError, match=message):
         task.score(predictions_of(task, lambda x: x))
+
+
+def test_an_adapter_that_returns_nothing_is_told() -> None:
+    task = sv.LoaderTask([(torch.ones(2), torch.ones(2))], metric=Total(), adapter=lambda outputs, targets: None)
+    with pytest.raises(PredictionError, match="the adapter returned None; expected predictions"):
+        task.predict(lambda x: x, next(iter(task.batches())))
