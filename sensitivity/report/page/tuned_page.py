@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sensitivity.markup.elements import Markup, described, element, joined
-from sensitivity.records.tuned import Step, StepKind, TunedRecord
+from sensitivity.records.tuned import StepKind, TunedRecord
 from sensitivity.report import path, style
 from sensitivity.report.page.document import Section, document
 from sensitivity.report.page.points import Axis, Group, Level, Mark, PointChart
 from sensitivity.report.page.sortable import line, sortable
 
 CHART = "path"
+NAMED = 6
+"""So many of a step's layers are named."""
 
 
 def tuned_page(record: TunedRecord) -> str:
@@ -55,18 +59,7 @@ def tuned_chart(record: TunedRecord) -> PointChart:
     levels = [Level("x", baseline, f"fp32 {path.shown(record.baseline.value, record)}", dashed=False)]
     if record.goal.max_drop is not None:
         levels.append(Level("x", baseline - sign * record.goal.max_drop, "target"))
-    groups = [
-        Group(
-            f"{style.STEP_WORDS[kind]} (large: chosen)",
-            style.STEP_INKS[kind],
-            style.STEP_SHAPES[kind],
-            [_mark(record, number) for number, step in enumerate(record.steps) if (step.kind, step.chosen) == look],
-            large=chosen,
-        )
-        for kind in StepKind
-        for chosen in (False, True)
-        if (look := (kind, chosen))
-    ]
+    groups = [_group(record, kind, chosen=chosen) for kind in StepKind for chosen in (False, True)]
     ticks = [
         (float(number), f"{number + 1}  {_short(path.described_step(step))}")
         for number, step in enumerate(record.steps)
@@ -89,19 +82,31 @@ def tuned_chart(record: TunedRecord) -> PointChart:
     )
 
 
-def _mark(record: TunedRecord, number: int) -> Mark:
+def _group(record: TunedRecord, kind: StepKind, *, chosen: bool) -> Group:
+    """The steps of one kind that were chosen, or those that were not."""
+    rows = path.rows(record)
+    marks = [
+        _mark(record, place, rows[place])
+        for place, step in enumerate(record.steps)
+        if (step.kind, step.chosen) == (kind, chosen)
+    ]
+    words = f"{style.STEP_WORDS[kind]} (large: chosen)"
+    return Group(words, style.STEP_INKS[kind], style.STEP_SHAPES[kind], marks, large=chosen)
+
+
+def _mark(record: TunedRecord, number: int, row: Sequence[str]) -> Mark:
     step, sign = record.steps[number], 1.0 if record.higher_is_better else -1.0
     ends = None
     if step.drop_low is not None and step.drop_high is not None:
         low, high = ((record.baseline.value - sign * drop) * record.scale for drop in (step.drop_high, step.drop_low))
         ends = (low, high)
     score = None if step.score is None else step.score * record.scale
-    return Mark(score, float(number), _lines(record, number, step), number, ends)
+    return Mark(score, float(number), _lines(record, number, row), number, ends)
 
 
-def _lines(record: TunedRecord, number: int, step: Step) -> list[str]:
-    cells = dict(zip(path.COLUMNS, path.rows(record)[number], strict=True))
-    names = ", ".join(step.layers[:6]) + (f" and {len(step.layers) - 6} more" if len(step.layers) > 6 else "")
+def _lines(record: TunedRecord, number: int, row: Sequence[str]) -> list[str]:
+    cells, layers = dict(zip(path.COLUMNS, row, strict=True)), record.steps[number].layers
+    names = ", ".join(layers[:NAMED]) + (f" and {len(layers) - NAMED} more" if len(layers) > NAMED else "")
     return [
         f"{number + 1}  {cells['what']}",
         f"{record.metric} {cells['score']}, drop {cells['drop']} {cells['interval']}".rstrip(),
@@ -114,7 +119,12 @@ def _lines(record: TunedRecord, number: int, step: Step) -> list[str]:
 def _table(record: TunedRecord) -> Markup:
     rows = path.rows(record)
     lines = [
-        line([f"{number + 1} {row[0]}", *row[1:]], path.NUMERIC, class_=name, data_row=number if step.score else None)
+        line(
+            [f"{number + 1} {row[0]}", *row[1:]],
+            path.NUMERIC,
+            class_=name,
+            data_row=None if step.score is None else number,
+        )
         for number, (row, name, step) in enumerate(zip(rows, path.row_classes(record), record.steps, strict=True))
     ]
     return sortable("step-table", path.COLUMNS, path.NUMERIC, lines, "step, recipe ...", points=CHART)

@@ -76,6 +76,12 @@ def test_the_page_has_every_step_and_the_scheme(tmp_path: Path) -> None:
     assert "<dt>stage2:0:0</dt><dd>float</dd>" in text
 
 
+def test_a_score_of_zero_is_a_score() -> None:
+    text = tuned_page(replace(TUNED, steps=(replace(TUNED.steps[0], score=0.0), *TUNED.steps[1:])))
+    assert 'data-row="0"' in text
+    assert 'data-row="2"' not in text  # it failed
+
+
 def test_a_mark_tells_about_its_step_and_marks_its_row(kept: dict[str, Any]) -> None:
     assert kept["errors"] == []
     assert kept["requests"] == []
