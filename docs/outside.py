@@ -26,7 +26,7 @@ CODE_OR_LINK = re.compile(
     r"|(?P<picture>!?)\[(?P<text>[^\[\]]*)\]\((?P<target>[^)\s#]*)(?P<anchor>#[^)\s]*)?\)",
     flags=re.MULTILINE | re.DOTALL,
 )
-OUTPUT = re.compile(r"\x1b\[[0-9;]*m")
+COLOUR_CODE = re.compile(r"\x1b\[[0-9;]*m")
 log = get_plugin_logger(__name__)
 
 
@@ -58,7 +58,7 @@ def add_notebook(files: Files, config: MkDocsConfig, source: Path, place: str) -
         unique = f"{source.stem}_{name}"
         text = text.replace(f"({name})", f"({unique})")
         files.append(File.generated(config, f"notebooks/{unique}", content=picture))
-    files.append(File.generated(config, place, content=OUTPUT.sub("", text)))
+    files.append(File.generated(config, place, content=COLOUR_CODE.sub("", text)))
 
 
 def on_page_markdown(markdown: str, *, page: Page, **_: object) -> str:
