@@ -25,7 +25,7 @@ Do not edit it by hand. Times are of a machine with two cores that others used a
 - **deployed**: layers whose quantized form stands in the graph that OpenVINO runs. **verified**: layers whose codes on
   the engine agree with the simulation; of the others OpenVINO does not tell what it ran, or ran them in float, or
   disagrees.
-- **not tried**: the row is of a run with `--no-deploy`.
+- **not tried**: the row is of a run with `--no-deploy`. Rows of both kinds can stand in one file of results.
 - **reason**: the first step that failed or left something out, in the library's own words.
 """
 
