@@ -42,7 +42,7 @@ def expanded(words: Sequence[str]) -> list[str]:
         options, remaining = finder.parse_known_args(list(words))
     except argparse.ArgumentError:
         return list(words)  # the parser of all commands tells what is missing
-    if options.config is None:
+    if options.config is None or not remaining:
         return list(words)
     command, *others = remaining
     return [command, *_load(options.config, command), *others]

@@ -63,3 +63,10 @@ def test_a_missing_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixt
     text = capsys.readouterr().err
     assert text.startswith("sensitivity: no command line at ")
     assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize("words", [["--config", "sweep.json"], ["analyze", "--config"]], ids=" ".join)
+def test_half_of_a_command_line_is_told_in_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert capsys.readouterr().err.count("\n") == 1
