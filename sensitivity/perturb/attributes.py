@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 from collections.abc import Iterator, Set
 from typing import Any
@@ -27,6 +28,7 @@ from sensitivity.perturb.holders import (
     parts_of,
 )
 
+_PART = re.compile("_(g|v|orig)$")  # of a parameter's name, after that of the attribute made of it
 _EXCHANGED = frozenset({"forward"})  # for the time of a pass, by what measures
 
 
@@ -85,7 +87,7 @@ class Attributes:
 
     def _remember_module(self, module: nn.Module, path: str) -> None:
         own, dot = vars(module), f"{path}." if path else ""
-        hidden = OF_ANY_MODULE | _EXCHANGED | {"training"} | {name for name in own if is_recomputed(module, name)}
+        hidden = OF_ANY_MODULE | _EXCHANGED | {"training"} | recomputed(module)
         attributes = names(path or type(module).__name__, own, hidden.__contains__)
         held = [attributes, names(f"{dot}_modules", module._modules)]
         # tensors that are there are remembered with their content by whoever made this; parameters, also those that
@@ -163,10 +165,10 @@ class Attributes:
                 waiting += [(value, below, part) for below, part in parts_of(value, path, content)]
 
 
-def is_recomputed(module: nn.Module, name: str) -> bool:
-    """Whether a plain attribute is made of a parameter by a hook in every pass (old weight norm, pruning)."""
-    made_of = (f"{name}_g", f"{name}_v", f"{name}_orig")
-    return name in vars(module) and any(part in module._parameters for part in made_of)
+def recomputed(module: nn.Module) -> set[str]:
+    """Plain attributes that a hook makes of a parameter in every pass (old weight norm, pruning)."""
+    made_of = (_PART.sub("", name) for name in module._parameters if _PART.search(name))
+    return {name for name in made_of if name in vars(module)}
 
 
 def _classes_of(module: nn.Module) -> Iterator[type]:

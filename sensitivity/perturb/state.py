@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from sensitivity.errors import ModelError
 from sensitivity.layers.generators import RandomState
 from sensitivity.layers.modes import TorchModes
-from sensitivity.perturb.attributes import Attributes, is_recomputed
+from sensitivity.perturb.attributes import Attributes, recomputed
 from sensitivity.turns import process_state
 from sensitivity.weights import raw_bytes
 
@@ -208,10 +208,10 @@ def _remembered(model: nn.Module, attributes: Attributes, *, copied: bool) -> It
     """Every parameter, buffer and other tensor of a model; parameters with a copy or with a hash."""
     known = set()
     for prefix, module in model.named_modules():
-        dot = f"{prefix}." if prefix else ""
+        dot, made_by_hooks = f"{prefix}." if prefix else "", recomputed(module)
         for owner, with_copy in ((module._parameters, copied), (module._buffers, True), (vars(module), True)):
             for name, tensor in list(owner.items()):
-                if isinstance(tensor, Tensor) and not is_recomputed(module, name):
+                if isinstance(tensor, Tensor) and name not in made_by_hooks:
                     known.add(id(tensor))
                     yield _remember(owner, name, dot + name, tensor, with_copy=with_copy)
     for path, tensor in attributes.tensors:

@@ -427,6 +427,11 @@ def test_table_text_page_and_picture_show_every_step(tmp_path: Path, quiet: dict
     picture = tuned.plot(tmp_path / "path.png")
     points = [line for line in picture.axes[0].lines if line.get_gid() == "step"]
     assert [line.get_xdata()[0] for line in points] == pytest.approx([100 * step.score for step in tuned.steps])  # type: ignore[operator,index]
+    ends = [end for line in picture.axes[0].lines if line.get_gid() == "interval" for end in line.get_xdata()]  # type: ignore[union-attr]
+    low, high = picture.axes[0].get_xlim()
+    assert ends
+    assert low < min(ends)  # type: ignore[type-var,operator]
+    assert max(ends) < high  # type: ignore[type-var,operator]
     with pytest.raises(StudyError, match=r"cannot save a figure as 'path\.txt'"):
         tuned.plot(tmp_path / "path.txt")
 

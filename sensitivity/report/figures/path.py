@@ -77,14 +77,21 @@ def _draw_step(axes: Axes, record: TunedRecord, row: int, step: Step) -> None:
         )
         return
     score = step.score * record.scale
-    if step.drop_low is not None and step.drop_high is not None:
-        sign = 1.0 if record.higher_is_better else -1.0
-        ends = [(record.baseline.value - sign * drop) * record.scale for drop in (step.drop_low, step.drop_high)]
+    ends = _interval(record, step)
+    if ends:
         axes.plot(ends, [row, row], color=colour, linewidth=1.2, alpha=0.5, gid="interval")
     size = 10 if step.chosen else 6.5
     axes.plot([score], [row], marker="*" if step.chosen else "o", markersize=size, color=colour, gid="step")
     text = f"{shown(step.score, record)}" + ("  chosen" if step.chosen else "")
     _beside(axes, row, text, bold=step.chosen)
+
+
+def _interval(record: TunedRecord, step: Step) -> list[float]:
+    """The ends of a step's interval as scores; none where it has no interval."""
+    if step.drop_low is None or step.drop_high is None:
+        return []
+    sign = 1.0 if record.higher_is_better else -1.0
+    return [(record.baseline.value - sign * drop) * record.scale for drop in (step.drop_low, step.drop_high)]
 
 
 def _draw_engine(axes: Axes, record: TunedRecord, row: int) -> None:
@@ -115,6 +122,7 @@ def _finish(axes: Axes, record: TunedRecord, names: list[str]) -> None:
     axes.set_ylim(len(names) - 0.4, -0.6)
     scores = [step.score * record.scale for step in record.steps if step.score is not None and isfinite(step.score)]
     scores.append(record.baseline.value * record.scale)
+    scores += [end for step in record.steps for end in _interval(record, step) if isfinite(end)]  # none is cut off
     low, high = min(scores), max(scores)
     room = max(high - low, 1e-6) * 0.12
     axes.set_xlim(low - room, high + room)
