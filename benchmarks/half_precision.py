@@ -2,11 +2,12 @@
 
     python benchmarks/half_precision.py [--data DATA]
 
-Four nets: those of ``tests/deploy/nets.py`` (random weights, 8 images), and the image encoder of the demo (trained, 8
-scenes); with DATA (``weights/``, ``tiny_coco/``) yolo-fastest-1.1-xl on 8 photographs as well. Each is deployed to ONNX
-Runtime in float, with the exit layers and with all layers in int8. A number is an SQNR in dB: of the engine's outputs
-to the simulation of the same plan with the rest in fp32 and in fp16, and of the latter to the model in fp32. The demo
-keeps its attention in fp32 where the rest is in fp16: one of the scenes divides 0 by an epsilon that is 0 in fp16.
+Five nets: those of ``tests/deploy/nets.py`` (random weights, 8 images), one of them with ReLU in the place of GELU as
+well, and the image encoder of the demo (trained, 8 scenes); with DATA (``weights/``, ``tiny_coco/``)
+yolo-fastest-1.1-xl on 8 photographs as well. Each is deployed to ONNX Runtime in float, with the exit layers and with
+all layers in int8. A number is an SQNR in dB: of the engine's outputs to the simulation of the same plan with the rest
+in fp32 and in fp16, and of the latter to the model in fp32. The demo keeps its attention in fp32 where the rest is in
+fp16: one of the scenes divides 0 by an epsilon that is 0 in fp16.
 """
 
 from __future__ import annotations
@@ -43,10 +44,21 @@ def small_nets() -> Iterator[Net]:
     sys.path.insert(0, str(ROOT))
     from tests.deploy.nets import NETS, build, images
 
-    for name, make in NETS.items():
-        wrapped = sv.wrap(build(make), images(1), name=name)
+    nets = {name: build(make) for name, make in NETS.items()}
+    nets["efficientvit with ReLU for GELU"] = with_relu(build(NETS["efficientvit"]))
+    for name, net in nets.items():
+        wrapped = sv.wrap(net, images(1), name=name)
         wrapped.calibrate([images(8, seed=1)], sv.INT8)
         yield name, wrapped, [images(1, seed=20 + number) for number in range(IMAGES)]
+
+
+def with_relu(net: torch.nn.Module) -> torch.nn.Module:
+    """A net whose GELU are ReLU: each is one node in the graph, where GELU is several, of which each rounds."""
+    for parent in list(net.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, torch.nn.GELU):
+                setattr(parent, name, torch.nn.ReLU())
+    return net
 
 
 def demo() -> Net:

@@ -46,6 +46,7 @@ def deploy(
     parts: Iterable[str] | None = None,
     load: str | Path | None = None,
     io: IoType = "fp32",
+    export_limit_s: float | None = None,
     **settings: Any,
 ) -> Deployed:
     """Export a plan, write Q/DQ and build engines, or load them.
@@ -58,6 +59,7 @@ def deploy(
             can be, submodule by submodule.
         load: Folder that ``Deployed.save`` wrote: the engines are read from there and not built.
         io: Type of the float inputs and outputs of a graph in half precision.
+        export_limit_s: Seconds that the export may take; None sets no limit.
         settings: The engine's own.
 
     Raises:
@@ -77,7 +79,7 @@ def deploy(
     _check_io(kind, plan.scheme, io)
     if kind.package is not None and kind.extra is not None:
         need(kind.package, kind.extra)  # first: its extra brings what export needs as well
-    exported = export(plan, parts)
+    exported = export(plan, parts, limit_s=export_limit_s)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
     plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)
     plan = replace(plan, parts=tuple(part.path for part in exported.parts))

@@ -142,6 +142,17 @@ class Deployed:
         )
         return write_bundle(Path(folder), deployment)
 
+    @property
+    def export_log(self) -> str:
+        """What the exporters printed and warned of, those that failed first; empty where they printed nothing."""
+        spoke = [(attempt.part, attempt.exporter, attempt.printed) for attempt in self.attempts]
+        spoke += [(part.path, part.part.exporter, part.part.printed) for part in self.parts]
+        return "\n".join(
+            f"{path or 'the whole model'} ({exporter}):\n{printed.rstrip()}"
+            for path, exporter, printed in spoke
+            if printed
+        )
+
     def names(self) -> pd.DataFrame:
         """One row for each node of a layer: layer, torch module, part, ONNX node, engine's name, precision, recipe.
 

@@ -74,6 +74,7 @@ def deploy(
     example: Any = None,
     load: str | Path | None = None,
     io: IoType = "fp32",
+    export_limit_s: float | None = None,
     **settings: Any,
 ) -> Deployed:
     """Export a scheme and run it on an engine; see ``deploy.deploy.deploy``.
@@ -81,14 +82,17 @@ def deploy(
     Args:
         wrapped: The model and its layers.
         scheme: Which layer gets which recipe; ``Scheme()`` deploys the model in float.
-        engine: ``openvino`` (true int8 on a CPU), ``onnxruntime`` (portable reference), ``tensorrt``, ``torch``
-            (the simulation), one that you registered, or a function that makes an engine of an ONNX file's bytes.
+        engine: ``openvino`` or ``onnxruntime-int8`` (true int8 on a CPU), ``onnxruntime`` (portable reference),
+            ``tensorrt``, ``torch`` (the simulation), one that you registered, or a function that makes an engine of an
+            ONNX file's bytes.
         calibration: Activation ranges or images.
         parts: Paths of the submodules to export, e.g. a backbone; None exports the whole model, and where that
             fails as much of it as can be.
         example: Inputs that fix the sizes of the exported graph; by default the example inputs.
         load: Folder that ``deployed.save`` wrote; its engines are read and not built (``tensorrt``).
         io: Type of the float inputs and outputs of a graph in half precision: ``fp32`` or ``fp16``.
+        export_limit_s: Seconds that the export may take, after which it is an error; None sets no limit. Only in the
+            main thread, and not on Windows.
         settings: The engine's own.
 
     Returns:
@@ -103,7 +107,7 @@ def deploy(
 
     target = kind_of(engine).target
     planned = wrapped.plan(scheme, calibration=calibration, target=target, example=example)
-    return deploy(planned, engine, parts=parts, load=load, io=io, **settings)
+    return deploy(planned, engine, parts=parts, load=load, io=io, export_limit_s=export_limit_s, **settings)
 
 
 @checked(RecipeError)
@@ -178,7 +182,8 @@ def latency(
     """Time every layer on an engine, quantized and in float; ``study.with_latency`` takes the result.
 
     The arguments are those of ``deploy``; ``engine`` is one that tells the time of single layers (``openvino``,
-    ``tensorrt``), ``recipe`` what the quantized layers have, and ``example`` fixes the sizes that are timed.
+    ``onnxruntime-int8``, ``tensorrt``), ``recipe`` what the quantized layers have, and ``example`` fixes the sizes that
+    are timed.
 
     Raises:
         EngineError: If the engine does not tell the time of single layers.

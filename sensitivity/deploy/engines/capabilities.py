@@ -16,6 +16,9 @@ ONNXRUNTIME = EngineCapabilities(
     saturates=False,
 )
 
+ONNXRUNTIME_INT8 = EngineCapabilities(times_layers=True)
+"""Scales for each channel of an input stay in float here; whether it saturates is asked on the machine."""
+
 TENSORRT = EngineCapabilities(
     activation_formats=("int8",),
     affine_activations=False,

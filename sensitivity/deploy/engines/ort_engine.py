@@ -54,17 +54,16 @@ class OrtEngine(Engine):
     def __init__(self, model: bytes, *, threads: int | None = None) -> None:
         runtime, onnx = need("onnxruntime", "onnx"), need("onnx", "onnx")
         self.version = str(runtime.__version__)
-        options = runtime.SessionOptions()
-        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
+        self._threads = threads
+        options = self._options(runtime)
         try:
-            graph = onnx.load_from_string(model)
+            graph = self._prepared(onnx.load_from_string(model))
+            model = graph.SerializeToString()
             self._halves = half_values(graph)
             self._graph = graph.graph
             if self._halves:
                 model = with_roundings(graph, self._halves).SerializeToString()
+            self._content = model
             self._session = runtime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
         except Exception as error:  # its errors have no common base but Exception
             raise EngineBuildError(f"ONNX Runtime {runtime.__version__} cannot build this graph: {error}") from error
@@ -72,6 +71,18 @@ class OrtEngine(Engine):
         self._names = [port.name for port in ports]
         self._shapes = [[size if isinstance(size, int) else None for size in port.shape] for port in ports]
         self._dtypes = [_TYPES[port.type] for port in ports]
+
+    def _prepared(self, graph: Any) -> Any:
+        """The graph that is run."""
+        return graph
+
+    def _options(self, runtime: Any) -> Any:
+        options = runtime.SessionOptions()
+        options.graph_optimization_level = runtime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.log_severity_level = 3
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        return options
 
     def run(self, *inputs: Any) -> tuple[Array, ...]:
         """All outputs of the graph, in its order.

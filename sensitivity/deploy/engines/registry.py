@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.contracts import Engine, EngineCapabilities, RunsGraph
-from sensitivity.deploy.engines.capabilities import ONNXRUNTIME, OPENVINO, SIMULATION, TENSORRT
+from sensitivity.deploy.engines.capabilities import ONNXRUNTIME, ONNXRUNTIME_INT8, OPENVINO, SIMULATION, TENSORRT
 from sensitivity.deploy.engines.defaults import with_defaults
 from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, tensorrt_refuses
@@ -107,6 +107,15 @@ _OURS = (
         package="onnxruntime",
         extra="onnx",
         describe_device=_Lazy("ort_engine", "describe_device"),
+    ),
+    EngineKind(
+        name="onnxruntime-int8",
+        title="ONNX Runtime's int8 kernels",
+        build=_Lazy("ort_int8_engine", "OrtInt8Engine"),
+        capabilities=ONNXRUNTIME_INT8,
+        package="onnxruntime",
+        extra="onnx",
+        describe_device=_Lazy("ort_int8_engine", "describe_device"),
     ),
     EngineKind(
         name="tensorrt",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ _CONVERSIONS: dict[Any, str] = {
 }
 """Conversions that no dispatcher sees: they read the memory of a tensor themselves."""
 
-_TORCH = str(Path(torch.__file__).parent)
+_TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, whose name begins alike
 
 
 def values_asked(run: Callable[[], object]) -> list[str]:

@@ -11,8 +11,8 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from torch.jit._trace import TracerWarning
 from torch.utils._pytree import tree_map
 
 from sensitivity.deploy.graph.asked import values_asked
+from sensitivity.deploy.graph.time_limit import TimeIsUpError, within_seconds
 from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import FlatModule, Signature, signature_of
@@ -49,11 +50,13 @@ class Attempt:
         part: Path of the submodule; empty for the whole model.
         exporter: ``dynamo``, ``legacy``, or ``none`` where there was nothing to try.
         reason: What was wrong.
+        printed: What the exporter printed and warned of.
     """
 
     part: str
     exporter: str
     reason: str
+    printed: str = field(default="", compare=False)
 
     def __str__(self) -> str:
         subject = self.part or "the whole model"
@@ -70,6 +73,7 @@ class Part:
         signature: What it takes and returns.
         exporter: Which exporter wrote it.
         example: The input tensors of the example pass.
+        printed: What the exporter printed and warned of.
     """
 
     path: str
@@ -77,6 +81,17 @@ class Part:
     signature: Signature
     exporter: str
     example: tuple[Tensor, ...]
+    printed: str = ""
+
+
+class _ExporterError(ExportError):
+    """An exporter failed.
+
+    Attributes:
+        printed: What it printed and warned of.
+    """
+
+    printed = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,31 +107,45 @@ class Exported:
     attempts: tuple[Attempt, ...]
 
 
-def export(plan: Plan, parts: Iterable[str] | None = None) -> Exported:
+def export(plan: Plan, parts: Iterable[str] | None = None, *, limit_s: float | None = None) -> Exported:
     """Write the folded copy as ONNX graphs in fp32; done once for all plans on one basis.
 
     Args:
         plan: Holds the copy and example arguments.
         parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
             can be, submodule by submodule.
+        limit_s: Seconds that all of it may take; None sets no limit.
 
     Raises:
-        ExportError: If a path is no submodule, one lies inside another, or nothing at all can be exported.
+        ExportError: If a path is no submodule, one lies inside another, nothing at all can be exported, or the time is
+            up.
         MissingPackageError: If the packages that write ONNX are not installed.
     """
     need("onnx", "onnx")
     need("onnxscript", "onnx")
     key = None if parts is None else tuple(parts)
     if key not in plan.basis.exports:
-        plan.basis.exports[key] = _export(plan, key)
+        attempts: list[Attempt] = []
+        try:
+            with within_seconds(limit_s):
+                plan.basis.exports[key] = _export(plan, key, attempts)
+        except TimeIsUpError:
+            raise _too_slow(plan, limit_s, attempts) from None
     exported: Exported = plan.basis.exports[key]
     return exported
 
 
-def _export(plan: Plan, parts: tuple[str, ...] | None) -> Exported:
+def _too_slow(plan: Plan, limit_s: float | None, attempts: Sequence[Attempt]) -> ExportError:
+    failed = "".join(f"\n- {attempt}" for attempt in attempts)
+    return ExportError(
+        f"the export of {plan.layers.model} was stopped after export_limit_s={limit_s} seconds. Give more, or name "
+        f"submodules that export faster, parts=...{failed and f' What had failed by then:{failed}'}"
+    )
+
+
+def _export(plan: Plan, parts: tuple[str, ...] | None, attempts: list[Attempt]) -> Exported:
     paths = [""] if parts is None else _checked(plan.model, list(parts))
     exported: list[Part] = []
-    attempts: list[Attempt] = []
     for path in paths:
         _export_or_descend(plan, path, exported, attempts, descend=parts is None)
     if not exported:
@@ -168,11 +197,13 @@ def _export_part(plan: Plan, path: str, attempts: list[Attempt]) -> Part:
     flat = FlatModule(module, signature).eval()
     for exporter, write in (("dynamo", _dynamo), ("legacy", _legacy)):
         try:
-            graph = _named(write(flat, example), path, signature)
+            graph, printed = write(flat, example)
+            graph = _named(graph, path, signature)
         except ExportError as error:
-            attempts.append(Attempt(path, exporter, str(error)))
+            printed = error.printed if isinstance(error, _ExporterError) else ""
+            attempts.append(Attempt(path, exporter, str(error), printed))
             continue
-        return Part(path, graph, signature, exporter, example)
+        return Part(path, graph, signature, exporter, example, printed)
     raise ExportError("neither exporter can write it")
 
 
@@ -197,12 +228,12 @@ def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return calls[0]
 
 
-def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
+def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> tuple[ModelProto, str]:
     """Through ``torch.export``; constants are folded, bar parameters: weights keep name and content."""
     import onnx_ir
     from onnxscript import optimizer
 
-    with _translated("torch.onnx.export(dynamo=True)"), step_by_step(module):
+    with _translated("torch.onnx.export(dynamo=True)") as printed, step_by_step(module):
         program = torch.onnx.export(module, example, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
         assert program is not None
         model = program.model
@@ -210,7 +241,7 @@ def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
         optimizer.fold_constants(model, should_fold=lambda node: _may_be_folded(node, parameters))
         optimizer.remove_unused_nodes(model)
         graph: ModelProto = onnx_ir.to_proto(model)
-        return graph
+    return graph, printed.getvalue()
 
 
 def _may_be_folded(node: Any, parameters: set[str]) -> bool | None:
@@ -218,55 +249,73 @@ def _may_be_folded(node: Any, parameters: set[str]) -> bool | None:
     return False if any(value is not None and value.name in parameters for value in node.inputs) else None
 
 
-def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> ModelProto:
+def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> tuple[ModelProto, str]:
     """By tracing one pass, if that pass asks no tensor for its value: the answer would become part of the graph."""
     import onnx
 
-    with _translated("torch.onnx.export(dynamo=False)"), tempfile.TemporaryDirectory() as folder:
+    with _translated("torch.onnx.export(dynamo=False)") as printed, tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         with warnings.catch_warnings(record=True) as recorded:
             warnings.simplefilter("always", TracerWarning)
             with step_by_step(module):
                 torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
         graph: ModelProto = onnx.load(path)
+        _write_down(recorded, printed)
     warned = any(issubclass(warning.category, TracerWarning) for warning in recorded)
     if warned and (baked := _baked_in(module, example)):
         raise ExportError(f"torch.onnx.export(dynamo=False) would bake what this example holds into the graph: {baked}")
-    return graph
+    return graph, printed.getvalue()
 
 
 def _baked_in(module: FlatModule, example: tuple[Tensor, ...]) -> str:
-    """What a trace took from the values of tensors; empty where it asked for their sizes alone, which are fixed."""
+    """What a trace took from the values of tensors; empty where it asked for their sizes alone, which are fixed.
+
+    A size is a tensor while a pass is traced, and is none otherwise; and a model may take another way when it is
+    traced. So what counts is asked for in both.
+    """
     with _translated("running it"):
-        return "; ".join(values_asked(lambda: module(*example)))
+        places = values_asked(lambda: module(*example))
+    trace: Any = torch.jit.trace  # it has no type hints
+    with _translated("tracing it"):
+        traced_places = values_asked(lambda: trace(module, example, check_trace=False, strict=False))
+    return "; ".join(place for place in places if place in traced_places)
 
 
 @contextlib.contextmanager
-def _translated(subject: str) -> Iterator[None]:
-    """Exporters talk about themselves and fail in many ways: silence the first, translate the second."""
+def _translated(subject: str) -> Iterator[io.StringIO]:
+    """Exporters talk about themselves and fail in many ways: keep the first, translate the second.
+
+    Yields:
+        What is printed and warned of; complete behind the ``with`` block.
+    """
+    printed = io.StringIO()
     try:
-        with _silence(), torch.no_grad():
-            yield
+        with _kept_quiet(printed), torch.no_grad():
+            yield printed
     except Exception as error:
         reason = error.__cause__ or error  # dynamo wraps the reason in advice
         lines = [line.strip() for line in _COLOURS.sub("", str(reason)).splitlines() if line.strip()]
-        raise ExportError(
-            f"{subject} failed: {type(reason).__name__}: {lines[0] if lines else 'no message'}"
-        ) from error
+        failed = _ExporterError(f"{subject} failed: {type(reason).__name__}: {lines[0] if lines else 'no message'}")
+        failed.printed = printed.getvalue()
+        raise failed from error
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """No warnings, no logs of torch, nothing printed: a failed export dumps its graph."""
+def _kept_quiet(printed: io.StringIO) -> Iterator[None]:
+    """Nothing printed, no warnings and no logs of torch: a failed export dumps its graph.
+
+    Args:
+        printed: Gets what would have been printed, and the warnings; logs are dropped.
+    """
     loggers = [logging.getLogger(name) for name in ("torch", *logging.root.manager.loggerDict) if name[:5] == "torch"]
     disabled = [logger.disabled for logger in loggers]
     exporter = logging.getLogger("torch.onnx")  # makes further ones on its way
     level = exporter.level
     with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        stack.enter_context(contextlib.redirect_stdout(io.StringIO()))
-        stack.enter_context(contextlib.redirect_stderr(io.StringIO()))
-        warnings.simplefilter("ignore")
+        warned = stack.enter_context(warnings.catch_warnings(record=True))
+        stack.enter_context(contextlib.redirect_stdout(printed))
+        stack.enter_context(contextlib.redirect_stderr(printed))
+        warnings.simplefilter("default")
         exporter.setLevel(logging.ERROR)
         for logger in loggers:
             logger.disabled = True
@@ -276,6 +325,12 @@ def _silence() -> Iterator[None]:
             exporter.setLevel(level)
             for logger, was in zip(loggers, disabled, strict=True):
                 logger.disabled = was
+            _write_down(warned, printed)
+
+
+def _write_down(warned: Sequence[warnings.WarningMessage], printed: io.StringIO) -> None:
+    for warning in warned:
+        printed.write(f"{warning.category.__name__}: {warning.message}\n")
 
 
 def _named(graph: ModelProto, path: str, signature: Signature) -> ModelProto:

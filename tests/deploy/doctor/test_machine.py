@@ -25,11 +25,12 @@ def test_every_engine_of_the_library_is_tried() -> None:
 
 def test_the_engines_of_the_test_extra_work_here() -> None:
     found = {one.name: one for one in examine()}
-    for name in ("torch", "export", "openvino", "onnxruntime"):
+    for name in ("torch", "export", "openvino", "onnxruntime", "onnxruntime-int8"):
         assert found[name].works, found[name].note
         assert found[name].version
     assert found["torch"].version == torch.__version__
     assert found["openvino"].note.startswith("runs int8 as int8")
+    assert found["onnxruntime-int8"].note.startswith("runs int8 as int8")
     assert found["onnxruntime"].note.startswith("runs int8 layers in fp32, sums exact (checked on one convolution)")
     assert "exact on one convolution" in found["torch"].note
     assert found["export"].note == "torch to ONNX (checked on one convolution), which every engine needs"
@@ -119,7 +120,7 @@ import sys
 for name in ("torch", "onnx", "onnxscript", "openvino", "onnxruntime", "tensorrt"):
     sys.modules[name] = None
 from sensitivity.deploy.doctor.machine import examine
-assert [one.works for one in examine()] == [False] * 6, examine()
+assert [one.works for one in examine()] == [False] * 7, examine()
 """
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert found.returncode == 0, found.stderr

@@ -33,13 +33,13 @@ def graph_case(shared: sv.Wrapped) -> GraphCase:
     return GraphCase((x.numpy(),), tuple(one.numpy() for one in outputs), frozenset(nodes), tolerance=1e-5)
 
 
-@pytest.fixture(scope="module", params=["openvino", "onnxruntime", "torch"])
+@pytest.fixture(scope="module", params=["openvino", "onnxruntime", "onnxruntime-int8", "torch"])
 def engine(shared: sv.Wrapped, request: pytest.FixtureRequest) -> Engine:
     return shared.deploy(SAFE, request.param).engine
 
 
 class TestEngines(EngineSuite):
-    """All of the suite on all three."""
+    """All of the suite on all four."""
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_onnxruntime_and_the_simulation_do_not_claim_int8(shared: sv.Wrapped) ->
         assert layers["fine.0"] == "fp32"
 
 
-@pytest.mark.parametrize("name", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("name", ["openvino", "onnxruntime", "onnxruntime-int8"])
 def test_one_thread_is_a_setting_that_keeps_the_result(shared: sv.Wrapped, name: str) -> None:
     x = images(1, seed=5).numpy()
     one, some = (shared.deploy(sv.Scheme(), name, **given).engine.run(x) for given in ({"threads": 1}, {}))

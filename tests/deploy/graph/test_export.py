@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
+import warnings
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,6 +18,8 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.deploy.graph import export as exporting
+from sensitivity.deploy.graph.asked import values_asked
+from sensitivity.deploy.graph.time_limit import within_seconds
 from sensitivity.deploy.prepare.basis import one_sample
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.prepare.signature import Tree, signature_of
@@ -53,11 +59,11 @@ def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.Monke
     write = exporting._dynamo
 
     def lossy(module: Any, example: Any) -> Any:
-        graph = write(module, example)
+        graph, printed = write(module, example)
         for one in graph.graph.initializer:
             if one.name.endswith("up.weight"):
                 one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one) * 2, one.name))
-        return graph
+        return graph, printed
 
     monkeypatch.setattr(exporting, "_dynamo", lossy)
     deployed = fresh().deploy(INT8, "onnxruntime")
@@ -128,6 +134,37 @@ def test_a_path_that_depends_on_the_image_is_not_baked_into_a_graph(
         for image in (x, -x):
             assert sqnr_db(net(image), deployed(image)) > 100.0
     assert capfd.readouterr().err == "", "the exporters' own dumps are silenced"
+
+
+class TracedOtherwise(nn.Module):
+    """Asks for a value only where it is not traced, as torchvision's mask head does when it pastes its masks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.conv(x)
+        if not torch.jit.is_tracing() and y.abs().max() > 1e6:
+            return y.clamp(-1e6, 1e6)
+        return y[..., : int(x.shape[2])]
+
+
+def test_what_a_traced_pass_does_not_ask_for_is_not_baked() -> None:
+    torch.manual_seed(0)
+    net, x = TracedOtherwise().eval(), images(1)
+    deployed = sv.wrap(net, x).deploy(sv.Scheme(), "onnxruntime")
+    assert [(part.path, part.part.exporter) for part in deployed.parts] == [("", "legacy")]
+    with torch.no_grad():
+        assert sqnr_db(net(-x), deployed(-x)) > 100.0
+
+
+def test_a_place_in_a_package_whose_name_begins_as_torch_does_is_told() -> None:
+    names: dict[str, Any] = {}
+    exec(compile("def ask(x):\n    return float(x)", f"{Path(torch.__file__).parent}vision/asking.py", "exec"), names)
+    assert values_asked(lambda: names["ask"](torch.ones(1))) == [
+        "a tensor was converted to a Python float (asking.py, line 2)"
+    ]
 
 
 def test_a_path_that_depends_on_a_size_alone_is_exported_by_the_older_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,3 +378,58 @@ def test_sqnr_by_hand() -> None:
     assert sqnr_db(torch.zeros(2), one) == float("-inf")
     assert sqnr_db(torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("inf")])) == float("inf")
     assert sqnr_db(torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])) == float("-inf")
+
+
+def test_an_export_that_takes_too_long_is_stopped_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrapped = sv.wrap(nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), images(1))
+    before = signal.getsignal(signal.SIGALRM)
+    with monkeypatch.context() as patch:
+        patch.setattr(exporting, "_dynamo", lambda *_: time.sleep(30))
+        with pytest.raises(
+            ExportError, match=r"Sequential was stopped after export_limit_s=0.2 seconds. Give more, or"
+        ):
+            wrapped.deploy(sv.Scheme(), "onnxruntime", export_limit_s=0.2)
+    assert signal.getsignal(signal.SIGALRM) is before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+    assert wrapped.deploy(sv.Scheme(), "onnxruntime", export_limit_s=600.0).attempts == (), "nothing of it was kept"
+
+
+def test_a_limit_that_cannot_be_kept_is_refused() -> None:
+    with pytest.raises(ExportError, match=r"export_limit_s=0\.0: give seconds above 0"), within_seconds(0.0):
+        pass
+    reasons: list[str] = []
+
+    def elsewhere() -> None:
+        try:
+            with within_seconds(5.0):
+                pass
+        except ExportError as error:
+            reasons.append(str(error))
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "an alarm reaches the main thread alone" in reasons[0]
+
+
+class Talks(nn.Module):
+    """Prints and warns while it is exported."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.jit.is_tracing():
+            print("a word")
+            warnings.warn("a warning", UserWarning, stacklevel=1)
+        y: Tensor = self.conv(x)
+        return y[..., : 8 if not torch.jit.is_tracing() and y.abs().max() > 1e6 else 16]
+
+
+def test_what_an_exporter_says_is_kept_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
+    deployed = sv.wrap(Talks().eval(), images(1)).deploy(sv.Scheme(), "onnxruntime")
+    assert "the whole model (legacy):\n" in deployed.export_log
+    assert "\na word" in deployed.export_log
+    assert "UserWarning: a warning" in deployed.export_log
+    assert capfd.readouterr() == ("", "")
