@@ -10,8 +10,8 @@ from transformers import SamConfig, SamModel
 
 import sensitivity as sv
 
-connected = sv.connect(SamModel(SamConfig(vision_config={"hidden_size": 32, "num_hidden_layers": 1, "mlp_dim": 32})))
-wrapped = sv.wrap(connected.model, connected.example_inputs)
-task = connected.task(*sys.argv[1:], limit=1)
+vision = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "mlp_dim": 32}
+connected = sv.connect(SamModel(SamConfig(vision_config=vision)))
+wrapped, task = sv.wrap(connected.model, connected.example_inputs), connected.task(*sys.argv[1:], limit=1)
 study = wrapped.analyze(task, sv.INT8, layers="vision_encoder.neck:*:*", calibration=task)
 print(study.table().dropna(subset="score")[["name", "status", "score", "drop"]])
