@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 
@@ -479,8 +480,8 @@ def pareto(
 
     if schemes < 1:
         raise StudyError(f"schemes={schemes}: measure 1 or more of each recipe.")
-    if max_drop is not None:
-        stored_tolerance(study, max_drop)
+    if max_drop is not None and not 0.0 <= max_drop < inf:
+        raise StudyError(f"max_drop={max_drop:g}: give a finite number, zero or more, e.g. 0.5.")
     of_recipes = {name: frontier(study, name, against, max_drop=max_drop) for name in study.recipes}
     chosen = [point for points in of_recipes.values() for point in spread_out(points, schemes)] if measure else []
     scores = {point.key: measure(point.scheme) for point in chosen} if measure else {}

@@ -93,7 +93,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
     study = make_study([0.1])
     with pytest.raises(StudyError, match="schemes=0: measure 1 or more of each recipe"):
         pareto(study, schemes=0)
-    with pytest.raises(StudyError, match="-1"):
+    with pytest.raises(StudyError, match="max_drop=-1: give a finite number"):
         pareto(study, max_drop=-1.0)
 
 
