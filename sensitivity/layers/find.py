@@ -65,6 +65,8 @@ def _check_eager(model: nn.Module) -> None:
             advice = "Wrap the module that was given to torch.compile (the attribute _orig_mod of the result)"
         elif getattr(module, "_compiled_call_impl", None) is not None:
             advice = "Wrap it before calling its method compile(), or wrap a copy that is not compiled"
+        elif hasattr(getattr(module, "forward", None), "_torchdynamo_orig_callable"):
+            advice = "Leave torch.compile away from its forward, and compile the model behind the measurements"
         elif module is model and isinstance(module, torch.jit.ScriptModule):
             advice = "Wrap the module that was given to torch.jit, before it was scripted or traced"
         else:

@@ -83,6 +83,10 @@ def test_compiled_models_are_refused_with_what_to_do() -> None:
     in_place.compile(backend="eager")
     with pytest.raises(ModelError, match=r"before calling its method compile"):
         sv.wrap(in_place, image)
+    inner = nn.Sequential(nn.Conv2d(3, 4, 3))
+    inner.__dict__["forward"] = torch.compile(inner.forward, backend="eager")
+    with pytest.raises(ModelError, match=r"Leave torch.compile away from its forward"):
+        sv.wrap(inner, image)
     with pytest.raises(ModelError, match=r"before it was scripted or traced"):
         sv.wrap(torch.jit.trace(model, image), image)  # type: ignore[no-untyped-call]
     assert len(sv.wrap(model, image).layers) == 1
