@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.errors import NotRestoredError
-from sensitivity.perturb.functions import entries, kept_by, named_functions
+from sensitivity.perturb.functions import entries, is_looked_at, kept_by, named_functions
+from sensitivity.zoo import mpvit
 
 Step = Callable[[Tensor], float]
 
@@ -151,3 +152,8 @@ def test_functions_of_torch_and_numpy_are_not_looked_into() -> None:
     holders: list[Any] = kept_by(in_a_tensor, "in_a_tensor")
     assert "total" in holders[0].content
     assert "float" not in holders[0].content
+
+
+def test_of_this_library_only_the_models_that_it_ships_are_looked_into() -> None:
+    assert not is_looked_at(sv.wrap)  # type: ignore[arg-type]
+    assert entries(mpvit.build("tiny", classes=2))
