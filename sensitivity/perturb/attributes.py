@@ -167,7 +167,8 @@ class Attributes:
 
 def recomputed(module: nn.Module) -> set[str]:
     """Plain attributes that a hook makes of a parameter in every pass (old weight norm, pruning)."""
-    made_of = (_PART.sub("", name) for name in module._parameters if _PART.search(name))
+    held = tuple(module._parameters.keys())  # those of a scripted module cannot be iterated themselves
+    made_of = (_PART.sub("", name) for name in held if _PART.search(name))
     return {name for name in made_of if name in vars(module)}
 
 
