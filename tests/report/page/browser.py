@@ -82,11 +82,11 @@ _AFTER = """
 
 
 def browser() -> str:
-    """The browser of this machine; a test without one is skipped, except where all checks are run."""
+    """The browser of this machine. A test without one is skipped; where all checks run, only if none can be installed."""
     name = next(filter(None, map(shutil.which, _NAMES)), None)
     if name is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium: .ci/run installs one where it may")
+        if os.environ.get("CI") and not os.environ.get("SENSITIVITY_NO_BROWSER"):
+            pytest.fail("no Chromium: install one, or set SENSITIVITY_NO_BROWSER=1 to skip what needs it")
         pytest.skip("no Chromium on this machine: pages cannot be looked at")
     return name
 
