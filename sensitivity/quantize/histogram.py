@@ -111,7 +111,13 @@ class AdaptiveHistogram:
         for values in sampled(x, every):
             for chunk in torch.split(values, _CHUNK):  # no copy of the whole tensor is ever made
                 places = chunk.float() * scale
-                places = places.abs_() if self.absolute else places.floor_().sub_(self.first)
+                if self.absolute:
+                    places = places.abs_()
+                else:
+                    places = places.floor_()
+                    if self.exponent > 0:  # only then a product can be too small for a float32, and lose its sign
+                        places.masked_fill_((places == 0) & (chunk < 0), -1.0)
+                    places.sub_(self.first)
                 counted = torch.bincount(places.to(torch.int32), minlength=len(self.counts))
                 self.counts += counted.cpu().numpy()
 

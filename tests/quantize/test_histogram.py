@@ -48,6 +48,15 @@ def test_counts_equal_those_of_numpy_over_the_same_edges(absolute: bool) -> None
     assert (histogram.low, histogram.high) == (float(values.min()), float(values.max()))
 
 
+@pytest.mark.parametrize("tiny", [-1.4e-45, -1e-38, 1.4e-45, -0.0])
+def test_a_value_that_the_width_underflows_stays_on_its_side_of_zero(tiny: float) -> None:
+    values = torch.tensor([tiny, 2.0**40])
+    at_once, one_by_one = counted(values), counted(values[:1], values[1:])
+    assert same(one_by_one, at_once)
+    assert at_once.first == (-1 if tiny < 0 else 0)
+    assert at_once.counts[0] == 1
+
+
 @given(VALUES, st.integers(0, 29), st.booleans(), st.randoms(use_true_random=False))
 def test_neither_batching_nor_order_changes_anything(values: Numbers, cut: int, absolute: bool, random: Random) -> None:
     at_once = counted(torch.from_numpy(values), absolute=absolute)

@@ -82,7 +82,7 @@ _AFTER = """
 
 
 def browser() -> str:
-    """The browser of this machine. A test without one is skipped; where all checks run, only if none can be installed."""
+    """The browser of this machine. Without one a test is skipped; where all checks run, only if none can be had."""
     name = next(filter(None, map(shutil.which, _NAMES)), None)
     if name is None:
         if os.environ.get("CI") and not os.environ.get("SENSITIVITY_NO_BROWSER"):
