@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.contracts import Engine, EngineLayer
-from sensitivity.deploy import deployed as deployed_module
 from sensitivity.deploy.engines import openvino_engine
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
@@ -106,7 +105,7 @@ def test_a_graph_that_holds_another_model_is_told_from_a_wrong_engine(monkeypatc
         return replace(qdq, graph=with_subtractions(qdq.graph))
 
     wrapped, _ = wrapped_of(Shortcut)
-    monkeypatch.setattr(deployed_module, "insert_qdq", insert_wrongly)
+    monkeypatch.setattr("sensitivity.deploy.deploy.insert_qdq", insert_wrongly)
     found = wrapped.verify(wrapped.deploy(SAFE, "onnxruntime"))
     difference = only_difference(found)
     assert (difference.layer, difference.origin) == (wrapped.layers[2].name, Origin.GRAPH)
