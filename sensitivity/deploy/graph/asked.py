@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,43 @@ _CONVERSIONS: dict[Any, str] = {
 _TORCH = f"{Path(torch.__file__).parent}{os.sep}"  # not torchvision, whose name begins alike
 
 
-def values_asked(run: Callable[[], object]) -> list[str]:
+Line = tuple[str, int]
+"""A file's full name and the number of a line in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A tensor that a pass converted to a value.
+
+    Attributes:
+        kind: What it became.
+        line: The line of the innermost frame that is not torch's.
+        within_torch: Whether it was asked in a function of torch that this line called.
+    """
+
+    kind: str
+    line: Line
+    within_torch: bool
+
+    def among(self, lines: Collection[Line]) -> bool:
+        """Whether one of these lines, which a tracer warned of, is where it was asked."""
+        return self.line in lines or (self.within_torch and any(file.startswith(_TORCH) for file, _ in lines))
+
+    def __str__(self) -> str:
+        file, number = self.line
+        return f"a tensor was converted to {self.kind} ({Path(file).name}, line {number})"
+
+
+def values_asked(run: Callable[[], object]) -> list[Asked]:
     """What a pass converts tensors to, and where, each once and in order; sizes are no tensors and do not count.
 
     Args:
-        run: Runs the pass.
+        run: Runs the pass; not a traced one, which loses track of tensors while it is looked at.
     """
-    places: dict[str, None] = {}
+    places: dict[Asked, None] = {}
 
     def ask(kind: str) -> None:
-        places[f"a tensor was converted to {kind} ({_place()})"] = None
+        places[_asked(kind)] = None
 
     with _Conversions(ask), _Numbers(ask):
         run()
@@ -66,11 +94,12 @@ class _Numbers(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
 
-def _place() -> str:
-    """The line of the innermost frame that is neither torch's nor of this file."""
-    frame = sys._getframe(1)
-    while frame.f_back is not None and (
-        frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(_TORCH)
-    ):
+def _asked(kind: str) -> Asked:
+    frame, within_torch = sys._getframe(1), False
+    while frame.f_back is not None:
+        file = frame.f_code.co_filename
+        if file != __file__ and not file.startswith(_TORCH):
+            break
+        within_torch = within_torch or file != __file__
         frame = frame.f_back
-    return f"{Path(frame.f_code.co_filename).name}, line {frame.f_lineno}"
+    return Asked(kind, (frame.f_code.co_filename, frame.f_lineno), within_torch)

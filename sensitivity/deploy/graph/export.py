@@ -11,7 +11,7 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.jit._trace import TracerWarning
 from torch.utils._pytree import tree_map
 
-from sensitivity.deploy.graph.asked import values_asked
+from sensitivity.deploy.graph.asked import Line, values_asked
 from sensitivity.deploy.graph.time_limit import TimeIsUpError, within_seconds
 from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.plan import Plan
@@ -261,24 +261,26 @@ def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> tuple[ModelProto
                 torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
         graph: ModelProto = onnx.load(path)
         _write_down(recorded, printed)
-    warned = any(issubclass(warning.category, TracerWarning) for warning in recorded)
-    if warned and (baked := _baked_in(module, example)):
+    lines = {(warning.filename, warning.lineno) for warning in recorded if issubclass(warning.category, TracerWarning)}
+    if lines and (baked := _baked_in(module, example, lines)):
         raise ExportError(f"torch.onnx.export(dynamo=False) would bake what this example holds into the graph: {baked}")
     return graph, printed.getvalue()
 
 
-def _baked_in(module: FlatModule, example: tuple[Tensor, ...]) -> str:
+def _baked_in(module: FlatModule, example: tuple[Tensor, ...], lines: Collection[Line]) -> str:
     """What a trace took from the values of tensors; empty where it asked for their sizes alone, which are fixed.
 
     A size is a tensor while a pass is traced, and is none otherwise; and a model may take another way when it is
-    traced. So what counts is asked for in both.
+    traced. So what counts is asked for in a pass that is not traced, at a line that the tracer warned of.
+
+    Args:
+        module: What was traced.
+        example: With what.
+        lines: Where the tracer warned.
     """
     with _translated("running it"):
-        places = values_asked(lambda: module(*example))
-    trace: Any = torch.jit.trace  # it has no type hints
-    with _translated("tracing it"):
-        traced_places = values_asked(lambda: trace(module, example, check_trace=False, strict=False))
-    return "; ".join(place for place in places if place in traced_places)
+        values = values_asked(lambda: module(*example))
+    return "; ".join(str(value) for value in values if value.among(lines))
 
 
 @contextlib.contextmanager
