@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import signal
+import ctypes
 import threading
 from collections.abc import Iterator
-from types import FrameType
 
 from sensitivity.errors import ExportError
 
 
 class TimeIsUpError(BaseException):
-    """Raised by the alarm; no Exception, since exporters catch those and try something else."""
+    """Raised when the time is up; no Exception, since exporters catch those and try something else."""
 
 
 @contextlib.contextmanager
 def within_seconds(limit_s: float | None) -> Iterator[None]:
-    """Stop what a ``with`` block does after some seconds.
+    """Stop what a ``with`` block does after some seconds, in whichever thread it runs.
+
+    Another thread raises the error in this one between two steps of Python code; a function in C is not interrupted.
+    A signal would be, but what exporters load can leave a process in which any signal ends it.
 
     Args:
         limit_s: Seconds; None sets no limit.
 
     Raises:
-        ExportError: If the limit is not positive, or cannot be set here: outside the main thread, or on Windows.
+        ExportError: If the limit is not positive.
         TimeIsUpError: When the time is up, from wherever Python code is then.
     """
     if limit_s is None:
@@ -31,19 +33,19 @@ def within_seconds(limit_s: float | None) -> Iterator[None]:
         return
     if not limit_s > 0:
         raise ExportError(f"export_limit_s={limit_s}: give seconds above 0, or None for no limit.")
-    if threading.current_thread() is not threading.main_thread() or not hasattr(signal, "setitimer"):
-        raise ExportError(
-            f"export_limit_s={limit_s} cannot be kept here: an alarm reaches the main thread alone, and Windows has "
-            "none. Leave it out, or export in the main thread."
-        )
+    thread, deciding, ended = threading.get_ident(), threading.Lock(), False
 
-    def ring(_: int, __: FrameType | None) -> None:
-        raise TimeIsUpError
+    def ring() -> None:
+        with deciding:  # either the block has ended, or it is stopped before it can
+            if not ended:
+                ctypes.pythonapi.PyThreadState_SetAsyncExc(ctypes.c_ulong(thread), ctypes.py_object(TimeIsUpError))
 
-    before = signal.signal(signal.SIGALRM, ring)
-    signal.setitimer(signal.ITIMER_REAL, limit_s)
+    timer = threading.Timer(limit_s, ring)
+    timer.daemon = True
+    timer.start()
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, before)
+        with deciding:
+            ended = True
+        timer.cancel()
