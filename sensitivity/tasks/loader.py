@@ -57,6 +57,7 @@ class LoaderTask:
         TaskError: If the loader shuffles, gives nothing or no pairs, or the metric lacks a method.
 
     Example:
+        >>> import torch
         >>> class Mean:
         ...     higher_is_better = True
         ...     def reset(self): self.values = []
