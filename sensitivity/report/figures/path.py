@@ -13,7 +13,7 @@ from sensitivity.report.path import described_step, shown, title
 
 _INCHES_A_STEP, _ABOVE, _BELOW = 0.36, 0.95, 0.75
 _INCHES_A_LETTER = 0.068
-_PLOT, _RIGHT = 5.4, 0.95
+_PLOT, _RIGHT = 5.4, 1.25
 
 
 def path(record: TunedRecord) -> Picture:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 from sensitivity.markup.elements import Markup, element, joined
 
-LONG = 60
+LONG = 36
 """Letters of a cell from which on it is broken into lines."""
 
 
