@@ -35,7 +35,8 @@ class Processed:
 
     def __call__(self, image: Pixels) -> Tensor:
         """Turn (H, W, 3) uint8 RGB into (3, h, w) float32."""
-        pixels: Tensor = self.processor(images=image, return_tensors="pt")["pixel_values"][0]
+        own = image if image.flags.writeable else image.copy()  # torch warns of arrays that it could not change
+        pixels: Tensor = self.processor(images=own, return_tensors="pt")["pixel_values"][0]
         return pixels
 
 

@@ -98,7 +98,8 @@ def test_a_network_of_no_family_and_a_family_that_is_unknown_are_told():
 
 @pytest.mark.parametrize("family", ["timm", "transformers"])
 def test_a_package_that_is_missing_is_named_with_the_extra(family, monkeypatch):
-    monkeypatch.setitem(sys.modules, family, None)  # as if it were not installed
+    for name in [family, *(name for name in sys.modules if name.startswith(f"{family}."))]:
+        monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
     theirs = type("Net", (nn.Module,), {"__module__": f"{family}.models.net", "num_classes": 3, "config": None})()
     with pytest.raises(MissingPackageError, match=rf"needs the package '{family}.*pip install .*\[{family}\]"):
         connect(theirs)
