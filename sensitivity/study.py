@@ -356,15 +356,7 @@ class Study(StudyRecord):
     ) -> str:
         """The layers as a LaTeX ``longtable`` with ``booktabs`` rules.
 
-        Args:
-            recipe: One recipe; None for all, told apart by a column of their own.
-            metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
-                drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
-            top: So many layers with the largest drops, the worst first; None for all in execution order.
-            caption: Text above the table; True for one that says what was measured, False for none.
-
-        Raises:
-            StudyError: If the recipe is unknown, or ``top`` is below 1.
+        Args and errors are those of ``to_markdown``.
         """
         return latex(read(self), Extract(recipe, metrics, top, caption))
 
@@ -379,15 +371,7 @@ class Study(StudyRecord):
     ) -> str:
         """The layers as a reStructuredText ``list-table``.
 
-        Args:
-            recipe: One recipe; None for all, told apart by a column of their own.
-            metrics: Show what papers on detectors print: every metric of the task (of COCO's twelve, mAP first), the
-                drop in points and in percent of the baseline, parameters, FLOPs and, where there are times, seconds.
-            top: So many layers with the largest drops, the worst first; None for all in execution order.
-            caption: Text above the table; True for one that says what was measured, False for none.
-
-        Raises:
-            StudyError: If the recipe is unknown, or ``top`` is below 1.
+        Args and errors are those of ``to_markdown``.
         """
         return rst(read(self), Extract(recipe, metrics, top, caption))
 

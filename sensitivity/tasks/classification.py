@@ -252,9 +252,11 @@ class _Folder:
         self._preprocess = preprocess
 
     def batches(self, positions: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        """Read and preprocess the images at these positions."""
         return image_batches(self._files.read, positions, preprocess=self._preprocess, batch_size=batch_size)
 
     def parts(self) -> list[str]:
+        """What the task's digest is made of: the files and their preprocessing."""
         return [*self._files.describe(), describe(self._preprocess)]
 
 
@@ -300,6 +302,7 @@ class _Tensors:
         self.labels = _whole_numbers(labels, len(images))[:limit]
 
     def batches(self, positions: Sequence[int], batch_size: int) -> Iterator[Batch]:
+        """Stack the images at these positions."""
         for start in range(0, len(positions), batch_size):
             chosen = tuple(positions[start : start + batch_size])
             tensors = [self._images[position] for position in chosen]
@@ -309,6 +312,7 @@ class _Tensors:
             yield Batch(inputs=(torch.stack(tensors),), images=chosen)
 
     def parts(self) -> Iterator[str | bytes]:
+        """What the task's digest is made of: the shape, type and content of every image."""
         for image in self._images:
             yield f"{tuple(image.shape)} {image.dtype}"
             yield as_array(image.double() if image.is_floating_point() else image).tobytes()

@@ -22,8 +22,11 @@ Floats: TypeAlias = npt.NDArray[np.float64]
 Ints: TypeAlias = npt.NDArray[np.int64]
 
 _OVERLAP = 0.5
-_FEW, _MANY = 3, 20
-"""Shapes below which nothing is said, and from which on a quarter of them is enough."""
+_FEW, _SOME, _MANY = 3, 8, 20
+"""Shapes below which nothing is said, below which all must fit, and from which on a quarter of them is enough.
+
+Dozens of readings are tried, and one of them fits three of four random boxes easily.
+"""
 ENOUGH_IMAGES = 16
 """From so many images and objects on, a metric of 0 is worth a word."""
 _RIGHT, _LIKELY = 0.2, 0.7
@@ -167,7 +170,8 @@ def shapes_look_like(
     fits = {(order, unit): _fitting(images, orders[order][0], unit, shown) for order, unit in product(orders, _UNITS)}
     order, unit = max(fits, key=lambda reading: fits[reading])
     best = fits[order, unit]
-    if best < (0.25 if total >= _MANY else 0.75) * total or best < max(4 * as_given, _FEW):
+    enough = 0.25 if total >= _MANY else 0.75 if total >= _SOME else 1.0
+    if best < enough * total or best < max(4 * as_given, _FEW):
         return None
     advice = "; ".join(text for text in (_UNITS[unit][1], orders[order][1]) if text)
     return (

@@ -384,3 +384,14 @@ def test_keypoints_in_another_order_or_unit_are_told(tmp_path: Path, wrong: str 
     else:
         assert text is not None
         assert re.search(message, text), text
+
+
+@pytest.mark.parametrize(("wrong", "is_told"), [(0, True), (1, False)])
+def test_of_four_boxes_all_must_fit_in_another_reading(many: Scenes, wrong: int, is_told: bool) -> None:
+    """Dozens of readings are tried: one of them fits three of four boxes of a random network."""
+    outputs = truth_as_output(many)
+    for number, output in enumerate(outputs):
+        output |= {name: values[:1] for name, values in output.items()}
+        output["boxes"] = torch.tensor([[0.0, 0.0, 0.5, 0.5]]) if number < wrong else from_corners(output["boxes"])
+    task = CocoDetection(many.images, many.annotations, preprocess=RESIZE, adapter=adapter, labels="category_id")
+    assert (task.suspicion(predict_all(task, Recall(outputs))) is not None) == is_told

@@ -53,7 +53,8 @@ def handed_over(placed: Placed) -> Handover:
     Raises:
         RecipeError: If AIMET cannot do what a recipe says, or the scheme quantizes nothing.
     """
-    return Handover(
+    return Handover.of(
+        placed,
         "aimet",
         {"config": _NOTHING, "layers": quantizers_of_layers(placed, TOOL)},
         _CODE,
@@ -62,6 +63,4 @@ def handed_over(placed: Placed) -> Handover:
             "AIMET's symmetric weights use the code -128 as well, which the recipes of this library leave out.",
             "AIMET folds no batch norm unless it is asked to: fold_all_batch_norms does, and changes the model.",
         ),
-        tuple(layer.module for layer in placed.quantized),
-        tuple(layer.module for layer in placed.protected),
     )

@@ -7,6 +7,8 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
+from sensitivity.deploy.handover.placed import Placed
+
 
 @dataclass(frozen=True, repr=False)
 class Handover:
@@ -27,6 +29,22 @@ class Handover:
     notes: tuple[str, ...] = ()
     quantized: tuple[str, ...] = ()
     protected: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls, placed: Placed, tool: str, settings: Mapping[str, Any], code: str, notes: tuple[str, ...] = ()
+    ) -> Handover:
+        """What a tool is told about the layers of a model.
+
+        Args:
+            placed: Which layers are quantized, and which are left in float.
+            tool: Name of the tool.
+            settings: What it is told.
+            code: Python lines to paste.
+            notes: What it does otherwise.
+        """
+        quantized, protected = ([layer.module for layer in layers] for layers in (placed.quantized, placed.protected))
+        return cls(tool, settings, code, notes, tuple(quantized), tuple(protected))
 
     def __repr__(self) -> str:
         counts = f"{len(self.quantized)} layers quantized, {len(self.protected)} left in float"

@@ -27,13 +27,12 @@ def handed_over(placed: Placed) -> Handover:
     if not placed.quantized:
         raise RecipeError(f"the scheme quantizes no layer: there is nothing to hand over to {TOOL}.")
     entries = [entry for layer in placed.quantized for entry in _entries(layer, placed.recipes[layer.name])]
-    return Handover(
+    return Handover.of(
+        placed,
         "modelopt",
         {"quant_cfg": [{"quantizer_name": "*", "enable": False}, *entries], "algorithm": "max"},
         _CODE,
         ("ModelOpt calibrates by itself: the ranges are not those of this library's calibration.",),
-        tuple(layer.module for layer in placed.quantized),
-        tuple(layer.module for layer in placed.protected),
     )
 
 

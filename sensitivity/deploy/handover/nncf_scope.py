@@ -65,7 +65,8 @@ def handed_over(placed: Placed) -> Handover:
             f"recipe {recipe.name!r} has one scale for a whole weight, and NNCF quantizes weights by channel. Nearest: "
             "sv.INT8."
         )
-    return Handover(
+    return Handover.of(
+        placed,
         "nncf",
         {
             "preset": "performance" if activations.symmetric else "mixed",
@@ -77,8 +78,6 @@ def handed_over(placed: Placed) -> Handover:
             "NNCF leaves some layers in float whatever it is told, such as the last one of a gate that it recognizes.",
             "NNCF calibrates by itself: the ranges are not those of this library's calibration.",
         ),
-        tuple(layer.module for layer in placed.quantized),
-        tuple(layer.module for layer in placed.protected),
     )
 
 

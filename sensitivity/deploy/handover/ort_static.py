@@ -42,7 +42,8 @@ def handed_over(placed: Placed) -> Handover:
         "op_types_to_quantize": list(_OPERATORS),
         "extra_options": _options(weights.symmetric, activations.symmetric),
     }
-    return Handover(
+    return Handover.of(
+        placed,
         "onnxruntime",
         settings,
         _CODE,
@@ -51,8 +52,6 @@ def handed_over(placed: Placed) -> Handover:
             "otherwise.",
             "ONNX Runtime calibrates by itself: the ranges are not those of this library's calibration.",
         ),
-        tuple(layer.module for layer in placed.quantized),
-        tuple(layer.module for layer in placed.protected),
     )
 
 

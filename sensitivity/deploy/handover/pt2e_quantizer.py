@@ -60,7 +60,8 @@ def handed_over(placed: Placed) -> Handover:
     Raises:
         RecipeError: If PT2E cannot do what a recipe says, or the scheme quantizes nothing.
     """
-    return Handover(
+    return Handover.of(
+        placed,
         "pt2e",
         {"layers": quantizers_of_layers(placed, TOOL)},
         _CODE,
@@ -68,6 +69,4 @@ def handed_over(placed: Placed) -> Handover:
             "PT2E calibrates by itself: the ranges are not those of this library's calibration.",
             "PT2E folds a batch norm behind a convolution into it by itself.",
         ),
-        tuple(layer.module for layer in placed.quantized),
-        tuple(layer.module for layer in placed.protected),
     )

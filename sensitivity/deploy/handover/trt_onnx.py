@@ -30,7 +30,8 @@ def handed_over(placed: Placed) -> Handover:
             )
     if not placed.quantized:
         raise RecipeError(f"the scheme quantizes no layer: there is nothing to hand over to {TOOL}.")
-    return Handover(
+    return Handover.of(
+        placed,
         "tensorrt",
         {"int8_nodes": _nodes(placed.quantized), "float_nodes": _nodes(placed.protected)},
         _CODE,
@@ -40,8 +41,6 @@ def handed_over(placed: Placed) -> Handover:
             "wrapped.deploy(scheme, 'tensorrt') also leaves layers in float that TensorRT runs badly in int8, each "
             "with its reason; the file written here has Q/DQ on every layer of the scheme.",
         ),
-        tuple(layer.module for layer in placed.quantized),
-        tuple(layer.module for layer in placed.protected),
     )
 
 

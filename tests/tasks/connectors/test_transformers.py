@@ -33,7 +33,6 @@ def test_boxes_are_those_of_its_processor_and_labels_go_by_name(detector, tmp_pa
         np.testing.assert_allclose(predictions[position]["boxes"], theirs["boxes"][known].numpy(), atol=1e-3)
 
 
-@pytest.mark.filterwarnings("ignore::sensitivity.errors.SuspiciousPredictionsWarning")  # the weights are random
 def test_a_detector_is_wrapped_and_swept(detector, tmp_path, annotations):
     connected = sv.connect(detector, processor=transformers.RTDetrImageProcessor(size={"height": 64, "width": 64}))
     wrapped = sv.wrap(connected.model, connected.example_inputs)
