@@ -422,6 +422,8 @@ class Connected:
         parts: Where the raw heads end: paths of the submodules in front of the post-processing that ``model`` itself
             does, for ``wrapped.deploy(parts=...)``. An engine then runs these, and the model goes on from their
             outputs. None where the whole model can be exported, as its outputs are raw and ``adapter`` does the rest.
+        naming: Names layers by the family's own division, for ``sv.wrap(naming=...)``: the backbone, neck and head of
+            a YOLO, say. None where the module paths tell it.
     """
 
     family: str
@@ -435,6 +437,7 @@ class Connected:
     last_label: int | None = None
     batch_size: int = 1
     parts: tuple[str, ...] | None = None
+    naming: Callable[[Sequence[str]], Sequence[tuple[str, int] | None]] | None = None
 
     def labels_in(self, categories: Sequence[Mapping[str, Any]]) -> dict[int, int]:
         """Category id of each label in a COCO annotation file with these categories.

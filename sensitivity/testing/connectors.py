@@ -63,6 +63,14 @@ class ConnectorSuite:
         assert connected.batch_size >= 1
         assert connected.last_label is None or connected.last_label >= connected.first_label >= 0
 
+    def test_its_division_names_every_layer(self, network: Any) -> None:
+        """Where the family has names of its own, the network can be wrapped with them."""
+        connected = self._connected(network)
+        if connected.naming is not None:
+            paths = [path for path, module in connected.model.named_modules() if isinstance(module, nn.Conv2d)]
+            assert len(connected.naming(paths)) == len(paths)
+            assert any(connected.naming(paths))
+
     def test_the_family_is_found_by_the_class_of_the_network(self, network: Any) -> None:
         """``sv.connect(model)`` needs no ``family=``."""
         connected = self._connected(network)

@@ -168,6 +168,37 @@ class Queries:
         return predictions
 
 
+@dataclass(frozen=True)
+class Divided:
+    """Names layers by the division of the family's configuration files: backbone, neck and head.
+
+    ``model.4.m.0.cv1`` is in block 4 of the ``backbone``; blocks keep the numbers that the configuration files count.
+    What the last module repeats for each level is a stage of its own, with the level as the block: ``head.cv2:0:1``.
+
+    Attributes:
+        backbone: Modules of the backbone.
+        last: Number of the last module, the head.
+    """
+
+    backbone: int
+    last: int
+
+    def __call__(self, paths: Sequence[str]) -> list[tuple[str, int] | None]:
+        """(stage, block) of each module path; None for a path outside of the network's row of modules."""
+        return [self._place(path.split(".")) for path in paths]
+
+    def _place(self, path: Sequence[str]) -> tuple[str, int] | None:
+        number = next((place for place, name in enumerate(path) if name.isdigit()), None)
+        if number is None:
+            return None
+        block, inside = int(path[number]), path[number + 1 :]
+        if block < self.last:
+            return ("backbone" if block < self.backbone else "neck"), block
+        level = next((place for place, name in enumerate(inside) if name.isdigit()), 1)
+        stage = ".".join(("head", *inside[:level]))
+        return stage, int(inside[level]) if len(inside) > level and inside[level].isdigit() else 0
+
+
 def connect(model: Any, *, image_size: int = 640) -> Connected:
     """A network of ultralytics.
 
@@ -198,4 +229,11 @@ def connect(model: Any, *, image_size: int = 640) -> Connected:
         adapter=Queries() if queries else suppressed,
         classes=tuple(network.names[number] for number in sorted(network.names)) if network.names else None,
         batch_size=8,
+        naming=_division(network),
     )
+
+
+def _division(network: Any) -> Divided | None:
+    """The division that the network's configuration tells; None where it tells none."""
+    backbone = (getattr(network, "yaml", None) or {}).get("backbone")
+    return Divided(len(backbone), len(network.model) - 1) if backbone else None

@@ -84,6 +84,19 @@ def test_an_rt_detr_gives_the_boxes_of_its_queries(tmp_path, annotations):
     assert set(predictions["labels"]) <= {2, 5, 9}
 
 
+def test_layers_can_be_named_by_backbone_neck_and_head():
+    connected = sv.connect(network(DetectionModel, "yolov8n.yaml"), image_size=SIDE)
+    wrapped = sv.wrap(connected.model, connected.example_inputs, naming=connected.naming)
+    by_module = {layer.module: layer.name for layer in wrapped.layers}
+    assert by_module["model.0.conv"] == "backbone:0:0"
+    assert by_module["model.9.cv2.conv"] == "backbone:9:1"  # the last of the backbone in yolov8.yaml
+    assert by_module["model.12.cv1.conv"] == "neck:12:0"
+    assert by_module["model.22.cv3.1.2"] == "head.cv3:1:2"
+    assert by_module["model.22.dfl.conv"] == "head.dfl:0:0"
+    assert len(by_module) == len(set(by_module.values()))
+    assert wrapped.layers.select("neck:any:any")
+
+
 def test_its_yolo_object_is_taken_as_its_network():
     from ultralytics import YOLO
 
