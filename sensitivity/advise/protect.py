@@ -16,6 +16,7 @@ from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
 from sensitivity.records.latency import Latency, latency_of
 from sensitivity.records.size import layer_bytes
 from sensitivity.records.study import RecipeLike
+from sensitivity.records.units import after_drop
 
 DECIBEL = "dB"
 
@@ -177,7 +178,7 @@ class Advice:
     def until(self, max_drop: float) -> list[Measurement]:
         """The fewest of the worst that bring the predicted drop down to ``max_drop``, which is in people's unit."""
         if isnan(max_drop) or max_drop < 0.0:
-            raise StudyError(f"max_drop={max_drop}: give zero or more{_unit(self.study)}, e.g. 0.5.")
+            raise StudyError(f"max_drop={max_drop}: give zero or more{after_drop(self.study.unit)}, e.g. 0.5.")
         limit = max_drop / self.study.scale
         count = next(k for k, drop in enumerate(self.remaining) if drop <= limit)
         return self.ranked[:count]
@@ -293,16 +294,9 @@ class Advice:
     def _reason(self, measurement: Measurement, rank: int) -> str:
         drop = drop_of(measurement) * self.study.scale
         digits = ".1g" if 0.0 < abs(drop) < 0.005 else ".2f"
-        place = f"drop {drop:{digits}}{_unit(self.study)} (rank {rank} of {len(self.ranked)})"
+        place = f"drop {drop:{digits}}{after_drop(self.study.unit)} (rank {rank} of {len(self.ranked)})"
         verdict = self.verdicts.get(measurement.layer)
         return ", ".join([place, *([verdict] if verdict else []), *sorted(self.layers[measurement.layer].flags)])
-
-
-def _unit(study: StudyRecord) -> str:
-    """What follows a drop, with its space: a difference of percentages is in points."""
-    if study.unit == "%":
-        return " points"
-    return f" {study.unit}" if study.unit else ""
 
 
 def _why_unknown(measurement: Measurement | None) -> str:

@@ -12,6 +12,7 @@ from sensitivity.cli.arguments import (
 )
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
+from sensitivity.records.units import unit_of_drops
 from sensitivity.report.csv_file import write_csv
 from sensitivity.study import Study
 
@@ -67,7 +68,7 @@ def run(options: argparse.Namespace) -> Answer:
         *_worst(table),
         *written,
     ]
-    return Answer("\n".join(lines), {**table.attrs, "layers": table.to_dict("records")})
+    return Answer("\n".join(lines), {**table.attrs, **_units(study, other), "layers": table.to_dict("records")})
 
 
 def _recipe_name(study: Study, path: Path, name: str | None, option: str) -> str:
@@ -81,9 +82,14 @@ def _recipe_name(study: Study, path: Path, name: str | None, option: str) -> str
 
 
 def _described(study: Study, path: Path, recipe: str) -> str:
-    unit = "points" if study.unit == "%" else study.unit
+    unit = unit_of_drops(study.unit)
     of_what = f"{study.metric} in {unit}" if unit else study.metric
     return f"{recipe} in {path}, {study.model} on {study.task}, {of_what}"
+
+
+def _units(study: Study, other: Study) -> dict[str, str]:
+    """The units of the drops, which are those of the table."""
+    return {"drop_unit": unit_of_drops(study.unit), "drop_other_unit": unit_of_drops(other.unit)}
 
 
 def _agreement(table: DataFrame) -> str:

@@ -10,6 +10,7 @@ from sensitivity.cli.arguments import add_calibration, add_json, add_model, add_
 from sensitivity.cli.models import calibrate, made_model, made_task, needing_images
 from sensitivity.cli.output import Answer
 from sensitivity.records import Scheme, Score
+from sensitivity.records.units import after_drop, after_score, scale_of
 
 if TYPE_CHECKING:
     from sensitivity.contracts import Task
@@ -89,9 +90,7 @@ def _plain(baseline: Score, score: Score, drop: float, interval: tuple[float, fl
 
 
 def _text(baseline: Score, score: Score, drop: float, interval: tuple[float, float] | None) -> str:
-    scale = 100.0 if score.unit == "%" else 1.0
-    score_unit = f" {score.unit}" if score.unit else ""
-    drop_unit = " points" if score.unit == "%" else score_unit
+    scale, score_unit, drop_unit = scale_of(score.unit), after_score(score.unit), after_drop(score.unit)
     text = f"drop {drop * scale:.4g}{drop_unit}"
     if interval is None:
         text += ", without an interval: that needs 8 images or more, and a metric that they move"

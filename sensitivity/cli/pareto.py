@@ -13,6 +13,7 @@ from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
 from sensitivity.records.latency import latency_of
 from sensitivity.records.tuned import TunedRecord
+from sensitivity.records.units import after_drop, after_score
 from sensitivity.study import Study, pareto
 
 COSTS = {"size": ("size_bytes", 2.0**20, "MiB"), "latency": ("latency_s", 1e-3, "ms")}
@@ -89,9 +90,13 @@ def _lines(study: Study, curves: Curves, measured: Sequence[Point], against: str
         for protected in _shown(len(curve)):
             cost, drop = curve[protected]
             lines.append(
-                f"  {name}, {protected} layers protected: {cost / scale:.4g} {unit}, drop {drop * study.scale:.3g}"
+                f"  {name}, {protected} layers protected: {cost / scale:.4g} {unit}, "
+                f"drop {drop * study.scale:.3g}{after_drop(study.unit)}"
             )
-    lines += [f"  measured, {label}: {cost / scale:.4g} {unit}, {score:.4g}" for label, cost, score in measured]
+    lines += [
+        f"  measured, {label}: {cost / scale:.4g} {unit}, {score:.4g}{after_score(study.unit)}"
+        for label, cost, score in measured
+    ]
     return lines
 
 

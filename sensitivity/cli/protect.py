@@ -11,6 +11,7 @@ from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
 from sensitivity.records.latency import latency_of
+from sensitivity.records.units import after_drop
 from sensitivity.study import Study
 
 
@@ -26,10 +27,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     how = parser.add_mutually_exclusive_group(required=True)
     how.add_argument("--max-drop", type=tolerance, metavar="POINTS", help="until the predicted drop is at most this")
     how.add_argument("--top", type=count, metavar="N", help="the worst N layers")
-    how.add_argument("--size", type=size, metavar="BYTES", help="what fits into this many bytes, e.g. 20MiB")
+    size_help = "what fits into this many bytes, e.g. 20MiB"
+    how.add_argument("--size-bytes", "--size", dest="size", type=size, metavar="BYTES", help=size_help)
     how.add_argument(
-        "--latency", type=float, metavar="MS", help="what fits into a run of this many ms, by the times in the study"
+        "--latency-s", type=float, metavar="SECONDS", help="what fits into a run of so long, by the times in the study"
     )
+    how.add_argument("--latency", type=float, metavar="MS", help="the same in milliseconds")
     parser.add_argument("--recipe", metavar="NAME", help="what the other layers get, where the study has several")
     parser.add_argument("--out", type=Path, metavar="SCHEME.json", help="write the scheme, for deploy and verify")
     add_tolerance(parser)
@@ -43,7 +46,8 @@ def run(options: argparse.Namespace) -> Answer:
     if options.tolerance is not None:
         study = study.with_tolerance(options.tolerance)
     recipes = [options.recipe] if options.recipe else list(study.recipes)
-    if options.latency is not None and not any(latency_of(study, name) for name in recipes):
+    latency_s = options.latency_s if options.latency is None else options.latency / 1000
+    if latency_s is not None and not any(latency_of(study, name) for name in recipes):
         raise StudyError(
             f"{options.study} has no times of {', '.join(recipes)}: sensitivity analyze --latency ENGINE adds them, "
             "and so does study.with_latency."
@@ -52,7 +56,7 @@ def run(options: argparse.Namespace) -> Answer:
         top=options.top,
         max_drop=options.max_drop,
         size_bytes=options.size,
-        latency_s=None if options.latency is None else options.latency / 1000,
+        latency_s=latency_s,
         recipe=options.recipe,
     )
     if options.out is not None:
@@ -68,8 +72,8 @@ def _told(study: Study, scheme: Scheme) -> str:
     lines = [f"{quantized} for all {len(study.layers)} layers but {len(scheme.reasons)}:"]
     lines += [f"  {name}: {reason}" for name, reason in scheme.reasons.items()]
     if scheme.predicted_drop is not None:
-        unit = " points" if study.unit == "%" else f" {study.unit}"
-        lines.append(f"predicted drop {scheme.predicted_drop * study.scale:.3g}{unit.rstrip()}, a sum of single drops")
+        shown = f"{scheme.predicted_drop * study.scale:.3g}{after_drop(study.unit)}"
+        lines.append(f"predicted drop {shown}, a sum of single drops")
     if scheme.miss_probability is not None:
         lines.append(f"beyond the largest drop asked for on other images of this kind: {scheme.shown_chance}")
     if scheme.size_bytes is not None:

@@ -15,6 +15,7 @@ from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.files import load_json, write_json
 from sensitivity.records.layer import Layer
 from sensitivity.records.recipe import Recipe
+from sensitivity.records.units import after_drop, scale_of
 
 if TYPE_CHECKING:
     from sensitivity.deploy.handover.handed import Handover
@@ -125,7 +126,7 @@ class Scheme:
     @property
     def _shown_drop(self) -> str:
         drop = self.predicted_drop or 0.0
-        return f"{100.0 * drop:.4g} points" if self.unit == "%" else f"{drop:.4g} {self.unit}".rstrip()
+        return f"{scale_of(self.unit) * drop:.4g}{after_drop(self.unit)}"
 
     @property
     def shown_chance(self) -> str:

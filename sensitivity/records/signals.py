@@ -20,11 +20,14 @@ LAYER_COSINE, OUTPUT_COSINE = "layer_cosine", "output_cosine"
 DEAD_SHARE, CLIPPED_SHARE, CHANNEL_RATIO = "dead_share", "clipped_share", "channel_ratio"
 FIRST_ORDER, SECOND_ORDER = "estimate_first_order", "estimate_second_order"
 OUTPUT_MSE = "estimate_output_mse"
+DEPLOYED_SCORE, DEPLOYED_DROP = "deployed_score", "deployed_drop"
 
 SIMILARITIES = (WEIGHT_SQNR, LAYER_SQNR, OUTPUT_SQNR, LAYER_COSINE, OUTPUT_COSINE)
 """Higher means less perturbed."""
 ESTIMATES = (FIRST_ORDER, SECOND_ORDER, OUTPUT_MSE)
 """Guesses of how much a layer matters; higher means a larger drop is to be expected. No measurements of the drop."""
+IN_UNIT_OF_METRIC = (DEPLOYED_SCORE, DEPLOYED_DROP)
+"""Scores and drops of the task's metric: fractions where its unit is ``%``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Self
@@ -17,6 +17,7 @@ from sensitivity.records.layer import Layer, SkippedModule
 from sensitivity.records.note import noted, notes_of
 from sensitivity.records.recipe import Recipe
 from sensitivity.records.saved import FileKind, Saved
+from sensitivity.records.units import after_score, scale_of
 
 _DIRECTIONS = ("one-at-a-time", "all-but-one")
 _NAME = re.compile(r".+:\d{1,9}:\d{1,9}", re.DOTALL)
@@ -26,7 +27,7 @@ _MAY_BE_NAN = ("metrics", "signals")
 """A metric may be undefined on the images, such as AP of small objects where there are none."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Score:
     """A task's verdict on one model.
 
@@ -45,11 +46,24 @@ class Score:
     images: int
 
     def _repr_html_(self) -> str:
-        scale = 100.0 if self.unit == "%" else 1.0
-        title = f"{self.metric} {scale * self.value:.4g} {self.unit}".rstrip()
-        rows = [(name, f"{scale * number:.4g}") for name, number in self.metrics.items()]
         header = ("metric", f"value ({self.unit})" if self.unit else "value")
-        return view(element("strong", f"{title} on {self.images:,} images"), table(header, rows, numeric=(False, True)))
+        return view(element("strong", self._title), table(header, list(self._shown_metrics), numeric=(False, True)))
+
+    def __repr__(self) -> str:
+        """The metric in the unit people see, and the other metrics below it."""
+        others = [f"  {name} {number}" for name, number in self._shown_metrics if name != self.metric]
+        return "\n".join([self._title, *others])
+
+    @property
+    def _title(self) -> str:
+        shown = f"{scale_of(self.unit) * self.value:.4g}{after_score(self.unit)}"
+        return f"{self.metric} {shown} on {self.images:,} image{'s' if self.images != 1 else ''}"
+
+    @property
+    def _shown_metrics(self) -> Iterator[tuple[str, str]]:
+        """Name and number of every metric, for people."""
+        for name, number in self.metrics.items():
+            yield name, f"{scale_of(self.unit) * number:.4g}"
 
 
 class Status(StrEnum):
@@ -171,7 +185,7 @@ class StudyRecord(Saved):
     @property
     def scale(self) -> float:
         """What stored numbers are multiplied by for people: 100 where the unit is ``%``, else 1."""
-        return 100.0 if self.unit == "%" else 1.0
+        return scale_of(self.unit)
 
     @checked(StudyError)
     def of_recipe(self, recipe: RecipeLike | None = None) -> tuple[Measurement, ...]:

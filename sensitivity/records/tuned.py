@@ -12,6 +12,7 @@ from sensitivity.records.arguments import check_fields, number
 from sensitivity.records.saved import FileKind, Saved
 from sensitivity.records.scheme import Scheme
 from sensitivity.records.study import Score
+from sensitivity.records.units import after_drop, scale_of
 from sensitivity.records.verdict import Verdict, verdict_of_interval
 
 
@@ -70,9 +71,8 @@ class Goal:
         Args:
             unit: Of the task's metric.
         """
-        points = "points" if unit == "%" else unit
         parts = [
-            *([f"a drop of at most {self.max_drop:g} {points}".rstrip()] if self.max_drop is not None else []),
+            *([f"a drop of at most {self.max_drop:g}{after_drop(unit)}"] if self.max_drop is not None else []),
             *([f"at most {self.size_bytes} bytes"] if self.size_bytes is not None else []),
             *([f"at most {1e3 * self.latency_s:.3g} ms a run"] if self.latency_s is not None else []),
         ]
@@ -214,7 +214,7 @@ class TunedRecord(Saved):
     @property
     def scale(self) -> float:
         """What stored scores are multiplied by for people: 100 where the unit is ``%``."""
-        return 100.0 if self.unit == "%" else 1.0
+        return scale_of(self.unit)
 
     @property
     def verdict(self) -> Verdict | None:

@@ -13,6 +13,7 @@ from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.first_difference import FirstDifference
 from sensitivity.records.info import VerificationInfo
 from sensitivity.records.saved import FileKind, Saved
+from sensitivity.records.units import scale_of
 
 _MAY_BE_NAN = ("output_sqnr_db", "simulation_sqnr_db", "sqnr_db", "metric_variants")
 """What an engine that computes NaN gives."""
@@ -120,8 +121,7 @@ class Gates:
         """
         if unit == "dB":
             return self.single_layer_db if single_layer else self.metric_db
-        points = self.metric_points / 100.0 if unit == "%" else self.metric_points
-        return max(points, self.metric_share * abs(drop))
+        return max(self.metric_points / scale_of(unit), self.metric_share * abs(drop))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sensitivity.markup import elements
 from sensitivity.markup.view import view
+from sensitivity.records.units import after_drop, after_score, scale_of
 from sensitivity.records.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
 from sensitivity.report.markdown import escaped, table
 
@@ -164,15 +165,17 @@ def _output(check: OutputCheck) -> str:
 
 
 def _metric_facts(record: VerificationRecord) -> list[Fact]:
-    scale = 100.0 if record.unit == "%" else 1.0
+    scale, points = scale_of(record.unit), after_drop(record.unit)
     numbers = (record.metric_fp32, record.metric_simulated, record.metric_deployed)
     fp32, simulated, deployed = (f"{scale * (number or 0.0):.3f}" for number in numbers)
-    text = f"fp32 {fp32}, simulated {simulated}, deployed {deployed} {record.unit} on {record.images} images"
+    text = (
+        f"fp32 {fp32}, simulated {simulated}, deployed {deployed}{after_score(record.unit)} on {record.images} images"
+    )
     tolerance = f"{scale * (record.metric_tolerance or 0.0):.3f}"
     verdict = Outcome.UNCERTAIN if record.metric_uncertain else _verdict(record.metric_pass)
-    facts = [(record.metric, f"{text}; {tolerance} may differ", verdict)]
+    facts = [(record.metric, f"{text}; {tolerance}{points} may differ", verdict)]
     if record.metric_spread is not None:
-        text = f"{scale * record.metric_spread:.3f} {record.unit} between roundings of the same simulation"
+        text = f"{scale * record.metric_spread:.3f}{points} between roundings of the same simulation"
         facts.append(("the prediction's own uncertainty", text, Outcome.NONE))
     return facts
 

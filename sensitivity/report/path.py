@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from sensitivity.markup.elements import element, listed, table
 from sensitivity.markup.view import view
 from sensitivity.records.tuned import Step, TunedRecord
+from sensitivity.records.units import after_drop, after_score
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -82,8 +83,7 @@ def title(record: TunedRecord) -> str:
 
 def facts(record: TunedRecord) -> list[tuple[str, str]]:
     """Name and text of what matters."""
-    unit = f" {record.unit}".rstrip()
-    points = " points" if record.unit == "%" else unit
+    unit, points = after_score(record.unit), after_drop(record.unit)
     drop = f"{shown(record.drop, record)}{points}"
     if record.drop_low is not None and record.drop_high is not None:
         drop += f" [{shown(record.drop_low, record)}, {shown(record.drop_high, record)}]"

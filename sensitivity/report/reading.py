@@ -10,6 +10,7 @@ from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, StudyRecord
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.study import RecipeLike
+from sensitivity.records.units import after_drop, after_score
 from sensitivity.records.verdict import Verdict
 
 
@@ -105,12 +106,12 @@ class Reading:
     @property
     def score_unit(self) -> str:
         """What follows a score, with its space: `` %``, `` dB``, or nothing."""
-        return f" {self.study.unit}" if self.study.unit else ""
+        return after_score(self.study.unit)
 
     @property
     def drop_unit(self) -> str:
         """What follows a drop, with its space: a difference of percentages is in points."""
-        return " points" if self.study.unit == "%" else self.score_unit
+        return after_drop(self.study.unit)
 
     @property
     def baseline(self) -> str:

@@ -9,6 +9,7 @@ import pandas as pd
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Measurement, StudyRecord
 from sensitivity.records.correlation import spearman
+from sensitivity.records.signals import IN_UNIT_OF_METRIC
 from sensitivity.records.study import RecipeLike
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import NOT_ANALYSED
@@ -182,7 +183,10 @@ def _result(study: StudyRecord, measurement: Measurement, columns: _Columns) -> 
     }
     metrics = {columns.metrics[name]: value for name, value in measurement.metrics.items()}
     scaled = {key: None if value is None else value * study.scale for key, value in (plain | metrics).items()}
-    signals = {columns.signals[name]: value for name, value in measurement.signals.items()}
+    signals = {
+        columns.signals[name]: value * (study.scale if name in IN_UNIT_OF_METRIC else 1.0)
+        for name, value in measurement.signals.items()
+    }
     rest = {"images": measurement.images, "status": measurement.status, "reason": measurement.remarks}
     return scaled | signals | rest
 

@@ -31,6 +31,7 @@ from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Measurement, Recipe, Scheme, Score
 from sensitivity.records.latency import Latency
 from sensitivity.records.tuned import EngineScore, Goal, TunedRecord
+from sensitivity.records.units import after_drop, scale_of
 from sensitivity.records.verdict import Verdict
 from sensitivity.score import evaluate
 from sensitivity.search.assignment import bytes_under, scheme_of
@@ -282,7 +283,7 @@ def space_of(subject: Subject, task: Task, request: Request) -> tuple[Space, lis
         )
     latency = None if request.goal.latency_s is None else subject.latency(able[0], request.engine)
     groups = groups_of(subject.model, subject.layers, subject.example_inputs)
-    scale = 100.0 if task.unit == "%" else 1.0
+    scale = scale_of(task.unit)
     return Space(subject.layers, groups, able, refused, request.goal, scale, latency), notes
 
 
@@ -376,7 +377,7 @@ def _undecided(record: TunedRecord, measurement: Measurement) -> list[str]:
     more = "far more images are needed" if needed is None else f"about {needed} images are needed"
     return [
         f"{record.score.images} images do not decide whether other images lose at most {record.goal.max_drop:g}"
-        f"{' points' if record.unit == '%' else ''}: the interval of the drop reaches beyond that; {more}"
+        f"{after_drop(record.unit)}: the interval of the drop reaches beyond that; {more}"
     ]
 
 
@@ -388,16 +389,15 @@ def _missed_on_engine(record: TunedRecord) -> list[str]:
     drop *= record.scale if record.higher_is_better else -record.scale
     if drop <= record.goal.max_drop:
         return []
-    unit = " points" if record.unit == "%" else ""
     return [
-        f"the simulation meets the target and {record.engine.engine} does not: its own drop is {drop:.2f}{unit}. "
-        "wrapped.verify(deployed, task) says where the two part"
+        f"the simulation meets the target and {record.engine.engine} does not: its own drop is "
+        f"{drop:.2f}{after_drop(record.unit)}. wrapped.verify(deployed, task) says where the two part"
     ]
 
 
 def _nearest(record: TunedRecord) -> str:
     """What was not met, and what is nearest."""
-    facts = [f"a drop of {record.drop * record.scale:.2f}{' points' if record.unit == '%' else ''}"]
+    facts = [f"a drop of {record.drop * record.scale:.2f}{after_drop(record.unit)}"]
     facts.append(f"{record.size_bytes} bytes")
     if record.engine is not None and record.engine.latency_s is not None:
         facts.append(f"{1e3 * record.engine.latency_s:.3g} ms a run")

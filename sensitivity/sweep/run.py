@@ -18,6 +18,7 @@ from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.sole_use import random_state_before
 from sensitivity.progress import Watcher
 from sensitivity.records import Note, NoteKind
+from sensitivity.records.units import after_drop, scale_of
 from sensitivity.score import FirstLook
 from sensitivity.sweep.passes.every_core import EveryCore, processes_for
 from sensitivity.sweep.passes.forward import FEWEST_REPLAYED, ReplayDiffersError
@@ -147,7 +148,7 @@ def _attempt(
     """
     task, variants = subject.task, subject.variants
     judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals, on_error=settings.on_error)
-    progress = _Progress(watch, len(variants) * len(task), 100.0 if task.unit == "%" else 1.0)
+    progress = _Progress(watch, len(variants) * len(task), task.unit)
     replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
     with process_state:
         results.random_state(random_state_before()).set()
@@ -275,10 +276,10 @@ class _Intake:
 class _Progress:
     """Counts images done, of all variants together, and names the worst layers so far."""
 
-    def __init__(self, watch: Watcher | None, total: int, scale: float) -> None:
+    def __init__(self, watch: Watcher | None, total: int, unit: str) -> None:
         self._watch = watch
         self._total = total
-        self._scale = scale
+        self._unit = unit
         self._done = 0
         self._worst = ""
         self._look_at = 0.0
@@ -299,7 +300,8 @@ class _Progress:
         except Exception:  # noqa: BLE001 - a metric may fail on the few images so far; this is for show alone
             drops = []
         worst = sorted(drops, key=lambda variant_and_drop: variant_and_drop[1], reverse=True)[:SHOWN]
-        shown = ", ".join(f"{variant.layer.name} {drop * self._scale:.3g}" for variant, drop in worst if drop > 0)
-        self._worst = f"  (worst: {shown})" if shown else ""
+        scale = scale_of(self._unit)
+        shown = ", ".join(f"{variant.layer.name} {drop * scale:.3g}" for variant, drop in worst if drop > 0)
+        self._worst = f"  (worst: {shown}{after_drop(self._unit)})" if shown else ""
         now = time.perf_counter()
         self._look_at = now + LOOK_SELDOM * (now - started)

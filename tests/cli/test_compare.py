@@ -26,6 +26,7 @@ def test_json_holds_drops_and_ranks_of_both_and_null_where_a_layer_failed(
     plain = json.loads(capsys.readouterr().out)
     assert (plain["layers_compared"], plain["rank_correlation"]) == (3, 1.0)
     assert [row["drop"] for row in plain["layers"]] == pytest.approx([1.0, 5.0, 3.0, 0.0])  # points
+    assert (plain["drop_unit"], plain["drop_other_unit"]) == ("points", "points")
     assert [row["rank"] for row in plain["layers"]] == [3, 1, 2, 4]
     assert [row["rank_other"] for row in plain["layers"]] == [2, 1, None, 3]
 

@@ -33,6 +33,7 @@ def path(study: Study, tmp_path: Path) -> Path:
         (["--top", "2"], {"top": 2}),
         (["--max-drop", "1.5"], {"max_drop": 1.5}),
         (["--size", "1GiB"], {"size_bytes": 2**30}),
+        (["--size-bytes", "1GiB"], {"size_bytes": 2**30}),
     ],
     ids=lambda given: str(given),
 )
@@ -52,6 +53,8 @@ def test_a_latency_budget_uses_the_times_in_the_study(
     found = Scheme.from_json(json.loads(capsys.readouterr().out))
     assert found == timed.protect(latency_s=0.0135)
     assert len(found.reasons) == 1  # the second would take 2 ms more
+    assert main(["protect", str(path), "--latency-s", "0.0135", "--json"]) == 0
+    assert Scheme.from_json(json.loads(capsys.readouterr().out)) == found
     assert main(["protect", str(path), "--latency", "13.5"]) == 0
     assert "expected 12 ms on openvino, of 10 ms with nothing protected" in capsys.readouterr().out
 

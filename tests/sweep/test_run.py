@@ -220,6 +220,7 @@ def test_a_watcher_is_told_the_layer_the_count_and_the_worst_layers_so_far() -> 
     assert told[0][2] == "stem:0:0"
     worst = max(wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False).measurements, key=lambda one: one.drop or 0)
     assert f"(worst: {worst.layer} {100 * (worst.drop or 0):.1g}" in told[-1][2]
+    assert told[-1][2].endswith(" points)")
 
 
 def test_a_sweep_of_few_passes_surveys_no_model_and_one_of_more_does(monkeypatch: pytest.MonkeyPatch) -> None:

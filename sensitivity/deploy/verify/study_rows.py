@@ -11,10 +11,11 @@ from sensitivity.contracts import Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.errors import EngineBuildError, ExportError, StudyError
 from sensitivity.records import Layer, Measurement, Recipe, Scheme, Status, StudyRecord
+from sensitivity.records.signals import DEPLOYED_DROP, DEPLOYED_SCORE
+from sensitivity.records.units import after_drop
 from sensitivity.records.verification import Gates
 from sensitivity.score import evaluate
 
-DEPLOYED_SCORE, DEPLOYED_DROP = "deployed_score", "deployed_drop"
 """Signals of a measurement that was repeated on an engine."""
 
 
@@ -170,6 +171,9 @@ def _difference(study: StudyRecord, row: Measurement, repeated: Repeated, drop: 
     assert row.drop is not None
     allowed = thresholds.metric_tolerance(study.unit, row.drop, single_layer=study.direction == "one-at-a-time")
     if not abs(drop - row.drop) <= allowed:  # NaN is no agreement
-        scale = study.scale
-        return f"the engine drops {scale * drop:.3f} and not {scale * row.drop:.3f} ({scale * allowed:.3f} may differ)"
+        scale, unit = study.scale, after_drop(study.unit)
+        return (
+            f"the engine drops {scale * drop:.3f}{unit} and not {scale * row.drop:.3f} ({scale * allowed:.3f} may "
+            "differ)"
+        )
     return None

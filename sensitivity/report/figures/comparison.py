@@ -8,6 +8,7 @@ from matplotlib.transforms import Bbox
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, StudyRecord
+from sensitivity.records.units import unit_of_drops
 from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.layer_axis import draw_title
@@ -80,5 +81,5 @@ def _mark(axes: Axes, label: Label) -> Bbox:
 
 
 def _unit(study: StudyRecord) -> str:
-    unit = "points" if study.unit == "%" else study.unit
+    unit = unit_of_drops(study.unit)
     return f" ({unit})" if unit else ""

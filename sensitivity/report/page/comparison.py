@@ -10,6 +10,7 @@ from sensitivity.errors import StudyError
 from sensitivity.markup.elements import joined
 from sensitivity.records import StudyRecord
 from sensitivity.records.study import RecipeLike
+from sensitivity.records.units import unit_of_drops
 from sensitivity.report import style
 from sensitivity.report.page.document import Section
 from sensitivity.report.page.points import Axis, Group, Mark, PointChart
@@ -152,5 +153,5 @@ def _rows(frame: pd.DataFrame) -> list[list[str]]:
 
 
 def _unit(study: StudyRecord) -> str:
-    unit = "points" if study.unit == "%" else study.unit
+    unit = unit_of_drops(study.unit)
     return f" ({unit})" if unit else ""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from sensitivity.markup.elements import Markup, described, element, joined
 from sensitivity.records.tuned import StepKind, TunedRecord
+from sensitivity.records.units import after_drop, after_score
 from sensitivity.report import path, style
 from sensitivity.report.page.document import Section, document
 from sensitivity.report.page.points import Axis, Group, Level, Mark, PointChart
@@ -35,8 +36,7 @@ def tuned_section(record: TunedRecord) -> Section:
 
 def tuned_finding(record: TunedRecord) -> str:
     """What the search ended with, in a paragraph."""
-    unit = f" {record.unit}".rstrip()
-    points = " points" if record.unit == "%" else unit
+    unit, points = after_score(record.unit), after_drop(record.unit)
     text = f"{path.title(record)}: {record.metric} {path.shown(record.score.value, record)}{unit} instead of "
     text += f"{path.shown(record.baseline.value, record)}{unit}, a drop of {path.shown(record.drop, record)}{points}"
     if record.drop_low is not None and record.drop_high is not None:

@@ -89,7 +89,7 @@ class Confidence:
         """What an interval settles.
 
         Args:
-            drop: The estimate.
+            drop: The estimate, in the unit of the tolerance: points of a metric in percent.
             low: Lower bound of the drop.
             high: Upper bound.
 
