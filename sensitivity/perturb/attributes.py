@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 import types
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Mapping, Set
 from typing import Any
 
 from torch import Tensor, nn
 
+from sensitivity.perturb.bindings import Bindings
 from sensitivity.perturb.functions import (
     MOST_FUNCTIONS,
     entries,
@@ -24,6 +25,7 @@ from sensitivity.perturb.holders import (
     class_names,
     function_caches,
     holders_of,
+    is_plain_tuple,
     names,
     parts_of,
 )
@@ -41,22 +43,39 @@ class Attributes:
     numpy and the standard library keep.
 
     Args:
-        model: The model.
+        modules: All modules of the model by path.
 
     Attributes:
         tensors: Those in the things that the modules hold, with their paths; the modules' own are not among them.
     """
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.tensors: list[tuple[str, Tensor]] = []
-        self._modules = {id(module): module for module in model.modules()}
+        self._modules = {id(module): module for module in modules.values()}
         self._held: dict[int, list[Holder]] = {}  # by id of what holds
         self._parts: dict[int, list[int]] = {}  # of each, by id
         self._alive: list[Any] = []  # or another object could get the id
         self._functions: list[tuple[Any, types.FunctionType]] = []  # that something holds, and what holds them
-        for path, module in model.named_modules():
+        for path, module in modules.items():
             self._remember_module(module, path)
-        self._remember_functions(model)
+        self._remember_functions()
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Divide the holders by how it is found that they have changed."""
+        all_of_them = [(place, holder) for place, held in self._held.items() for holder in held]
+        bound = [pair for pair in all_of_them if pair[1].owner is not None and not pair[1].names_only]
+        named = [pair for pair in all_of_them if pair[1].owner is not None and pair[1].names_only]
+        self._bound = len(bound)
+        self._owning = [*bound, *named]
+        self._other = [pair for pair in all_of_them if pair[1].owner is None]
+        self._generators = [holder for _, holder in all_of_them if holder.draws]
+        self.flags_moved()
+
+    def flags_moved(self) -> None:
+        """Take what is bound now for unchanged: nothing but names that do not count is bound to something else."""
+        owners = [holder.owner for _, holder in self._owning if holder.owner is not None]
+        self._bindings = Bindings(owners[: self._bound], owners[self._bound :])
 
     def put_back(self) -> list[str]:
         """Let everything hold again what it held.
@@ -64,18 +83,26 @@ class Attributes:
         Returns:
             Paths of what has changed and cannot be put back.
         """
-        return [holder.path for held in self._held.values() for holder in held if not holder.put_back()]
+        return [holder.path for _, holder in self._changed() if not holder.put_back()]
 
     def changed_modules(self) -> set[int]:
         """``id`` of the modules that hold something which has changed."""
-        changed = {place for place, held in self._held.items() if any(holder.changed() for holder in held)}
+        changed = {place for place, _ in self._changed()}
         return (
             {module for module in self._modules if not self._reached(module).isdisjoint(changed)} if changed else set()
         )
 
     def drew(self) -> bool:
         """Whether a generator of random numbers that a module holds was used."""
-        return any(holder.draws and holder.changed() for held in self._held.values() for holder in held)
+        return any(holder.changed() for holder in self._generators)
+
+    def _changed(self) -> list[tuple[int, Holder]]:
+        """What has changed, with the ``id`` of what holds it."""
+        different = [self._owning[position] for position in self._bindings.different()]
+        changed = [(place, holder) for place, holder in (*different, *self._other) if holder.changed()]
+        if different and not changed:
+            self.flags_moved()
+        return changed
 
     def _reached(self, module: int) -> Set[int]:
         reached, waiting = {module}, [module]
@@ -113,12 +140,11 @@ class Attributes:
         parts = [(f"{kind.__name__}.{name}", part) for name, part in shared.content.items()]
         self._follow([(kind, *part) for part in (*parts, *function_caches(kind))])
 
-    def _remember_functions(self, model: nn.Module) -> None:
+    def _remember_functions(self) -> None:
         """Remember what the functions that a pass may call keep."""
-        classes = list(dict.fromkeys(kind for module in model.modules() for kind in _classes_of(module)))
+        classes = list(dict.fromkeys(kind for module in self._modules.values() for kind in _classes_of(module)))
         waiting, self._functions = self._functions, []
-        for module in model.modules():
-            waiting += [(module, function) for function in entries(module)]
+        waiting += entries(self._modules.values())
         remembered = 0
         while waiting and remembered < MOST_FUNCTIONS:
             owner, function = waiting.pop()
@@ -152,7 +178,7 @@ class Attributes:
             owner, path, value = waiting.pop()
             if isinstance(value, types.FunctionType) and is_looked_at(value):
                 self._functions.append((owner, value))
-            if type(value) in ATOMS or id(value) in self._modules:
+            if type(value) in ATOMS or id(value) in self._modules or is_plain_tuple(value):
                 continue
             self._parts[id(owner)].append(id(value))
             if id(value) in self._parts:

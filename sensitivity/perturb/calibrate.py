@@ -15,7 +15,6 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, observer
 from sensitivity.perturb.cures import InputWatch
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.state import ModelState
 from sensitivity.quantize.calibration import Calibration, Point, Range, serves
 from sensitivity.quantize.observers import make_observer
 from sensitivity.records import Layer, QuantSpec, Recipe
@@ -55,8 +54,8 @@ def calibrate(
     every = [*(watch.hooks for watch in watches), inputs.hooks]
     before = [hook for hooks in every for hook in hooks.before]
     after = [hook for hooks in every for hook in hooks.after]
-    with untouched(model), torch.no_grad(), hooked(before=before, after=after):
-        state = ModelState(model)
+    with untouched(model) as begun, torch.no_grad(), hooked(before=before, after=after):
+        state = begun.for_passes()
         for run, count in runs:
             with state.same_start():
                 run()

@@ -12,7 +12,7 @@ import functools
 import operator
 import sys
 import types
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from torch import nn
@@ -28,13 +28,20 @@ _GLOBAL = frozenset({"LOAD_GLOBAL", "LOAD_NAME", "STORE_GLOBAL", "DELETE_GLOBAL"
 _CODE = (types.ModuleType, type, types.FunctionType, types.BuiltinFunctionType)
 
 
-def entries(module: nn.Module) -> list[types.FunctionType]:
-    """The functions that a call of a module starts: its class's ``forward``, and one of its own.
+def entries(modules: Iterable[nn.Module]) -> Iterator[tuple[nn.Module, types.FunctionType]]:
+    """The functions that calls of modules start, each with its module: its class's ``forward``, and one of its own.
 
     Hooks are left out: what they collect is for whoever registered them.
     """
-    methods = [vars(kind).get(name) for kind in type(module).__mro__ for name in ("forward", "__call__")]
-    return [function for start in (*methods, vars(module).get("forward")) for function in _functions_in(start)]
+    of_class: dict[type, list[types.FunctionType]] = {}
+    for module in modules:
+        kind = type(module)
+        if kind not in of_class:
+            methods = [vars(base).get(name) for base in kind.__mro__ for name in ("forward", "__call__")]
+            of_class[kind] = [function for start in methods for function in _functions_in(start)]
+        own = vars(module).get("forward")
+        for function in (*of_class[kind], *(_functions_in(own) if own is not None else ())):
+            yield module, function
 
 
 def named_functions(function: types.FunctionType, classes: Sequence[type]) -> list[types.FunctionType]:
@@ -66,7 +73,7 @@ def kept_by(function: types.FunctionType, path: str) -> list[Holder]:
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     if defaults:
         values = {f"default {number}": value for number, value in enumerate(defaults)}
-        holders.append(Holder(path, lambda: values, operator.eq, values, None, untouched=lambda: True))
+        holders.append(Holder(path, lambda: values, operator.is_, values, None, owner=values))
     return holders
 
 

@@ -21,10 +21,11 @@ from torch import nn
 
 from sensitivity.layers.generators import same_state
 
-ATOMS = frozenset(
+_ATOMS_WITHOUT_FUNCTIONS = frozenset(
     {type(None), bool, int, float, complex, str, bytes, range, slice, frozenset, type(...)}
-    | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format, types.FunctionType}
+    | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format}
 )
+ATOMS = _ATOMS_WITHOUT_FUNCTIONS | {types.FunctionType}
 """Types that hold nothing which can change. Functions are among them: see ``functions`` for what they keep."""
 
 OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"training"}
@@ -46,7 +47,8 @@ class Holder:
         content: What it held when it was remembered.
         write: Lets it hold that again; None where it cannot be written.
         draws: Whether it is a generator of random numbers.
-        untouched: Tells at once that nothing at all has changed; where it says no, ``read`` and ``same`` decide.
+        owner: The dict that ``read`` reads, and nothing else: while that binds the same, nothing has changed.
+        names_only: Whether that already holds while the owner has the same names, whatever they are bound to.
     """
 
     path: str
@@ -55,12 +57,11 @@ class Holder:
     content: Any
     write: Callable[[Any], object] | None
     draws: bool = False
-    untouched: Callable[[], bool] | None = None
+    owner: Mapping[str, Any] | None = None
+    names_only: bool = False
 
     def changed(self) -> bool:
         """Whether it holds something else now."""
-        if self.untouched is not None and self.untouched():
-            return False
         return not self.same(self.read(), self.content)
 
     def put_back(self) -> bool:
@@ -86,7 +87,8 @@ def names(path: str, owner: dict[str, Any], ignored: Callable[[str], bool] = fro
             del owner[name]
         owner.update(content)
 
-    return Holder(path, read, _same_bindings, read(), write, untouched=_same_dict(owner))
+    content = read()
+    return Holder(path, read, _same_bindings, content, write, owner=owner, names_only=not content)
 
 
 def class_names(kind: type) -> Holder:
@@ -101,7 +103,7 @@ def class_names(kind: type) -> Holder:
         for name, value in content.items():
             type.__setattr__(kind, name, value)
 
-    return Holder(kind.__name__, read, _same_bindings, read(), write, untouched=_same_dict(vars(kind)))
+    return Holder(kind.__name__, read, _same_bindings, read(), write, owner=vars(kind))
 
 
 def holders_of(value: Any, path: str) -> Iterator[Holder]:
@@ -124,6 +126,11 @@ def is_data_object(kind: type) -> bool:
     if package in {"torch", "numpy"} or (package in _STANDARD and kind.__module__ not in _STANDARD_DATA):
         return False
     return not issubclass(kind, (type, types.ModuleType, Enum, BaseException))
+
+
+def is_plain_tuple(value: Any) -> bool:
+    """Whether something is a tuple of values that hold nothing, as most attributes of torch's modules are."""
+    return type(value) is tuple and _ATOMS_WITHOUT_FUNCTIONS.issuperset(map(type, value))
 
 
 def function_caches(kind: type) -> Iterator[tuple[str, Any]]:
@@ -162,19 +169,6 @@ def _is_data(name: str, value: Any) -> bool:
 
 def _same_bindings(left: dict[str, Any], right: dict[str, Any]) -> bool:
     return left.keys() == right.keys() and all(value is right[name] for name, value in left.items())
-
-
-def _same_dict(owner: Mapping[str, Any]) -> Callable[[], bool]:
-    """Tells whether a dict binds the same keys to the same objects as now: in C, since every pass of a sweep asks."""
-    keys, values, length = tuple(owner.keys()), tuple(owner.values()), len(owner)
-
-    def same() -> bool:
-        return len(owner) == length and (
-            not length
-            or (all(map(operator.is_, owner.values(), values)) and all(map(operator.is_, owner.keys(), keys)))
-        )
-
-    return same
 
 
 def _same_objects(left: tuple[Any, ...], right: tuple[Any, ...]) -> bool:

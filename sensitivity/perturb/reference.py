@@ -11,7 +11,6 @@ from torch import nn
 from sensitivity.contracts import NeedsReference, Task
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.state import ModelState
 
 
 def with_reference(model: nn.Module, task: Task) -> Task:
@@ -23,8 +22,8 @@ def with_reference(model: nn.Module, task: Task) -> Task:
     """
     if not isinstance(task, NeedsReference) or not task.needs_reference:
         return task
-    with untouched(model), torch.no_grad():
-        state, begun = ModelState(model), contextlib.ExitStack()
+    with untouched(model) as before, torch.no_grad():
+        state, begun = before.for_passes(), contextlib.ExitStack()
 
         def begin(*_: Any) -> None:
             begun.close()  # of a pass that failed

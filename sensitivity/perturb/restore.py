@@ -12,12 +12,12 @@ from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.attributes import Attributes
 from sensitivity.perturb.interrupts import deferred_interrupts
 from sensitivity.perturb.sole_use import generators_kept, sole_use
-from sensitivity.perturb.state import ModelState, check_has_numbers, cuda_devices
+from sensitivity.perturb.state import ModelState, check_has_numbers
 
 
 @contextlib.contextmanager
-def untouched(model: nn.Module) -> Iterator[None]:
-    """Run a model inside without leaving a trace on it.
+def untouched(model: nn.Module) -> Iterator[ModelState]:
+    """Run a model inside without leaving a trace on it; gives the state that is put back.
 
     Inside, the model is in eval mode. Afterwards, also after an exception or an interrupt, every module has its old
     training flag; every parameter, buffer and attribute is the same object with the same content, however it was
@@ -35,14 +35,13 @@ def untouched(model: nn.Module) -> Iterator[None]:
         yield from _restored(model)
 
 
-def _restored(model: nn.Module) -> Iterator[None]:
+def _restored(model: nn.Module) -> Iterator[ModelState]:
     before = ModelState(model)
     lost: list[str] = []
-    with generators_kept(cuda_devices(model)):
+    with generators_kept(before.cuda):
         try:
-            for module in model.modules():
-                module.training = False
-            yield
+            before.set_training(False)
+            yield before
         finally:
             lost = before.restore()
     if lost:
@@ -55,7 +54,7 @@ def _restored(model: nn.Module) -> Iterator[None]:
 @contextlib.contextmanager
 def shared_state_kept(model: nn.Module) -> Iterator[None]:
     """Let a copy of a model run inside, which shares classes, functions and their variables with the model."""
-    shared = Attributes(model)
+    shared = Attributes(dict(model.named_modules()))
     tensors = [tensor for _, tensor in shared.tensors if not isinstance(tensor, nn.Parameter) and not tensor.is_meta]
     copies = [tensor.detach().clone() for tensor in tensors]
     try:

@@ -19,6 +19,7 @@ class _Use:
     """One thread that measures a model."""
 
     thread: threading.Thread
+    model: nn.Module
     modules: frozenset[int]  # by id: alive as long as the model is
 
 
@@ -44,7 +45,9 @@ def sole_use(model: nn.Module) -> Iterator[None]:
     Raises:
         ModelInUseError: If another thread measures it already.
     """
-    use = _Use(threading.current_thread(), frozenset(map(id, model.modules())))
+    thread = threading.current_thread()
+    around = next((known for known in _uses if known.thread is thread and known.model is model), None)
+    use = _Use(thread, model, around.modules if around is not None else frozenset(map(id, model.modules())))
     try:
         with _lock:
             other = next(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,19 +84,43 @@ class ModelState:
 
     Args:
         model: The model, as it should be again.
+
+    Attributes:
+        cuda: The CUDA devices that it lies on.
     """
 
     def __init__(self, model: nn.Module) -> None:
-        size = sum(p.numel() * p.element_size() for p in model.parameters() if not p.is_meta)
-        self._model = model
-        self._attributes = Attributes(model)
-        self._tensors = [*_remembered(model, self._attributes, copied=size <= COPIED_WEIGHT_BYTES)]
-        self._flags = [(module, module.training) for module in model.modules()]
+        named = dict(model.named_modules())
+        self._modules = [*named.values()]
+        weights = {id(p): p for module in self._modules for p in module._parameters.values() if p is not None}
+        size = sum(p.numel() * p.element_size() for p in weights.values() if not p.is_meta)
+        self._attributes = Attributes(named)
+        self._tensors = [*_remembered(named, self._attributes, copied=size <= COPIED_WEIGHT_BYTES)]
+        self.cuda = _cuda_devices(self._modules)
+        self._look()
+
+    def _look(self) -> None:
+        """Remember what passes start with beside the content of the model."""
+        self._flags = [module.training for module in self._modules]
         with process_state:  # or the switches that a pass in another thread has moved would be remembered
             self._modes = TorchModes()
-            self._random = RandomState.now(cuda_devices(model))
+            self._random = RandomState.now(self.cuda)
         self._modes_of_passes: TorchModes | None = None  # those of the first one: this may be made with gradients on
         self._volatile: list[_Remembered] = []
+
+    def for_passes(self) -> ModelState:
+        """The same content, with the flags, modes and generators of now; all of it is not read and copied again."""
+        state = copy.copy(self)
+        state._look()
+        return state
+
+    def set_training(self, training: bool) -> None:
+        """Let every module be in one mode."""
+        moved = [module for module in self._modules if module.training is not training]
+        for module in moved:
+            module.training = training
+        if moved:
+            self._attributes.flags_moved()
 
     def reset(self) -> None:
         """Let a pass start as the first one did: all that passes change, training flags, modes."""
@@ -114,7 +139,7 @@ class ModelState:
         self._attributes.put_back()
 
     def _put_flags_back(self) -> None:
-        for module, training in self._flags:
+        for module, training in zip(self._modules, self._flags, strict=True):
             if module.training is not training:
                 module.training = training
 
@@ -190,9 +215,9 @@ def check_has_numbers(model: nn.Module) -> None:
     Raises:
         ModelError: If a parameter or buffer is there.
     """
-    tensors = [*model.named_parameters(), *model.named_buffers()]
-    empty = next((name for name, tensor in tensors if tensor.is_meta), None)
-    if empty is not None:
+    if any(tensor.is_meta for tensor in _own_tensors(model.modules())):
+        tensors = [*model.named_parameters(), *model.named_buffers()]
+        empty = next(name for name, tensor in tensors if tensor.is_meta)
         raise ModelError(
             f"{type(model).__name__} cannot run: {empty} is on the meta device, which holds shapes and no numbers. "
             "Move the model with model.to_empty(device='cpu') and load its weights."
@@ -204,10 +229,10 @@ def write_count(tensor: Tensor) -> int:
     return -1 if tensor.is_inference() else tensor._version
 
 
-def _remembered(model: nn.Module, attributes: Attributes, *, copied: bool) -> Iterator[_Remembered]:
-    """Every parameter, buffer and other tensor of a model; parameters with a copy or with a hash."""
+def _remembered(modules: Mapping[str, nn.Module], attributes: Attributes, *, copied: bool) -> Iterator[_Remembered]:
+    """Every parameter, buffer and other tensor of some modules; parameters with a copy or with a hash."""
     known = set()
-    for prefix, module in model.named_modules():
+    for prefix, module in modules.items():
         dot, made_by_hooks = f"{prefix}." if prefix else "", recomputed(module)
         for owner, with_copy in ((module._parameters, copied), (module._buffers, True), (vars(module), True)):
             for name, tensor in list(owner.items()):
@@ -227,9 +252,15 @@ def _remember(owner: dict[str, Any], name: str, path: str, tensor: Tensor, *, wi
     return _Remembered(owner, name, path, tensor, write_count(tensor), content, hashed)
 
 
-def cuda_devices(model: nn.Module) -> list[int]:
-    """The CUDA devices that a model lies on."""
-    devices = {tensor.device for tensor in (*model.parameters(), *model.buffers())}
+def _own_tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
+    """The parameters and buffers of modules; one that several of them share comes several times."""
+    own = (tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values()))
+    return (tensor for tensor in own if tensor is not None)
+
+
+def _cuda_devices(modules: Iterable[nn.Module]) -> list[int]:
+    """The CUDA devices that modules lie on."""
+    devices = {tensor.device for tensor in _own_tensors(modules)}
     return sorted(device.index for device in devices if device.type == "cuda")
 
 

@@ -51,8 +51,8 @@ class OutputNoise:
             ModelError: If the model returns no floating-point tensor.
         """
         fidelities: list[Fidelity | None] = [Fidelity() for _ in assignments]
-        with untouched(self._model), torch.no_grad():
-            forward = Forward(self._model, self._perturber, replay=replay)
+        with untouched(self._model) as state, torch.no_grad():
+            forward = Forward(self._model, self._perturber, replay=replay, state=state)
             for run in self._runs:
                 outputs = functools.partial(_outputs, run)
                 expected = _tensors(forward.baseline(outputs, [Perturbation(assignment) for assignment in assignments]))

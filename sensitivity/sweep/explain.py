@@ -121,10 +121,10 @@ def explain(
         raise TaskError(f"{task.name} has no images: there is nothing to run.")
     images = len(batches[0].images)
     share = len(task) / images  # batches of this size
-    with untouched(model), torch.no_grad():
-        plain_s, predictions = _unperturbed(model, task, batches)
+    with untouched(model) as state, torch.no_grad():
+        plain_s, predictions = _unperturbed(model, task, batches, state.for_passes())
         run = unchanged_inputs(functools.partial(predict, task, model, batches[0]), batches[0])
-        forward = Forward(model, perturber, replay=settings.replay, memory_limit=settings.memory_limit)
+        forward = Forward(model, perturber, replay=settings.replay, memory_limit=settings.memory_limit, state=state)
         probe = _Probe(forward, run, variants)
         probe.measure()
     first = checked_first(len(variants), int(share) if stop is None else 1) if probe.forward.replayer else 0
@@ -163,11 +163,12 @@ def _checks(variants: int, first: int, batches: float, plain_s: float, variants_
     return late * plain_s + more * (plain_s + variants_s / max(1, variants))
 
 
-def _unperturbed(model: nn.Module, task: Task, batches: Sequence[Batch]) -> tuple[float, dict[int, Any]]:
+def _unperturbed(
+    model: nn.Module, task: Task, batches: Sequence[Batch], state: ModelState
+) -> tuple[float, dict[int, Any]]:
     """Seconds for a batch of the first one's size, and predictions for all."""
     predictions: dict[int, Any] = {}
     seconds = []
-    state = ModelState(model)
     for batch in [batches[0], *batches]:  # the first pass allocates
         with state.same_start():
             taken, batch_predictions = _timed(unchanged_inputs(functools.partial(predict, task, model, batch), batch))

@@ -16,6 +16,7 @@ from sensitivity.layers.generators import RandomState
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.sole_use import random_state_before
+from sensitivity.perturb.state import ModelState
 from sensitivity.progress import Watcher
 from sensitivity.records import Note, NoteKind
 from sensitivity.records.units import after_drop, scale_of
@@ -100,8 +101,8 @@ def sweep(
     if store is not None:
         claim(store, facts(model, task, variants, perturber))
     results = Results(MemoryStore() if store is None else store)
-    subject = _Subject(model, task, variants, perturber, stored=store is not None)
-    with untouched(model), torch.no_grad():
+    with untouched(model) as state, torch.no_grad():
+        subject = _Subject(model, task, variants, perturber, state, stored=store is not None)
         try:
             judge, notes = _attempt_as_before(subject, settings, results, watch)
         except ReplayDiffersError as error:
@@ -116,12 +117,16 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a sweep measures; see ``sweep``. Where it is stored, an earlier attempt may have left results."""
+    """What a sweep measures; see ``sweep``. Where it is stored, an earlier attempt may have left results.
+
+    The state is the model's before the sweep: every attempt begins with it.
+    """
 
     model: nn.Module
     task: Task
     variants: Sequence[Variant]
     perturber: Perturber
+    state: ModelState
     stored: bool
 
 
@@ -182,7 +187,7 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
     )
     if settings.executor is not None:
         return Distributed(settings.executor, job)
-    in_process = replace(job, whole=settings.stop is None).passes()
+    in_process = replace(job, whole=settings.stop is None).passes(subject.state)
     processes = processes_for(job) if settings.workers == "auto" else 1
     return in_process if processes == 1 else EveryCore(in_process, job, processes)
 

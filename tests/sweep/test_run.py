@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError, RecipeError, TaskError
 from sensitivity.perturb.perturber import Perturber
+from sensitivity.perturb.state import ModelState
 from sensitivity.sweep.plan import plan
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.sweep.run import sweep
@@ -270,3 +271,14 @@ def test_what_a_check_of_replay_has_found_is_not_run_again() -> None:
     wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
     first_batch = 2 + 2 * 4  # surveyed and recorded; then each layer in full and replayed, which is all of them
     assert task.passes == first_batch + 4 * (1 + 4)
+
+
+def test_a_sweep_reads_what_the_model_holds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[nn.Module] = []
+    read = ModelState.__init__
+    monkeypatch.setattr(ModelState, "__init__", lambda state, model: (reads.append(model), read(state, model))[1])
+    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
+    reads.clear()
+    for images in (1, 20):
+        wrapped.analyze(MeanTask(images), sv.INT4_WEIGHTS, progress=False)
+    assert reads == [wrapped.model] * 2

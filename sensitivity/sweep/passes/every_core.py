@@ -20,6 +20,7 @@ import torch
 
 from sensitivity.contracts import Batch, StaysInProcess
 from sensitivity.errors import ExecutorError
+from sensitivity.perturb.state import ModelState
 from sensitivity.sweep.passes.cores import processes_that_fit, usable_cores
 from sensitivity.sweep.passes.forked import ForkedWorkers, can_fork
 from sensitivity.sweep.passes.in_process import InProcess, Unit
@@ -65,7 +66,7 @@ class WarmJob(Job):
 
     warm: InProcess
 
-    def passes(self) -> InProcess:
+    def passes(self, state: ModelState | None = None) -> InProcess:  # noqa: ARG002 - they have it
         """Those that this process had when it was forked."""
         return self.warm
 

@@ -80,6 +80,7 @@ class Forward:
         perturber: Applies recipes to it.
         replay: Whether to replay; False runs every pass in full.
         memory_limit: Most bytes that replay may keep; None for no limit.
+        state: What the model holds and every pass starts from, where that is known; None reads it.
         late_checks: On each batch after the first, run one more variant in full as well, until all were.
         resumed: Whether results of an earlier attempt may wait for these checks, so that replay goes on where it does
             not pay.
@@ -96,6 +97,7 @@ class Forward:
         *,
         replay: bool,
         memory_limit: int | None = None,
+        state: ModelState | None = None,
         late_checks: bool = False,
         resumed: bool = False,
     ) -> None:
@@ -103,7 +105,7 @@ class Forward:
         self.notes: list[Note] = []
         self.spent_before_s = 0.0
         self._model = model
-        self._state = ModelState(model)
+        self._state = ModelState(model) if state is None else state.for_passes()
         self._changed: Set[int] = frozenset()  # modules that the last recorded pass has changed
         self.replayer = Replayer(model, memory_limit=memory_limit, changed=lambda: self._changed) if replay else None
         self._learnt = False
@@ -134,8 +136,10 @@ class Forward:
         if few and not self._learnt and not self._resumed:
             self.replayer = None
         if self.replayer is None:
+            learns_by_itself = not self._learnt
             predictions = self._from_the_same_state(run)
-            self._learn_state()
+            if not learns_by_itself:
+                self._learn_state()
             return predictions
         predictions = self._recorded(self.replayer, run, variants)
         self._learn_state()

@@ -28,6 +28,7 @@ from sensitivity.contracts import Batch, Executor, SharesOnce, Task
 from sensitivity.errors import ExecutorError
 from sensitivity.layers.generators import RandomState
 from sensitivity.perturb.perturber import Perturber
+from sensitivity.perturb.state import ModelState
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import InProcess, OnError, Unit
 from sensitivity.sweep.passes.shared_folder import shared_folder
@@ -83,13 +84,18 @@ class Job:
     whole: bool = False
     resumed: bool = False
 
-    def passes(self) -> InProcess:
-        """Runs them here as in one process; called once a worker, in the random state of the sweep."""
+    def passes(self, state: ModelState | None = None) -> InProcess:
+        """Runs them here as in one process; called once a worker, in the random state of the sweep.
+
+        Args:
+            state: What the model holds, where that was read before.
+        """
         forward = Forward(
             self.model,
             self.perturber,
             replay=self.replay,
             memory_limit=self.memory_limit,
+            state=state,
             late_checks=True,
             resumed=self.resumed,
         )

@@ -19,7 +19,6 @@ from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer_o
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import spare_buffers, untouched
-from sensitivity.perturb.state import ModelState
 from sensitivity.perturb.weights import exchanged, is_computed, perturbed_weight
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.signals import FIRST_ORDER, OUTPUT_MSE, SECOND_ORDER, Signals
@@ -112,12 +111,12 @@ def estimate_signals(
     estimates = {layer.name: _Estimate() for layer in able}
     outputs = {layer.name: Fidelity() for layer in able}
     images = 0
-    with untouched(model):
-        state = ModelState(model)
+    with untouched(model) as before:
+        state = before.for_passes()
         for run, count, batch in passes:
             if not images:
                 with torch.no_grad():
-                    forward = Forward(model, perturber, replay=True)
+                    forward = Forward(model, perturber, replay=True, state=before)
                     compare_outputs(forward, run, dict.fromkeys(able, recipe), outputs, failed)
             images += count
             value_of = functools.partial(_value, run, batch, loss)

@@ -76,8 +76,8 @@ def measure_signals(
     channels = {layer.name: ChannelSignals(layer, recipe, calibration) for layer in able}
     outputs: dict[str, Fidelity] = {layer.name: Fidelity() for layer in able}
     images = 0
-    with untouched(model), torch.no_grad():
-        forward, state = Forward(model, perturber, replay=True), ModelState(model)
+    with untouched(model) as before, torch.no_grad():
+        forward, state = Forward(model, perturber, replay=True, state=before), before.for_passes()
         for run, count in passes:
             images += count
             _look_locally(model, state, run, alone, list(channels.values()))
