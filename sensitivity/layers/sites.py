@@ -6,16 +6,13 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 
-from torch import nn
-
 from sensitivity.layers.flow import Flow, Follower
+from sensitivity.layers.left_out import PLAIN, no_layers, why_unchangeable
 from sensitivity.layers.operators import FUSED_NORMS, PADS, VIEWS
-from sensitivity.layers.products import CONVOLUTIONS, PARTS, axis_before, operand_positions, origin_of
+from sensitivity.layers.products import CONVOLUTIONS, PARTS, axis_before, origin_of
 from sensitivity.layers.tape import Call, Op, Tape
 from sensitivity.layers.weighted import Weighted, find_weighted
 from sensitivity.records import SkippedModule
-
-_PLAIN = (nn.Linear, nn.modules.conv._ConvNd)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +121,20 @@ def find_sites(tape: Tape) -> tuple[list[Site], list[SkippedModule], Flow]:
         members.setdefault((product.module, product.attribute), []).append(product)
     owners = Counter(module for module, _ in members)
     sites = [_site(tape, flow, group, is_alone=owners[module] == 1) for (module, _), group in members.items()]
-    taken = {site.module for site in sites}
-    return sites, _skipped(tape, taken), flow
+    sites, refused = _without_unchangeable(tape, sites)
+    return (
+        sites,
+        [*refused, *no_layers(tape, {site.module for site in sites} | {each.module for each in refused})],
+        flow,
+    )
+
+
+def _without_unchangeable(tape: Tape, sites: list[Site]) -> tuple[list[Site], list[SkippedModule]]:
+    """The layers whose weights can be exchanged, and the others with the reason."""
+    reasons = {site.parameter: why_unchangeable(tape, site.module, site.parameter) for site in sites}
+    refused = {site.module: reason for site in sites if (reason := reasons[site.parameter]) is not None}
+    changeable = [site for site in sites if reasons[site.parameter] is None]
+    return changeable, [SkippedModule(module, reason) for module, reason in refused.items()]
 
 
 def _site(tape: Tape, flow: Flow, group: list[Weighted], *, is_alone: bool) -> Site:
@@ -150,7 +159,7 @@ def _called_plainly(tape: Tape, group: list[Weighted]) -> bool:
     """Whether a weight that others read as well (it is tied) can be exchanged in its own module alone."""
     return all(
         product.call is not None and product.parameter.startswith(product.module) for product in group
-    ) and isinstance(tape.modules[group[0].module], _PLAIN)
+    ) and isinstance(tape.modules[group[0].module], PLAIN)
 
 
 def _reads_its_argument_alone(tape: Tape, product: Weighted, operators: set[int]) -> bool:
@@ -294,72 +303,3 @@ def _what_follows(flow: Flow, value: int) -> tuple[Follower | None, Follower | N
                 return norm, activation, end, direct
             activation = follower
         end = follower.output
-
-
-def _skipped(tape: Tape, taken: set[str]) -> list[SkippedModule]:
-    """Modules that look like layers but are none, with the reason."""
-    called = {call.module for call in tape.calls}
-    skipped = []
-    for path, module in tape.modules.items():
-        if path in taken or not _looks_like_a_layer(module):
-            continue
-        if path not in called:
-            reason = "never called with the example inputs"
-        elif isinstance(module, _PLAIN) and "weight" in module._buffers:
-            reason = "its weight is a buffer: make it a parameter (requires_grad=False keeps it frozen)"
-        else:
-            reason = _why_no_product(tape, path, module)
-        skipped.append(SkippedModule(path, reason))
-    return [*skipped, *_unregistered(tape)]
-
-
-def _why_no_product(tape: Tape, path: str, module: nn.Module) -> str:
-    """What happens to the weight of a module that runs and multiplies nothing by it."""
-    dot = f"{path}." if path else ""
-    names = {dot + name for name, own in module._parameters.items() if own is not None and own.dim() > 1}
-    waiting = [number for number, value in enumerate(tape.values) if value.parameter in names]
-    if any(own is not None and own.is_complex() for own in module._parameters.values()):
-        return "runs, but its weight is complex, and recipes quantize real numbers"
-    seen, readers = set(waiting), dict[str, bool]()
-    while waiting:
-        for number in tape.consumers.get(waiting.pop(), []):
-            op = tape.ops[number]
-            if op.name not in VIEWS | PARTS:
-                readers[op.name] = readers.get(op.name, False) or any(tape.values[v].dynamic for v in op.inputs)
-            elif op.outputs[0] not in seen:
-                seen.add(op.outputs[0])
-                waiting.append(op.outputs[0])
-    if not readers:
-        return "runs, but no operator reads its weight: its forward computes with something else, e.g. a copy of it"
-    operators = ", ".join(sorted(readers))
-    if not any(readers.values()):
-        return f"runs, but its weight meets constants alone ({operators}): no activation is multiplied by it"
-    if operand_positions(next(iter(readers))) is not None:
-        return f"runs, but both operands of {operators} are made of activations: no weight could be quantized once"
-    return f"runs, but its weight enters {operators}, which is no convolution and no matrix product"
-
-
-def _unregistered(tape: Tape) -> list[SkippedModule]:
-    """Layers in plain lists, tuples and dicts, which no path of the model leads to."""
-    known = {id(module) for module in tape.modules.values()}
-    reason = "is held by a plain list or dict, so that the model does not know it: use nn.ModuleList or nn.ModuleDict"
-    skipped = []
-    for path, module in tape.modules.items():
-        for attribute, held in vars(module).items():
-            if attribute.startswith("_") or not isinstance(held, (list, tuple, dict)):
-                continue
-            items = held.items() if isinstance(held, dict) else enumerate(held)
-            inner = [(key, item) for key, item in items if isinstance(item, nn.Module) and id(item) not in known]
-            for key, item in inner:
-                for below, part in item.named_modules():
-                    if isinstance(part, _PLAIN):
-                        steps = (path, attribute, str(key), below)
-                        skipped.append(SkippedModule(".".join(step for step in steps if step), reason))
-    return skipped
-
-
-def _looks_like_a_layer(module: nn.Module) -> bool:
-    no_layers = (nn.Embedding, nn.EmbeddingBag, nn.LayerNorm, nn.modules.batchnorm._NormBase, nn.GroupNorm)
-    matrices = [name for name, own in module._parameters.items() if own is not None and own.dim() >= 2]
-    frozen = isinstance(module, _PLAIN) and "weight" in module._buffers
-    return frozen or (any("weight" in name for name in matrices) and not isinstance(module, no_layers))

@@ -88,7 +88,8 @@ def names(path: str, owner: dict[str, Any], ignored: Callable[[str], bool] = fro
         owner.update(content)
 
     content = read()
-    return Holder(path, read, _same_bindings, content, write, owner=owner, names_only=not content)
+    compared = owner if isinstance(owner, dict) else None  # torch.jit's own mapping cannot be iterated
+    return Holder(path, read, _same_bindings, content, write, owner=compared, names_only=not content)
 
 
 def class_names(kind: type) -> Holder:

@@ -238,7 +238,8 @@ def _remembered(modules: Mapping[str, nn.Module], attributes: Attributes, *, cop
             for name, tensor in list(owner.items()):
                 if isinstance(tensor, Tensor) and name not in made_by_hooks:
                     known.add(id(tensor))
-                    yield _remember(owner, name, dot + name, tensor, with_copy=with_copy)
+                    held = owner if isinstance(owner, dict) else {name: tensor}  # nothing rebinds those of torch.jit
+                    yield _remember(held, name, dot + name, tensor, with_copy=with_copy)
     for path, tensor in attributes.tensors:
         if id(tensor) not in known:
             with_copy = copied or not isinstance(tensor, nn.Parameter)
