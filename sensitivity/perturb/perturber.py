@@ -152,6 +152,10 @@ class Perturber:
             self._weights_made[key] = perturbed_weight(self.model, layer, recipe, inputs)
         return self._weights_made[key]
 
+    def changed_weight(self, layer: Layer, recipe: Recipe) -> Tensor | None:
+        """What a recipe makes of a layer's weight; None where it leaves it alone, or it is computed in each pass."""
+        return self._prepare(layer, recipe).weight
+
     def quantizers(self, layer: Layer, recipe: Recipe) -> Quantizers:
         """What a recipe does to each tensor of a layer that was observed, by place and call.
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields
 from difflib import get_close_matches
 from enum import StrEnum
 from typing import Any, ClassVar, Self, overload
 
 from sensitivity.errors import LayerNotFoundError, StudyError
 from sensitivity.records.arguments import check_fields, checked
+from sensitivity.records.distribution import Distribution
 from sensitivity.records.recipe import Recipe
 from sensitivity.records.saved import FileKind, Saved
 
@@ -54,6 +55,9 @@ class Finding:
         equalized: Whether the cure is for the copy that ``wrapped.equalized()`` makes.
         half_db: SQNR of the outputs with this layer alone in half precision, by its name (``bf16``, ``fp16``); empty
             where the layer was not treated.
+        inputs: The values that the layer reads, of all its calls, before and after quantization; None where they were
+            not counted.
+        weights: The values of its weight, likewise; None where it is computed in each pass.
     """
 
     layer: str
@@ -65,6 +69,8 @@ class Finding:
     needs_float: bool = False
     equalized: bool = False
     half_db: Mapping[str, float] = field(default_factory=dict)
+    inputs: Distribution | None = None
+    weights: Distribution | None = None
 
     def enough_in_half(self, enough_db: float) -> str | None:
         """The half precision in which the layer is not hurt, ``bf16`` before ``fp16``; None where it is in both.
@@ -164,6 +170,8 @@ class DiagnosisRecord(Sequence[Finding], Saved):
                 **{each.name: getattr(finding, each.name) for each in fields(Finding)},
                 "causes": {str(cause): gain for cause, gain in finding.causes.items()},
                 "cure": None if finding.cure is None else finding.cure.to_json(),
+                "inputs": None if finding.inputs is None else asdict(finding.inputs),
+                "weights": None if finding.weights is None else asdict(finding.weights),
             }
             for finding in self.findings
         ]
@@ -184,4 +192,5 @@ class DiagnosisRecord(Sequence[Finding], Saved):
 def _finding(plain: Mapping[str, Any]) -> Finding:
     causes = {DamageCause(cause): gain for cause, gain in plain["causes"].items()}
     cure = None if plain["cure"] is None else Recipe.from_json(plain["cure"])
-    return Finding(**{**plain, "causes": causes, "cure": cure})
+    counted = {name: Distribution.of_json(plain.get(name)) for name in ("inputs", "weights")}
+    return Finding(**{**plain, "causes": causes, "cure": cure, **counted})

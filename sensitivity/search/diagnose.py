@@ -18,6 +18,7 @@ from sensitivity.errors import CalibrationError, EngineError, ExportError, Sensi
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.arguments import CalibrationLike, Images
 from sensitivity.perturb.calibrator import Calibrator
+from sensitivity.perturb.distributions import CountedRecipes, input_distributions, weight_distribution
 from sensitivity.perturb.images import check_images
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.sole_use import sole_use
@@ -188,7 +189,7 @@ def diagnose(
         for layer, fidelity in damages.items()
         for halves in [_in_halves(model, layers, passes, layer) if layer in results else {}]
     ]
-    findings = _with_those_that_need_float(findings)
+    findings = _with_distributions(perturber, recipe, layers, _with_those_that_need_float(findings), passes)
     return DiagnosisRecord(layers.model, recipe, tuple(findings), enough, noise.images, failed, tuple(notes))
 
 
@@ -306,6 +307,26 @@ def _with_those_that_need_float(findings: Sequence[Finding]) -> list[Finding]:
         replace(finding, needs_float=True) if finding.hurt and own > total - own else finding
         for finding, own in zip(findings, left, strict=True)
     ]
+
+
+def _with_distributions(
+    perturber: Perturber,
+    recipe: Recipe,
+    layers: LayerTable,
+    findings: Sequence[Finding],
+    passes: Sequence[tuple[Callable[[], Any], int]],
+) -> list[Finding]:
+    """The same with the values of each layer's inputs and weight, from one more pass over the images.
+
+    The equalized copy has other values, so that the range of a cure for it is not told.
+    """
+    counted = {
+        layers[finding.layer]: CountedRecipes(recipe, None if finding.equalized else finding.cure)
+        for finding in findings
+    }
+    inputs = input_distributions(perturber, counted, [run for run, _ in passes])
+    weights = {layer.name: weight_distribution(perturber, layer, recipes) for layer, recipes in counted.items()}
+    return [replace(each, inputs=inputs[each.layer], weights=weights[each.layer]) for each in findings]
 
 
 def _best_db(finding: Finding) -> float:
