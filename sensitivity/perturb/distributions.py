@@ -76,7 +76,9 @@ def input_distributions(
     inputs: dict[str, _InputCounts] = {}
     for layer, recipes in layers.items():
         inputs[layer.name] = _InputCounts(ValueCounts(_input_axis(layer)))
-        own = activation_hooks(model, layer, _INPUTS, observer(_counting(inputs[layer.name], perturber, layer, recipes)))
+        own = activation_hooks(
+            model, layer, _INPUTS, observer(_counting(inputs[layer.name], perturber, layer, recipes))
+        )
         hooks.before += own.before
         hooks.after += own.after
     with untouched(model), torch.no_grad(), hooked(before=hooks.before, after=hooks.after):
