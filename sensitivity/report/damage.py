@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from sensitivity.markup.elements import element, listed, table
 from sensitivity.markup.view import view
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.report.spread import spread_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -63,10 +64,10 @@ def summary(record: DiagnosisRecord) -> str:
 
 def html(record: DiagnosisRecord) -> str:
     """The same as a part of a page."""
-    rows = [(finding.layer, sentence(record, finding)) for finding in record.hurt[:SHOWN]]
+    rows = [(finding.layer, sentence(record, finding), spread_of(finding)) for finding in record.hurt[:SHOWN]]
     return view(
         element("strong", title(record)),
-        table(("layer", "SQNR of the outputs, cause and cure"), rows),
+        table(("layer", "SQNR of the outputs, cause and cure", "inputs and weights"), rows),
         listed([*(f"{layer}: not measured: {reason}" for layer, reason in record.failed.items()), *record.notes]),
     )
 

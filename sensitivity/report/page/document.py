@@ -16,7 +16,7 @@ from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.markup.view import style_sheet
 from sensitivity.report.page.points import PointChart
 
-SCRIPTS = ("view.js", "table.js", "dips.js", "points.js", "page.js")
+SCRIPTS = ("view.js", "table.js", "dips.js", "points.js", "values.js", "page.js")
 """Files of the page's own script, in the order in which a browser reads them."""
 
 _ALLOWED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data: blob:"

@@ -58,6 +58,22 @@ def entry(words: str, shape: str, look: str, ink: Ink | None = None) -> Markup:
     return element("li", _mark(shape, look, ink), words)
 
 
+def swatch_entry(words: str, ink: Ink) -> Markup:
+    """One entry: a patch of a colour and what it means."""
+    return element("li", element("span", class_="swatch", style=_colours(ink)), words)
+
+
+def line_entry(words: str, ink: Ink, look: str) -> Markup:
+    """One entry: a piece of a line and what it means.
+
+    Args:
+        words: What it means.
+        ink: Its colour.
+        look: ``solid``, ``dashed`` or ``dotted``.
+    """
+    return element("li", element("span", class_=f"piece {look}", style=_colours(ink)), words)
+
+
 def _mark(shape: str, look: str, ink: Ink | None) -> Markup:
     """A small picture of a mark, which readers of the screen need not hear of."""
     path = element("path", d=_OUTLINES[shape])
@@ -73,6 +89,11 @@ def _colours(ink: Ink) -> str:
 
 def _kind(kind: str) -> Markup:
     ink = style.kind_ink(kind)
-    swatch = element("span", class_="swatch", style=_colours(ink))
-    button = element("button", joined(swatch, kind), type="button", data_kind=kind, aria_pressed="true")
+    button = element(
+        "button",
+        joined(element("span", class_="swatch", style=_colours(ink)), kind),
+        type="button",
+        data_kind=kind,
+        aria_pressed="true",
+    )
     return element("li", button)

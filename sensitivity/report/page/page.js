@@ -1,9 +1,10 @@
 // Starts the page: tables at once, charts when the plotting library is there.
 function startPage() {
   document.querySelectorAll('table.sortable').forEach(watchTable);
-  const present = [...document.querySelectorAll('.chart')].map((chart) => (
-    chart.id === 'dips' ? [chart, watchDips, drawDips] : [chart, watchPoints, drawPoints]
-  ));
+  const present = [...document.querySelectorAll('.chart')].map((chart) => {
+    if (chart.id === 'dips') return [chart, watchDips, drawDips];
+    return chart.dataset.values ? [chart, watchValues, drawValues] : [chart, watchPoints, drawPoints];
+  });
   for (const [chart, watch] of present) watch(chart);
   const drawAll = () => Promise.all(present.map(([chart, , draw]) => draw(chart)));
   loadLibrary().then(drawAll).then(

@@ -12,6 +12,7 @@ from sensitivity.report import style
 from sensitivity.report.damage import sentence
 from sensitivity.report.dip import Dip, dips_of, hang_from, stage_runs
 from sensitivity.report.page.numbers import finite
+from sensitivity.report.page.values import values_data
 from sensitivity.report.reading import Reading
 
 
@@ -37,6 +38,7 @@ def study_data(reading: Reading, recipes: tuple[str, ...], diagnosis: DiagnosisR
         "layers": [layer_data(layer) for layer in study.layers],
         "stages": [{"name": name, "first": first, "last": last} for name, first, last in stage_runs(study.layers)],
         "recipes": [_recipe_data(reading, name, diagnosis) for name in recipes],
+        "values": values_data(reading, diagnosis),
     }
 
 

@@ -21,6 +21,7 @@ from sensitivity.report.page.size import Curves, size_section
 from sensitivity.report.page.stages import stage_table
 from sensitivity.report.page.study_data import study_data
 from sensitivity.report.page.tuned_page import tuned_finding, tuned_section
+from sensitivity.report.page.values import values_section
 from sensitivity.report.page.verification_page import verification_finding, verification_sections
 from sensitivity.report.reading import Reading
 
@@ -60,8 +61,10 @@ def study_page(reading: Reading, recipe: RecipeLike | None = None, beside: Besid
     if not any(m.recipe in names for m in study.measurements):
         raise StudyError(f"nothing to show: the study of {study.model} has no measurements. Run analyze first.")
     curves = {name: curve for name, curve in beside.curves.items() if name in names}
+    data = study_data(reading, names, beside.diagnosis)
     sections = [
         Section("layers", "Every layer", _dips(reading, names)),
+        *([values_section(reading, beside.diagnosis)] if beside.diagnosis and data["values"] else []),
         Section("stages", "Stages", stage_table(reading, names)),
         Section("table", "Table", layer_table(reading, names, beside.diagnosis)),
         *([size_section(reading, curves, beside.tuned)] if curves else []),
@@ -77,7 +80,6 @@ def study_page(reading: Reading, recipe: RecipeLike | None = None, beside: Besid
         sections.append(comparison_section(beside.comparison))
         lead.append(comparison_finding(beside.comparison))
     sections.append(Section("made", "How it was made", _made(reading, names)))
-    data = study_data(reading, names, beside.diagnosis)
     return document(f"{study.model} on {study.task}", lead, sections, data)
 
 
