@@ -28,21 +28,23 @@ def sentences(values: Distribution, noun: str) -> list[str]:
     """
     if not values.largest:
         return [f"All {noun} are zero."]
-    told = [_share_of_range(values, noun), _unused(values, noun)]
+    noteworthy = [_share_of_range(values, noun), _unused(values, noun)]
     if values.channel_ratio is not None and values.channel_ratio >= UNEVEN:
         kind = "Channel" if noun == "inputs" else "Output channel"
-        told.append(f"{kind} {values.channel} reaches {values.channel_ratio:.3g} times as far as the median channel.")
-    return [sentence for sentence in told if sentence]
+        noteworthy.append(
+            f"{kind} {values.channel} reaches {values.channel_ratio:.3g} times as far as the median channel."
+        )
+    return [sentence for sentence in noteworthy if sentence]
 
 
 def _share_of_range(values: Distribution, noun: str) -> str:
-    reach, what = values.largest, "largest absolute value"
+    reach, limit = values.largest, "largest absolute value"
     if values.covered is not None and max(map(abs, values.covered)) > 0.0:
-        reach, what = max(map(abs, values.covered)), "range"
+        reach, limit = max(map(abs, values.covered)), "range"
     share = values.most_within / reach
     if share > 1.0:
         return f"More than {1.0 - MOST_VALUES:.1%} of the {noun} lie beyond the range, which cuts them off."
-    return f"{MOST_VALUES:.1%} of the {noun} lie within {share:.0%} of the {what}."
+    return f"{MOST_VALUES:.1%} of the {noun} lie within {share:.0%} of the {limit}."
 
 
 def _unused(values: Distribution, noun: str) -> str:

@@ -23,7 +23,7 @@ def test_how_much_of_the_range_most_values_need_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "covered", "told"),
+    ("low", "high", "covered", "sentence"),
     [
         (0.0, 1.0, (-1.0, 1.0), "None of the inputs is below zero, so that 50% of the range is not used."),
         (-1.0, 0.0, (-1.0, 3.0), "None of the inputs is above zero, so that 75% of the range is not used."),
@@ -32,10 +32,10 @@ def test_how_much_of_the_range_most_values_need_is_told() -> None:
     ],
 )
 def test_a_side_of_the_range_without_values_is_told(
-    low: float, high: float, covered: tuple[float, float], told: str
+    low: float, high: float, covered: tuple[float, float], sentence: str
 ) -> None:
     _, *others = sentences(replace(COUNTED, low=low, high=high, covered=covered), "inputs")
-    assert others == ([told] if told else [])
+    assert others == ([sentence] if sentence else [])
 
 
 def test_a_channel_far_larger_than_the_others_is_told_and_one_a_little_larger_is_not() -> None:

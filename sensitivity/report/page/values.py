@@ -62,14 +62,14 @@ _HELP = (
 )
 
 
-def _place(what: str, words: str) -> Markup:
+def _place(noun: str, words: str) -> Markup:
     return element(
         "div",
         element(
-            "div", id=f"values-{what}", class_="chart short values", data_values=what, role="img",
-            aria_label=f"Histogram of {words}, in float and quantized", aria_describedby=f"values-{what}-said",
+            "div", id=f"values-{noun}", class_="chart short values", data_values=noun, role="img",
+            aria_label=f"Histogram of {words}, in float and quantized", aria_describedby=f"values-{noun}-said",
         ),
-        element("p", id=f"values-{what}-said", class_="said"),
+        element("p", id=f"values-{noun}-said", class_="said"),
     )  # fmt: skip
 
 

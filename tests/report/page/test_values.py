@@ -58,14 +58,14 @@ kept.overflow = document.documentElement.scrollWidth - innerWidth;
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def in_browser(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     study = with_intervals(make_study([0.0] * 10), half=0.0003)
     return run_in_page(study_page(read(study), None, Beside(DIAGNOSIS)), STEPS, tmp_path_factory.mktemp("page"))
 
 
-def test_the_layer_that_is_hurt_most_is_shown_first_with_what_its_values_mean(kept: dict[str, Any]) -> None:
-    assert kept["errors"] == []
-    inputs, weights, chosen = kept["first"]
+def test_the_layer_that_is_hurt_most_is_shown_first_with_what_its_values_mean(in_browser: dict[str, Any]) -> None:
+    assert in_browser["errors"] == []
+    inputs, weights, chosen = in_browser["first"]
     assert inputs.splitlines() == [
         "inputs of stage1:0:0",
         "99.9% of the inputs lie within 10% of the range. None of the inputs is below zero, so that 50% of the range "
@@ -75,31 +75,31 @@ def test_the_layer_that_is_hurt_most_is_shown_first_with_what_its_values_mean(ke
     assert chosen == "2"
 
 
-def test_bars_are_the_counts_in_float_and_the_outline_those_quantized(kept: dict[str, Any]) -> None:
-    drawn = kept["inputs"]
+def test_bars_are_the_counts_in_float_and_the_outline_those_quantized(in_browser: dict[str, Any]) -> None:
+    drawn = in_browser["inputs"]
     assert drawn["types"] == ["bar", "scatter"]
     assert drawn["logarithmic"] == "log"
     assert drawn["heights"][0] == [100, None, 7, 1]
     assert drawn["places"][0] == [0.25, 0.75, 1.25, 1.75]
     assert drawn["heights"][1][1:-1] == [90, 10, 8, 0.6]  # below the axis: no value
     assert drawn["colours"] == [BEFORE_INK.light, AFTER_INK.light]
-    assert kept["weights"]["types"] == ["bar"]  # the recipe of the test leaves them
-    assert kept["hoverTexts"][1] == "0.5 to 1<br>0 in float<br>10 quantized"
+    assert in_browser["weights"]["types"] == ["bar"]  # the recipe of the test leaves them
+    assert in_browser["hoverTexts"][1] == "0.5 to 1<br>0 in float<br>10 quantized"
 
 
-def test_the_ends_of_both_ranges_are_drawn_as_lines(kept: dict[str, Any]) -> None:
+def test_the_ends_of_both_ranges_are_drawn_as_lines(in_browser: dict[str, Any]) -> None:
     ranges = [[end, "dash", RANGE_INK.light] for end in (-2.0, 2.0)]
     cures = [[end, "dot", CURE_INK.light] for end in (0.0, 1.5)]
-    assert kept["inputs"]["lines"] == ranges + cures
-    assert kept["weights"]["lines"] == []
+    assert in_browser["inputs"]["lines"] == ranges + cures
+    assert in_browser["weights"]["lines"] == []
 
 
-def test_pointing_at_a_layer_or_choosing_it_draws_its_values(kept: dict[str, Any]) -> None:
-    assert kept["pointed"] == ["inputs of stage0:0:0", "0"]
-    assert kept["uncounted"] == "0"  # the last layer has none: the one before stays
-    assert kept["chosen"] == ["inputs of stage2:0:0", "weights of stage2:0:0 were not counted", "stage2:0:0", 0]
-    assert kept["options"] == ["stage0:0:0", "stage1:0:0", "stage2:0:0"]
-    assert kept["overflow"] <= 0
+def test_pointing_at_a_layer_or_choosing_it_draws_its_values(in_browser: dict[str, Any]) -> None:
+    assert in_browser["pointed"] == ["inputs of stage0:0:0", "0"]
+    assert in_browser["uncounted"] == "0"  # the last layer has none: the one before stays
+    assert in_browser["chosen"] == ["inputs of stage2:0:0", "weights of stage2:0:0 were not counted", "stage2:0:0", 0]
+    assert in_browser["options"] == ["stage0:0:0", "stage1:0:0", "stage2:0:0"]
+    assert in_browser["overflow"] <= 0
 
 
 def test_the_page_without_a_script_and_the_view_of_a_notebook_have_the_words() -> None:
