@@ -21,6 +21,7 @@ _HOME = {
     "Gates": "records.verification",
     "Wrapped": "wrapped",
     "Diagnosis": "diagnosis",
+    "ChangedImages": "changed_images",
     "Study": "study",
     "Tuned": "tuned",
     "read_thesis": "study",
@@ -74,6 +75,7 @@ __all__ = [
     "INT8_WEIGHTS",
     "THESIS",
     "Calibration",
+    "ChangedImages",
     "Classification",
     "CocoDetection",
     "CocoKeypoints",
@@ -116,6 +118,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
+    from sensitivity.changed_images import ChangedImages
     from sensitivity.deploy.bundle.load import load_deployment
     from sensitivity.deploy.doctor.recipe_for import recipe_for
     from sensitivity.deploy.engines.registry import register_engine

@@ -121,6 +121,51 @@ class ScoresPart(Protocol):
         """A prediction without what ``score`` and the others here do not look at; the one given is not changed."""
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Picture:
+    """An image as people look at it.
+
+    Attributes:
+        name: Its file, or what the task calls it.
+        pixels: (H, W, 3) uint8, RGB.
+        answer: The true class of the whole image; empty where the task has no such class.
+    """
+
+    name: str
+    pixels: npt.NDArray[np.uint8]
+    answer: str = ""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Seen:
+    """What a model says about one image, as people look at it; each part is empty where the task has none.
+
+    Attributes:
+        boxes: (N, 4) ``x1, y1, x2, y2`` in pixels of the picture, the best first.
+        labels: Name of the class of each box.
+        scores: The model's confidence in each box.
+        answer: The class of the whole image.
+        pixels: (H, W) class or object of each pixel; None where the task knows no pixels.
+    """
+
+    boxes: Any = ()
+    labels: Sequence[str] = ()
+    scores: Any = ()
+    answer: str = ""
+    pixels: npt.NDArray[Any] | None = None
+
+
+@runtime_checkable
+class ShowsImages(Protocol):
+    """What a ``Task`` may have besides: it shows its images, and what a model says about them."""
+
+    def picture(self, position: int) -> Picture:
+        """The image at a position of the data set, as it was before preprocessing."""
+
+    def seen(self, model: Callable[..., Any], batch: Batch) -> Sequence[Seen]:
+        """What the model says about each image of a batch; the arguments are those of ``predict``."""
+
+
 @runtime_checkable
 class StaysInProcess(Protocol):
     """What a ``Task`` may have besides: it says that it runs only in the process that made it.

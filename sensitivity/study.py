@@ -20,6 +20,7 @@ from sensitivity.advise.verdicts import images_needed, stored_tolerance, verdict
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Score, Signals, StudyRecord
 from sensitivity.records.arguments import checked
+from sensitivity.records.changed_images import ChangedImagesRecord
 from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.records.files import write_text
 from sensitivity.records.latency import Latency, with_latency
@@ -292,6 +293,7 @@ class Study(StudyRecord):
         diagnosis: DiagnosisRecord | None = None,
         tuned: TunedRecord | None = None,
         verification: VerificationRecord | None = None,
+        changed_images: ChangedImagesRecord | None = None,
         other: StudyRecord | None = None,
         other_recipe: RecipeLike | None = None,
     ) -> None:
@@ -306,6 +308,7 @@ class Study(StudyRecord):
             diagnosis: What ``wrapped.diagnose`` found: cause and cure of each layer that is hurt.
             tuned: What ``wrapped.tune`` found: the path of the search and the schemes that it measured.
             verification: What ``wrapped.verify`` found: agreement and latency.
+            changed_images: What ``wrapped.changed_images`` found: the images that a scheme changes most.
             other: Another study to compare with; its drops are set against those of ``recipe``.
             other_recipe: The recipe of ``other``; None where it has only one.
 
@@ -319,7 +322,7 @@ class Study(StudyRecord):
         comparison = None
         if other is not None:
             comparison = Comparison.of(self, other, recipe, other_recipe)
-        beside = Beside(diagnosis, tuned, verification, comparison, _size_curves(self))
+        beside = Beside(diagnosis, tuned, verification, comparison, _size_curves(self), changed_images)
         write_text(path, study_page(read(self), recipe, beside))
 
     @checked(StudyError)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
+from sensitivity.records.changed_images import ChangedImagesRecord
 from sensitivity.records.files import write_text
 from sensitivity.records.tuned import TunedRecord
 from sensitivity.report import path as path_report
@@ -76,11 +77,16 @@ class Tuned(TunedRecord):
         return picture
 
     @checked(StudyError)
-    def to_html(self, path: str | Path) -> None:
-        """Write one self-contained interactive page: what was reached, every step and what it bought, the scheme."""
+    def to_html(self, path: str | Path, *, changed_images: ChangedImagesRecord | None = None) -> None:
+        """Write one self-contained interactive page: what was reached, every step and what it bought, the scheme.
+
+        Args:
+            path: Where to.
+            changed_images: What ``wrapped.changed_images`` found with this scheme: the images that it changes most.
+        """
         from sensitivity.report.page.tuned_page import tuned_page
 
-        write_text(path, tuned_page(self))
+        write_text(path, tuned_page(self, changed_images))
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal tuned model."""

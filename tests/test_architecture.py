@@ -37,6 +37,7 @@ MAY_IMPORT = {
     "perturb": GROUND | {"layers", "quantize", "progress", "interception", "turns", "weights"},
     "progress": {"errors"},
     "score": GROUND | {"turns"},
+    "image_changes": GROUND | {"score"},
     "sweep": GROUND | {"layers", "quantize", "perturb", "progress", "score", "interception", "turns", "weights"},
     "report": {"errors", "records", "markup"},
     "advise": {"errors", "records"},
@@ -48,6 +49,7 @@ MAY_IMPORT = {
     "verification": {"errors", "records", "report"},
     "tuned": {"errors", "records", "report"},
     "diagnosis": {"errors", "records", "report"},
+    "changed_images": {"errors", "records", "report"},
 }
 EVERYONE = {"wrapped", "cli", "demo", "__init__"}
 # Rooms inside a room, lowest first: a room imports only from those before it, and from no file that lies above it.
@@ -72,6 +74,7 @@ NO_TORCH = {
     "verification",
     "tuned",
     "diagnosis",
+    "changed_images",
 }
 
 

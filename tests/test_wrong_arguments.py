@@ -141,6 +141,9 @@ class Subject:
         yield from (sv.Resize(height=8, width=8), FORMATS.find("int8"), self.task.with_reference(self.model))
         yield sv.callback_task(lambda model: 1.0)
         yield self.wrapped.diagnose(IMAGES[:2], sv.INT8)
+        self.classified = sv.Classification(IMAGES, torch.zeros(8, dtype=torch.int64))
+        self.classifier = sv.wrap(nn.Sequential(self.model, nn.Flatten()).eval(), IMAGES[:1])
+        yield self.classifier.changed_images(self.classified, sv.Scheme())
         yield self.wrapped.tune(self.task, max_drop=200.0, engine=None, candidates=sv.INT8_WEIGHTS, progress=False)
         scenes = write_scenes(self.folder / "scenes", SIZES, ANNOTATIONS)
         plain = json.loads(scenes.annotations.read_text())
@@ -163,7 +166,7 @@ class Subject:
         yield sv.Lvis(**self.adapted)
         yield sv.PromptedMasks(**self.files)
         yield sv.SemanticSegmentation(**self._semantic())
-        yield sv.Classification(IMAGES, torch.zeros(8, dtype=torch.int64))
+        yield self.classified
         yield sv.LoaderTask(self._batches(), metric=Count())
 
     def _semantic(self) -> dict[str, Any]:
@@ -246,6 +249,8 @@ class Subject:
             "Deployed.save": {"folder": self.folder},
             "load_deployment": {"folder": self.saved},
             "Calibration.inputs_of": {"layer": self.wrapped.layers.names[0]},
+            "Wrapped.changed_images": {"task": self.classified, "scheme": sv.Scheme()},
+            "ChangedImages.of": {"record": self.objects["ChangedImages"]},
             "Diagnosis.of": {"record": self.objects["Diagnosis"]},
             "Diagnosis.share_of": {"finding": self.objects["Diagnosis"][0]},
             "recipe_for": {"engine": "torch"},
@@ -274,7 +279,9 @@ class Subject:
         """Right arguments for all required parameters, and for some others."""
         own = dict(self.own.get(name, {}))
         owner, _, method = name.partition(".")
-        if method in ("predict", "score", "scores_without", "suspicion", "instance_sum", "scored_part"):
+        if method == "picture":
+            own["position"] = 0
+        elif method in ("predict", "seen", "score", "scores_without", "suspicion", "instance_sum", "scored_part"):
             own |= self._of_task(owner)
         elif method == "batches":
             own["images"] = [0]

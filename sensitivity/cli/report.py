@@ -10,6 +10,7 @@ from typing import Any
 from sensitivity.cli.arguments import add_json, add_tolerance
 from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
+from sensitivity.records.changed_images import ChangedImagesRecord
 from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.records.files import write_text
 from sensitivity.records.saved import Saved
@@ -24,6 +25,7 @@ BESIDE: dict[str, tuple[str, Callable[[Path], Saved]]] = {
     "diagnosis": ("diagnose", DiagnosisRecord.load),
     "tuned": ("tune", TunedRecord.load),
     "verification": ("verify", VerificationRecord.load),
+    "changed-images": ("sv.ChangedImages.save", ChangedImagesRecord.load),
 }
 """What else may be on the page: the command that writes it, and what reads it."""
 
@@ -75,7 +77,9 @@ def run(options: argparse.Namespace) -> Answer:
 def _beside(options: argparse.Namespace) -> dict[str, Any]:
     """What else is on the page, by keyword of ``Study.to_html``."""
     beside: dict[str, Any] = {
-        name: load(path) for name, (_, load) in BESIDE.items() if (path := getattr(options, name)) is not None
+        name.replace("-", "_"): load(path)
+        for name, (_, load) in BESIDE.items()
+        if (path := getattr(options, name.replace("-", "_"))) is not None
     }
     if options.other is not None:
         beside |= {"other": Study.load(options.other), "other_recipe": options.other_recipe}

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sensitivity.contracts import Batch
+from sensitivity.contracts import Batch, Picture, Seen
 from sensitivity.errors import AnnotationError, PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import (
@@ -33,6 +33,8 @@ from sensitivity.tasks.label_mapping import (
     shifted,
     some_of,
 )
+from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.shown import tensor_as_pixels
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
 WITHIN = {"top1": 1, "top5": 5}
@@ -147,6 +149,22 @@ class Classification:
         scores = scores.astype(np.float64)
         return [self._prediction(row, int(self._source.labels[i])) for row, i in zip(scores, batch.images, strict=True)]
 
+    @checked(TaskError)
+    def picture(self, position: int) -> Picture:
+        """The image at a position; one given as a tensor from its smallest value, black, to its largest, white."""
+        (position,) = choose_positions([position], len(self))
+        name, pixels = self._source.picture(position)
+        return Picture(name, pixels, self._class_name(int(self._source.labels[position])))
+
+    @checked(TaskError)
+    def seen(self, model: Callable[..., Any], batch: Batch) -> list[Seen]:
+        """The class with the largest score for each image of the batch; arguments and errors as in ``predict``."""
+        return [Seen(answer=self._class_name(prediction["best"])) for prediction in self.predict(model, batch)]
+
+    def _class_name(self, number: int) -> str:
+        names = self._source.names
+        return names[number] if number < len(names) else f"class {number}"
+
     def _prediction(self, scores: Scores, label: int) -> dict[str, int]:
         if not np.isfinite(scores).all():
             raise PredictionError("class scores are NaN or infinite. The model, as perturbed, may have overflowed.")
@@ -247,6 +265,7 @@ class _Folder:
         if preprocess is None:
             raise TaskError("preprocess= is missing. Give what makes a tensor of an image file, e.g. a Resize.")
         names, self.labels = _class_files(folder, classes)
+        self.names = tuple(classes) if classes is not None else _class_folders(folder)
         self.labels = self.labels[:limit]
         self._files = ImageFiles(folder, [(name,) for name in names[:limit]])
         self._preprocess = preprocess
@@ -254,6 +273,11 @@ class _Folder:
     def batches(self, positions: Sequence[int], batch_size: int) -> Iterator[Batch]:
         """Read and preprocess the images at these positions."""
         return image_batches(self._files.read, positions, preprocess=self._preprocess, batch_size=batch_size)
+
+    def picture(self, position: int) -> tuple[str, Pixels]:
+        """Name and pixels of the image at a position."""
+        path = self._files.paths[position]
+        return f"{path.parent.name}/{path.name}", self._files.read(position)
 
     def parts(self) -> list[str]:
         """What the task's digest is made of: the files and their preprocessing."""
@@ -264,7 +288,7 @@ def _class_files(folder: Path, classes: Sequence[str] | None) -> tuple[list[str]
     """Names of the image files below a folder, class by class, and the number of each one's class."""
     if not folder.is_dir():
         raise TaskError(f"images={str(folder)!r} is no folder. Give one that holds a folder of images for each class.")
-    present = sorted(child.name for child in folder.iterdir() if child.is_dir())
+    present = _class_folders(folder)
     if isinstance(classes, str) or (classes is not None and len(set(classes)) < len(classes)):
         raise TaskError(f"classes={classes!r}: give a sequence of names that differ, one for each class.")
     ordered = list(classes) if classes is not None else present
@@ -286,8 +310,14 @@ def _class_files(folder: Path, classes: Sequence[str] | None) -> tuple[list[str]
     return [name for name, _ in named], [label for _, label in named]
 
 
+def _class_folders(folder: Path) -> tuple[str, ...]:
+    return tuple(sorted(child.name for child in folder.iterdir() if child.is_dir()))
+
+
 class _Tensors:
     """Images that are tensors already, with their labels."""
+
+    names: tuple[str, ...] = ()
 
     def __init__(
         self, images: Any, labels: Any, classes: Sequence[str] | None, preprocess: Preprocess | None, limit: int | None
@@ -310,6 +340,10 @@ class _Tensors:
             if len(shapes) > 1:
                 raise TaskError(f"images= are of {len(shapes)} sizes in one batch: {sorted(shapes)}. Use batch_size=1.")
             yield Batch(inputs=(torch.stack(tensors),), images=chosen)
+
+    def picture(self, position: int) -> tuple[str, Pixels]:
+        """Name and pixels of the image at a position."""
+        return f"image {position}", tensor_as_pixels(as_array(self._images[position]))
 
     def parts(self) -> Iterator[str | bytes]:
         """What the task's digest is made of: the shape, type and content of every image."""

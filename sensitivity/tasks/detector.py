@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_tools
 
-from sensitivity.contracts import Batch
+from sensitivity.contracts import Batch, Picture, Seen
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
@@ -25,6 +25,7 @@ from sensitivity.tasks.datasets import (
     Size,
     as_array,
     check_batch_size,
+    choose_positions,
     image_batches,
     predicted_positions,
     run_on,
@@ -47,6 +48,7 @@ from sensitivity.tasks.first_look import (
 from sensitivity.tasks.ground_truth import DetectionTable
 from sensitivity.tasks.poses import Poses
 from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault, whole_number
+from sensitivity.tasks.shown import seen_objects
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
 Labels: TypeAlias = str | Sequence[int] | Mapping[int, int]
@@ -180,6 +182,21 @@ class DetectionTask(abc.ABC):
         return [
             self._checked(prediction, size, position)
             for prediction, size, position in zip(predictions, batch.context, batch.images, strict=True)
+        ]
+
+    @checked(TaskError)
+    def picture(self, position: int) -> Picture:
+        """The image at a position of the annotation file's list, as it is stored."""
+        (position,) = choose_positions([position], len(self))
+        return Picture(str(self.annotations.images[position]["file_name"]), self._read(position))
+
+    @checked(TaskError)
+    def seen(self, model: Callable[..., Any], batch: Batch) -> list[Seen]:
+        """The objects that the model finds in each image of the batch; arguments and errors as in ``predict``."""
+        predictions = self.predict(model, batch)
+        names = {category["id"]: str(category["name"]) for category in self.annotations.categories}
+        return [
+            seen_objects(prediction, names, size) for prediction, size in zip(predictions, batch.context, strict=True)
         ]
 
     @abc.abstractmethod

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_tools
 
-from sensitivity.contracts import Batch, Prompts
+from sensitivity.contracts import Batch, Picture, Prompts, Seen
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
@@ -24,6 +24,7 @@ from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.ground_truth import GroundTruth
 from sensitivity.tasks.pixels import Pixels
 from sensitivity.tasks.segmentations import Rle, decode_mask, encode_mask
+from sensitivity.tasks.shown import painted
 
 IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
 
@@ -213,6 +214,24 @@ class PromptedMasks:
             prediction["ious"] = _pairwise_iou(prediction["masks"], truth)
             prediction["areas"] = np.array([instance["area"] for instance in instances], np.float64)
         return predictions
+
+    @checked(TaskError)
+    def picture(self, position: int) -> Picture:
+        """The image at a position of the annotation file's list, as it is stored."""
+        (position,) = self._files.positions([position])
+        image = self.annotations.images[position]
+        size = (image["height"], image["width"])
+        return Picture(str(image["file_name"]), self._files.read_sized(position, size))
+
+    @checked(TaskError)
+    def seen(self, model: Any, batch: Batch) -> list[Seen]:
+        """The prompt whose mask covers each pixel, from 0 and the first on top, or -1; arguments as in ``predict``."""
+        predictions = self._predict(model, batch.context)
+        sizes = [(image.shape[0], image.shape[1]) for image, _ in batch.context]
+        return [
+            Seen(pixels=painted(prediction["masks"], size, range(len(prediction["masks"]))))
+            for prediction, size in zip(predictions, sizes, strict=True)
+        ]
 
     @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:

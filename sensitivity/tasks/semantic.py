@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sensitivity.contracts import Batch
+from sensitivity.contracts import Batch, Picture, Seen
 from sensitivity.errors import AnnotationError, PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import (
@@ -224,6 +224,22 @@ class SemanticSegmentation:
             PredictionError: If the adapter's label maps have a wrong size or an unknown class, or the model has fewer
                 channels than classes.
         """
+        pairs = zip(batch.context, self._label_maps(model, batch), strict=True)
+        return [{"confusion": self._confusion(truth, labels)} for truth, labels in pairs]
+
+    @checked(TaskError)
+    def picture(self, position: int) -> Picture:
+        """The image at a position of the label source, as it is stored."""
+        (position,) = self._files.positions([position])
+        return Picture(self._files.paths[position].name, self._files.read(position))
+
+    @checked(TaskError)
+    def seen(self, model: Callable[..., Any], batch: Batch) -> list[Seen]:
+        """The class that the model gives each pixel; arguments and errors as in ``predict``."""
+        return [Seen(pixels=labels) for labels in self._label_maps(model, batch)]
+
+    def _label_maps(self, model: Callable[..., Any], batch: Batch) -> list[npt.NDArray[Any]]:
+        """What the adapter makes of the model's outputs, one label map for each image."""
         outputs = run_on(model, batch.inputs)
         truths: Sequence[LabelMap] = batch.context
         sizes = [(truth.shape[0], truth.shape[1]) for truth in truths]
@@ -237,8 +253,7 @@ class SemanticSegmentation:
             )
         if len(label_maps) != len(truths):
             raise PredictionError(f"the adapter returned {len(label_maps)} label maps for {len(truths)} images.")
-        pairs = zip(truths, label_maps, strict=True)
-        return [{"confusion": self._confusion(truth, as_array(labels))} for truth, labels in pairs]
+        return [as_array(labels) for labels in label_maps]
 
     @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:

@@ -100,6 +100,7 @@ class Wrapped:
     calibrate = simulating.calibrate
     quantized = simulating.quantized
     evaluate = simulating.evaluate
+    changed_images = simulating.changed_images
 
     analyze = measuring.analyze
     explain = measuring.explain

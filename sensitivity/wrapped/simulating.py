@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
@@ -18,10 +19,11 @@ from sensitivity.perturb.state import ModelState
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score
-from sensitivity.records.arguments import checked
+from sensitivity.records.arguments import checked, number
 from sensitivity.score import evaluate as score_with
 
 if TYPE_CHECKING:
+    from sensitivity.changed_images import ChangedImages
     from sensitivity.wrapped.model import Wrapped
 
 
@@ -67,3 +69,59 @@ def evaluate(
     with wrapped.quantized(scheme or Scheme(), calibration=calibration) as model, torch.no_grad():
         same_start = ModelState(model).same_start
         return score_with(model, task, around_batch=same_start, unperturbed=scheme is None)
+
+
+@checked(StudyError)
+def changed_images(
+    wrapped: Wrapped,
+    task: Task,
+    scheme: Scheme,
+    *,
+    top: int = 6,
+    least_score: float = 0.3,
+    calibration: CalibrationLike = None,
+) -> ChangedImages:
+    """The images whose own score a scheme changes most, with what the model says about them before and after.
+
+    All images are run twice, in float and quantized, and each is scored by itself; those with the largest difference,
+    for better or worse, are run once more to be shown. An image without anything to find has no score of its own.
+
+    Args:
+        wrapped: The model and its layers.
+        task: Data and metric; it can show its images (``contracts.ShowsImages``), as those with image files can.
+        scheme: Which layer gets which recipe.
+        top: How many images are shown; fewer where fewer change.
+        least_score: Boxes with a score below this are not shown.
+        calibration: Activation ranges or images.
+
+    Returns:
+        The images with a copy of at most 320 pixels, and boxes, pixels or class in float and quantized;
+        ``study.to_html`` and ``tuned.to_html`` put them on their pages.
+
+    Raises:
+        TaskError: If the task cannot show its images, or has none.
+        StudyError: If ``top`` is below 1.
+    """
+    from sensitivity.changed_images import ChangedImages
+    from sensitivity.image_changes import Limits
+    from sensitivity.image_changes import changed_images as compare_images
+
+    number("top", top, least=1, error=StudyError)
+    ready = wrapped._calibrator.ready_for(scheme.recipes, calibration)
+    record = compare_images(
+        with_reference(wrapped.model, task),
+        *(partial(_entered, wrapped, each, ready) for each in (Scheme(), scheme)),
+        model=wrapped.name,
+        scheme=scheme,
+        limits=Limits(top, least_score),
+    )
+    return ChangedImages.of(record)
+
+
+@contextlib.contextmanager
+def _entered(
+    wrapped: Wrapped, scheme: Scheme, calibrations: Sequence[Calibration]
+) -> Iterator[tuple[nn.Module, Callable[[], contextlib.AbstractContextManager[None]]]]:
+    """The model under a scheme, and what lets each batch start from the same state of it."""
+    with wrapped.quantized(scheme, calibration=list(calibrations) or None) as model, torch.no_grad():
+        yield model, ModelState(model).same_start

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from sensitivity.errors import StudyError
 from sensitivity.markup.elements import Markup, described, element, joined, listed
+from sensitivity.records.changed_images import ChangedImagesRecord
 from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.records.study import RecipeLike
 from sensitivity.records.tuned import TunedRecord
@@ -15,6 +16,7 @@ from sensitivity.report.facts import study_facts
 from sensitivity.report.page.comparison import Comparison, comparison_finding, comparison_section
 from sensitivity.report.page.document import Section, document
 from sensitivity.report.page.finding import study_finding
+from sensitivity.report.page.images_page import images_section
 from sensitivity.report.page.layer_table import layer_table
 from sensitivity.report.page.legend import dips_legend
 from sensitivity.report.page.size import Curves, size_section
@@ -36,6 +38,7 @@ class Beside:
         verification: What an engine makes of a scheme.
         comparison: Another study to compare with.
         curves: Recipe to bytes and predicted drop, with more and more of the worst layers protected.
+        changed_images: The images that a scheme changes most.
     """
 
     diagnosis: DiagnosisRecord | None = None
@@ -43,6 +46,7 @@ class Beside:
     verification: VerificationRecord | None = None
     comparison: Comparison | None = None
     curves: Curves = field(default_factory=dict)
+    changed_images: ChangedImagesRecord | None = None
 
 
 def study_page(reading: Reading, recipe: RecipeLike | None = None, beside: Beside | None = None) -> str:
@@ -76,6 +80,8 @@ def study_page(reading: Reading, recipe: RecipeLike | None = None, beside: Besid
     if beside.verification is not None:
         sections += verification_sections(beside.verification)
         lead.append(verification_finding(beside.verification))
+    if beside.changed_images is not None:
+        sections.append(images_section(beside.changed_images))
     if beside.comparison is not None:
         sections.append(comparison_section(beside.comparison))
         lead.append(comparison_finding(beside.comparison))

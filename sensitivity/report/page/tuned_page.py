@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sensitivity.markup.elements import Markup, described, element, joined
+from sensitivity.records.changed_images import ChangedImagesRecord
 from sensitivity.records.tuned import StepKind, TunedRecord
 from sensitivity.records.units import after_drop, after_score
 from sensitivity.report import path, style
 from sensitivity.report.page.document import Section, document
+from sensitivity.report.page.images_page import images_section
 from sensitivity.report.page.points import Axis, Group, Level, Mark, PointChart
 from sensitivity.report.page.sortable import line, sortable
 
@@ -17,13 +19,16 @@ NAMED = 6
 """So many of a step's layers are named."""
 
 
-def tuned_page(record: TunedRecord) -> str:
+def tuned_page(record: TunedRecord, changed_images: ChangedImagesRecord | None = None) -> str:
     """A whole HTML document that needs no other file and no network.
 
     Args:
         record: What the search found.
+        changed_images: The images that its scheme changes most; None for a page without.
     """
     sections = [tuned_section(record), Section("scheme", "The scheme", _scheme(record))]
+    if changed_images is not None:
+        sections.append(images_section(changed_images))
     return document(path.title(record), [tuned_finding(record)], sections)
 
 

@@ -1,0 +1,26 @@
+"""The page of the images that a scheme changes most, and its part of other pages."""
+
+from __future__ import annotations
+
+from sensitivity.markup.elements import element, joined
+from sensitivity.records.changed_images import ChangedImagesRecord
+from sensitivity.report import images
+from sensitivity.report.page.document import Section, document
+
+
+def images_page(record: ChangedImagesRecord) -> str:
+    """A whole HTML document that needs no other file and no network.
+
+    Args:
+        record: What was compared.
+    """
+    return document(f"{record.model} on {record.task}", [f"{images.title(record)}."], [images_section(record)])
+
+
+def images_section(record: ChangedImagesRecord) -> Section:
+    """The part about images, for its own page and for those of a study and a search."""
+    return Section(
+        "images",
+        "Images that change most",
+        joined(element("p", f"{images.title(record)}.", class_="quiet"), images.figures(record)),
+    )
