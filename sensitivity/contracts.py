@@ -122,7 +122,7 @@ class ScoresPart(Protocol):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Picture:
+class ShownImage:
     """An image as people look at it.
 
     Attributes:
@@ -159,7 +159,7 @@ class Seen:
 class ShowsImages(Protocol):
     """What a ``Task`` may have besides: it shows its images, and what a model says about them."""
 
-    def picture(self, position: int) -> Picture:
+    def picture(self, position: int) -> ShownImage:
         """The image at a position of the data set, as it was before preprocessing."""
 
     def seen(self, model: Callable[..., Any], batch: Batch) -> Sequence[Seen]:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sensitivity.contracts import Batch, Picture, Seen, ShowsImages, Task
+from sensitivity.contracts import Batch, Seen, ShownImage, ShowsImages, Task
 from sensitivity.errors import TaskError
 from sensitivity.records import Scheme
 from sensitivity.records.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
@@ -109,7 +109,11 @@ def _seen(task: ShowsImages, opened: Opened, batches: Iterable[Batch]) -> Mappin
 
 
 def _image(
-    position: int, picture: Picture, scores: tuple[float | None, float | None], seen: tuple[Seen, Seen], limits: Limits
+    position: int,
+    picture: ShownImage,
+    scores: tuple[float | None, float | None],
+    seen: tuple[Seen, Seen],
+    limits: Limits,
 ) -> ChangedImage:
     small = Image.fromarray(picture.pixels)
     height, width = picture.pixels.shape[:2]

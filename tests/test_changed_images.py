@@ -116,7 +116,7 @@ def test_pictures_are_small_copies_of_the_images(wrapped: sv.Wrapped, task: sv.C
 def test_a_scheme_that_changes_nothing_shows_nothing(wrapped: sv.Wrapped, task: sv.CocoDetection) -> None:
     images = wrapped.changed_images(task, sv.Scheme())
     assert len(images) == 0
-    assert repr(images) == "colour on COCO bbox: the AP of none of 4 images, each by itself, changes"
+    assert repr(images) == "colour on COCO bbox, left in float: the AP of none of 4 images, each by itself, changes"
 
 
 def test_the_model_is_left_as_it_was(wrapped: sv.Wrapped, task: sv.CocoDetection) -> None:

@@ -21,12 +21,14 @@ GROWTH = 26.0
 def title(record: ChangedImagesRecord) -> str:
     """Which images these are."""
     compared = f"{record.model} on {record.task}"
+    recipes = " and ".join(recipe.name for recipe in record.scheme.recipes)
+    quantized = f"quantized with {recipes}" if recipes else "left in float"
     if not record.shown:
-        return f"{compared}: the {record.metric} of none of {record.images:,} images, each by itself, changes"
-    return (
-        f"{compared}: the {len(record.shown)} of {record.images:,} images whose own {record.metric} changes most when "
-        f"the model is quantized"
-    )
+        return (
+            f"{compared}, {quantized}: the {record.metric} of none of {record.images:,} images, each by itself, changes"
+        )
+    shown = f"{len(record.shown)} of {record.images:,} images"
+    return f"{compared}, {quantized}: the {shown} whose own {record.metric} changes most"
 
 
 def sentence(record: ChangedImagesRecord, image: ChangedImage) -> str:
@@ -56,8 +58,9 @@ def _shown(record: ChangedImagesRecord, result: ImageResult) -> str:
 
 def _boxes(record: ChangedImagesRecord, image: ChangedImage) -> list[str]:
     changes = box_changes(image.before.boxes, image.after.boxes)
-    counted = f"{len(image.before.boxes)} boxes with a score of {record.least_score:g} or more, then "
-    parts = [f"{counted}{len(image.after.boxes)}"]
+    counts = [len(result.boxes) for result in (image.before, image.after)]
+    noun = "box" if counts[0] == 1 else "boxes"
+    parts = [f"{counts[0]} {noun} with a score of {record.least_score:g} or more, then {counts[1]}"]
     for words, boxes in (("lost", changes.lost), ("new", changes.new)):
         if boxes:
             named = ", ".join(f"{box.label} {box.score:.2f}" for box in boxes[:NAMED])
@@ -103,8 +106,9 @@ def _figure(record: ChangedImagesRecord, image: ChangedImage) -> Markup:
 
 def _panel(image: ChangedImage, words: str, content: Sequence[Markup]) -> Markup:
     drawing = element(
-        "svg", *content, viewBox=f"0 0 {image.width} {image.height}", role="img", aria_label=f"{image.name} {words}"
-    )
+        "svg", *content, viewBox=f"0 0 {image.width} {image.height}", preserveAspectRatio="xMinYMin", role="img",
+        aria_label=f"{image.name} {words}",
+    )  # fmt: skip
     return element("div", element("div", words, class_="quiet"), drawing)
 
 

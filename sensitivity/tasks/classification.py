@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from sensitivity.contracts import Batch, Picture, Seen
+from sensitivity.contracts import Batch, Seen, ShownImage
 from sensitivity.errors import AnnotationError, PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import (
@@ -150,11 +150,11 @@ class Classification:
         return [self._prediction(row, int(self._source.labels[i])) for row, i in zip(scores, batch.images, strict=True)]
 
     @checked(TaskError)
-    def picture(self, position: int) -> Picture:
+    def picture(self, position: int) -> ShownImage:
         """The image at a position; one given as a tensor from its smallest value, black, to its largest, white."""
         (position,) = choose_positions([position], len(self))
         name, pixels = self._source.picture(position)
-        return Picture(name, pixels, self._class_name(int(self._source.labels[position])))
+        return ShownImage(name, pixels, self._class_name(int(self._source.labels[position])))
 
     @checked(TaskError)
     def seen(self, model: Callable[..., Any], batch: Batch) -> list[Seen]:

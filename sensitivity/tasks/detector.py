@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_tools
 
-from sensitivity.contracts import Batch, Picture, Seen
+from sensitivity.contracts import Batch, Seen, ShownImage
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
@@ -185,10 +185,10 @@ class DetectionTask(abc.ABC):
         ]
 
     @checked(TaskError)
-    def picture(self, position: int) -> Picture:
+    def picture(self, position: int) -> ShownImage:
         """The image at a position of the annotation file's list, as it is stored."""
         (position,) = choose_positions([position], len(self))
-        return Picture(str(self.annotations.images[position]["file_name"]), self._read(position))
+        return ShownImage(str(self.annotations.images[position]["file_name"]), self._read(position))
 
     @checked(TaskError)
     def seen(self, model: Callable[..., Any], batch: Batch) -> list[Seen]:

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from pycocotools import mask as mask_tools
 
-from sensitivity.contracts import Batch, Picture, Prompts, Seen
+from sensitivity.contracts import Batch, Prompts, Seen, ShownImage
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
@@ -216,12 +216,12 @@ class PromptedMasks:
         return predictions
 
     @checked(TaskError)
-    def picture(self, position: int) -> Picture:
+    def picture(self, position: int) -> ShownImage:
         """The image at a position of the annotation file's list, as it is stored."""
         (position,) = self._files.positions([position])
         image = self.annotations.images[position]
         size = (image["height"], image["width"])
-        return Picture(str(image["file_name"]), self._files.read_sized(position, size))
+        return ShownImage(str(image["file_name"]), self._files.read_sized(position, size))
 
     @checked(TaskError)
     def seen(self, model: Any, batch: Batch) -> list[Seen]:

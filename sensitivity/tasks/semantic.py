@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from sensitivity.contracts import Batch, Picture, Seen
+from sensitivity.contracts import Batch, Seen, ShownImage
 from sensitivity.errors import AnnotationError, PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import (
@@ -228,10 +228,10 @@ class SemanticSegmentation:
         return [{"confusion": self._confusion(truth, labels)} for truth, labels in pairs]
 
     @checked(TaskError)
-    def picture(self, position: int) -> Picture:
+    def picture(self, position: int) -> ShownImage:
         """The image at a position of the label source, as it is stored."""
         (position,) = self._files.positions([position])
-        return Picture(self._files.paths[position].name, self._files.read(position))
+        return ShownImage(self._files.paths[position].name, self._files.read(position))
 
     @checked(TaskError)
     def seen(self, model: Callable[..., Any], batch: Batch) -> list[Seen]:

@@ -62,7 +62,7 @@ def test_each_image_is_told_in_a_sentence() -> None:
 
 def test_the_summary_says_how_many_were_compared() -> None:
     first, *others = summary(RECORD).splitlines()
-    assert first == "TinyNet on scenes: the 3 of 50 images whose own AP changes most when the model is quantized"
+    assert first == "TinyNet on scenes, quantized with INT8: the 3 of 50 images whose own AP changes most"
     assert len(others) == 3
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sensitivity.markup.elements import element, joined
+from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.records.changed_images import ChangedImagesRecord
 from sensitivity.report import images
 from sensitivity.report.page.document import Section, document
@@ -14,13 +14,15 @@ def images_page(record: ChangedImagesRecord) -> str:
     Args:
         record: What was compared.
     """
-    return document(f"{record.model} on {record.task}", [f"{images.title(record)}."], [images_section(record)])
+    return document(
+        f"{record.model} on {record.task}", [f"{images.title(record)}."], [_section(images.figures(record))]
+    )
 
 
 def images_section(record: ChangedImagesRecord) -> Section:
-    """The part about images, for its own page and for those of a study and a search."""
-    return Section(
-        "images",
-        "Images that change most",
-        joined(element("p", f"{images.title(record)}.", class_="quiet"), images.figures(record)),
-    )
+    """The part about images for the pages of a study and a search."""
+    return _section(joined(element("p", f"{images.title(record)}.", class_="quiet"), images.figures(record)))
+
+
+def _section(content: Markup) -> Section:
+    return Section("images", "Images that change most", content)
