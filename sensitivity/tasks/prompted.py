@@ -21,6 +21,7 @@ from sensitivity.tasks.clicks import interior_point
 from sensitivity.tasks.coco import COCO_METRICS, as_detections, check_results, coco_metrics, read_results
 from sensitivity.tasks.datasets import ImageFiles, as_array, check_batch_size, predicted_positions
 from sensitivity.tasks.fingerprint import describe, fingerprint
+from sensitivity.tasks.first_masks import PromptedImage, masks_look_like
 from sensitivity.tasks.ground_truth import GroundTruth
 from sensitivity.tasks.pixels import Pixels
 from sensitivity.tasks.segmentations import Rle, decode_mask, encode_mask
@@ -30,6 +31,7 @@ IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
 
 Floats = npt.NDArray[np.float64]
 Prediction: TypeAlias = dict[str, Any]
+_OUTLINES = ("mask_boxes", "mask_areas")
 
 
 Segment: TypeAlias = Callable[[Any, Pixels, Prompts], tuple[Any, Any]]
@@ -198,8 +200,9 @@ class PromptedMasks:
             batch: One of ``batches``.
 
         Returns:
-            For each image ``masks``, a list of P compressed RLE, and ``predicted_ious`` (P,) float64; with prompts from
-            the ground truth also ``ious`` (P,) float64 and ``areas`` (P,) float64, the annotated areas in pixels.
+            For each image ``masks``, a list of P compressed RLE, ``predicted_ious`` (P,) float64, and the outlines of
+            the masks for ``suspicion``: ``mask_boxes`` (P, 4) and ``mask_areas`` (P,). With prompts from the ground
+            truth also ``ious`` (P,) float64 and ``areas`` (P,) float64, the annotated areas in pixels.
 
         Raises:
             PredictionError: If masks or predicted IoU have a wrong shape or are not finite.
@@ -261,14 +264,38 @@ class PromptedMasks:
 
     @checked(TaskError)
     def scored_part(self, prediction: Prediction) -> Prediction:
-        """With prompts from the ground truth, ``ious`` and ``areas`` alone: masks of every layer would fill the memory.
+        """With prompts from the ground truth, numbers of each mask alone: masks of every layer would fill the memory.
 
         A subclass whose ``score`` looks at more overrides this as well.
         """
         if self._kind == "detections":
             return prediction
         _check_has_ious(prediction)
-        return {key: prediction[key] for key in ("ious", "areas")}
+        return {key: prediction[key] for key in ("ious", "areas", *_OUTLINES) if key in prediction}
+
+    @checked(TaskError)
+    def suspicion(self, predictions: Mapping[int, Prediction]) -> str | None:
+        """What the masks of an unperturbed model look like if ``segment`` is wrong; None if nothing is seen.
+
+        The boxes of the masks are compared with the boxes that are pointed at: as they are, scaled, shifted, and with x
+        and y exchanged. Masks that are empty, cover everything, or all but the object, are told.
+
+        Args:
+            predictions: Position of the image to its prediction, of the first few images.
+        """
+        images = [
+            self._prompted_image(*pair) for pair in predictions.items() if all(key in pair[1] for key in _OUTLINES)
+        ]
+        seen = masks_look_like(images) if images else None
+        return None if seen is None else f"{self.name}: {seen}"
+
+    def _prompted_image(self, position: int, prediction: Prediction) -> PromptedImage:
+        image, pointed_at = self.annotations.images[position], self._pointed_at(position)
+        boxes = np.array([record["bbox"] for record in pointed_at], np.float64).reshape(-1, 4)
+        areas = np.array([record.get("area", np.prod(record["bbox"][2:])) for record in pointed_at], np.float64)
+        boxes[:, 2:] += boxes[:, :2]
+        outlines, sizes = (np.asarray(prediction[key], np.float64) for key in _OUTLINES)
+        return PromptedImage(outlines, sizes, boxes, areas, (image["height"], image["width"]))
 
     def instances(self) -> list[int] | None:
         """Number of instances that the metric is the mean of, image by image; None with a detector's boxes."""
@@ -314,10 +341,14 @@ class PromptedMasks:
         if self._kind == "points":
             clicks = [self._click(instance) for instance in self._instances(position)]
             return pixels, Prompts(points=np.array(clicks, np.float64).reshape(-1, 2))
-        pointed_at = self._detections[image["id"]] if self._kind == "detections" else self._instances(position)
-        boxes = np.array([annotation["bbox"] for annotation in pointed_at], np.float64).reshape(-1, 4)
+        boxes = np.array([record["bbox"] for record in self._pointed_at(position)], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         return pixels, Prompts(boxes=boxes)
+
+    def _pointed_at(self, position: int) -> Sequence[Mapping[str, Any]]:
+        """The annotations, or the detector's boxes, that the prompts of an image are made of."""
+        image = self.annotations.images[position]
+        return self._detections[image["id"]] if self._kind == "detections" else self._instances(position)
 
     def _click(self, instance: Record) -> tuple[float, float]:
         number = instance["id"]
@@ -332,7 +363,8 @@ class PromptedMasks:
         segmented = self._segment_together(model, prompted) or (self._segment(model, *some) for some in prompted)
         predictions = (_prediction(*context, *masks) for context, masks in zip(prompted, segmented, strict=True))
         return [
-            next(predictions) if len(some) else {"masks": [], "predicted_ious": np.zeros(0)} for _, some in contexts
+            next(predictions) if len(some) else {"masks": [], "predicted_ious": np.zeros(0), **_outlines([])}
+            for _, some in contexts
         ]
 
     def _segment_together(
@@ -386,7 +418,15 @@ def _prediction(image: Pixels, prompts: Prompts, masks: Any, predicted: Any) -> 
         raise PredictionError("a predicted IoU is NaN or infinite. The model, as perturbed, may have overflowed.")
     best = ious.argmax(axis=1)
     rles = [encode_mask(mask[choice]) for mask, choice in zip(pixels, best, strict=True)]
-    return {"masks": rles, "predicted_ious": ious[np.arange(len(ious)), best]}
+    return {"masks": rles, "predicted_ious": ious[np.arange(len(ious)), best], **_outlines(rles)}
+
+
+def _outlines(masks: list[Rle]) -> Prediction:
+    """Corners of the box and number of the pixels of each mask."""
+    boxes = np.asarray(mask_tools.toBbox(masks), np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    areas = np.asarray(mask_tools.area(masks), np.float64).reshape(-1)
+    return dict(zip(_OUTLINES, (boxes, areas), strict=True))
 
 
 def _check_has_ious(prediction: Prediction) -> None:
