@@ -7,7 +7,7 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     import numpy as np
@@ -234,6 +234,10 @@ class SharesOnce(Protocol):
         """What a worker calls to get the value; it can be pickled."""
 
 
+FormatChange = Literal["to int8", "to float", "layout"]
+"""What an operation does that computes nothing; ``EngineLayer.changes`` says more."""
+
+
 @dataclass(frozen=True, slots=True)
 class EngineLayer:
     """One operation as an engine runs it, which may be several nodes of the graph fused into one.
@@ -242,13 +246,18 @@ class EngineLayer:
         name: The engine's own name of the operation.
         nodes: Names of the graph's nodes that it runs; a convolution's node bears the module path of its layer.
         precision: What it computes in: ``int8``, ``fp8``, ``fp16``, ``bf16``, ``fp32``, or the engine's own word.
-        time_s: Mean time of one run in seconds, or None where the engine does not tell.
+        time_s: Time of one run in seconds, the median or mean of several, or None where the engine does not tell.
+        reads: Names of the operations whose outputs it reads; empty where the engine does not tell.
+        changes: What it does where it computes nothing and only turns a tensor into another form: ``to int8`` (or
+            uint8) from float, ``to float`` from int8, or its ``layout`` in memory; None for all other operations.
     """
 
     name: str
     nodes: tuple[str, ...]
     precision: str
     time_s: float | None = None
+    reads: tuple[str, ...] = ()
+    changes: FormatChange | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -271,6 +280,7 @@ class EngineCapabilities:
             fuses nodes keeps fp32 in between.
         keeps_fp32: Whether it computes marked modules in fp32 where the other layers are in half precision.
         times_layers: Whether ``layer_info`` tells the time of every operation once the engine has run.
+        takes_threads: Whether it runs on the CPU and is built with the keyword ``threads=``, a number of threads.
         saturates: Whether large sums of 8-bit products are cut off on this machine, as on an x86 CPU without VNNI;
             None where only a trial can tell: ``sensitivity.deploy.doctor.saturation.capabilities_here``.
     """
@@ -285,6 +295,7 @@ class EngineCapabilities:
     rounds_every_node: bool = False
     keeps_fp32: bool = False
     times_layers: bool = False
+    takes_threads: bool = False
     saturates: bool | None = None
 
 
@@ -353,7 +364,12 @@ class ProfilesLayers(Protocol):
     """What an ``Engine`` may have besides: a profiler of its own."""
 
     def profile(self, *inputs: Any, repeats: int = 20) -> Mapping[str, float]:
-        """Mean seconds of each operation by its name in ``layer_info``, which has them too from then on."""
+        """Seconds of each operation by its name in ``layer_info``, which has them too from then on.
+
+        Args:
+            inputs: As for ``run``.
+            repeats: Runs, after a warm-up, of which the median is taken, or the mean where only that is told.
+        """
 
 
 @runtime_checkable

@@ -59,8 +59,8 @@ INNER_FLOORS = {
         *("arguments", "explain", "run"),
     ),
     "deploy": (
-        *("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "engine_module", "deployed"),
-        *("deploy", "verify"),
+        *("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "engine_module", "executed"),
+        *("deployed", "deploy", "verify"),
     ),
 }
 NO_TORCH = {

@@ -65,8 +65,8 @@ def protect(
             extra byte, as far as they fit. See ``layer_bytes`` for what is counted.
         latency_s: Seconds that one run of the whole graph may take, on the engine whose times ``Study.with_latency``
             added; layers are protected by drop avoided for each extra second. What is expected is the quantized
-            graph's time and the sum of what protecting each layer adds; changes of format between layers are in
-            neither, so measure the scheme on the engine.
+            graph's time and the sum of what protecting each layer alone adds, with its changes of format; neighbours
+            that are protected together need fewer, so measure the scheme on the engine.
         recipe: The recipe, or its name, that the other layers get; None where the study has only one.
 
     Returns:

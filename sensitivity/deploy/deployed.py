@@ -11,16 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sensitivity.contracts import Engine, ProfilesLayers
+from sensitivity.contracts import Engine
 from sensitivity.deploy.bundle.write import PartToSave, ToSave, name_rows, write_bundle
 from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
 from sensitivity.deploy.engine_module import DeployedPart, with_engines
-from sensitivity.deploy.engines.registry import (
-    EngineKind,
-    builds_in_half,
-    engine_names,
-    is_registered,
-)
+from sensitivity.deploy.engines.registry import EngineKind, builds_in_half, is_registered
+from sensitivity.deploy.executed import run_profiled
 from sensitivity.deploy.graph.export import Attempt
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import EngineError
@@ -173,7 +169,7 @@ class Deployed:
         layers while it profiles takes longer in all than one run does.
 
         Args:
-            repeats: Runs that are averaged, where the engine has a profiler of its own.
+            repeats: Runs that are timed, where the engine has a profiler of its own.
 
         Raises:
             EngineError: If the engine does not tell the time of single layers, or ``repeats`` is not positive.
@@ -183,20 +179,9 @@ class Deployed:
         seconds: dict[str, float] = defaultdict(float)
         for part in self.parts:
             arrays = part.arrays_of(part.part.example)
-            if isinstance(part.engine, ProfilesLayers):
-                part.engine.profile(*arrays, repeats=repeats)
-            else:
-                part.engine.run(*arrays)
-            layer_of = {node: layer for layer, nodes in part.qdq.nodes.items() for node in nodes}
-            for operation in part.engine.layer_info():
-                layers = {layer_of[node] for node in operation.nodes if node in layer_of}
-                if layers and operation.time_s is None:
-                    raise EngineError(
-                        f"{self.name} does not tell how long a layer takes. Measure on "
-                        f"{' or '.join(map(repr, engine_names(timed=True)))}."
-                    )
-                for layer in layers:
-                    seconds[layer] += (operation.time_s or 0.0) / len(layers)
+            executed = run_profiled(part.engine, arrays, part.qdq.nodes, repeats=repeats)
+            for layer, own_seconds in executed.seconds().items():
+                seconds[layer] += own_seconds
         return dict(seconds)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:

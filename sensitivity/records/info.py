@@ -9,29 +9,7 @@ from typing import Any, ClassVar, Self
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import check
-
-
-@dataclass(frozen=True, slots=True)
-class Times:
-    """Measured times of one recipe on one engine, in seconds; ``records.latency.Latency`` says what they are of.
-
-    Attributes:
-        engine: Name of the engine.
-        quantized_s: Time of the whole graph with every layer quantized.
-        float_s: The same with none.
-        layers: For each layer the time quantized, and the time in float.
-    """
-
-    engine: str
-    quantized_s: float
-    float_s: float
-    layers: Mapping[str, tuple[float, float]]
-
-    @classmethod
-    def from_json(cls, plain: Mapping[str, Any]) -> Self:
-        """The times that ``StudyInfo.to_json`` described."""
-        layers = {name: (float(quantized), float(in_float)) for name, (quantized, in_float) in plain["layers"].items()}
-        return cls(str(plain["engine"]), float(plain["quantized_s"]), float(plain["float_s"]), layers)
+from sensitivity.records.times import Times
 
 
 @dataclass(frozen=True, eq=False, repr=False)

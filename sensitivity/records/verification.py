@@ -239,6 +239,8 @@ class VerificationRecord(Saved):
         metric_variants: The prediction under other, equally good roundings: what it can be trusted to.
         latency_int8_s: Median time of one run.
         latency_fp32_s: The same of the same engine with nothing quantized.
+        latency_int8_spread_s: Interquartile range of the first between the rounds in which both were timed by turns.
+        latency_fp32_spread_s: The same of the second.
         info: Versions, and what was exported; a mapping is turned into one.
         outputs: One check for each tensor that is returned.
         first_differences: Where outputs differ and every layer agrees by itself: for each exported part the first
@@ -263,6 +265,8 @@ class VerificationRecord(Saved):
     metric_variants: Mapping[str, float] = field(default_factory=dict)
     latency_int8_s: float | None = None
     latency_fp32_s: float | None = None
+    latency_int8_spread_s: float | None = None
+    latency_fp32_spread_s: float | None = None
     info: VerificationInfo = field(default_factory=VerificationInfo)
     outputs: tuple[OutputCheck, ...] = ()
     first_differences: tuple[FirstDifference, ...] = ()

@@ -118,10 +118,25 @@ def facts(record: VerificationRecord) -> list[Fact]:
     if record.metric_deployed is not None:
         pairs += _metric_facts(record)
     if record.latency_int8_s is not None:
-        speed = "" if record.speedup is None else f", fp32 {1e3 * (record.latency_fp32_s or 0):.3g} ms"
-        ratio = "" if record.speedup is None else f": {compared_with_float(record.speedup)}"
-        pairs.append(("latency", f"{1e3 * record.latency_int8_s:.3g} ms{speed}{ratio}", Outcome.NONE))
+        pairs.append(("latency", _latency(record), Outcome.NONE))
     return pairs
+
+
+def _latency(record: VerificationRecord) -> str:
+    """Both times with their spreads, and which is faster, where the runs tell."""
+    planned = _time(record.latency_int8_s, record.latency_int8_spread_s)
+    if record.speedup is None:
+        return planned
+    spreads = (record.latency_int8_spread_s or 0.0, record.latency_fp32_spread_s or 0.0)
+    difference = abs((record.latency_fp32_s or 0.0) - (record.latency_int8_s or 0.0))
+    ratio = compared_with_float(record.speedup)
+    words = ratio if difference > max(spreads) else f"{ratio}, which is within the spread of these runs"
+    return f"{planned}, fp32 {_time(record.latency_fp32_s, record.latency_fp32_spread_s)}: {words}"
+
+
+def _time(seconds: float | None, spread_s: float | None) -> str:
+    spread = "" if spread_s is None else f" (spread {1e3 * spread_s:.2g})"
+    return f"{1e3 * (seconds or 0.0):.3g} ms{spread}"
 
 
 def compared_with_float(speedup: float) -> str:

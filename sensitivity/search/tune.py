@@ -15,7 +15,7 @@ from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.doctor.saturation import capabilities_here
 from sensitivity.deploy.engines.registry import Build, EngineKind, engine_names, kind_of
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.deploy.verify.latency import compare_with_float
+from sensitivity.deploy.verify.timing import compare_with_float
 from sensitivity.errors import (
     CalibrationError,
     EngineError,
@@ -29,7 +29,7 @@ from sensitivity.perturb.perturber import Perturber
 from sensitivity.progress import Watcher
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Measurement, Recipe, Scheme, Score
-from sensitivity.records.latency import Latency
+from sensitivity.records.latency import Latency, check_layers
 from sensitivity.records.tuned import EngineScore, Goal, TunedRecord
 from sensitivity.records.units import after_drop, scale_of
 from sensitivity.records.verdict import Verdict
@@ -93,6 +93,7 @@ class Request:
         usual: Whether the caller named no candidates.
         notes: What a reader should know, e.g. candidates that the engine does not run.
         runs_here: Whether the engine's own score and latency can be measured.
+        latency: Times that were measured before; None measures them where the goal needs them.
     """
 
     goal: Goal
@@ -102,6 +103,7 @@ class Request:
     usual: bool
     notes: tuple[str, ...]
     runs_here: bool
+    latency: Latency | None = None
 
     def with_ranges(self, calibrations: Sequence[Calibration]) -> Request:
         """The same with the candidates that ranges at hand serve, where the caller named none.
@@ -126,13 +128,14 @@ class Request:
         return replace(self, candidates=tuple(able), notes=(*self.notes, note))
 
 
-def request_of(goal: Goal, engine: str | Build | None, candidates: object) -> Request:
+def request_of(goal: Goal, engine: str | Build | None, candidates: object, latency: Latency | None = None) -> Request:
     """What is asked for, if it can be asked.
 
     Args:
         goal: What is to be reached.
         engine: What the scheme is for; None where it is only simulated.
         candidates: Recipes, or None for the usual ones.
+        latency: Times that were measured before, if any.
 
     Raises:
         RecipeError: If a candidate is no recipe, or two have the same name.
@@ -147,7 +150,8 @@ def request_of(goal: Goal, engine: str | Build | None, candidates: object) -> Re
         recipes = check_candidates(candidates)
     able, refusals = runnable(recipes, None if kind is None else kind.target)
     notes = (*refusals, *([absence] if absence else []))
-    return Request(goal, engine, kind, tuple(able), candidates is None, notes, kind is not None and not absence)
+    runs_here = kind is not None and not absence
+    return Request(goal, engine, kind, tuple(able), candidates is None, notes, runs_here, latency)
 
 
 def _saturates(engine: str | Build | None) -> bool:
@@ -269,6 +273,7 @@ def space_of(subject: Subject, task: Task, request: Request) -> tuple[Space, lis
 
     Raises:
         TaskError: If the task has no images.
+        StudyError: If the times that were measured before are of other layers.
         CalibrationError: If a candidate quantizes activations and no ranges fit it.
         EngineError: If no candidate fits any layer.
     """
@@ -281,7 +286,11 @@ def space_of(subject: Subject, task: Task, request: Request) -> tuple[Space, lis
         raise EngineError(
             f"no candidate fits any layer of {subject.layers.model}: {name}: {next(iter(reasons.values()))}"
         )
-    latency = None if request.goal.latency_s is None else subject.latency(able[0], request.engine)
+    latency = request.latency
+    if latency is not None:
+        check_layers(latency, subject.layers.names, subject.layers.model)
+    elif request.goal.latency_s is not None:
+        latency = subject.latency(able[0], request.engine)
     groups = groups_of(subject.model, subject.layers, subject.example_inputs)
     scale = scale_of(task.unit)
     return Space(subject.layers, groups, able, refused, request.goal, scale, latency), notes
@@ -355,11 +364,13 @@ def _prove(subject: Subject, request: Request, scheme: Scheme, task: Task) -> tu
     try:
         deployed = subject.deploy(scheme, request.engine)
         score = evaluate(deployed, task)
-        latency_s, float_s = compare_with_float(deployed)
+        planned, in_float = compare_with_float(deployed)
     except (ExportError, EngineError) as error:
         return None, [f"the scheme was not run on the engine: {error}"]
     plan = deployed.plan
-    return EngineScore(deployed.name, score.value, latency_s, float_s, len(plan.recipes), dict(plan.left_out)), []
+    float_s = None if in_float is None else in_float.median_s
+    proof = EngineScore(deployed.name, score.value, planned.median_s, float_s, len(plan.recipes), dict(plan.left_out))
+    return proof, []
 
 
 def _engine_meets(goal: Goal, proof: EngineScore | None) -> bool:

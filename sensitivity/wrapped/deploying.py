@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sensitivity.contracts import Task
-from sensitivity.errors import RecipeError, StudyError
+from sensitivity.errors import EngineError, RecipeError, StudyError
 from sensitivity.layers.select import resolve
 from sensitivity.perturb.arguments import CalibrationLike, check_recipes
 from sensitivity.perturb.reference import with_reference
@@ -177,25 +177,45 @@ def latency(
     calibration: CalibrationLike = None,
     parts: Iterable[str] | None = None,
     example: Any = None,
+    threads: int | None = 1,
+    rounds: int = 5,
     **settings: Any,
 ) -> Latency:
-    """Time every layer on an engine, quantized and in float; ``study.with_latency`` takes the result.
+    """Time a model and each of its layers on an engine, quantized and in float; print what is returned.
 
-    The arguments are those of ``deploy``; ``engine`` is one that tells the time of single layers (``openvino``,
-    ``onnxruntime-int8``, ``tensorrt``), ``recipe`` what the quantized layers have, and ``example`` fixes the sizes that
-    are timed.
+    The quantized graph, the float one, and graphs in which every third layer is protected take turns in every round,
+    so that a slow moment of the machine weighs on all; medians over the rounds are taken, and their interquartile
+    ranges told. ``study.with_latency`` and ``tune(latency=...)`` take the result.
+
+    Args:
+        wrapped: The model and its layers.
+        recipe: What the quantized layers have.
+        engine: One that tells the time of single layers: ``openvino``, ``onnxruntime-int8``, ``tensorrt``.
+        calibration: As in ``deploy``.
+        parts: As in ``deploy``.
+        example: As in ``deploy``; it fixes the sizes that are timed.
+        threads: Threads of an engine that runs on the CPU; the process is held to as many CPUs meanwhile, where the
+            system can do that. None leaves both as they are, as ``deploy`` does.
+        rounds: How often each is measured.
+        settings: Those of ``deploy``, and the engine's own.
 
     Raises:
-        EngineError: If the engine does not tell the time of single layers.
+        EngineError: If the engine does not tell the time of single layers, or ``threads`` or ``rounds`` is below 1.
         ExportError: If the recipe cannot be expressed as Q/DQ, or nothing can be exported.
         EngineBuildError: If the engine cannot be built.
     """
+    from sensitivity.deploy.engines.registry import kind_of
     from sensitivity.deploy.verify.latency import measure_latency
 
+    for name, value in (("threads", threads), ("rounds", rounds)):
+        if value is not None and value < 1:
+            raise EngineError(f"{name}={value}: give 1 or more.")
     ready = wrapped._calibrator.ready_for(check_recipes(recipe), calibration)
     options: dict[str, Any] = {"calibration": ready or None, "parts": parts, "example": example, **settings}
-    quantized, in_float = (wrapped.deploy(scheme, engine, **options) for scheme in (Scheme.all(recipe), Scheme()))
-    return measure_latency(quantized, in_float, recipe)
+    if threads is not None and kind_of(engine).capabilities.takes_threads:
+        options["threads"] = threads
+    deployed = wrapped.deploy(Scheme.all(recipe), engine, **options)
+    return measure_latency(deployed, recipe, rounds=rounds, threads=threads)
 
 
 @checked(StudyError)

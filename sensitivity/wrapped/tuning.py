@@ -16,6 +16,7 @@ from sensitivity.progress import watching
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe
 from sensitivity.records.arguments import CHECKED_WHERE_USED, checked
+from sensitivity.records.latency import Latency
 from sensitivity.records.tuned import Goal
 from sensitivity.sweep.arguments import check_arguments
 from sensitivity.sweep.stopping.race import Confidence
@@ -42,6 +43,7 @@ def tune(
     engine: str | Build | None = "openvino",
     calibration: CalibrationLike = None,
     candidates: Annotated[Recipes | None, CHECKED_WHERE_USED] = None,
+    latency: Latency | None = None,
     store: StoreLike = None,
     stop: Confidence | None = None,
     executor: Executor | None = None,
@@ -62,6 +64,9 @@ def tune(
             at the end. None searches in the simulation alone.
         calibration: Activation ranges or images, best images: then all candidates share one pass over them.
         candidates: The recipes that may be used; None takes several of 8 bits, and of fewer for ``size_bytes``.
+        latency: What ``wrapped.latency`` measured, for any target: what a layer in float costs is then the seconds
+            that protecting it adds. None measures it for ``latency_s``, and otherwise counts multiply-adds and bytes,
+            which do not depend on the clock.
         store: A file that every result is written to, as in ``analyze``: stop any time and run again to go on.
         stop: Measure a scheme on no more images than decide whether it is within ``max_drop``; its level counts,
             its tolerance is replaced. The scheme that is chosen is measured on all images.
@@ -69,7 +74,7 @@ def tune(
         progress: Show a progress bar.
 
     Raises:
-        StudyError: If there is no target, or one that fp32 itself misses.
+        StudyError: If there is no target, or one that fp32 itself misses, or ``latency`` is of other layers.
         RecipeError: If a candidate is no recipe, or two have the same name.
         EngineError: If the engine runs none of the candidates, or cannot tell a latency asked for.
         MissingPackageError: If a latency is asked for, and the engine's package is not installed.
@@ -78,7 +83,7 @@ def tune(
     from sensitivity.search.tune import request_of, settings_for, tune
     from sensitivity.tuned import Tuned
 
-    request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates)
+    request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates, latency)
     check_arguments(task, calibration=calibration, store=store, stop=stop)
     with sole_use(wrapped.model):
         task = with_reference(wrapped.model, task)
@@ -102,6 +107,7 @@ def explain_tune(
     engine: str | Build | None = "openvino",
     calibration: CalibrationLike = None,
     candidates: Annotated[Recipes | None, CHECKED_WHERE_USED] = None,
+    latency: Latency | None = None,
     stop: Confidence | None = None,
 ) -> TuneExplanation:
     """What ``tune`` will cost in this process, from a short probe on the first batches; print it.
@@ -110,14 +116,14 @@ def explain_tune(
     part of the estimate; for a ``latency_s`` single layers are timed on the engine now.
 
     Raises:
-        StudyError: If there is no target, or one that fp32 itself misses.
+        StudyError: If there is no target, or one that fp32 itself misses, or ``latency`` is of other layers.
         RecipeError: If a candidate is no recipe, or two have the same name.
         EngineError: If the engine runs none of the candidates, or cannot tell a latency asked for.
     """
     from sensitivity.search.explain import explain_tune
     from sensitivity.search.tune import request_of, settings_for
 
-    request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates)
+    request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates, latency)
     check_arguments(task, calibration=calibration, stop=stop)
     with sole_use(wrapped.model):
         task = with_reference(wrapped.model, task)
@@ -154,7 +160,7 @@ def _subject(
         *(wrapped.model, wrapped.layers, wrapped._example_inputs, Perturber(wrapped.model, ready)),
         plan=partial(wrapped.plan, **ranges),
         deploy=partial(wrapped.deploy, **ranges),
-        latency=partial(wrapped.latency, **ranges),
+        latency=partial(wrapped.latency, threads=None, **ranges),
         equalized=equalized if copy else None,
     )
 

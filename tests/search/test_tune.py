@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from sensitivity.errors import (
     StudyError,
     TaskError,
 )
+from sensitivity.records.latency import Latency
 from sensitivity.records.scheme import Rule
 from sensitivity.records.tuned import StepKind
 from sensitivity.records.verdict import Verdict
@@ -382,6 +384,43 @@ def test_a_latency_that_cannot_be_met_is_said() -> None:
     tuned = wrapped.tune(task, latency_s=1e-9, candidates=[AFFINE], calibration=task.inputs, progress=False)
     assert not tuned.met
     assert "the target of at most 1e-06 ms a run was not met" in tuned.notes[-1]
+
+
+def stated(wrapped: sv.Wrapped, dear: Collection[str]) -> Latency:
+    """Times on no engine: protecting one of these takes a second more, any other a millisecond."""
+    pairs = {name: (0.1, 0.1 + (1.0 if name in dear else 0.001)) for name in wrapped.layers.names}
+    return Latency("net", SYMMETRIC, "made", 1.0, 2.0, pairs)
+
+
+def test_layers_that_are_dear_to_protect_by_their_times_stay_quantized(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    options = {"candidates": [SYMMETRIC, AFFINE], "calibration": task.inputs, **quiet}
+    loose = wrapped.tune(task, max_drop=99.0, **options)
+    by_bytes = wrapped.tune(task, max_drop=50 * loose.drop, **options)
+    assert by_bytes.in_float
+    dear = stated(wrapped, by_bytes.in_float)
+    by_time = wrapped.tune(task, max_drop=50 * loose.drop, latency=dear, **options)
+    assert by_time.met
+    assert not set(by_time.in_float) & set(by_bytes.in_float)
+
+
+@pytest.mark.parametrize("dear", [slice(0, 2), slice(2, 4)])
+def test_a_latency_is_spent_on_the_layers_that_cost_little_by_the_times_given(dear: slice) -> None:
+    wrapped, task = subject()
+    names = wrapped.layers.names
+    latency = stated(wrapped, names[dear])
+    options = {"candidates": [COARSE], "calibration": task.inputs, "progress": False}
+    tuned = wrapped.tune(task, latency_s=1.1, latency=latency, **options)
+    assert tuned.in_float == tuple(name for name in names if name not in names[dear])
+    explained = wrapped.explain_tune(task, latency_s=1.1, latency=latency, candidates=[COARSE], calibration=task.inputs)
+    assert explained.most_passes >= explained.least_passes > 0
+
+
+def test_times_of_another_model_are_refused(quiet: dict[str, Any]) -> None:
+    wrapped, task = subject()
+    latency = replace(stated(wrapped, ()), layers={"nowhere": (0.1, 0.2)})
+    with pytest.raises(StudyError, match=r"times of layers that .* does not have: nowhere"):
+        wrapped.tune(task, max_drop=1.0, latency=latency, calibration=task.inputs, candidates=[SYMMETRIC], **quiet)
 
 
 def test_passes_run_elsewhere_where_an_executor_is_given(quiet: dict[str, Any]) -> None:

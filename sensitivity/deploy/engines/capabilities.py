@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from sensitivity.contracts import EngineCapabilities
 
-OPENVINO = EngineCapabilities(depthwise_channel_activations=True, rests=("fp32", "bf16", "fp16"), times_layers=True)
+OPENVINO = EngineCapabilities(
+    depthwise_channel_activations=True, rests=("fp32", "bf16", "fp16"), times_layers=True, takes_threads=True
+)
 """Whether the CPU computes in half precision, and whether it saturates, is asked on the machine."""
 
 ONNXRUNTIME = EngineCapabilities(
@@ -13,10 +15,11 @@ ONNXRUNTIME = EngineCapabilities(
     runs_written_types=True,
     rounds_every_node=True,
     keeps_fp32=True,
+    takes_threads=True,
     saturates=False,
 )
 
-ONNXRUNTIME_INT8 = EngineCapabilities(times_layers=True)
+ONNXRUNTIME_INT8 = EngineCapabilities(times_layers=True, takes_threads=True)
 """Scales for each channel of an input stay in float here; whether it saturates is asked on the machine."""
 
 TENSORRT = EngineCapabilities(

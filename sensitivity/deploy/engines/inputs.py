@@ -53,14 +53,23 @@ def checked_inputs(
     return arrays
 
 
-def median_time_s(run: Callable[[], object], repeats: int) -> float:
-    """Median wall time of one call in seconds, after a warm-up.
+def check_repeats(repeats: int) -> None:
+    """Refuse to repeat nothing.
 
     Raises:
         EngineError: If there is nothing to repeat.
     """
     if repeats < 1:
         raise EngineError(f"repeats={repeats}: it must be 1 or more.")
+
+
+def median_time_s(run: Callable[[], object], repeats: int) -> float:
+    """Median wall time of one call in seconds, after a warm-up.
+
+    Raises:
+        EngineError: If there is nothing to repeat.
+    """
+    check_repeats(repeats)
     for _ in range(WARM_UP_RUNS):
         run()
     times = []

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+import statistics
+from collections import defaultdict
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import OPENVINO
-from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
+from sensitivity.deploy.engines.inputs import WARM_UP_RUNS, Array, check_repeats, checked_inputs, median_time_s
 from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
+from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of, facts_of, quantizers_of, reads_of
 from sensitivity.deploy.engines.openvino_names import GraphNames
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
@@ -67,6 +70,7 @@ class OpenVinoEngine(Engine):
         graph = file.graph
         self._makers = _output_makers(graph)
         self._graph_names = GraphNames(graph)
+        self._quantizers = quantizers_of(graph)
         weights = {tensor.name for tensor in graph.initializer}
         ports = [port for port in graph.input if port.name not in weights]
         self._shapes = [[size.dim_value or None for size in port.type.tensor_type.shape.dim] for port in ports]
@@ -77,6 +81,8 @@ class OpenVinoEngine(Engine):
         ]  # OpenVINO drops inputs that nothing reads
         self._request = self._compiled.create_infer_request()
         self._last: list[Array] | None = None
+        self._profiled: Any = None
+        self._times_s: dict[str, float] = {}
 
     def run(self, *inputs: Any) -> tuple[Array, ...]:
         """All outputs of the graph, in its order.
@@ -87,29 +93,49 @@ class OpenVinoEngine(Engine):
         Raises:
             EngineError: If the number, a shape or a dtype of the inputs is not what the engine was built for.
         """
-        arrays = checked_inputs(self.name, inputs, self._shapes, self._dtypes)
-        self._last = arrays
+        arrays = self._remembered(inputs)
         return self._infer(self._request, arrays)
 
     def layer_info(self) -> list[EngineLayer]:
         """Every operation of the execution graph that computes something, in execution order.
 
-        Times are means over one profiled pass of the last inputs; None before the first ``run``.
+        Times are those of ``profile``, which is called here with the last inputs where it was not yet; None before the
+        first ``run``.
         """
-        compiled = self._compiled
-        if self._last is not None:
-            compiled = self._compile(profile=True)
-            request = compiled.create_infer_request()
-            for _ in range(2):  # the first pass allocates
-                self._infer(request, self._last)
+        if self._last is not None and not self._times_s:
+            self.profile(*self._last, repeats=1)
+        compiled = self._compiled if self._profiled is None else self._profiled
         operations = compiled.get_runtime_model().get_ordered_ops()
         weights = {
             operation.get_friendly_name(): _names_of_weight(operation)
             for operation in operations
-            if _facts(operation).get("layerType") in _MULTIPLY
+            if facts_of(operation).get("layerType") in _MULTIPLY
         }
-        layers = [layer for operation in operations if (layer := _layer(operation)) is not None]
+        layers = [layer for operation in operations if (layer := self._layer(operation)) is not None]
         return self._graph_names.completed(self._with_real_names(layers, weights), weights)
+
+    def profile(self, *inputs: Any, repeats: int = 20) -> Mapping[str, float]:
+        """Median seconds of each operation by its name; ``layer_info`` has them too from now on.
+
+        Args:
+            inputs: As for ``run``.
+            repeats: Runs that are timed after a warm-up, on a copy that is compiled for profiling and kept.
+
+        Raises:
+            EngineError: As ``run``, or if ``repeats`` is not positive.
+        """
+        check_repeats(repeats)
+        arrays = self._remembered(inputs)
+        if self._profiled is None:
+            self._profiled = self._compile(profile=True)
+        request = self._profiled.create_infer_request()
+        seconds: dict[str, list[float]] = defaultdict(list)
+        for number in range(WARM_UP_RUNS + repeats):
+            self._infer(request, arrays)
+            for timed in request.get_profiling_info() if number >= WARM_UP_RUNS else ():
+                seconds[timed.node_name].append(timed.real_time.total_seconds())
+        self._times_s = {name: statistics.median(runs) for name, runs in seconds.items()}
+        return dict(self._times_s)
 
     def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
         """Median time of one run in seconds, after a warm-up.
@@ -119,6 +145,25 @@ class OpenVinoEngine(Engine):
         """
         arrays = checked_inputs(self.name, inputs, self._shapes, self._dtypes)
         return median_time_s(lambda: self._infer(self._request, arrays), repeats)
+
+    def _remembered(self, inputs: tuple[Any, ...]) -> list[Array]:
+        """The inputs as they are run; times of inputs of other sizes are forgotten."""
+        arrays = checked_inputs(self.name, inputs, self._shapes, self._dtypes)
+        if self._last is None or [array.shape for array in arrays] != [array.shape for array in self._last]:
+            self._times_s = {}
+        self._last = arrays
+        return arrays
+
+    def _layer(self, operation: Any) -> EngineLayer | None:
+        """One operation of the execution graph; None for what computes nothing (inputs, constants, results)."""
+        facts = facts_of(operation)
+        if facts.get("layerType", "") in NO_OPERATION:
+            return None
+        nodes = tuple(name for name in facts.get("originalLayersNames", "").split(",") if name)
+        precision = _precision(facts.get("runtimePrecision", ""), facts.get("primitiveType", ""))
+        name = operation.get_friendly_name()
+        change = change_of(operation, self._quantizers)
+        return EngineLayer(name, nodes, precision, self._times_s.get(name), reads_of(operation), change)
 
     def _with_real_names(self, layers: list[EngineLayer], multiplying: Collection[str]) -> list[EngineLayer]:
         """OpenVINO calls an operation by the output that it computes, where nothing else tells of the node."""
@@ -186,23 +231,6 @@ def _output_makers(graph: Any) -> dict[str, str]:
     return makers_of_outputs
 
 
-def _layer(operation: Any) -> EngineLayer | None:
-    """One operation of the execution graph; None for what computes nothing (inputs, constants, results)."""
-    facts = _facts(operation)
-    kind = facts.get("layerType", "")
-    if kind in {"Input", "Const", "Output", "Parameter", "Result"}:
-        return None
-    nodes = tuple(name for name in facts.get("originalLayersNames", "").split(",") if name)
-    precision = _precision(facts.get("runtimePrecision", ""), facts.get("primitiveType", ""))
-    micros = facts.get("execTimeMcs", "not_executed")
-    time_s = float(micros) / 1e6 if micros.replace(".", "", 1).isdigit() else None
-    return EngineLayer(operation.get_friendly_name(), nodes, precision, time_s)
-
-
-def _facts(operation: Any) -> dict[str, str]:
-    return {key: str(value.value if hasattr(value, "value") else value) for key, value in operation.rt_info.items()}
-
-
 def _precision(runtime: str, primitive: str) -> str:
     """What an operation computes in: int8 only where its primitive does, e.g. ``brgconv_avx512_I8``.
 
@@ -220,7 +248,7 @@ def _names_of_weight(operation: Any) -> tuple[str, ...]:
         return ()
     node = operation.input_value(1).get_node()
     while True:
-        facts = _facts(node)
+        facts = facts_of(node)
         names += [node.get_friendly_name(), *facts.get("originalLayersNames", "").split(",")]
         if facts.get("layerType") == "Const":
             return tuple(dict.fromkeys(name for name in names if name))

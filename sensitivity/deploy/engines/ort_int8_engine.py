@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import statistics
 import tempfile
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-from sensitivity.contracts import EngineLayer
+from sensitivity.contracts import EngineLayer, FormatChange
 from sensitivity.deploy.engines.capabilities import ONNXRUNTIME_INT8
 from sensitivity.deploy.engines.inputs import Array, checked_inputs
 from sensitivity.deploy.engines.ort_engine import OrtEngine
@@ -16,6 +17,7 @@ from sensitivity.deploy.graph.integer_products import with_integer_products
 from sensitivity.deploy.packages import need
 
 _INTEGER = frozenset({"ConvInteger", "MatMulInteger", "QuantizeLinear", "DequantizeLinear"})
+_CHANGES: dict[str, FormatChange] = {"QuantizeLinear": "to int8", "DequantizeLinear": "to float"}
 _PROFILED_RUNS = 5
 _KERNEL = "_kernel_time"
 
@@ -52,15 +54,23 @@ class OrtInt8Engine(OrtEngine):
     def layer_info(self) -> list[EngineLayer]:
         """Every node that is run, with the precision of its operator.
 
-        Times are means over profiled passes of the last inputs, those of what scales and adds behind a product among
+        Times are medians over profiled passes of the last inputs, those of what scales and adds behind a product among
         its own; None before the first ``run``.
         """
         times = {} if self._last is None else self._profiled(self._last)
+        makers = {name: self._operation_of(node) for node in self._graph.node for name in node.output}
+        reads: dict[str, dict[str, None]] = defaultdict(dict)
+        for node in self._graph.node:
+            own = self._operation_of(node)
+            sources = (makers[name] for name in node.input if name in makers)
+            reads[own] |= dict.fromkeys(source for source in sources if source != own)
         layers = []
         for node in self._graph.node:
+            name = self._operation_of(node)
             if self._product_of(node.name) == node.name:
                 time_s = times.get(node.name, 0.0) if times else None
-                layers.append(EngineLayer(node.name or node.output[0], (node.name,), self._precision_of(node), time_s))
+                precision, change = self._precision_of(node), _CHANGES.get(node.op_type)
+                layers.append(EngineLayer(name, (node.name,), precision, time_s, tuple(reads[name]), change))
         return layers
 
     def _prepared(self, graph: Any) -> Any:
@@ -76,6 +86,10 @@ class OrtInt8Engine(OrtEngine):
     def _precision_of(self, node: Any) -> str:
         return "int8" if node.op_type in _INTEGER else "fp32"
 
+    def _operation_of(self, node: Any) -> str:
+        """Name of the operation that a node belongs to."""
+        return self._product_of(node.name) or str(node.output[0])
+
     def _product_of(self, name: str) -> str:
         """The product that a node finishes (cast, scale, bias), or the node itself."""
         stem = name.rpartition("/")[0]
@@ -83,7 +97,7 @@ class OrtInt8Engine(OrtEngine):
         return stem if finishes else name
 
     def _profiled(self, arrays: list[Array]) -> dict[str, float]:
-        """Mean seconds of every node, by name."""
+        """Median seconds of every node, by name."""
         runtime = need("onnxruntime", "onnx")
         seconds: dict[str, float] = defaultdict(float)
         with tempfile.TemporaryDirectory() as folder:
@@ -101,8 +115,7 @@ class OrtInt8Engine(OrtEngine):
             if event.get("cat") == "Node" and event["name"].endswith(_KERNEL):
                 runs[event["name"].removesuffix(_KERNEL)].append(event["dur"] / 1e6)
         for name, durations in runs.items():
-            later = durations[1:] or durations
-            seconds[self._product_of(name)] += sum(later) / len(later)
+            seconds[self._product_of(name)] += statistics.median(durations[1:] or durations)
         return dict(seconds)
 
 

@@ -1,102 +1,155 @@
-"""Times on an engine, quantized and in float, measured by turns: of the whole model, and of every layer."""
+"""Times of every layer on an engine, quantized, in float, and protected alone, with what changes of format take."""
 
 from __future__ import annotations
 
 import statistics
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 from sensitivity.contracts import Engine
 from sensitivity.deploy.deployed import Deployed
-from sensitivity.deploy.graph.qdq import insert_qdq
+from sensitivity.deploy.executed import ExecutedPart, run_profiled
+from sensitivity.deploy.verify.cpu_affinity import held_to_cpus
+from sensitivity.deploy.verify.timing import ROUNDS, RUNS_A_ROUND, Timing, engines_with, run_s
 from sensitivity.errors import EngineError
 from sensitivity.records import Recipe
 from sensitivity.records.latency import Latency
+from sensitivity.records.times import Changes, Circumstances
 
-ROUNDS = 5
-RUNS_A_ROUND = 10
+PROFILED_RUNS_A_ROUND = 5
+INTERLEAVED = 3
+"""Protected layers are measured this many apart, so that both neighbours are quantized: in so many graphs."""
 
 
-def by_turns(timers: Sequence[Callable[[], float]], *, rounds: int = ROUNDS) -> list[float]:
-    """Median of each timer, all called in every round, so that a slow moment of the machine weighs on all.
+@dataclass(frozen=True)
+class _Profile:
+    """What one round tells of one graph."""
+
+    seconds: Mapping[str, float]
+    changes: Mapping[str, Changes]
+    all_changes: Changes
+    readers: Mapping[str, frozenset[str]]
+
+    @classmethod
+    def of(cls, parts: Iterable[ExecutedPart]) -> _Profile:
+        seconds: dict[str, float] = defaultdict(float)
+        changes: dict[str, Changes] = {}
+        readers: dict[str, frozenset[str]] = {}
+        totals = [(0, 0.0)]
+        for part in parts:
+            for layer, own in part.seconds().items():
+                seconds[layer] += own
+            for layer, change in part.changes().items():
+                changes[layer] = _sum([changes.get(layer, (0, 0.0)), change])
+            for layer, layers in part.readers().items():
+                readers[layer] = readers.get(layer, frozenset()) | layers
+            totals.append(part.all_changes())
+        return cls(seconds, changes, _sum(totals), readers)
+
+
+@dataclass(frozen=True)
+class _Variant:
+    """One graph that is timed: its engines, and what each round told."""
+
+    quantized: frozenset[str]
+    engines: Sequence[Engine]
+    profiles: list[_Profile] = field(default_factory=list)
+
+    def profile(self, deployed: Deployed) -> None:
+        """Time every layer once more."""
+        executed = [
+            run_profiled(
+                engine,
+                [tensor.cpu().numpy() for tensor in part.part.example],
+                part.qdq.nodes,
+                repeats=PROFILED_RUNS_A_ROUND,
+            )
+            for part, engine in zip(deployed.parts, self.engines, strict=True)
+        ]
+        self.profiles.append(_Profile.of(executed))
+
+    def timing(self, layer: str) -> Timing:
+        """One layer's own time."""
+        return Timing.of([profile.seconds.get(layer, 0.0) for profile in self.profiles])
+
+    def changes(self, layers: Iterable[str]) -> Changes:
+        """Changes of format in front of some layers."""
+        names = list(layers)
+        each = [_sum(profile.changes.get(name, (0, 0.0)) for name in names) for profile in self.profiles]
+        return each[0][0], statistics.median(seconds for _, seconds in each)
+
+    def all_changes(self) -> Changes:
+        """Changes of format in the whole graph."""
+        return self.profiles[0].all_changes[0], statistics.median(each.all_changes[1] for each in self.profiles)
+
+
+def measure_latency(deployed: Deployed, recipe: Recipe, *, rounds: int = ROUNDS, threads: int | None = None) -> Latency:
+    """Time a model by turns with every layer quantized, with none, and with each one protected.
+
+    What protecting a layer costs is read from graphs in which every third layer is in float: each protected layer then
+    stands between quantized ones, as if it were protected alone, as long as layers follow each other.
 
     Args:
-        timers: Each returns seconds.
-        rounds: Times that each is called.
-    """
-    seconds = [[timer() for timer in timers] for _ in range(rounds)]
-    return [statistics.median(several) for several in zip(*seconds, strict=True)]
-
-
-def compare_with_float(deployed: Deployed) -> tuple[float, float | None]:
-    """Seconds of one run of all parts: as deployed, and on the same engine with nothing quantized.
-
-    Both are built with the same settings, threads among them, and timed by turns. The second is None where the engine
-    is the simulation.
-
-    Args:
-        deployed: What is timed, on the inputs it was exported with.
-    """
-    nothing = deployed.plan.only([]).in_fp32()
-    planned = [part.engine for part in deployed.parts]
-    timers = [lambda: _run_s(deployed, planned, as_deployed=True)]
-    if not is_simulation(deployed):
-        graphs = [insert_qdq(part.part.graph, nothing).graph for part in deployed.parts]
-        plain = [deployed.build(graph, part.part, nothing) for graph, part in zip(graphs, deployed.parts, strict=True)]
-        timers.append(lambda: _run_s(deployed, plain, as_deployed=False))
-    times = by_turns(timers)
-    return times[0], times[1] if len(times) > 1 else None
-
-
-def is_simulation(deployed: Deployed) -> bool:
-    """Whether the engines are the simulation itself, which ignores the graph that it is given."""
-    return all(engine.is_simulation for engine in deployed.engines)
-
-
-def _run_s(deployed: Deployed, engines: Sequence[Engine], *, as_deployed: bool) -> float:
-    seconds = 0.0
-    for part, engine in zip(deployed.parts, engines, strict=True):
-        plain = [tensor.cpu().numpy() for tensor in part.part.example]
-        arrays = part.arrays_of(part.part.example) if as_deployed else plain
-        seconds += engine.latency_s(*arrays, repeats=RUNS_A_ROUND)
-    return seconds
-
-
-def measure_latency(quantized: Deployed, in_float: Deployed, recipe: Recipe, *, rounds: int = ROUNDS) -> Latency:
-    """Time both by turns, so that a slow moment of the machine weighs on both.
-
-    Args:
-        quantized: The model with every layer quantized.
-        in_float: The same on the same engine with none.
+        deployed: The model with every layer quantized; engines like its own are built of its graphs.
         recipe: What the quantized layers have.
-        rounds: Profiles of each; medians are taken.
+        rounds: Measurements of each; medians are taken.
+        threads: CPUs that the process is held to meanwhile; None holds it to nothing.
 
     Raises:
         EngineError: If the engine does not tell the time of single layers, or rounds is not positive.
     """
     if rounds < 1:
         raise EngineError(f"rounds={rounds}: give 1 or more.")
-    whole: tuple[list[float], list[float]] = ([], [])
-    parts: tuple[dict[str, list[float]], dict[str, list[float]]] = (defaultdict(list), defaultdict(list))
-    for _ in range(rounds):
-        for deployed, total, times in zip((quantized, in_float), whole, parts, strict=True):
-            total.append(_whole_s(deployed))
-            for layer, seconds in deployed.profile().items():
-                times[layer].append(seconds)
-    measured = [{layer: statistics.median(several) for layer, several in times.items()} for times in parts]
-    table = quantized.plan.layers
+    names = [layer.name for layer in deployed.plan.quantized]
+    with held_to_cpus(threads) as cpus:
+        schemes = [frozenset(names), frozenset[str]()]
+        schemes += [frozenset(names) - set(names[first::INTERLEAVED]) for first in range(min(INTERLEAVED, len(names)))]
+        variants = [_Variant(kept, engines_with(deployed, [n for n in names if n in kept])) for kept in schemes]
+        wholes: list[list[float]] = [[], []]
+        for _ in range(rounds):
+            for variant, whole in zip(variants, wholes, strict=False):
+                whole.append(run_s(deployed, variant.engines, as_deployed=False))
+            for variant in variants:
+                variant.profile(deployed)
+    quantized, in_float = (Timing.of(whole) for whole in wholes)
+    table = deployed.plan.layers
+    pairs = {layer.name: [variant.timing(layer.name) for variant in variants[:2]] for layer in table}
     return Latency(
-        table.model,
-        recipe,
-        quantized.name,
-        statistics.median(whole[0]),
-        statistics.median(whole[1]),
-        {layer.name: (measured[0].get(layer.name, 0.0), measured[1].get(layer.name, 0.0)) for layer in table},
+        *(table.model, recipe, deployed.name, quantized.median_s, in_float.median_s),
+        {name: (int8.median_s, plain.median_s) for name, (int8, plain) in pairs.items()},
+        Circumstances(
+            rounds=rounds,
+            runs=rounds * RUNS_A_ROUND,
+            threads=threads,
+            cpus=cpus,
+            spread_s=(quantized.spread_s, in_float.spread_s),
+            layer_spread_s={name: (int8.spread_s, plain.spread_s) for name, (int8, plain) in pairs.items()},
+            graph_changes=(variants[0].all_changes(), variants[1].all_changes()),
+            changes={name: variants[0].changes([name]) for name in pairs if variants[0].changes([name])[0]},
+            **_protecting(names, variants),
+        ),
     )
 
 
-def _whole_s(deployed: Deployed) -> float:
-    seconds = 0.0
-    for part in deployed.parts:
-        seconds += part.engine.latency_s(*part.arrays_of(part.part.example))
-    return seconds
+def _protecting(names: Sequence[str], variants: Sequence[_Variant]) -> dict[str, dict[str, Any]]:
+    """For each layer what protecting it adds, and the changes of format around it then."""
+    quantized, _, *thirds = variants
+    seconds: dict[str, float] = {}
+    changes: dict[str, Changes] = {}
+    for third in thirds:
+        readers = third.profiles[0].readers
+        for name in names:
+            if name in third.quantized:
+                continue
+            around = [name, *sorted(readers.get(name, frozenset()) & third.quantized)]
+            changes[name] = third.changes(around)
+            more = changes[name][1] - quantized.changes(around)[1]
+            seconds[name] = third.timing(name).median_s - quantized.timing(name).median_s + more
+    return {"protecting_s": seconds, "protected_changes": changes}
+
+
+def _sum(changes: Iterable[Changes]) -> Changes:
+    each = list(changes)
+    return sum(count for count, _ in each), sum(seconds for _, seconds in each)

@@ -10,8 +10,8 @@ from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.omission import OmissionKind
-from sensitivity.deploy.verify.latency import is_simulation
 from sensitivity.deploy.verify.layer_alone import NOTHING_COMPARED, Agreement, Counts
+from sensitivity.deploy.verify.timing import is_simulation
 from sensitivity.errors import PrecisionNotHonouredError
 from sensitivity.records import Layer
 from sensitivity.records.verification import Cause, Gates, LayerCheck, LayerStatus

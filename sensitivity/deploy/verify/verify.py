@@ -15,10 +15,10 @@ from sensitivity.contracts import EngineLayer, Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.verify.first_difference import first_differences
-from sensitivity.deploy.verify.latency import compare_with_float, is_simulation
 from sensitivity.deploy.verify.layer_alone import local_agreement
 from sensitivity.deploy.verify.layer_inside import inside_graph
 from sensitivity.deploy.verify.outputs import check_outputs, worst
+from sensitivity.deploy.verify.timing import compare_with_float, is_simulation
 from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, raise_if_other
 from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
@@ -95,7 +95,7 @@ def verify(
     outputs = check_outputs(deployed, calls)
     least = worst(outputs, thresholds)
     differences = _differences(deployed, calls, checks, outputs, thresholds)
-    planned_s, fp32_s = compare_with_float(deployed)
+    planned, in_float = compare_with_float(deployed)
     scores = {} if task is None else _metrics(deployed, task, fp32 or plan.model, roundings=roundings, watch=watch)
     return VerificationRecord(
         model=plan.layers.model,
@@ -104,8 +104,10 @@ def verify(
         gates=thresholds,
         output_sqnr_db=None if least is None else least.sqnr_db,
         simulation_sqnr_db=None if least is None else least.simulation_sqnr_db,
-        latency_int8_s=planned_s,
-        latency_fp32_s=fp32_s,
+        latency_int8_s=planned.median_s,
+        latency_fp32_s=None if in_float is None else in_float.median_s,
+        latency_int8_spread_s=planned.spread_s,
+        latency_fp32_spread_s=None if in_float is None else in_float.spread_s,
         info=_info(deployed, [path for path, own in from_task.items() if not own]),
         outputs=outputs,
         first_differences=differences,

@@ -2,24 +2,58 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
 import sensitivity as sv
-from sensitivity.deploy.verify.latency import by_turns
+from sensitivity.contracts import EngineLayer
+from sensitivity.deploy.executed import ExecutedPart
+from sensitivity.deploy.verify.cpu_affinity import held_to_cpus
+from sensitivity.deploy.verify.timing import Timing, by_turns
 from sensitivity.errors import EngineError
+from sensitivity.records.latency import Latency
 from tests.deploy.nets import images
 
 
+@pytest.fixture(scope="module")
+def latency(shared: sv.Wrapped) -> Latency:
+    return shared.latency(sv.INT8, rounds=2)
+
+
 def test_every_layer_has_a_time_in_both_precisions(wrapped: sv.Wrapped) -> None:
-    latency = wrapped.latency(sv.INT8)
+    latency = wrapped.latency(sv.INT8, rounds=1)
     assert list(latency.layers) == wrapped.layers.names
     assert all(quantized > 0 and in_float > 0 for quantized, in_float in latency.layers.values())
     for number, whole in enumerate((latency.quantized_s, latency.float_s)):
         assert sum(times[number] for times in latency.layers.values()) < 20 * whole, (
             "profiling has a price, no other unit"
         )
+
+
+def test_how_it_was_measured_is_told(latency: Latency) -> None:
+    known = latency.circumstances
+    assert known is not None
+    assert (known.rounds, known.runs, known.threads) == (2, 20, 1)
+    assert min(known.spread_s) >= 0.0
+    assert set(known.protecting_s) == set(latency.layers), "every layer was protected in one of three graphs"
+    first = next(iter(latency.layers))
+    assert latency.extra_s(first) == known.protecting_s[first]
+    text = str(latency)
+    assert "Medians of 2 rounds by turns, 20 runs of each after a warm-up; threads: 1" in text
+    assert "Operations that only change the format of a tensor: " in text
+
+
+def test_the_input_is_quantized_by_an_operation_of_its_own(latency: Latency) -> None:
+    """OpenVINO has nothing to fuse it into: the graph's input is no layer's output."""
+    known = latency.circumstances
+    assert known is not None
+    first = next(iter(latency.layers))
+    assert known.changes[first][0] >= 1
+    assert latency.to_frame().loc[first, "changes"] == known.changes[first][0]
+    assert known.graph_changes[0][0] >= known.changes[first][0]
 
 
 def test_timers_are_called_by_turns_and_the_median_counts() -> None:
@@ -32,13 +66,86 @@ def test_timers_are_called_by_turns_and_the_median_counts() -> None:
 
         return tell
 
-    assert by_turns([timer("a", [1.0, 9.0, 2.0]), timer("b", [3.0, 8.0, 4.0])], rounds=3) == [2.0, 4.0]
+    timings = by_turns([timer("a", [1.0, 9.0, 2.0]), timer("b", [3.0, 8.0, 4.0])], rounds=3)
+    assert timings == [Timing(2.0, 4.0), Timing(4.0, 2.5)], "numpy.percentile: 1.5 and 5.5, 3.5 and 6"
     assert said == ["a", "b"] * 3
 
 
-def test_a_study_with_times_can_be_protected_within_a_latency(shared: sv.Wrapped) -> None:
+def test_one_round_has_no_spread() -> None:
+    assert by_turns([lambda: 3.0], rounds=1) == [Timing(3.0, 0.0)]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot hold a process to a CPU")
+def test_the_process_is_held_to_as_many_cpus_as_threads_and_let_go() -> None:
+    before = os.sched_getaffinity(0)
+    with held_to_cpus(1) as cpus:
+        held = os.sched_getaffinity(0)
+    assert os.sched_getaffinity(0) == before
+    if len(before) > 1:
+        assert held == set(cpus)
+        assert len(cpus) == 1
+    with held_to_cpus(None) as cpus:
+        assert os.sched_getaffinity(0) == before
+    assert cpus == ()
+
+
+def part(*operations: EngineLayer) -> ExecutedPart:
+    return ExecutedPart("made", operations, {"a": "a", "b": "b", "c": "c"})
+
+
+def test_a_change_of_format_belongs_to_the_layers_that_read_it() -> None:
+    executed = part(
+        EngineLayer("quantize", (), "fp32", 3.0, (), "to int8"),
+        EngineLayer("a", ("a",), "int8", 1.0, ("quantize",)),
+        EngineLayer("add", (), "fp32", 1.0, ("a",)),
+        EngineLayer("codes", (), "fp32", 2.0, ("add",), "to int8"),
+        EngineLayer("b", ("b",), "int8", 5.0, ("codes",)),
+        EngineLayer("c", ("c",), "int8", 7.0, ("codes",)),
+        EngineLayer("out", (), "int8", 11.0, ("c",), "to float"),
+    )
+    assert executed.seconds() == {"a": 1.0, "b": 5.0, "c": 7.0}
+    assert executed.changes() == {"a": (1, 3.0), "b": (1, 1.0), "c": (1, 1.0)}, "what two layers read is shared"
+    assert executed.all_changes() == (3, 16.0), "also what no layer reads"
+    assert executed.readers() == {"a": {"b", "c"}, "b": frozenset(), "c": frozenset()}
+
+
+def made_latency(**changes: float) -> Latency:
+    values = {"quantized_s": 0.010, "float_s": 0.020} | changes
+    return Latency("net", sv.INT8, "made", layers={"a": (0.001, 0.002)}, **values)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("float_s", "words"),
+    [
+        (0.020, "int8 is 2.00 times as fast"),
+        (0.005, "int8 is slower than float here, it takes 2.00 times as long"),
+        (0.0101, "these runs do not tell which of the two is faster"),
+    ],
+)
+def test_which_of_the_two_is_faster_is_said_as_far_as_the_runs_tell(
+    latency: Latency, float_s: float, words: str
+) -> None:
+    assert latency.circumstances is not None
+    circumstances = replace(latency.circumstances, spread_s=(0.0005, 0.0002))
+    assert words in str(replace(made_latency(float_s=float_s), circumstances=circumstances))
+
+
+def test_a_layer_that_is_dear_to_protect_only_for_changes_of_format_is_named(latency: Latency) -> None:
+    assert latency.circumstances is not None
+    circumstances = replace(
+        latency.circumstances,
+        protecting_s={"a": 0.003, "b": 0.003, "c": -0.001},
+        protected_changes={"a": (2, 0.004), "b": (1, 0.001), "c": (0, 0.0)},
+        layer_spread_s={},
+    )
+    layers = {"a": (0.002, 0.001), "b": (0.001, 0.003), "c": (0.002, 0.001)}
+    made = replace(made_latency(), layers=layers, circumstances=circumstances)
+    assert made.dear == ("a",), "b is slower in float itself, and c costs nothing"
+    assert "dear to protect for changes of format: a." in str(made)
+
+
+def test_a_study_with_times_can_be_protected_within_a_latency(shared: sv.Wrapped, latency: Latency) -> None:
     study = shared.analyze(sv.FeatureFidelity(list(images(2, seed=3))), sv.INT8, progress=False)
-    latency = shared.latency(sv.INT8)
     study = study.with_latency(latency)
     everything = shared.layers.names
     assert set(study.protect(latency_s=1e3).reasons) <= set(everything)
@@ -48,4 +155,28 @@ def test_a_study_with_times_can_be_protected_within_a_latency(shared: sv.Wrapped
 
 def test_an_engine_that_tells_no_times_is_refused(shared: sv.Wrapped) -> None:
     with pytest.raises(EngineError, match="onnxruntime does not tell how long a layer takes"):
-        shared.latency(sv.INT8, "onnxruntime")
+        shared.latency(sv.INT8, "onnxruntime", rounds=1)
+
+
+@pytest.mark.parametrize("argument", ["threads", "rounds"])
+def test_a_number_below_one_is_refused(shared: sv.Wrapped, argument: str) -> None:
+    with pytest.raises(EngineError, match=f"{argument}=0: give 1 or more"):
+        shared.latency(sv.INT8, **{argument: 0})
+
+
+def test_threads_are_handed_to_the_engine(shared: sv.Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
+
+    taken: list[int | None] = []
+    build = OpenVinoEngine.__init__
+
+    def counted(self: OpenVinoEngine, model: bytes, **settings: int | None) -> None:
+        taken.append(settings.get("threads"))
+        build(self, model, **settings)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(OpenVinoEngine, "__init__", counted)
+    shared.latency(sv.INT8, threads=2, rounds=1)
+    assert set(taken) == {2}
+    taken.clear()
+    assert shared.latency(sv.INT8, threads=None, rounds=1).circumstances.cpus == ()  # type: ignore[union-attr]
+    assert set(taken) == {None}

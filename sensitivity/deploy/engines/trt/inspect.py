@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from sensitivity.contracts import EngineLayer
+from sensitivity.contracts import EngineLayer, FormatChange
 from sensitivity.errors import EngineError
 
 NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\s\[]|$)")
@@ -35,6 +35,9 @@ TACTIC = re.compile(f"(?:^|_){_TYPE}{_TYPE}_{_TYPE}{_TYPE}(?=_|$)")
 """A kernel's types in its name: read and written, then multiplied with and summed in: ``_i8f32_i8i32_``."""
 
 MOVES = ("reformat", "noop", "signal", "wait")
+CHANGES = ("reformat", "quantize", "dequantize")
+INTEGERS = ("int8", "uint8")
+FLOATS = ("fp32", "fp16", "bf16")
 TYPES = {
     "float": "fp32",
     "fp32": "fp32",
@@ -78,15 +81,35 @@ def read_layers(text: str, times_s: Mapping[str, float] | None = None) -> list[E
         )
     times_s = times_s or {}
     computed = {node for layer in layers if not _moves(layer) for node in nodes_of(layer)}
+    makers = {str(tensor.get("Name")): layer["Name"] for layer in layers for tensor in layer.get("Outputs", ())}
     return [
         EngineLayer(
             name=layer["Name"],
             nodes=tuple(node for node in nodes_of(layer) if not (_moves(layer) and node in computed)),
             precision=precision_of(layer),
             time_s=times_s.get(layer["Name"]),
+            reads=_reads(layer, makers),
+            changes=change_of(layer),
         )
         for layer in layers
     ]
+
+
+def change_of(layer: Mapping[str, Any]) -> FormatChange | None:
+    """What a layer that only copies turns its tensor into; None for all others."""
+    if str(layer.get("LayerType", "")).lower() not in CHANGES:
+        return None
+    read, written = (next(map(type_of, layer.get(side, ())), None) for side in ("Inputs", "Outputs"))
+    if read in FLOATS and written in INTEGERS:
+        return "to int8"
+    if read in INTEGERS and written in FLOATS:
+        return "to float"
+    return "layout"
+
+
+def _reads(layer: Mapping[str, Any], makers: Mapping[str, str]) -> tuple[str, ...]:
+    sources = (makers.get(str(tensor.get("Name"))) for tensor in layer.get("Inputs", ()))
+    return tuple(dict.fromkeys(source for source in sources if source is not None))
 
 
 def _moves(layer: Mapping[str, Any]) -> bool:
