@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Self
 
@@ -127,7 +127,7 @@ class StudyInfo(Facts):
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``of`` turns back into equal facts."""
-        latency = {} if self.latency is None else {name: asdict(times) for name, times in self.latency.items()}
+        latency = {} if self.latency is None else {name: times.to_json() for name, times in self.latency.items()}
         return super().to_json() | ({"latency": latency} if latency else {})
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
 Pair = tuple[float, float]
@@ -78,6 +78,10 @@ class Times:
     float_s: float
     layers: Mapping[str, Pair]
     circumstances: Circumstances | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values that ``from_json`` turns back into equal times."""
+        return {name: value for name, value in asdict(self).items() if value is not None}
 
     @classmethod
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
