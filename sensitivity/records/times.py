@@ -87,9 +87,9 @@ class Times:
     def from_json(cls, plain: Mapping[str, Any]) -> Self:
         """The times that ``StudyInfo.to_json`` described."""
         layers = {name: _pair(seconds) for name, seconds in plain["layers"].items()}
-        told = plain.get("circumstances")
-        circumstances = None if told is None else Circumstances.from_json(told)
-        return cls(str(plain["engine"]), float(plain["quantized_s"]), float(plain["float_s"]), layers, circumstances)
+        circumstances = plain.get("circumstances")
+        known = None if circumstances is None else Circumstances.from_json(circumstances)
+        return cls(str(plain["engine"]), float(plain["quantized_s"]), float(plain["float_s"]), layers, known)
 
 
 def _pair(values: Any) -> Pair:

@@ -104,33 +104,49 @@ def measure_latency(deployed: Deployed, recipe: Recipe, *, rounds: int = ROUNDS,
         raise EngineError(f"rounds={rounds}: give 1 or more.")
     names = [layer.name for layer in deployed.plan.quantized]
     with held_to_cpus(threads) as cpus:
-        schemes = [frozenset(names), frozenset[str]()]
-        schemes += [frozenset(names) - set(names[first::INTERLEAVED]) for first in range(min(INTERLEAVED, len(names)))]
-        variants = [_Variant(kept, engines_with(deployed, [n for n in names if n in kept])) for kept in schemes]
-        wholes: list[list[float]] = [[], []]
-        for _ in range(rounds):
-            for variant, whole in zip(variants, wholes, strict=False):
-                whole.append(run_s(deployed, variant.engines, as_deployed=False))
-            for variant in variants:
-                variant.profile(deployed)
-    quantized, in_float = (Timing.of(whole) for whole in wholes)
+        variants = _variants(deployed, names)
+        wholes = _timed_by_turns(deployed, variants, rounds)
+    quantized, in_float = wholes
     table = deployed.plan.layers
-    pairs = {layer.name: [variant.timing(layer.name) for variant in variants[:2]] for layer in table}
+    timings = {layer.name: [variant.timing(layer.name) for variant in variants[:2]] for layer in table}
+    changes = {layer.name: variants[0].changes([layer.name]) for layer in table}
     return Latency(
         *(table.model, recipe, deployed.name, quantized.median_s, in_float.median_s),
-        {name: (int8.median_s, plain.median_s) for name, (int8, plain) in pairs.items()},
+        {name: (own.median_s, own_float.median_s) for name, (own, own_float) in timings.items()},
         Circumstances(
             rounds=rounds,
             runs=rounds * RUNS_A_ROUND,
             threads=threads,
             cpus=cpus,
             spread_s=(quantized.spread_s, in_float.spread_s),
-            layer_spread_s={name: (int8.spread_s, plain.spread_s) for name, (int8, plain) in pairs.items()},
+            layer_spread_s={name: (own.spread_s, own_float.spread_s) for name, (own, own_float) in timings.items()},
             graph_changes=(variants[0].all_changes(), variants[1].all_changes()),
-            changes={name: variants[0].changes([name]) for name in pairs if variants[0].changes([name])[0]},
+            changes={name: change for name, change in changes.items() if change[0]},
             **_protecting(names, variants),
         ),
     )
+
+
+def _variants(deployed: Deployed, names: Sequence[str]) -> list[_Variant]:
+    """The graph with every layer quantized, with none, and those in which every third one is in float."""
+    floats = [
+        set[str](),
+        set(names),
+        *(set(names[first::INTERLEAVED]) for first in range(min(INTERLEAVED, len(names)))),
+    ]
+    schemes = [[name for name in names if name not in in_float] for in_float in floats]
+    return [_Variant(frozenset(quantized), engines_with(deployed, quantized)) for quantized in schemes]
+
+
+def _timed_by_turns(deployed: Deployed, variants: Sequence[_Variant], rounds: int) -> list[Timing]:
+    """Time the first two as a whole, and every layer of all of them, which keep what they are told."""
+    wholes: list[list[float]] = [[], []]
+    for _ in range(rounds):
+        for variant, seconds in zip(variants[:2], wholes, strict=True):
+            seconds.append(run_s(deployed, variant.engines, as_deployed=False))
+        for variant in variants:
+            variant.profile(deployed)
+    return [Timing.of(seconds) for seconds in wholes]
 
 
 def _protecting(names: Sequence[str], variants: Sequence[_Variant]) -> dict[str, dict[str, Any]]:
