@@ -11,7 +11,7 @@ from sensitivity.records import Layer, StudyRecord
 from sensitivity.records.units import unit_of_drops
 from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
-from sensitivity.report.figures.layer_axis import draw_title
+from sensitivity.report.figures.layer_axis import draw_legend, draw_title
 from sensitivity.report.figures.marks import colour_of, layer_handles, marker_of
 from sensitivity.report.figures.picture import Picture
 from sensitivity.report.table import compare
@@ -49,7 +49,7 @@ def comparison(
     _draw(axes, common, layers)
     axes.set_xlabel(f"drop, {names[0]}{_unit(study)}")
     axes.set_ylabel(f"drop, {names[1]}{_unit(other)}")
-    axes.legend(handles=layer_handles(layers[name] for name in common["name"]), loc="upper left", bbox_to_anchor=(1, 1))
+    draw_legend(axes, layer_handles(layers[name] for name in common["name"]))
     correlation = frame.attrs["rank_correlation"]
     draw_title(axes, f"{study.model}: rank correlation {correlation:.2f} over {len(common)} layers")
     _label(axes, common.loc[common[["rank", "rank_other"]].min(axis=1).sort_values(kind="stable").index].head(label))
@@ -63,6 +63,15 @@ def _draw(axes: Axes, common: pd.DataFrame, layers: dict[str, Layer]) -> None:
     low = min(common["drop"].min(), common["drop_other"].min(), 0.0)
     high = max(common["drop"].max(), common["drop_other"].max())
     axes.plot([low, high], [low, high], color=style.BASELINE, linewidth=0.8, linestyle="--", gid="equal", zorder=0)
+    for limits, column in ((axes.set_xlim, "drop"), (axes.set_ylim, "drop_other")):  # labels are placed in final limits
+        ends = min(common[column].min(), 0.0), max(common[column].max(), 0.0)
+        room = 0.06 * max(ends[1] - ends[0], 1e-9)
+        limits(ends[0] - room, ends[1] + room)
+    axes.tick_params(labelsize=style.SMALL_POINTS, color=style.TICK)
+    axes.grid(color=style.GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
 
 
 def _label(axes: Axes, worst: pd.DataFrame) -> None:

@@ -20,6 +20,7 @@ _CURED, _FLOAT = style.CURED_INK.light, style.FAILED
 _INCHES_A_LAYER, _FEWEST_INCHES = 0.13, 6.5
 _LEFT, _RIGHT, _ABOVE, _HEIGHT = 0.75, 2.35, 0.55, 3.4  # inches
 _INCHES_A_LETTER = 0.058
+_DOT_PIXELS, _SQUARE_PIXELS = 6.0, 11.0  # half the side of a mark, with the margin of a label's white box
 
 
 def cures(record: DiagnosisRecord, *, label: int) -> Picture:
@@ -89,7 +90,7 @@ def _label(axes: Axes, record: DiagnosisRecord, count: int) -> None:
     labels = []
     for finding in record.hurt[:count]:
         labels.append(Label(places[finding.layer], finding.output_db, _words(record, finding)))
-    for text in place_labels(axes, labels, _covered(axes, record)):
+    for text in place_labels(axes, labels, _covered(axes, record), gap=_SQUARE_PIXELS + 1.0):
         text.set_bbox({"facecolor": "white", "alpha": 0.85, "edgecolor": "none", "pad": 1.0})
 
 
@@ -109,7 +110,8 @@ def _covered(axes: Axes, record: DiagnosisRecord) -> Sequence[Bbox]:
     for position, finding in enumerate(record):
         x, low = axes.transData.transform((position, finding.output_db))
         high = axes.transData.transform((position, finding.cured_db or finding.output_db))[1]
-        boxes.append(Bbox.from_extents(x - 4, low - 4, x + 4, max(high, low) + 4))
+        half = _SQUARE_PIXELS if finding.needs_float else _DOT_PIXELS
+        boxes.append(Bbox.from_extents(x - half, low - half, x + half, max(high, low) + half))
     return boxes
 
 

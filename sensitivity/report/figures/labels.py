@@ -20,7 +20,7 @@ Boxes = npt.NDArray[np.float64]
 """Boxes in pixels, one in each row: left, bottom, right, top."""
 
 _STYLE: dict[str, Any] = {"fontsize": style.SMALL_POINTS, "linespacing": 1.1, "parse_math": False}
-_GAP = 7.0  # pixels between a point and its label
+_GAP = 7.0  # pixels between a point and its label, where its mark is not larger
 _MARGIN = 3.0  # pixels around a label that had better be free
 _REACH = (0.0, 0.5, 1.2, 2.0, 3.0, 4.5, 6.5)  # how far to look for a free place, in heights of the text
 
@@ -54,7 +54,7 @@ class Place:
     leader: tuple[Pixel, Pixel] | None
 
 
-def place_labels(axes: Axes, labels: Sequence[Label], marks: Sequence[Bbox]) -> list[Text]:
+def place_labels(axes: Axes, labels: Sequence[Label], marks: Sequence[Bbox], *, gap: float = _GAP) -> list[Text]:
     """Draw each label near its point, inside the axes; a thin line leads to labels that had to move away.
 
     Every label tries places around its point, the nearest first, and takes the one that covers least; a place on
@@ -64,13 +64,14 @@ def place_labels(axes: Axes, labels: Sequence[Label], marks: Sequence[Bbox]) -> 
         axes: Where to draw.
         labels: In order of importance: the first has the first choice.
         marks: Boxes in pixels that had better stay visible, such as markers and stems; corners in any order.
+        gap: Pixels between a point and its label.
     """
     boxes = np.array([(*mark.min, *mark.max) for mark in marks]).reshape(-1, 4)
     placed: list[Place] = []
     drawn = []
     for label in labels:
         point = Pixel(*axes.transData.transform((label.x, label.y)))
-        places = [Place(box, _leader(box, point)) for box in _boxes(point, *_size(axes, label.text))]
+        places = [Place(box, _leader(box, point, gap)) for box in _boxes(point, *_size(axes, label.text), gap)]
         own = _touched(Bbox([point, point]), boxes)
         costs = [_cost(place, axes, placed, boxes[own], boxes[~own]) + 0.05 * n for n, place in enumerate(places)]
         place = places[costs.index(min(costs))]
@@ -87,11 +88,11 @@ def _size(axes: Axes, text: str) -> tuple[float, float]:
     return extent.width, extent.height
 
 
-def _boxes(point: Pixel, width: float, height: float) -> list[Bbox]:
+def _boxes(point: Pixel, width: float, height: float, gap: float) -> list[Bbox]:
     """Places around a point, below it and the nearest first."""
     boxes = []
     for reach in _REACH:
-        away = _GAP + reach * height
+        away = gap + reach * height
         beside = (-width / 2, away, -width - away, away / 2, -width - away / 2)
         for dy in (-height - away, -height / 2, away):
             for dx in beside:
@@ -100,11 +101,11 @@ def _boxes(point: Pixel, width: float, height: float) -> list[Bbox]:
     return boxes
 
 
-def _leader(box: Bbox, point: Pixel) -> tuple[Pixel, Pixel] | None:
+def _leader(box: Bbox, point: Pixel, gap: float) -> tuple[Pixel, Pixel] | None:
     """A line from the nearest edge of the box to the point, or None where they are neighbours anyway."""
     nearest = Pixel(min(max(point.x, box.x0), box.x1), min(max(point.y, box.y0), box.y1))
     centred = abs(point.x - (box.x0 + box.x1) / 2) < box.width / 4
-    near = _GAP * (2.0 if centred else 1.5)
+    near = gap * (2.0 if centred else 1.5)
     return None if hypot(nearest.x - point.x, nearest.y - point.y) < near else (nearest, point)
 
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from math import isfinite
+from math import ceil, isfinite
 
 from matplotlib.axes import Axes
 
-from sensitivity.records.tuned import Step, TunedRecord
+from sensitivity.records.tuned import Step, StepKind, TunedRecord
 from sensitivity.report import style
 from sensitivity.report.figures.picture import Picture
 from sensitivity.report.path import described_step, shown, title
 
-_INCHES_A_STEP, _ABOVE, _BELOW = 0.36, 0.95, 0.75
+_INCHES_A_STEP, _ABOVE = 0.36, 0.95
+_TO_LEGEND, _INCHES_A_ENTRY, _LEGEND_COLUMNS = 0.32, 0.2, 2
 _INCHES_A_LETTER = 0.068
 _PLOT, _RIGHT = 5.4, 1.25
 
@@ -21,9 +22,10 @@ def path(record: TunedRecord) -> Picture:
     names = [_name(number, step) for number, step in enumerate(record.steps, 1)]
     left = 0.35 + _INCHES_A_LETTER * max((len(name) for name in names), default=0)
     inner = max(1.2, _INCHES_A_STEP * (len(names) + (record.engine is not None)))
-    width, height = left + _PLOT + _RIGHT, _ABOVE + inner + _BELOW
+    below = _TO_LEGEND + _INCHES_A_ENTRY * ceil(len(_kinds(record)) / _LEGEND_COLUMNS) + 0.1
+    width, height = left + _PLOT + _RIGHT, _ABOVE + inner + below
     picture = Picture(width, height)
-    axes = picture.add_axes((left / width, _BELOW / height, _PLOT / width, inner / height))
+    axes = picture.add_axes((left / width, below / height, _PLOT / width, inner / height))
     _draw_target(axes, record)
     for row, step in enumerate(record.steps):
         _draw_step(axes, record, row, step)
@@ -31,6 +33,7 @@ def path(record: TunedRecord) -> Picture:
         names.append(f"on {record.engine.engine}")
         _draw_engine(axes, record, len(record.steps))
     _finish(axes, record, names)
+    _draw_legend(axes, record, inner)
     picture.text(
         0.02,
         1 - 0.3 / height,
@@ -41,6 +44,25 @@ def path(record: TunedRecord) -> Picture:
         verticalalignment="center",
     )
     return picture
+
+
+def _kinds(record: TunedRecord) -> list[StepKind]:
+    """The kinds of the steps, in the order in which they come."""
+    return list(dict.fromkeys(step.kind for step in record.steps))
+
+
+def _draw_legend(axes: Axes, record: TunedRecord, inner: float) -> None:
+    """What the colours mean, below the numbers of axes that are ``inner`` inches high."""
+    for kind in _kinds(record):
+        axes.plot([], [], marker="o", linestyle="none", color=style.STEP_INKS[kind].light, label=style.STEP_WORDS[kind])
+    axes.legend(
+        fontsize=style.SMALL_POINTS,
+        frameon=False,
+        loc="upper left",
+        bbox_to_anchor=(-0.02, -_TO_LEGEND / inner),
+        borderaxespad=0.0,
+        ncols=_LEGEND_COLUMNS,
+    )
 
 
 def _name(number: int, step: Step) -> str:
@@ -126,16 +148,6 @@ def _finish(axes: Axes, record: TunedRecord, names: list[str]) -> None:
     low, high = min(scores), max(scores)
     room = max(high - low, 1e-6) * 0.12
     axes.set_xlim(low - room, high + room)
-    kinds = list(dict.fromkeys(step.kind for step in record.steps))
-    for kind in kinds:
-        axes.plot([], [], marker="o", linestyle="none", color=style.STEP_INKS[kind].light, label=style.STEP_WORDS[kind])
-    axes.legend(
-        fontsize=style.SMALL_POINTS,
-        frameon=False,
-        loc="upper left",
-        bbox_to_anchor=(-0.02, -0.32 / max(1, len(names)) - 0.06),
-        ncols=2,
-    )
     unit = f" ({record.unit})" if record.unit else ""
     axes.set_title(f"{record.metric}{unit}", fontsize=style.TEXT_POINTS, loc="right", pad=16, parse_math=False)
     axes.tick_params(axis="x", labelsize=style.SMALL_POINTS, color=style.TICK)

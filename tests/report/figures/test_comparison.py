@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from sensitivity.errors import StudyError
 from sensitivity.study import Study
-from tests.made_studies import make_study, with_second_recipe
+from tests.made_studies import make_study, random_study, with_second_recipe
 
 FIRST = Study.of(make_study([0.01, 0.05, None, 0.03]))
 SECOND = Study.of(make_study([0.02, 0.04, 0.01, 0.0]))
@@ -36,6 +36,18 @@ def test_names_stand_at_the_axes_and_the_worst_layers_are_labelled(tmp_path: Pat
     assert FIRST.layers[1].name in labels
     assert FIRST.layers[0].name not in labels
     assert (tmp_path / "both.svg").is_file()
+
+
+@pytest.mark.parametrize("layers", [10, 84, 150])
+def test_labels_stand_beside_the_marks_of_their_layers(layers: int) -> None:
+    study = Study.of(with_second_recipe(random_study(layers)))
+    figure = study.plot_comparison(study, recipe="INT8", other_recipe="INT4")
+    figure.canvas.draw()  # what is not final before changes here
+    axes = figure.axes[0]
+    labels = [text.get_window_extent() for text in axes.texts if text.get_gid() == "label"]
+    marks = [axes.transData.transform((line.get_xdata()[0], line.get_ydata()[0])) for line in lines(figure, "layer")]  # type: ignore[arg-type,index]
+    assert len(labels) == 5
+    assert not [label for label in labels for x, y in marks if label.contains(x, y)]
 
 
 def test_recipes_are_chosen_by_name() -> None:

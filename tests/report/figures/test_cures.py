@@ -1,0 +1,28 @@
+"""The picture of a diagnosis: labels stay off the squares of layers that only float saves."""
+
+from __future__ import annotations
+
+import pytest
+
+from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.report.figures.cures import cures
+from tests.made_studies import INT8
+
+
+@pytest.mark.parametrize("layers", [10, 84, 150])
+def test_labels_cover_no_mark_of_a_layer_that_only_float_saves(layers: int) -> None:
+    findings = tuple(
+        Finding(
+            f"stage0:{place}:0", 15.0 + place % 7 if place % 9 == 0 else 45.0, place % 9 == 0,
+            {DamageCause.OUTLIERS: 9.0}, INT8 if place % 9 == 0 else None, 35.0 if place % 9 == 0 else None,
+            place % 9 == 0,
+        )
+        for place in range(layers)
+    )  # fmt: skip
+    picture = cures(DiagnosisRecord("Net", INT8, findings, 30.0, 8), label=6)
+    picture.canvas.draw()  # the white boxes of labels get their places here
+    axes = picture.axes[0]
+    squares = [line.get_window_extent() for line in axes.lines if line.get_gid() == "float"]
+    labels = [text.get_bbox_patch().get_window_extent() for text in axes.texts if text.get_gid() == "label"]  # type: ignore[union-attr]
+    assert len(labels) == min(6, len(squares))
+    assert not [label for label in labels for square in squares if label.overlaps(square)]
