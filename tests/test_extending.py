@@ -119,7 +119,7 @@ def _registered(_bare: None) -> None:
     sv.register_engine("least", Least)
 
 
-def theirs() -> sv.Recipe:
+def own_recipe() -> sv.Recipe:
     """A recipe with a format and an observer that are registered here. The codes of 6 bits saturate on no CPU."""
     sv.register_format(sv.NumberFormat("six", "integer", 6, -31, 31, "int8"))
     sv.register_observer("half", HalfRange)
@@ -258,7 +258,7 @@ def by_hand(weight: Tensor) -> Tensor:
 
 
 def test_a_format_and_an_observer_from_outside_are_swept_and_reported(line: sv.Wrapped, tmp_path: Path) -> None:
-    recipe = theirs()
+    recipe = own_recipe()
     line.calibrate([X], recipe)
     study = line.analyze(sv.FeatureFidelity(list(X)), [recipe, sv.INT4_WEIGHTS], progress=False)
     expected, outputs = line.model(X).detach(), by_hand(line.model[0].weight.detach())
@@ -273,7 +273,7 @@ def test_a_format_and_an_observer_from_outside_are_swept_and_reported(line: sv.W
 
 
 def test_a_format_and_an_observer_from_outside_are_deployed_and_verified(line: sv.Wrapped) -> None:
-    recipe = theirs()
+    recipe = own_recipe()
     task = sv.FeatureFidelity(list(X))
     calibration = line.calibrate([X], recipe)
     deployed = line.deploy(sv.Scheme.all(recipe), "openvino", calibration=calibration)
@@ -288,7 +288,7 @@ def test_a_format_and_an_observer_from_outside_are_deployed_and_verified(line: s
 
 @pytest.mark.usefixtures("_registered")
 def test_all_three_from_outside_work_together(line: sv.Wrapped) -> None:
-    recipe = theirs()
+    recipe = own_recipe()
     calibration = line.calibrate([X], recipe)
     task = sv.FeatureFidelity(list(X))
     deployed = line.deploy(sv.Scheme.all(recipe), "reference", calibration=calibration)
@@ -300,19 +300,19 @@ def test_all_three_from_outside_work_together(line: sv.Wrapped) -> None:
 
 
 def test_what_is_read_from_a_file_must_be_registered_first(line: sv.Wrapped, tmp_path: Path) -> None:
-    plain = json.loads(json.dumps(sv.Scheme.all(theirs()).to_json()))
-    assert sv.Scheme.from_json(plain).recipes == (theirs(),)
+    plain = json.loads(json.dumps(sv.Scheme.all(own_recipe()).to_json()))
+    assert sv.Scheme.from_json(plain).recipes == (own_recipe(),)
     del formats._FORMATS._values["six"]
     with pytest.raises(RecipeError, match=r"number format 'six' is not known.* after sv\.register_format\("):
         sv.Scheme.from_json(plain)
-    theirs()
+    own_recipe()
     del observers._OBSERVERS._values["half"]
     with pytest.raises(RecipeError, match=r"observer 'half' is not known.* after sv\.register_observer\(name"):
         sv.Scheme.from_json(plain)
 
 
 def test_a_digest_knows_the_codes_of_a_format_and_the_version_of_an_observer() -> None:
-    first = theirs()
+    first = own_recipe()
     digests = {first.digest}
     sv.register_format(sv.NumberFormat("six", "integer", 6, -32, 31, "int8"), replace=True)
     digests.add(first.digest)

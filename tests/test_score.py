@@ -45,21 +45,21 @@ class Net(nn.Module):
 def test_outputs_in_memory_that_is_used_again_are_not_lost(into_buffer: bool, replay: bool) -> None:
     images = [torch.randn(1, 3, 8, 8, generator=torch.Generator().manual_seed(seed)) for seed in range(3)]
     wrapped = sv.wrap(Net(into_buffer=into_buffer).eval(), images[0])
-    expected, found = (
-        wrapped.analyze(task([one.clone() for one in images]), sv.INT4_WEIGHTS, replay=replay, progress=False)
+    expected, with_score = (
+        wrapped.analyze(task([image.clone() for image in images]), sv.INT4_WEIGHTS, replay=replay, progress=False)
         for task in (RecordingTask, NotCopied)
     )
-    drops = [[row.drop for row in study.measurements] for study in (expected, found)]
+    drops = [[row.drop for row in study.measurements] for study in (expected, with_score)]
     assert drops[1] == pytest.approx(drops[0], abs=1e-6)
     assert all(abs(drop or 0.0) > 1e-8 for drop in drops[0])
-    assert found.baseline.value == pytest.approx(expected.baseline.value, abs=1e-6)
+    assert with_score.baseline.value == pytest.approx(expected.baseline.value, abs=1e-6)
 
 
 def test_arrays_are_copied_where_the_memory_is_not_their_own_or_lies_in_another_order() -> None:
     own, borrowed = np.arange(6.0).reshape(2, 3).copy(), torch.arange(6.0).numpy()
     assert settled({"a": [own]})["a"][0] is own
     for array in (borrowed, own.T, own[:, 1:], np.asfortranarray(own)):
-        found = settled(array)
-        assert found.flags.owndata
-        assert found.flags.c_contiguous
-        np.testing.assert_array_equal(found, array)
+        copied = settled(array)
+        assert copied.flags.owndata
+        assert copied.flags.c_contiguous
+        np.testing.assert_array_equal(copied, array)

@@ -20,7 +20,7 @@ def net(scale: float = 1.0, entry: float = 2.0, shape: int = 3) -> nn.Module:
 
 
 def test_any_change_of_a_weight_or_buffer_changes_it() -> None:
-    digests = [weights_digest(one) for one in (net(), net(scale=1.5), net(entry=3.0), net(shape=4))]
+    digests = [weights_digest(net) for net in (net(), net(scale=1.5), net(entry=3.0), net(shape=4))]
     assert len(set(digests)) == 4
     assert weights_digest(net()) == digests[0]
 

@@ -108,8 +108,8 @@ class Count:
 
 def poses(outputs: Any, sizes: Any) -> list[Any]:
     """A pose of one keypoint in the corner of every box."""
-    found = adapter(outputs, sizes)
-    return [{**one, "keypoints": np.asarray(one["boxes"])[:, None, :2]} for one in found]
+    detections = adapter(outputs, sizes)
+    return [{**detection, "keypoints": np.asarray(detection["boxes"])[:, None, :2]} for detection in detections]
 
 
 class Subject:
@@ -158,7 +158,9 @@ class Subject:
         self.files: dict[str, Any] = {"images": scenes.images, "annotations": scenes.annotations}
         self.adapted = {**self.files, "preprocess": plain_image, "adapter": adapter, "labels": "category_id"}
         self.recall = Recall(truth_as_output(scenes))
-        people = plain | {"annotations": [one | {"keypoints": [1.0, 1.0, 2]} for one in plain["annotations"]]}
+        people = plain | {
+            "annotations": [annotation | {"keypoints": [1.0, 1.0, 2]} for annotation in plain["annotations"]]
+        }
         (self.folder / "people.json").write_text(json.dumps(people))
         self.posed = {**self.adapted, "annotations": self.folder / "people.json", "adapter": poses, "sigmas": [0.1]}
         yield sv.CocoKeypoints(**self.posed)
@@ -321,7 +323,9 @@ class Subject:
 def parameters_of(function: Callable[..., Any]) -> list[inspect.Parameter]:
     """Those that have a name of their own."""
     variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return [one for one in inspect.signature(function).parameters.values() if one.kind not in variadic]
+    return [
+        parameter for parameter in inspect.signature(function).parameters.values() if parameter.kind not in variadic
+    ]
 
 
 def called(function: Callable[..., Any], arguments: dict[str, Any]) -> None:

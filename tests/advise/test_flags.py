@@ -11,9 +11,9 @@ from tests.made_studies import make_study, with_intervals, with_second_recipe
 
 def test_structural_flags_are_kept_and_dips_added() -> None:
     study = make_study([0.0, 0.05, None])
-    found = flags(study)
-    assert list(found) == [layer.name for layer in study.layers]
-    assert list(found.values()) == [{"no-norm"}, {"depthwise", "dip"}, {"exit", "no-activation"}]
+    flags_of_layers = flags(study)
+    assert list(flags_of_layers) == [layer.name for layer in study.layers]
+    assert list(flags_of_layers.values()) == [{"no-norm"}, {"depthwise", "dip"}, {"exit", "no-activation"}]
 
 
 def test_an_undecided_layer_is_no_dip() -> None:
@@ -63,6 +63,6 @@ def test_signals_raise_flags_from_their_thresholds_on(signal: str, below: float,
     marked = replace(
         study, measurements=tuple(replace(m, signals=v) for m, v in zip(study.measurements, values, strict=True))
     )
-    assert [flag in found for found in flags(marked).values()] == [False, True, False]
-    assert all("dip" in found for found in flags(marked).values())
+    assert [flag in names for names in flags(marked).values()] == [False, True, False]
+    assert all("dip" in names for names in flags(marked).values())
     assert [flag in text.split(", ") for text in marked.table()["traits"][:3]] == [False, True, False]

@@ -226,13 +226,13 @@ def test_what_is_predicted_in_decibels_is_what_is_measured(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "given",
+    "criterion",
     [{"top": 1.5}, {"top": True}, {"top": "2"}, {"max_drop": "0.5"}, {"size_bytes": "1 MB"}, {"latency_s": [1]}],
 )
-def test_a_criterion_that_is_no_number_is_refused_by_name(given: dict[str, object]) -> None:
-    [(name, value)] = given.items()
+def test_a_criterion_that_is_no_number_is_refused_by_name(criterion: dict[str, object]) -> None:
+    [(name, value)] = criterion.items()
     with pytest.raises(StudyError, match=re.escape(f"{name}={value!r}: give a ")):
-        protect(make_study([0.1, 0.2]), **given)
+        protect(make_study([0.1, 0.2]), **criterion)
 
 
 def test_a_number_of_numpy_is_as_good_as_another() -> None:

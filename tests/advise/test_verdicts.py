@@ -188,6 +188,6 @@ def test_what_the_intervals_mean_is_one_sentence() -> None:
     other = make_study([0.1], info=info | {"interval_of": "other-images"})
     about = "of the drops on other images of the same kind; 50 images were scored."
     assert f"These are simultaneous 95 % intervals over all layers, {about}" in repr(other)
-    here = make_study([0.1], info=info | {"interval_of": "this-data-set"})
-    assert "of the drops on all images of this data set." in repr(here)
+    study = make_study([0.1], info=info | {"interval_of": "this-data-set"})
+    assert "of the drops on all images of this data set." in repr(study)
     assert "Intervals: x." in repr(make_study([0.1], info={"intervals": "x"}))

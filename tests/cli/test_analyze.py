@@ -20,7 +20,7 @@ MODEL, TASK, IMAGES = f"{HERE}:model", f"{HERE}:task", f"{HERE}:images"
 
 
 def drops(study: Study) -> list[tuple[str, str, float | None]]:
-    return [(one.layer, one.recipe, one.drop) for one in study.measurements]
+    return [(measurement.layer, measurement.recipe, measurement.drop) for measurement in study.measurements]
 
 
 def test_it_is_what_wrapped_analyze_gives(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -103,7 +103,7 @@ def test_layers_are_chosen_by_pattern(tmp_path: Path) -> None:
     out = tmp_path / "a.json"
     words = ["--recipe", "int8-weights", "--layers", "@stem", "--layers", "@output", "--out", str(out)]
     assert main(["analyze", MODEL, TASK, *words]) == 0
-    assert [one.layer for one in Study.load(out).measurements] == ["layers:0:0", "layers:0:2"]
+    assert [measurement.layer for measurement in Study.load(out).measurements] == ["layers:0:0", "layers:0:2"]
 
 
 def test_a_store_is_gone_on_from(
@@ -111,9 +111,9 @@ def test_a_store_is_gone_on_from(
 ) -> None:
     words = ["--recipe", "int8-weights", "--store", str(tmp_path / "kept.jsonl"), "--out", str(tmp_path / "a.json")]
     assert main(["analyze", MODEL, TASK, *words]) == 0
-    kept = (tmp_path / "kept.jsonl").read_bytes()
+    before = (tmp_path / "kept.jsonl").read_bytes()
     assert main(["analyze", MODEL, TASK, *words]) == 0
-    assert (tmp_path / "kept.jsonl").read_bytes().startswith(kept)
+    assert (tmp_path / "kept.jsonl").read_bytes().startswith(before)
     monkeypatch.setattr(named_models, "SIDE", 8)  # another task: the store is not for it
     assert main(["analyze", MODEL, TASK, *words]) == 1
     assert "the store was written for something else" in capsys.readouterr().err
@@ -130,7 +130,7 @@ def test_an_interrupted_sweep_is_written_and_exits_with_130(tmp_path: Path, caps
     out = tmp_path / "a.json"
     assert main(["analyze", MODEL, f"{HERE}:impatient", "--recipe", "int8-weights", "--out", str(out)]) == 130
     captured = capsys.readouterr()
-    assert {one.status for one in Study.load(out).measurements} == {"interrupted"}
+    assert {measurement.status for measurement in Study.load(out).measurements} == {"interrupted"}
     assert f"wrote {out}" in captured.out
     assert "interrupted: 2 of 4 images were run" in captured.err
 
@@ -152,15 +152,15 @@ def test_ctrl_c_of_a_running_process_exits_with_130(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
     words = ["analyze", MODEL, "mine:slow", "--recipe", "int8-weights", "--out", str(tmp_path / "a.json")]
     places = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    found = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "sensitivity.cli.main", *words],
         capture_output=True,
         text=True,
         check=False,
         env={**os.environ, "PYTHONPATH": places},
     )
-    assert found.returncode == 130, found.stderr
-    assert "interrupted: 1 of 4 images were run" in found.stderr
+    assert completed.returncode == 130, completed.stderr
+    assert "interrupted: 1 of 4 images were run" in completed.stderr
 
 
 @pytest.mark.parametrize(
@@ -242,10 +242,10 @@ def test_times_of_an_engine_are_kept_in_the_study(tmp_path: Path, capsys: pytest
     out = tmp_path / "a.json"
     words = ["--calibration", IMAGES, "--latency", "openvino", "--out", str(out)]
     assert main(["analyze", MODEL, TASK, *words]) == 0
-    found = latency_of(Study.load(out), "int8")
-    assert found is not None
-    assert found.engine == "openvino"
-    assert all(quantized > 0 and in_float > 0 for quantized, in_float in found.layers.values())
+    latency = latency_of(Study.load(out), "int8")
+    assert latency is not None
+    assert latency.engine == "openvino"
+    assert all(quantized > 0 and in_float > 0 for quantized, in_float in latency.layers.values())
     assert main(["protect", str(out), "--latency", "1000", "--json"]) == 0
 
 
@@ -256,10 +256,10 @@ def test_a_recipe_without_an_engine_costs_the_times_alone(tmp_path: Path, capsys
     words = ["--calibration", IMAGES, "--latency", "openvino", "--out", str(out)]
     assert main(["analyze", MODEL, TASK, *recipes, *words]) == 1
     assert "the study was written and has no times of thesis on openvino" in capsys.readouterr().err
-    found = Study.load(out)
-    assert len(found.measurements) == 6
-    assert latency_of(found, "thesis") is None
-    assert latency_of(found, "int8") is not None
+    study = Study.load(out)
+    assert len(study.measurements) == 6
+    assert latency_of(study, "thesis") is None
+    assert latency_of(study, "int8") is not None
 
 
 def test_an_engine_that_is_not_installed_is_told_before_the_work(
@@ -280,15 +280,15 @@ def test_an_engine_that_times_no_layers_is_told_before_the_work(capsys: pytest.C
 def test_recipes_by_name_are_those_of_the_front_door() -> None:
     presets = [sv.INT8, sv.INT8_AFFINE, sv.INT8_MINMAX, sv.INT8_WEIGHTS, sv.INT8_ACTIVATIONS]
     presets += [sv.INT4_WEIGHTS, sv.FP8, sv.THESIS]
-    assert {one.name: one for one in presets} == READY
+    assert {preset.name: preset for preset in presets} == READY
     assert recipe("prune-0.5") == sv.Prune(0.5)
     assert recipe("prune-2:4") == sv.Prune("2:4")
 
 
 def test_a_recipe_can_be_a_file(tmp_path: Path) -> None:
-    mine = sv.Recipe("mine", weights=sv.QuantSpec("int3", "per-channel"))
-    (tmp_path / "mine.json").write_text(json.dumps(mine.to_json()), encoding="utf-8")
-    assert recipe(str(tmp_path / "mine.json")) == mine
+    own = sv.Recipe("mine", weights=sv.QuantSpec("int3", "per-channel"))
+    (tmp_path / "mine.json").write_text(json.dumps(own.to_json()), encoding="utf-8")
+    assert recipe(str(tmp_path / "mine.json")) == own
 
 
 @pytest.mark.parametrize("text", ["int9", "prune-lots", "prune-2:x", "prune-1.5", "missing.json"])

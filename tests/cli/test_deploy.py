@@ -37,16 +37,16 @@ def test_deploy_says_what_each_layer_executes_and_writes_the_graph(
     operators = [node.op_type for node in onnx.load(out).graph.node]
     assert operators.count("QuantizeLinear") == 2
     assert main([*words, "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["executed"] == {"layers:0:0": ["int8"], "layers:0:1": ["int8"], "layers:0:2": ["fp32"]}
-    assert found["written"] == [str(out)]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["executed"] == {"layers:0:0": ["int8"], "layers:0:1": ["int8"], "layers:0:2": ["fp32"]}
+    assert printed["written"] == [str(out)]
 
 
 def test_the_engine_is_chosen(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["deploy", MODEL, scheme, "--calibration", IMAGES, "--engine", "onnxruntime", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["engine"] == "onnxruntime"
-    assert found["executed"]["layers:0:0"] == ["fp32"]  # the float Q/DQ reference
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["engine"] == "onnxruntime"
+    assert printed["executed"]["layers:0:0"] == ["fp32"]  # the float Q/DQ reference
 
 
 def test_verify_writes_what_wrapped_verify_finds(
@@ -54,11 +54,11 @@ def test_verify_writes_what_wrapped_verify_finds(
 ) -> None:
     out = tmp_path / "verification.json"
     assert main(["verify", MODEL, scheme, TASK, "--calibration", IMAGES, "--out", str(out), "--json"]) == 0
-    found = Verification.load(out)
-    assert Verification.from_json(json.loads(capsys.readouterr().out)) == found
-    assert found.passed
-    assert [check.status for check in found.layers] == ["verified", "verified", "in float"]
-    assert found.metric_deployed == pytest.approx(found.metric_simulated, rel=0.01)
+    verification = Verification.load(out)
+    assert Verification.from_json(json.loads(capsys.readouterr().out)) == verification
+    assert verification.passed
+    assert [check.status for check in verification.layers] == ["verified", "verified", "in float"]
+    assert verification.metric_deployed == pytest.approx(verification.metric_simulated, rel=0.01)
 
 
 def test_an_engine_that_computes_something_else_is_exit_code_1(
@@ -122,8 +122,8 @@ def test_parts_are_what_an_engine_runs(scheme: str, tmp_path: Path, capsys: pyte
     capsys.readouterr()
     out = tmp_path / "model.onnx"
     assert main(["deploy", *words, "--parts", "encoder", "head", "--out", str(out), "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["written"] == [str(tmp_path / "model-encoder.onnx"), str(tmp_path / "model-head.onnx")]
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["written"] == [str(tmp_path / "model-encoder.onnx"), str(tmp_path / "model-head.onnx")]
     assert main(["deploy", *words, "--parts", "encodr"]) == 1
     assert "encodr" in capsys.readouterr().err
 

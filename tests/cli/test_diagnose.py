@@ -31,9 +31,9 @@ def test_it_is_what_wrapped_diagnose_gives(capsys: pytest.CaptureFixture[str]) -
     assert sv.Diagnosis.load("diagnosis.json") == sv.Diagnosis.of(expected())
     assert Path("diagnosis.png").read_bytes().startswith(b"\x89PNG")
     assert list(pd.read_csv("layers.csv")["layer"]) == [finding.layer for finding in expected()]
-    told = capsys.readouterr().out
-    assert told.startswith(str(expected()))
-    assert all(f"wrote {name}" in told for name in ("diagnosis.json", "diagnosis.png", "layers.csv"))
+    output = capsys.readouterr().out
+    assert output.startswith(str(expected()))
+    assert all(f"wrote {name}" in output for name in ("diagnosis.json", "diagnosis.png", "layers.csv"))
 
 
 def test_layers_and_line_and_calibration_reach_the_diagnosis(capsys: pytest.CaptureFixture[str]) -> None:

@@ -33,9 +33,9 @@ def test_what_works_and_what_does_not_is_told_line_by_line(capsys: pytest.Captur
 
 def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert found["sensitivity"] == __version__
-    assert [MachineFinding(**one) for one in found["findings"]] == FOUND
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["sensitivity"] == __version__
+    assert [MachineFinding(**finding) for finding in printed["findings"]] == FOUND
 
 
 def test_an_engine_that_was_asked_for_and_does_not_work_is_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,10 +21,10 @@ def test_layers_are_listed_in_execution_order(capsys: pytest.CaptureFixture[str]
 
 def test_json_holds_every_attribute_and_nothing_else_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", f"{HERE}:model", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [layer["name"] for layer in found["layers"]] == NAMES
-    assert found["layers"][0]["norm"] == "BatchNorm2d"
-    assert found["skipped"] == []
+    printed = json.loads(capsys.readouterr().out)
+    assert [layer["name"] for layer in printed["layers"]] == NAMES
+    assert printed["layers"][0]["norm"] == "BatchNorm2d"
+    assert printed["skipped"] == []
 
 
 def test_what_the_users_code_prints_is_not_in_the_json(capfd: pytest.CaptureFixture[str]) -> None:
@@ -39,16 +39,16 @@ def test_what_the_users_code_prints_is_not_in_the_json(capfd: pytest.CaptureFixt
 
 def test_json_of_a_process_is_json_alone() -> None:
     command = [sys.executable, "-m", "sensitivity.cli.main", "layers", f"{HERE}:noisy_model", "--json"]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
-    assert len(json.loads(found.stdout)["layers"]) == 3
-    assert "loading from C" in found.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
+    assert len(json.loads(completed.stdout)["layers"]) == 3
+    assert "loading from C" in completed.stderr
 
 
 def test_a_pattern_selects(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", f"{HERE}:model", "--json", "--select", "@stem", "--select", "@output"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert [layer["name"] for layer in found["layers"]] == [NAMES[0], NAMES[2]]
+    printed = json.loads(capsys.readouterr().out)
+    assert [layer["name"] for layer in printed["layers"]] == [NAMES[0], NAMES[2]]
 
 
 def test_a_pattern_without_a_match_fails_with_the_nearest_names(capsys: pytest.CaptureFixture[str]) -> None:

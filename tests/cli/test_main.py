@@ -24,10 +24,10 @@ def test_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None
 def test_a_wrong_command_line_exits_with_2_and_one_line(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(words)
-    told = capsys.readouterr().err
-    assert told.startswith("sensitivity: ")
-    assert "--help shows what can be given" in told
-    assert told.count("\n") == 1
+    message = capsys.readouterr().err
+    assert message.startswith("sensitivity: ")
+    assert "--help shows what can be given" in message
+    assert message.count("\n") == 1
 
 
 def test_an_error_of_this_library_is_one_line_and_exit_code_1(
@@ -73,9 +73,9 @@ def run_python(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("command", [command.__name__.rsplit(".", 1)[1] for command in COMMANDS])
 def test_help_needs_no_torch(command: str) -> None:
     code = "import sys; sys.modules['torch'] = None; from sensitivity.cli.main import main; main(sys.argv[1:])"
-    found = run_python(code, command, "--help")
-    assert found.returncode == 0, found.stderr
-    assert f"usage: sensitivity {command}" in found.stdout or f"sensitivity {command}" in found.stdout
+    completed = run_python(code, command, "--help")
+    assert completed.returncode == 0, completed.stderr
+    assert f"usage: sensitivity {command}" in completed.stdout or f"sensitivity {command}" in completed.stdout
 
 
 def test_a_pipe_that_is_closed_early_ends_quietly() -> None:
@@ -93,8 +93,10 @@ def options(parser: argparse.ArgumentParser) -> dict[str, list[str]]:
     """Every command with the options and arguments that its help shows."""
     (commands,) = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     return {
-        name: [text for action in one._actions for text in action.option_strings if text not in ("-h", "--help")]
-        for name, one in commands.choices.items()
+        name: [
+            text for action in command_parser._actions for text in action.option_strings if text not in ("-h", "--help")
+        ]
+        for name, command_parser in commands.choices.items()
     }
 
 

@@ -26,7 +26,7 @@ def module_in_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (tmp_path / "a_module_of_mine.py").write_text("def make():\n    return 'made'\n", encoding="utf-8")
     (tmp_path / "lacks_something.py").write_text("import not_installed_at_all\n", encoding="utf-8")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.path", [one for one in __import__("sys").path if one])
+    monkeypatch.setattr("sys.path", [entry for entry in __import__("sys").path if entry])
     return
 
 

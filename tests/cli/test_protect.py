@@ -35,7 +35,7 @@ def path(study: Study, tmp_path: Path) -> Path:
         (["--size", "1GiB"], {"size_bytes": 2**30}),
         (["--size-bytes", "1GiB"], {"size_bytes": 2**30}),
     ],
-    ids=lambda given: str(given),
+    ids=str,
 )
 def test_json_is_the_scheme_that_the_study_gives(
     study: Study, path: Path, words: list[str], expected: dict[str, float], capsys: pytest.CaptureFixture[str]
@@ -50,11 +50,11 @@ def test_a_latency_budget_uses_the_times_in_the_study(
     timed = study.with_latency(Latency("TinyNet", INT8, "openvino", 0.010, 0.018, TIMES))
     timed.save(path)
     assert main(["protect", str(path), "--latency", "13.5", "--json"]) == 0
-    found = Scheme.from_json(json.loads(capsys.readouterr().out))
-    assert found == timed.protect(latency_s=0.0135)
-    assert len(found.reasons) == 1  # the second would take 2 ms more
+    scheme = Scheme.from_json(json.loads(capsys.readouterr().out))
+    assert scheme == timed.protect(latency_s=0.0135)
+    assert len(scheme.reasons) == 1  # the second would take 2 ms more
     assert main(["protect", str(path), "--latency-s", "0.0135", "--json"]) == 0
-    assert Scheme.from_json(json.loads(capsys.readouterr().out)) == found
+    assert Scheme.from_json(json.loads(capsys.readouterr().out)) == scheme
     assert main(["protect", str(path), "--latency", "13.5"]) == 0
     assert "expected 12 ms on openvino, of 10 ms with nothing protected" in capsys.readouterr().out
 
@@ -68,12 +68,12 @@ def test_the_scheme_is_written_and_told(study: Study, path: Path, capsys: pytest
     out = path.parent / "new" / "scheme.json"
     assert main(["protect", str(path), "--top", "2", "--out", str(out)]) == 0
     assert Scheme.load(out) == study.protect(top=2)
-    told = capsys.readouterr().out
-    assert "for all 4 layers but 2:" in told
+    printed = capsys.readouterr().out
+    assert "for all 4 layers but 2:" in printed
     for name, reason in study.protect(top=2).reasons.items():
-        assert f"  {name}: {reason}" in told
-    assert "predicted drop 1 points, a sum of single drops" in told  # 0.01 as a fraction is left
-    assert f"wrote {out}" in told
+        assert f"  {name}: {reason}" in printed
+    assert "predicted drop 1 points, a sum of single drops" in printed  # 0.01 as a fraction is left
+    assert f"wrote {out}" in printed
 
 
 def test_a_unit_that_is_not_percent_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

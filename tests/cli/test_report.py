@@ -117,8 +117,8 @@ def test_neither_report_nor_protect_needs_torch(study: Path, words: list[str]) -
         "import sys; sys.modules['torch'] = None; from sensitivity.cli.main import main; sys.exit(main(sys.argv[1:]))"
     )
     command = [sys.executable, "-c", code, words[0], str(study), *words[1:]]
-    found = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    completed = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr
 
 
 def test_what_else_is_known_of_the_model_joins_the_page(study: Path) -> None:

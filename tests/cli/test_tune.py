@@ -48,8 +48,8 @@ def test_it_is_what_wrapped_tune_gives(tmp_path: Path, capsys: pytest.CaptureFix
     assert sv.Scheme.load("scheme.json") == tuned.scheme == expected.scheme
     assert Path("path.png").read_bytes().startswith(b"\x89PNG")
     assert list(pd.read_csv("steps.csv")["what"]) == [step.what for step in expected.steps]
-    told = capsys.readouterr().out
-    assert all(f"wrote {name}" in told for name in ("tuned.json", "scheme.json", "path.png", "steps.csv"))
+    output = capsys.readouterr().out
+    assert all(f"wrote {name}" in output for name in ("tuned.json", "scheme.json", "path.png", "steps.csv"))
 
 
 def test_json_is_the_tuned_model_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -70,10 +70,10 @@ def test_a_target_that_is_not_met_exits_with_1_and_the_nearest_scheme_is_written
 def test_a_store_is_gone_on_from() -> None:
     words = ["--recipe", "int8-weights", "--size-bytes", ROOMY, "--store", "kept.jsonl"]
     assert tune(*words) == 0
-    kept = Path("kept.jsonl").read_bytes()
+    before = Path("kept.jsonl").read_bytes()
     first = sv.Tuned.load("tuned.json")
     assert tune(*words) == 0
-    assert Path("kept.jsonl").read_bytes().startswith(kept)
+    assert Path("kept.jsonl").read_bytes().startswith(before)
     assert steps(sv.Tuned.load("tuned.json")) == steps(first)
 
 
@@ -103,7 +103,7 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "message"),
     [
         ([], "tune needs a target: give --max-drop"),
         (["--max-drop", "1"], "the candidates quantize activations and need images .* give --calibration"),
@@ -114,11 +114,11 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch) -> Non
     ],
 )
 def test_what_cannot_work_is_told_before_the_model_is_loaded(
-    words: list[str], said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(named_models, "model", lambda: pytest.fail("the model was loaded"))
     assert main(["tune", MODEL, TASK, *words]) == 1
-    assert re.search(said, capsys.readouterr().err)
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_explain_tells_the_cost_and_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:

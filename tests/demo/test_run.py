@@ -13,7 +13,7 @@ from sensitivity.errors import StoreError, TaskError
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Path, ...], str]:
+def demo_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Path, ...], str]:
     """Folder, what is said to be written, and the story."""
     folder = tmp_path_factory.mktemp("work") / "results"
     out = io.StringIO()
@@ -22,8 +22,8 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Path, ..
 
 
 @pytest.mark.slow
-def test_the_demo_writes_the_files_it_names(told: tuple[Path, tuple[Path, ...], str]) -> None:
-    folder, written, story = told
+def test_the_demo_writes_the_files_it_names(demo_run: tuple[Path, tuple[Path, ...], str]) -> None:
+    folder, written, story = demo_run
     assert {path.name for path in written} == {path.name for path in folder.iterdir()}
     assert all(path.name in story for path in written)
     assert str(folder) in story
@@ -31,8 +31,8 @@ def test_the_demo_writes_the_files_it_names(told: tuple[Path, tuple[Path, ...], 
 
 
 @pytest.mark.slow
-def test_what_it_tells_is_what_it_wrote(told: tuple[Path, tuple[Path, ...], str]) -> None:
-    folder, _, story = told
+def test_what_it_tells_is_what_it_wrote(demo_run: tuple[Path, tuple[Path, ...], str]) -> None:
+    folder, _, story = demo_run
     study = sv.Study.load(folder / "study.json")
     table = pd.read_csv(folder / "layers.csv")
     assert len(table) == len(study.layers)
@@ -49,9 +49,9 @@ def test_what_it_tells_is_what_it_wrote(told: tuple[Path, tuple[Path, ...], str]
 
 @pytest.mark.slow
 def test_int8_breaks_the_network_and_what_tune_finds_keeps_the_promised_drop(
-    told: tuple[Path, tuple[Path, ...], str],
+    demo_run: tuple[Path, tuple[Path, ...], str],
 ) -> None:
-    folder, _, story = told
+    folder, _, story = demo_run
     tuned = sv.Tuned.load(folder / "tuned.json")
     everywhere = tuned.steps[0]
     assert everywhere.what == "int8 for all layers"

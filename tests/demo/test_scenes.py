@@ -26,8 +26,8 @@ def test_the_same_seed_draws_the_same_scenes_and_another_seed_others() -> None:
     again, coco_again = draw_scenes(3, 5)
     other, _ = draw_scenes(3, 6)
     assert coco == coco_again
-    assert all(np.array_equal(one, two) for one, two in zip(images, again, strict=True))
-    assert not any(np.array_equal(one, two) for one, two in zip(images, other, strict=True))
+    assert all(np.array_equal(image, two) for image, two in zip(images, again, strict=True))
+    assert not any(np.array_equal(image, two) for image, two in zip(images, other, strict=True))
 
 
 def test_a_scene_does_not_depend_on_how_many_are_drawn() -> None:
@@ -43,14 +43,14 @@ def test_pycocotools_reads_what_is_written(written: tuple[Path, Path], capsys: p
     capsys.readouterr()  # it reports its progress
     assert sorted(coco.imgs) == list(range(1, 25))
     assert sorted(coco.anns) == list(range(1, len(coco.anns) + 1))
-    assert {one["category_id"] for one in coco.anns.values()} == set(range(1, len(OUTLINES) + 1))
-    for one in coco.anns.values():
-        mask = coco.annToMask(one)
+    assert {annotation["category_id"] for annotation in coco.anns.values()} == set(range(1, len(OUTLINES) + 1))
+    for annotation in coco.anns.values():
+        mask = coco.annToMask(annotation)
         rows, columns = np.nonzero(mask)
-        left, top, width, height = one["bbox"]
-        image = coco.imgs[one["image_id"]]
+        left, top, width, height = annotation["bbox"]
+        image = coco.imgs[annotation["image_id"]]
         assert mask.shape == (image["height"], image["width"])
-        assert mask.sum() == one["area"] > 0
+        assert mask.sum() == annotation["area"] > 0
         assert (left, top) == (columns.min(), rows.min())
         assert (left + width, top + height) == (columns.max() + 1, rows.max() + 1)
     for image in coco.imgs.values():
@@ -72,11 +72,11 @@ def test_png_files_hold_the_images_drawn(written: tuple[Path, Path]) -> None:
 def test_every_scene_has_at_least_two_things_that_do_not_share_a_pixel(style: Style) -> None:
     counts = set()
     for index in range(40):
-        image, things = draw_scene(5, index, style)
-        assert np.sum([mask for _, mask in things], axis=0).max() == 1
-        assert image.shape == (*things[0][1].shape, 3)
+        image, objects = draw_scene(5, index, style)
+        assert np.sum([mask for _, mask in objects], axis=0).max() == 1
+        assert image.shape == (*objects[0][1].shape, 3)
         assert image.dtype == np.uint8
-        counts.add(len(things))
+        counts.add(len(objects))
     assert counts <= set(range(2, style.most_things + 1))
     assert len(counts) >= style.most_things - 2
 

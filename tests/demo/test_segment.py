@@ -31,11 +31,13 @@ def test_a_batch_scores_as_its_scenes_do_one_by_one(sam: EfficientViTSam, scenes
     alone = sv.PromptedMasks(*scenes, segment=partial(segment, sam))
     together = sv.PromptedMasks(*scenes, segment=SegmentBatch(sam), batch_size=4)
     expected = [alone.predict(sam.image_encoder, batch)[0] for batch in alone.batches()]
-    predicted = [one for batch in together.batches() for one in together.predict(sam.image_encoder, batch)]
+    predicted = [
+        prediction for batch in together.batches() for prediction in together.predict(sam.image_encoder, batch)
+    ]
     assert len({len(prediction["ious"]) for prediction in expected}) > 1, "scenes hold different numbers of things"
-    for one, other in zip(expected, predicted, strict=True):
-        assert np.allclose(one["ious"], other["ious"], atol=2e-3)
-        assert np.allclose(one["predicted_ious"], other["predicted_ious"], atol=1e-5)
+    for separate, other in zip(expected, predicted, strict=True):
+        assert np.allclose(separate["ious"], other["ious"], atol=2e-3)
+        assert np.allclose(separate["predicted_ious"], other["predicted_ious"], atol=1e-5)
 
 
 @torch.no_grad()
@@ -49,7 +51,7 @@ def test_scenes_are_prepared_once_for_all_variants_on_a_batch(
     monkeypatch.setattr(sam, "preprocess", lambda image: prepared.append(id(image)) or preprocess(image))
     once, again = (task.predict(sam.image_encoder, first) for _ in range(2))
     assert len(prepared) == 3
-    assert [one["masks"] for one in once] == [one["masks"] for one in again]
+    assert [prepared["masks"] for prepared in once] == [prepared["masks"] for prepared in again]
     task.predict(sam.image_encoder, second)
     task.predict(sam.image_encoder, first)
     assert len(prepared) == 9, "another batch has other images"

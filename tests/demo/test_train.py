@@ -46,15 +46,15 @@ def test_the_weights_that_ship_are_small_and_fit_the_model() -> None:
 
 @pytest.mark.slow
 def test_the_weights_that_ship_cut_out_held_out_things() -> None:
-    found = score(load("tiny", checkpoint=WEIGHTS), 50)
-    assert found["mIoU"] >= 0.85
-    assert min(found.values()) >= 0.7
+    scores = score(load("tiny", checkpoint=WEIGHTS), 50)
+    assert scores["mIoU"] >= 0.85
+    assert min(scores.values()) >= 0.7
 
 
 def test_a_prepared_scene_is_what_the_task_gives_the_model(sam: EfficientViTSam, scenes: list[Scene]) -> None:
-    image, things = draw_scene(TRAINING_SEED, 0, CROWDED)
+    image, objects = draw_scene(TRAINING_SEED, 0, CROWDED)
     assert torch.allclose(scenes[0].pixels.float(), sam.preprocess(image)[0], atol=2e-3)
-    whole = np.stack([mask for _, mask in things])
+    whole = np.stack([mask for _, mask in objects])
     across = max(image.shape[:2])
     assert scenes[0].masks.sum((1, 2)).numpy() / 255 == pytest.approx(whole.sum((1, 2)) * (64 / across) ** 2, rel=0.03)
     assert (scenes[0].boxes[:, 2:] <= 128).all()
@@ -83,12 +83,12 @@ def test_batches_are_the_same_for_the_same_seed_and_have_jittered_boxes(scenes: 
 
 
 def test_a_perfect_mask_with_its_iou_predicted_costs_nothing_and_a_worse_one_more() -> None:
-    one, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
-    perfect = loss(square(30.0), one, EXAMPLES)
+    full, zero = torch.ones(1, 1, 1), torch.zeros(1, 1, 1)
+    perfect = loss(square(30.0), full, EXAMPLES)
     assert perfect.item() == pytest.approx(0, abs=1e-4)
     assert loss(square(30.0), zero, EXAMPLES).item() == pytest.approx(1, abs=1e-4), "the square of the error"
-    assert loss(square(0.5), one, EXAMPLES) > perfect
-    assert loss(square(-30.0), one, EXAMPLES) > loss(square(0.5), one, EXAMPLES)
+    assert loss(square(0.5), full, EXAMPLES) > perfect
+    assert loss(square(-30.0), full, EXAMPLES) > loss(square(0.5), full, EXAMPLES)
 
 
 def test_only_the_best_of_several_masks_learns() -> None:
@@ -125,5 +125,5 @@ def test_training_writes_weights_that_load_and_can_be_gone_on_from(
     still = ["--learning-rate", "0"]
     monkeypatch.setattr(sys, "argv", ["train", "--start", str(first), "--out", str(second), *short, *still])
     main()
-    one, two = (load("tiny", checkpoint=file).mask_decoder.state_dict() for file in (first, second))
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    weights, two = (load("tiny", checkpoint=file).mask_decoder.state_dict() for file in (first, second))
+    assert all(torch.equal(weights[key], two[key]) for key in weights)

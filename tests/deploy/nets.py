@@ -33,8 +33,8 @@ class Basic(nn.Module):
         self.shortcut = conv(read, write, 1, stride) if stride > 1 or read != write else None
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = x if self.shortcut is None else self.shortcut(x)
-        return F.relu(self.second(self.first(x)) + kept)
+        identity = x if self.shortcut is None else self.shortcut(x)
+        return F.relu(self.second(self.first(x)) + identity)
 
 
 class Resnet(nn.Module):

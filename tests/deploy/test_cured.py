@@ -64,7 +64,7 @@ def test_the_graph_holds_the_corrected_bias_to_the_last_bit_and_no_other_constan
     wrapped = wrapped_and_calibrated(Tokens(), torch.randn(4, 5, 16))
     deployed = wrapped.deploy(sv.Scheme.all(CURED), "onnxruntime")
     graph = deployed.parts[0].qdq.graph.graph
-    constants = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
+    constants = {initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in graph.initializer}
     for layer in deployed.plan.layers:
         bias = deployed.plan.bias(layer)
         assert bias is not None

@@ -16,8 +16,8 @@ from tests.deploy.nets import SAFE, SAFE_INT8, images
 
 
 def test_one_export_serves_all_schemes_until_the_weights_change(shared: sv.Wrapped) -> None:
-    one, two = (shared.deploy(scheme, "torch") for scheme in (sv.Scheme(), SAFE))
-    assert one.parts[0].part is two.parts[0].part
+    first, two = (shared.deploy(scheme, "torch") for scheme in (sv.Scheme(), SAFE))
+    assert first.parts[0].part is two.parts[0].part
     model: Any = shared.model
     before = model.score.bias.detach().clone()
     with torch.no_grad():
@@ -41,7 +41,9 @@ def test_what_cannot_be_exported_is_simulated_only_with_its_reasons(several: sv.
     deployed = several.deploy(SAFE)
     failed = [attempt for attempt in deployed.attempts if attempt.part == ""]
     assert {attempt.exporter for attempt in failed} == {"dynamo", "legacy", "none"}
-    assert {one.path for one in deployed.parts} == {"backbone", "pick.last"}, "what is around the operator is exported"
+    assert {part.path for part in deployed.parts} == {"backbone", "pick.last"}, (
+        "what is around the operator is exported"
+    )
     assert all(attempt.reason for attempt in deployed.attempts)
     x = images(2, seed=3)
     with deployed.plan.simulated() as model:
@@ -51,7 +53,7 @@ def test_what_cannot_be_exported_is_simulated_only_with_its_reasons(several: sv.
 
 def test_only_the_named_part_runs_on_the_engine(several: sv.Wrapped) -> None:
     deployed = several.deploy(SAFE, parts=["backbone"])
-    assert [one.path for one in deployed.parts] == ["backbone"]
+    assert [part.path for part in deployed.parts] == ["backbone"]
     last = several.layers["pick.last"].name
     assert list(deployed.plan.left_out) == [last]
     assert "simulated only" in deployed.plan.left_out[last]

@@ -90,11 +90,11 @@ def deployed_sam(sam: EfficientViTSam) -> Deployed:
 
 
 def predictions(task: Task, model: Any) -> dict[int, Any]:
-    found: dict[int, Any] = {}
+    predicted: dict[int, Any] = {}
     with torch.no_grad():
         for batch in task.batches():
-            found.update(zip(batch.images, task.predict(model, batch), strict=True))
-    return found
+            predicted.update(zip(batch.images, task.predict(model, batch), strict=True))
+    return predicted
 
 
 def test_a_task_that_prompts_a_sam_scores_the_deployed_one(
@@ -114,13 +114,13 @@ def test_a_part_is_verified_with_the_inputs_that_the_task_gives_it(
     sam: EfficientViTSam, deployed_sam: Deployed, tmp_path: Path
 ) -> None:
     task = sv.PromptedMasks(*write_scenes(tmp_path, 2, HELD_OUT_SEED))
-    found = sv.Verification.of(verify(deployed_sam, task, samples=1))
-    inside = {check.status for check in found.layers if check.module.startswith("image_encoder")}
-    outside = {check.status for check in found.layers if not check.module.startswith("image_encoder")}
+    verification = sv.Verification.of(verify(deployed_sam, task, samples=1))
+    inside = {check.status for check in verification.layers if check.module.startswith("image_encoder")}
+    outside = {check.status for check in verification.layers if not check.module.startswith("image_encoder")}
     assert (inside, outside) == ({"verified"}, {"in float"})
-    assert found.images == 2
-    assert 0.5 < (found.metric_deployed or 0.0) < 1.0
-    assert found.metric_variants["channels last"] != found.metric_fp32
+    assert verification.images == 2
+    assert 0.5 < (verification.metric_deployed or 0.0) < 1.0
+    assert verification.metric_variants["channels last"] != verification.metric_fp32
 
 
 def test_where_several_packages_are_missing_the_extra_that_brings_all_of_them_is_named(

@@ -76,7 +76,10 @@ def test_padding_of_affine_activations_is_exact_zero_in_simulation_and_engine(ta
 
 def test_every_layer_has_the_zero_point_of_its_own_recipe(wrapped: sv.Wrapped) -> None:
     deployed = wrapped.deploy(SCHEME, "onnxruntime")
-    values = {one.name: numpy_helper.to_array(one) for one in deployed.parts[0].qdq.graph.graph.initializer}
+    values = {
+        initializer.name: numpy_helper.to_array(initializer)
+        for initializer in deployed.parts[0].qdq.graph.graph.initializer
+    }
     types = {
         layer.name: values[f"{layer.module}.input.zero_point"].dtype
         for layer in deployed.plan.quantized

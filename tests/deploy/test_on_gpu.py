@@ -62,8 +62,8 @@ class TestTensorRT(EngineSuite):
 
 def test_outputs_agree_with_onnx_runtime(engine: TensorRTEngine, image: np.ndarray) -> None:
     expected = reference(image)
-    (found,) = engine.run(image)
-    noise = np.sum((found - expected) ** 2)
+    (output,) = engine.run(image)
+    noise = np.sum((output - expected) ** 2)
     assert 10 * np.log10(np.sum(expected**2) / max(noise, 1e-30)) > 40  # dB; a code off by one in 10^4 costs about 1e-4
 
 
@@ -125,9 +125,9 @@ def test_a_rest_in_fp16_computes_what_onnx_runtime_computes(
 
 
 def test_the_engine_says_which_layers_are_in_fp16(normed: sv.Wrapped) -> None:
-    found = normed.verify(normed.deploy(sv.Scheme.only("conv2", sv.INT8).with_rest("fp16"), "tensorrt"))
-    assert [(check.planned, check.executed) for check in found.layers] == [("fp16", "fp16"), ("int8", "int8")]
-    assert found.outputs_pass
+    verification = normed.verify(normed.deploy(sv.Scheme.only("conv2", sv.INT8).with_rest("fp16"), "tensorrt"))
+    assert [(check.planned, check.executed) for check in verification.layers] == [("fp16", "fp16"), ("int8", "int8")]
+    assert verification.outputs_pass
 
 
 def test_what_is_kept_in_fp32_does_not_overflow(normed: sv.Wrapped) -> None:

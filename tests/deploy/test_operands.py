@@ -28,9 +28,9 @@ def rounded_rows(weight: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def steps(found: Tensor, expected: Tensor, unrounded: Tensor) -> float:
+def steps(output: Tensor, expected: Tensor, unrounded: Tensor) -> float:
     """How far a result is from what was computed by hand, as a share of what rounding its operands changes."""
-    return float((found - expected).abs().max() / (unrounded - expected).abs().max())
+    return float((output - expected).abs().max() / (unrounded - expected).abs().max())
 
 
 @pytest.fixture(scope="module")
@@ -81,9 +81,9 @@ def test_exactly_the_operands_are_quantized_in_the_graph(row: tuple[sv.Wrapped, 
 
 def test_every_operand_is_verified(row: tuple[sv.Wrapped, Tensor]) -> None:
     wrapped, _ = row
-    found = wrapped.verify(wrapped.deploy(sv.Scheme.all(EXACT)))
-    assert {check.module: str(check.status) for check in found.layers if check.status != "verified"} == {}
-    assert all(check.codes for check in found.layers)
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme.all(EXACT)))
+    assert {check.module: str(check.status) for check in verification.layers if check.status != "verified"} == {}
+    assert all(check.codes for check in verification.layers)
 
 
 @pytest.mark.parametrize("name", COMPUTED)
@@ -123,8 +123,8 @@ def test_cross_attention_is_deployed_and_verified(sizes: dict[str, int]) -> None
     wrapped.calibrate([inputs])
     deployed = wrapped.deploy(SAFE)
     assert deployed.plan.left_out == {}
-    found = wrapped.verify(deployed)
-    assert {check.status for check in found.layers} == {"verified"}
+    verification = wrapped.verify(deployed)
+    assert {check.status for check in verification.layers} == {"verified"}
     with deployed.plan.simulated() as model:
         simulated = model(*inputs)
     with torch.no_grad():

@@ -47,7 +47,7 @@ def test_the_simulation_in_bf16_is_nearer_to_the_engine_than_the_one_in_fp32(
 ) -> None:
     half = scheme.with_rest("bf16")
     engine = outputs(wrapped.deploy(half))
-    fp32, bf16 = (sqnr_of_all_db(simulated(wrapped, one), engine) for one in (scheme, half))
+    fp32, bf16 = (sqnr_of_all_db(simulated(wrapped, variant), engine) for variant in (scheme, half))
     assert bf16 > fp32 + gain_db
 
 
@@ -64,28 +64,31 @@ def test_a_convolution_in_bf16_is_that_of_the_engine() -> None:
 
 @needs_bf16
 def test_the_engine_tells_bf16_and_verify_reads_it(wrapped: sv.Wrapped) -> None:
-    found = wrapped.verify(wrapped.deploy(SOME.with_rest("bf16")))
-    planned = {check.layer: check.planned for check in found.layers}
+    verification = wrapped.verify(wrapped.deploy(SOME.with_rest("bf16")))
+    planned = {check.layer: check.planned for check in verification.layers}
     exits = {layer.name for layer in wrapped.layers.select("@exit")}
     assert planned == {name: "int8" if name in exits else "bf16" for name in planned}
-    assert {(check.executed, check.status) for check in found.layers} == {("int8", "verified"), ("bf16", "in float")}
-    assert found.gates.output_margin_db == 3.0
-    assert found.outputs_pass
+    assert {(check.executed, check.status) for check in verification.layers} == {
+        ("int8", "verified"),
+        ("bf16", "in float"),
+    }
+    assert verification.gates.output_margin_db == 3.0
+    assert verification.outputs_pass
 
 
 @needs_bf16
 def test_all_int8_layers_of_a_rest_in_bf16_are_verified(wrapped: sv.Wrapped) -> None:
-    found = wrapped.verify(wrapped.deploy(INT8.with_rest("bf16")), sv.FeatureFidelity(list(images(4, seed=11))))
-    assert {(check.executed, check.status) for check in found.layers} == {("int8", "verified")}
-    assert abs(found.metric_difference or 9.0) < 1.5  # dB
+    verification = wrapped.verify(wrapped.deploy(INT8.with_rest("bf16")), sv.FeatureFidelity(list(images(4, seed=11))))
+    assert {(check.executed, check.status) for check in verification.layers} == {("int8", "verified")}
+    assert abs(verification.metric_difference or 9.0) < 1.5  # dB
 
 
 @needs_bf16
 def test_a_layer_of_the_rest_in_another_precision_is_told(wrapped: sv.Wrapped) -> None:
     deployed = wrapped.deploy(SOME)  # in fp32
     deployed.plan = wrapped.plan(SOME.with_rest("bf16"))
-    found = wrapped.verify(deployed)
-    wrong = [check for check in found.layers if check.planned == "bf16"]
+    verification = wrapped.verify(deployed)
+    wrong = [check for check in verification.layers if check.planned == "bf16"]
     assert {check.status for check in wrong} == {"other precision"}
     assert wrong[0].reason == "planned in bf16, the engine ran fp32"
     with pytest.raises(PrecisionNotHonouredError, match="in another precision than planned"):
@@ -97,9 +100,9 @@ def test_latency_is_compared_with_fp32(wrapped: sv.Wrapped, monkeypatch: pytest.
     hints: list[str] = []
     compile_ = OpenVinoEngine._compile
 
-    def listening(self: OpenVinoEngine, **given: Any) -> Any:
+    def listening(self: OpenVinoEngine, **settings: Any) -> Any:
         hints.append(self._hint)
-        return compile_(self, **given)
+        return compile_(self, **settings)
 
     monkeypatch.setattr(OpenVinoEngine, "_compile", listening)
     wrapped.verify(wrapped.deploy(FLOAT.with_rest("bf16")))
@@ -132,9 +135,9 @@ def test_the_simulation_behind_an_engine_computes_the_rest_in_half(wrapped: sv.W
 
 
 def test_a_layer_that_is_kept_is_planned_in_fp32(wrapped: sv.Wrapped) -> None:
-    one, *others = wrapped.layers
-    plan = wrapped.plan(FLOAT.with_rest("fp16", keep_fp32=one.module))
-    assert plan.expected_precision(plan.layers[one.name]) == "fp32"
+    first, *others = wrapped.layers
+    plan = wrapped.plan(FLOAT.with_rest("fp16", keep_fp32=first.module))
+    assert plan.expected_precision(plan.layers[first.name]) == "fp32"
     assert {plan.expected_precision(layer) for layer in others} == {"fp16"}
     assert {plan.in_fp32().expected_precision(layer) for layer in wrapped.layers} == {"fp32"}
 

@@ -78,7 +78,7 @@ def test_a_zero_point_and_padding_are_exact_in_every_code(recipe: sv.Recipe, eng
     wrapped = calibrated(Padded, recipe)
     deployed = wrapped.deploy(sv.Scheme.all(recipe), engine)
     plan = deployed.plan
-    zero_points = [int(params.zero_point) for one in plan.layers if (params := plan.input_params(one)) is not None]
+    zero_points = [int(params.zero_point) for layer in plan.layers if (params := plan.input_params(layer)) is not None]
     assert len(set(zero_points)) > 3
     verification = wrapped.verify(deployed)
     assert verification.passed

@@ -26,11 +26,11 @@ def text_of(page: Path) -> str:
     return page.read_text(encoding="utf-8")
 
 
-def remark(page: Path, what: str) -> list[str]:
+def remark(page: Path, kind: str) -> list[str]:
     """The words of a comment such as ``<!-- stage: net -->``."""
     return [
         word
-        for words in re.findall(rf"^<!-- {what}: (.+?) -->$", text_of(page), re.MULTILINE)
+        for words in re.findall(rf"^<!-- {kind}: (.+?) -->$", text_of(page), re.MULTILINE)
         for word in words.split()
     ]
 

@@ -70,14 +70,14 @@ def test_the_detector_example_goes_from_real_images_to_a_measured_scheme(
     weights_file = shared_data / "weights" / f"{weights}.safetensors"
     arguments = ["--model", model, "--weights", weights_file, *coco(shared_data), "--out", tmp_path]
     printed = run(repository, "01_coco_detector", *arguments, "--layers", layers, "--protect", "1")
-    found = re.search(r"unperturbed, calibrated on 50 images: AP ([\d.]+), AP50 ([\d.]+)", printed)
-    assert found is not None
-    assert [float(number) for number in found.groups()] == pytest.approx(expected, abs=TOLERANCE)
+    match = re.search(r"unperturbed, calibrated on 50 images: AP ([\d.]+), AP50 ([\d.]+)", printed)
+    assert match is not None
+    assert [float(number) for number in match.groups()] == pytest.approx(expected, abs=TOLERANCE)
     assert len(re.findall(r"\bexit no-activation\b", printed)) == exits
 
     study = sv.Study.load(tmp_path / "study.json")
     assert study.baseline.metrics["AP50"] == pytest.approx(expected[1], abs=TOLERANCE)
-    assert {one.status for one in study.measurements} == {"measured"}
+    assert {measurement.status for measurement in study.measurements} == {"measured"}
     with (tmp_path / "layers.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * len(study.layers)
     assert (tmp_path / "layers.md").read_text(encoding="utf-8").startswith("| layer")
@@ -98,9 +98,9 @@ def test_the_segmentation_example_reaches_the_measured_mean_iou(
     weights_file = shared_data / "weights" / "espnetv2_s1_0_voc384.safetensors"
     arguments = ["--weights", weights_file, *coco(shared_data), "--out", tmp_path, "--layers", "base_net.level1"]
     printed = run(repository, "02_semantic_segmentation", *arguments)
-    found = re.search(r"on 50 images in \d+ s\nunperturbed: mIoU ([\d.]+)", printed)
-    assert found is not None
-    assert float(found[1]) == pytest.approx(0.4915, abs=TOLERANCE)
+    match = re.search(r"on 50 images in \d+ s\nunperturbed: mIoU ([\d.]+)", printed)
+    assert match is not None
+    assert float(match[1]) == pytest.approx(0.4915, abs=TOLERANCE)
     assert len(sv.Study.load(tmp_path / "study.json").measurements) == 1
     assert (tmp_path / "dips.png").is_file()
     assert (tmp_path / "layers.csv").is_file()
@@ -147,8 +147,10 @@ def test_the_thesis_example_computes_the_drops_that_its_tables_hold(
         with (shared_data / "thesis" / f"{model}.csv").open(encoding="utf-8", newline="") as file:
             rows = [row for row in csv.DictReader(file) if row["exists"] == "True"]
         worst[model.upper()] = max(float(row["drop_all"]) for row in rows)
-    found = re.findall(r"^\| (X?L\d) \| ([\d.]+) \| [\d.]+ / ", printed, flags=re.MULTILINE)
-    assert {model: float(drop) for model, drop in found} == {m: pytest.approx(d, abs=0.051) for m, d in worst.items()}
+    drops_printed = re.findall(r"^\| (X?L\d) \| ([\d.]+) \| [\d.]+ / ", printed, flags=re.MULTILINE)
+    assert {model: float(drop) for model, drop in drops_printed} == {
+        m: pytest.approx(d, abs=0.051) for m, d in worst.items()
+    }
 
 
 def test_the_tune_example_names_the_layer_that_was_spoilt_and_cures_or_protects_it(

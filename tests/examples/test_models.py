@@ -155,31 +155,31 @@ def yolo_with_one_box() -> tuple[Tensor, Tensor]:
 
 
 def test_a_yolo_box_is_the_anchor_at_its_cell_once_for_each_likely_class() -> None:
-    (found,) = decode.decode_yolo(yolo_with_one_box(), [(160, 640)])
+    (detections,) = decode.decode_yolo(yolo_with_one_box(), [(160, 640)])
     centre, extent = np.array([5.5 / 20 * 640, 2.5 / 20 * 160]), np.array([37 / 320 * 640, 49 / 320 * 160])
     box = np.concatenate([centre - extent / 2, centre + extent / 2])
-    np.testing.assert_allclose(found["boxes"].numpy(), [box, box], rtol=1e-6)
-    np.testing.assert_allclose(found["scores"].numpy(), [1.0, 0.5], rtol=1e-6)
-    assert found["labels"].tolist() == [7, 9]
+    np.testing.assert_allclose(detections["boxes"].numpy(), [box, box], rtol=1e-6)
+    np.testing.assert_allclose(detections["scores"].numpy(), [1.0, 0.5], rtol=1e-6)
+    assert detections["labels"].tolist() == [7, 9]
 
 
 def test_yolo_thresholds_and_cap_change_what_is_reported() -> None:
-    def found(**settings: float) -> int:
+    def boxes_found(**settings: float) -> int:
         return len(decode.decode_yolo(yolo_with_one_box(), [(320, 320)], **settings)[0]["scores"])
 
-    assert found() == 2
-    assert found(score_threshold=0.6) == 1
-    assert found(max_detections=1) == 1
+    assert boxes_found() == 2
+    assert boxes_found(score_threshold=0.6) == 1
+    assert boxes_found(max_detections=1) == 1
 
 
 def test_a_fastestdet_box_sits_in_its_cell() -> None:
     output = torch.zeros(1, 85, 22, 22)
     output[0, 0, 3, 4] = 0.5
     output[0, 5 + 60, 3, 4] = 0.25
-    (found,) = decode.decode_fastestdet(output, [(220, 440)])
-    np.testing.assert_allclose(found["boxes"].numpy(), [[4 * 20 - 110, 3 * 10 - 55, 4 * 20 + 110, 3 * 10 + 55]])
-    np.testing.assert_allclose(found["scores"].numpy(), [0.5**0.6 * 0.25**0.4], rtol=1e-6)
-    assert found["labels"].tolist() == [60]
+    (detections,) = decode.decode_fastestdet(output, [(220, 440)])
+    np.testing.assert_allclose(detections["boxes"].numpy(), [[4 * 20 - 110, 3 * 10 - 55, 4 * 20 + 110, 3 * 10 + 55]])
+    np.testing.assert_allclose(detections["scores"].numpy(), [0.5**0.6 * 0.25**0.4], rtol=1e-6)
+    assert detections["labels"].tolist() == [60]
 
 
 @pytest.mark.parametrize("iou_threshold", [0.45, 1.0])
@@ -187,8 +187,8 @@ def test_fastestdet_boxes_of_one_class_suppress_each_other(iou_threshold: float)
     output = torch.zeros(1, 85, 22, 22)
     output[0, 0, 3, 4:6] = 0.5
     output[0, 5, 3, 4:6] = 0.5
-    (found,) = decode.decode_fastestdet(output, [(352, 352)], iou_threshold=iou_threshold)
-    assert len(found["scores"]) == (1 if iou_threshold < 1 else 2)
+    (detections,) = decode.decode_fastestdet(output, [(352, 352)], iou_threshold=iou_threshold)
+    assert len(detections["scores"]) == (1 if iou_threshold < 1 else 2)
     (none,) = decode.decode_fastestdet(output, [(352, 352)], score_threshold=0.5)
     assert none["boxes"].shape == (0, 4)
 
@@ -201,9 +201,9 @@ def test_an_image_is_decoded_alike_alone_and_in_a_batch() -> None:
     together = decode.decode_yolo(heads, sizes) + decode.decode_fastestdet(grid, sizes)
     alone = [decode.decode_yolo([head[i : i + 1] for head in heads], sizes[i : i + 1])[0] for i in range(3)]
     alone += [decode.decode_fastestdet(grid[i : i + 1], sizes[i : i + 1])[0] for i in range(3)]
-    for one, other in zip(together, alone, strict=True):
-        assert len(one["scores"]) > 0
-        assert all(torch.equal(one[key], other[key]) for key in ("boxes", "scores", "labels"))
+    for image, other in zip(together, alone, strict=True):
+        assert len(image["scores"]) > 0
+        assert all(torch.equal(image[key], other[key]) for key in ("boxes", "scores", "labels"))
 
 
 def test_label_maps_return_to_the_original_sizes_without_new_classes() -> None:
@@ -236,8 +236,8 @@ def coco_results(
     categories = sorted(ground_truth.getCatIds())
     results = []
     for ids, images in batches(ground_truth, shared_data):
-        for image_id, found in zip(ids, predict(images), strict=True):
-            boxes, scores, labels = (found[key].tolist() for key in ("boxes", "scores", "labels"))
+        for image_id, detections in zip(ids, predict(images), strict=True):
+            boxes, scores, labels = (detections[key].tolist() for key in ("boxes", "scores", "labels"))
             for (x1, y1, x2, y2), score, label in zip(boxes, scores, labels, strict=True):
                 box = [x1, y1, x2 - x1, y2 - y1]
                 results.append({"image_id": image_id, "category_id": categories[label], "bbox": box, "score": score})

@@ -61,8 +61,8 @@ def test_a_scheme_of_2_4_leaves_out_what_has_no_four_inputs_and_keeps_two_of_fou
             if layer.in_channels // layer.groups % 4:
                 assert (weight != 0).all()
             else:
-                kept = (groups.transpose(1, 2).reshape(-1, 4) != 0).sum(1)
-                assert (kept <= 2).all()
+                nonzero = (groups.transpose(1, 2).reshape(-1, 4) != 0).sum(1)
+                assert (nonzero <= 2).all()
                 assert torch.count_nonzero(weight) > 0
 
 

@@ -180,8 +180,8 @@ class Queries(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         tokens = x.flatten(2).transpose(1, 2)
-        found = F.scaled_dot_product_attention(self.q(self.queries), self.k(tokens), self.v(tokens))
-        return self.embed(self.o(found)) @ self.pixels(x).flatten(2)
+        attended = F.scaled_dot_product_attention(self.q(self.queries), self.k(tokens), self.v(tokens))
+        return self.embed(self.o(attended)) @ self.pixels(x).flatten(2)
 
 
 class TwoLevels(nn.Module):

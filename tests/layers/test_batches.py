@@ -37,7 +37,7 @@ class Masked(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("images", "message"),
     [
         (
             images().double(),
@@ -63,13 +63,13 @@ class Masked(nn.Module):
         ([images()[:0]], "no image was given"),
     ],
 )
-def test_images_that_the_model_cannot_take_are_refused_in_words(given: Any, message: str) -> None:
+def test_images_that_the_model_cannot_take_are_refused_in_words(images: Any, message: str) -> None:
     with pytest.raises(CalibrationError, match=f"(?s){message}"):
-        wrapped().calibrate(given)
+        wrapped().calibrate(images)
 
 
 @pytest.mark.parametrize(
-    "given",
+    "images",
     [
         images(),
         [images()],
@@ -80,8 +80,8 @@ def test_images_that_the_model_cannot_take_are_refused_in_words(given: Any, mess
     ],
     ids=["tensor", "one batch", "singles", "an empty batch too", "labelled loader", "another size"],
 )
-def test_images_that_the_model_takes_are_all_counted(given: Any) -> None:
-    assert wrapped().calibrate(given).images == 4
+def test_images_that_the_model_takes_are_all_counted(images: Any) -> None:
+    assert wrapped().calibrate(images).images == 4
 
 
 def test_images_of_several_sizes_are_calibrated_together() -> None:

@@ -59,9 +59,9 @@ def test_parallel_branches_and_the_levels_of_a_decoder_are_no_cross_stage_block(
 
 @pytest.mark.parametrize("skips", [True, False])
 def test_squeeze_and_excitation_is_the_gate_of_its_inverted_residual(skips: bool) -> None:
-    found = read(Between(twins.Inverted(WIDTH, skips=skips), WIDTH if skips else 2 * WIDTH))
+    roles_read = read(Between(twins.Inverted(WIDTH, skips=skips), WIDTH if skips else 2 * WIDTH))
     roles = {"expand": "expand", "dw": "depthwise", "fc1": "gate", "fc2": "gate", "project": "exit"}
-    assert found == {path: f"mb {role}" for path, role in roles.items()}
+    assert roles_read == {path: f"mb {role}" for path, role in roles.items()}
 
 
 @pytest.mark.parametrize("linear", [True, False])
@@ -80,8 +80,8 @@ def test_attention_in_windows_has_the_same_roles_shifted_and_not(shift: int) -> 
 
 
 def test_keys_and_values_of_a_reduced_image_are_no_scaling_of_linear_attention() -> None:
-    found = read(Between(twins.Attention(WIDTH, reduce=True)))
-    assert [found[path] for path in ("q", "k", "v", "sr")] == ["att qkv", "att qkv", "att qkv", "att conv"]
+    roles = read(Between(twins.Attention(WIDTH, reduce=True)))
+    assert [roles[path] for path in ("q", "k", "v", "sr")] == ["att qkv", "att qkv", "att qkv", "att conv"]
     assert not any(
         "attention-pointwise" in layer.flags for layer in layers_of(Between(twins.Attention(8, reduce=True)))
     )
@@ -107,11 +107,11 @@ def test_queries_that_are_parameters_attend_and_a_product_at_the_end_does_not() 
 
 def test_scores_of_two_levels_that_are_added_are_outputs_and_no_block() -> None:
     layers = layers_of(twins.TwoLevels(WIDTH))
-    found = {layer.module: (layer.kind, layer.role) for layer in layers}
-    assert found["low_scores"] == found["high_scores"] == ("independent", "output")
-    assert found["cbr.0"] == ("independent", "conv")
-    assert found["scale"] == ("independent", "gate")
-    assert found["deeper.0.project.0"] == ("mb", "exit")
+    roles = {layer.module: (layer.kind, layer.role) for layer in layers}
+    assert roles["low_scores"] == roles["high_scores"] == ("independent", "output")
+    assert roles["cbr.0"] == ("independent", "conv")
+    assert roles["scale"] == ("independent", "gate")
+    assert roles["deeper.0.project.0"] == ("mb", "exit")
 
 
 def test_feature_maps_that_are_returned_and_read_on_are_no_outputs_but_boxes_are() -> None:

@@ -29,23 +29,23 @@ LAYERS = [
 
 
 def names(pattern: str | list[str], model: str = "L0") -> list[str]:
-    return [found.name for found in select(LAYERS, pattern, model=model)]
+    return [layer.name for layer in select(LAYERS, pattern, model=model)]
 
 
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        ("any:all:all:all", [found.name for found in LAYERS]),
-        ("*", [found.name for found in LAYERS]),
+        ("any:all:all:all", [layer.name for layer in LAYERS]),
+        ("*", [layer.name for layer in LAYERS]),
         ("L0:1,3:any:1", ["stage1:1:1", "stage3:0:1"]),
         ("stage4:x:2", ["stage4:1:2"]),
-        ("any:all_but_neck:all:all", [found.name for found in LAYERS[:-1]]),
-        ("0-3:*:*", [found.name for found in LAYERS[:5]]),
+        ("any:all_but_neck:all:all", [layer.name for layer in LAYERS[:-1]]),
+        ("0-3:*:*", [layer.name for layer in LAYERS[:5]]),
         ("@exit", ["stage1:1:1", "stage3:0:2"]),
         ("@kind=mb", ["stage3:0:1", "stage3:0:2"]),
         ("@role=stem", ["stage0:0:0"]),
         ("@exit & stage3:*:*", ["stage3:0:2"]),
-        ("!@depthwise", [found.name for found in LAYERS if found.name != "stage3:0:1"]),
+        ("!@depthwise", [layer.name for layer in LAYERS if layer.name != "stage3:0:1"]),
         ("!@exit & 3:x:x", ["stage3:0:1"]),
         ("neck:*:*", ["neck:3:0"]),
         ("st*3:0:1-2", ["stage3:0:1", "stage3:0:2"]),
@@ -61,9 +61,9 @@ def test_a_pattern_selects(pattern: str | list[str], expected: list[str]) -> Non
 @pytest.mark.parametrize(
     ("pattern", "expected"),
     [
-        (["*", "!@depthwise"], [found.name for found in LAYERS if found.name != "stage3:0:1"]),
-        (["!@depthwise", "*"], [found.name for found in LAYERS if found.name != "stage3:0:1"]),
-        (["!@depthwise"], [found.name for found in LAYERS if found.name != "stage3:0:1"]),
+        (["*", "!@depthwise"], [layer.name for layer in LAYERS if layer.name != "stage3:0:1"]),
+        (["!@depthwise", "*"], [layer.name for layer in LAYERS if layer.name != "stage3:0:1"]),
+        (["!@depthwise"], [layer.name for layer in LAYERS if layer.name != "stage3:0:1"]),
         (["!@depthwise", "!neck.middle", "!stage1:*:*"], ["stage0:0:0", "stage3:0:2", "stage4:1:2"]),
         (["@exit", "stage3:*:*", "!layer3.0.pw"], ["stage1:1:1", "stage3:0:1"]),
         (["@stem", "!@exit & 3:x:x"], ["stage0:0:0", "stage3:0:1"]),
@@ -95,10 +95,10 @@ def test_a_list_of_which_nothing_is_left_is_an_error() -> None:
 @pytest.mark.parametrize("name", sorted(CASES))
 def test_every_property_that_a_model_can_have_is_known(name: str) -> None:
     case = CASES[name]
-    for one in sv.wrap(case.build(), case.inputs).layers:
-        assert one.flags <= set(FLAGS)
-        assert one.kind in KINDS
-        assert one.role in ROLES
+    for layer in sv.wrap(case.build(), case.inputs).layers:
+        assert layer.flags <= set(FLAGS)
+        assert layer.kind in KINDS
+        assert layer.role in ROLES
 
 
 def test_an_exclusion_in_a_later_rule_leaves_the_earlier_rules_of_what_it_excludes() -> None:

@@ -60,7 +60,7 @@ def test_a_batch_norm_folds_only_where_it_counts_the_channels_of_the_layer(make:
     model = _with_statistics(make())
     x = torch.randn(2, 3, 4, 4) if make is Split else torch.randn(2, 6, 6)
     wrapped = sv.wrap(model, x)
-    assert [one.norm_folds for one in wrapped.layers] == [folds]
+    assert [layer.norm_folds for layer in wrapped.layers] == [folds]
     assert set(wrapped.analyze(sv.FeatureFidelity(x), sv.INT8_WEIGHTS).table()["status"]) == {"measured"}
 
 
@@ -91,7 +91,9 @@ def test_layers_in_plain_lists_and_weights_that_are_buffers_are_named_with_the_r
         def forward(self, x: Tensor) -> Tensor:
             return self.frozen(self.parts[0](self.first(x)))
 
-    reasons = {one.module: one.reason for one in sv.wrap(Hidden().eval(), torch.randn(1, 3, 4, 4)).layers.skipped}
+    reasons = {
+        skipped.module: skipped.reason for skipped in sv.wrap(Hidden().eval(), torch.randn(1, 3, 4, 4)).layers.skipped
+    }
     assert reasons.keys() == {"parts.0.0", "frozen"}
     assert "nn.ModuleList" in reasons["parts.0.0"]
     assert "buffer" in reasons["frozen"]

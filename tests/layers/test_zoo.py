@@ -35,7 +35,7 @@ def table_of(name: str, seed: int = 0) -> LayerTable:
 
 def certain_layers(case: Case) -> list[Layer]:
     """The layers found, less those that a correct reading may also skip."""
-    return [found for found in table_of(case.name) if found.module not in case.either]
+    return [layer for layer in table_of(case.name) if layer.module not in case.either]
 
 
 def arguments(inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -60,15 +60,15 @@ def every_module_called() -> Iterator[None]:
 
 @every_case
 def test_layers_are_exactly_those_expected_in_execution_order(case: Case) -> None:
-    assert [found.module for found in certain_layers(case)] == [right.module for right in case.layers]
+    assert [layer.module for layer in certain_layers(case)] == [right.module for right in case.layers]
 
 
 @every_case
 def test_norm_and_activation_are_those_that_follow_by_data_flow(case: Case) -> None:
     wrong = [
-        (right.module, found.norm, found.activation)
-        for right, found in zip(case.layers, certain_layers(case), strict=True)
-        if found.norm not in right.norms or found.activation not in right.activations
+        (right.module, layer.norm, layer.activation)
+        for right, layer in zip(case.layers, certain_layers(case), strict=True)
+        if layer.norm not in right.norms or layer.activation not in right.activations
     ]
     assert wrong == []
 
@@ -76,28 +76,28 @@ def test_norm_and_activation_are_those_that_follow_by_data_flow(case: Case) -> N
 @every_case
 def test_flags_say_where_in_the_structure_a_layer_stands(case: Case) -> None:
     wrong = [
-        (right.module, "missing", sorted(right.has - found.flags), "too many", sorted(right.lacks & found.flags))
-        for right, found in zip(case.layers, certain_layers(case), strict=True)
-        if not right.has <= found.flags or right.lacks & found.flags
+        (right.module, "missing", sorted(right.has - layer.flags), "too many", sorted(right.lacks & layer.flags))
+        for right, layer in zip(case.layers, certain_layers(case), strict=True)
+        if not right.has <= layer.flags or right.lacks & layer.flags
     ]
     assert wrong == []
 
 
 @every_case
 def test_flags_agree_with_the_other_facts_of_a_layer(case: Case) -> None:
-    for found in table_of(case.name):
-        assert ("no-norm" in found.flags) == (found.norm is None)
-        assert ("no-activation" in found.flags) == (found.activation is None)
-        assert ("shared" in found.flags) == (found.calls > 1)
+    for layer in table_of(case.name):
+        assert ("no-norm" in layer.flags) == (layer.norm is None)
+        assert ("no-activation" in layer.flags) == (layer.activation is None)
+        assert ("shared" in layer.flags) == (layer.calls > 1)
 
 
 @every_case
 def test_kind_role_and_operator_are_right_wherever_they_are_certain(case: Case) -> None:
     wrong = [
-        (right.module, field, getattr(found, field), getattr(right, field))
-        for right, found in zip(case.layers, certain_layers(case), strict=True)
+        (right.module, field, getattr(layer, field), getattr(right, field))
+        for right, layer in zip(case.layers, certain_layers(case), strict=True)
         for field in ("kind", "role", "conv_type")
-        if getattr(right, field) is not None and getattr(found, field) != getattr(right, field)
+        if getattr(right, field) is not None and getattr(layer, field) != getattr(right, field)
     ]
     assert wrong == []
 
@@ -106,7 +106,7 @@ def test_kind_role_and_operator_are_right_wherever_they_are_certain(case: Case) 
 def test_nothing_with_a_weight_is_left_out_in_silence(case: Case) -> None:
     table = table_of(case.name)
     reasons = {skipped.module: skipped.reason for skipped in table.skipped}
-    layers = {found.module for found in table}
+    layers = {layer.module for layer in table}
     operators = {path for path, module in case.build().named_modules() if isinstance(module, OPERATORS)}
     assert (operators | case.either) - layers - set(reasons) == set()
     assert layers & set(reasons) == set()
@@ -119,7 +119,7 @@ def test_nothing_with_a_weight_is_left_out_in_silence(case: Case) -> None:
 
 @every_case
 def test_names_are_unique_and_read_stage_block_layer(case: Case) -> None:
-    names = [found.name for found in table_of(case.name)]
+    names = [layer.name for layer in table_of(case.name)]
     assert len(set(names)) == len(names)
     for name in names:
         assert re.fullmatch(r"[^:]+:\d+:\d+", name)
@@ -135,21 +135,21 @@ def test_order_and_calls_are_those_that_plain_hooks_see(case: Case) -> None:
         model(*positional, **keywords)
     table = table_of(case.name)
     counted = Counter(seen)
-    assert [found.order for found in table] == list(range(len(table)))
-    assert [found.module for found in certain_layers(case)] == [
+    assert [layer.order for layer in table] == list(range(len(table)))
+    assert [layer.module for layer in certain_layers(case)] == [
         path for path in counted if path in {right.module for right in case.layers}
     ]
     assert {right.module: right.calls for right in case.layers} == {
         right.module: counted[right.module] for right in case.layers
     }
-    assert all(found.calls == counted[found.module] for found in certain_layers(case))
+    assert all(layer.calls == counted[layer.module] for layer in certain_layers(case))
 
 
 def facts(table: LayerTable) -> list[tuple[Any, ...]]:
     """All that must not depend on weights, image size or batch."""
     return [
-        (found.name, found.module, found.kind, found.role, found.flags, found.norm, found.activation, found.calls)
-        for found in table
+        (layer.name, layer.module, layer.kind, layer.role, layer.flags, layer.norm, layer.activation, layer.calls)
+        for layer in table
     ]
 
 
@@ -184,15 +184,15 @@ def test_the_mode_in_which_wrap_is_called_changes_nothing(
     with context():
         table = sv.wrap(model, inputs).layers
     assert facts(table) == facts(table_of(name))
-    assert [found.macs for found in table] == [found.macs for found in table_of(name)]
+    assert [layer.macs for layer in table] == [layer.macs for layer in table_of(name)]
 
 
 @every_case
 def test_a_layer_is_found_by_its_name_and_by_its_module_path(case: Case) -> None:
     table = table_of(case.name)
-    for found in table:
-        assert table[found.name] is found
-        assert table[found.module] is next(other for other in table if other.module == found.module)
+    for layer in table:
+        assert table[layer.name] is layer
+        assert table[layer.module] is next(other for other in table if other.module == layer.module)
 
 
 @every_case
@@ -235,14 +235,14 @@ COUNTER_OF_2_4_FAILS_ON = {
 def test_multiply_adds_agree_with_the_flop_counter_of_torch(case: Case) -> None:
     if torch.__version__.startswith("2.4.") and case.name in COUNTER_OF_2_4_FAILS_ON:
         pytest.skip(f"torch 2.4's counter cannot count this: {COUNTER_OF_2_4_FAILS_ON[case.name]}")
-    assert {found.module: found.macs for found in certain_layers(case)} == counted_macs(case)
+    assert {layer.module: layer.macs for layer in certain_layers(case)} == counted_macs(case)
 
 
 def test_a_batch_of_two_costs_twice_as_much_as_a_batch_of_one() -> None:
-    one, two = table_of("plain"), table_of("plain_batch_of_two")
-    assert [2 * found.macs for found in one] == [found.macs for found in two]
-    assert [2 * found.activation_elements for found in one] == [found.activation_elements for found in two]
-    assert [found.name for found in one] == [found.name for found in two]
+    single, two = table_of("plain"), table_of("plain_batch_of_two")
+    assert [2 * layer.macs for layer in single] == [layer.macs for layer in two]
+    assert [2 * layer.activation_elements for layer in single] == [layer.activation_elements for layer in two]
+    assert [layer.name for layer in single] == [layer.name for layer in two]
 
 
 # no trace -----------------------------------------------------------------------------------------------------------

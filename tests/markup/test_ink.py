@@ -22,9 +22,9 @@ def linear(colour: str) -> np.ndarray:
     return np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
 
 
-def contrast(one: str, other: str) -> float:
+def contrast(first: str, other: str) -> float:
     """As the Web Content Accessibility Guidelines define it."""
-    bright, dark = sorted((float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (one, other)), reverse=True)
+    bright, dark = sorted((float(linear(colour) @ [0.2126, 0.7152, 0.0722]) for colour in (first, other)), reverse=True)
     return (bright + 0.05) / (dark + 0.05)
 
 
@@ -46,9 +46,9 @@ def test_marks_on_a_dark_page_stand_out(look: str) -> None:
 @pytest.mark.parametrize("look", ["light", "dark"])
 def test_kinds_are_told_apart_without_red_or_green(look: str, deficiency: str) -> None:
     seen = {kind: np.array(DEFICIENCIES[deficiency]) @ linear(getattr(i, look)) for kind, i in style.KIND_INKS.items()}
-    for one, other in itertools.combinations(seen, 2):
-        distance = np.abs(np.cbrt(np.clip(seen[one], 0, 1)) - np.cbrt(np.clip(seen[other], 0, 1))).max()
-        assert distance > 0.05, (one, other, distance)
+    for first, other in itertools.combinations(seen, 2):
+        distance = np.abs(np.cbrt(np.clip(seen[first], 0, 1)) - np.cbrt(np.clip(seen[other], 0, 1))).max()
+        assert distance > 0.05, (first, other, distance)
 
 
 def test_every_colour_is_a_variable_on_both_pages() -> None:

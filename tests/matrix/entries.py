@@ -57,7 +57,7 @@ def entries(chosen: tuple[str, ...] = ()) -> list[Entry]:
     unknown = [name for name in chosen if name not in tables]
     if unknown:
         raise SystemExit(f"no family {unknown[0]!r}. Choose from {', '.join(tables)}.")
-    found = []
+    entries = []
     for family, table in tables.items():
         if chosen and family not in chosen:
             continue
@@ -65,8 +65,8 @@ def entries(chosen: tuple[str, ...] = ()) -> list[Entry]:
             listed = table()
         except ImportError:
             continue
-        found += [Entry(family, name, _seeded(make)) for name, make in listed.items()]
-    return found
+        entries += [Entry(family, name, _seeded(make)) for name, make in listed.items()]
+    return entries
 
 
 def _seeded(make: Callable[[], Any]) -> Callable[[], Subject]:

@@ -198,10 +198,10 @@ def smp() -> Models:
         side = 128 if architecture == "PAN" else 96  # its attention halves the deepest map three times
         return getattr(package, architecture)(encoder, encoder_weights=None, classes=3), (1, 3, side, side), None
 
-    found: Models = {name: partial(make, name, "resnet18") for name in names}
+    models: Models = {name: partial(make, name, "resnet18") for name in names}
     for encoder in ("mobilenet_v2", "efficientnet-b0", "timm-regnetx_002", "mit_b0"):
-        found[f"Unet {encoder}"] = partial(make, "Unet", encoder)
-    return found
+        models[f"Unet {encoder}"] = partial(make, "Unet", encoder)
+    return models
 
 
 def timm() -> Models:

@@ -47,13 +47,13 @@ class OutputBits:
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         """The sum of all hashes, exact in float64, and how many images have finite outputs."""
         return {
-            "bits": float(sum(one["bits"] for one in predictions.values())),
-            "finite": float(sum(one["finite"] for one in predictions.values())),
+            "bits": float(sum(prediction["bits"] for prediction in predictions.values())),
+            "finite": float(sum(prediction["finite"] for prediction in predictions.values())),
         }
 
     def digest(self) -> str:
         """By the inputs."""
-        found = hashlib.sha256()
-        for one in self._inputs:
-            found.update(one.numpy().tobytes())
-        return found.hexdigest()
+        digest = hashlib.sha256()
+        for tensor in self._inputs:
+            digest.update(tensor.numpy().tobytes())
+        return digest.hexdigest()

@@ -36,13 +36,13 @@ def page(rows: Sequence[Row]) -> str:
 
 
 def _versions() -> str:
-    found = []
+    versions = []
     for package in PACKAGES:
         try:
-            found.append(f"{package} {metadata.version(package).partition('+')[0]}")
+            versions.append(f"{package} {metadata.version(package).partition('+')[0]}")
         except metadata.PackageNotFoundError:
             continue
-    return f"Python {platform.python_version()}, {', '.join(found)}."
+    return f"Python {platform.python_version()}, {', '.join(versions)}."
 
 
 def _summary(rows: Sequence[Row]) -> list[str]:
@@ -85,8 +85,8 @@ def _line(row: Row) -> str:
             return "yes" if value else "**no**"
         return "" if value is None else str(value)
 
-    found = "" if row.layers is None else f"{row.layers} / {row.called}"
+    layers = "" if row.layers is None else f"{row.layers} / {row.called}"
     reason = "; ".join(f"{step}: {text}" for step, text in row.reasons.items()).replace("|", "\\|")
     deployed = cell(row.deployed) if _engine_tried(row) else "not tried"
-    cells = [found, cell(row.swept), cell(row.replay_equal), cell(row.finite), deployed, cell(row.verified)]
+    cells = [layers, cell(row.swept), cell(row.replay_equal), cell(row.finite), deployed, cell(row.verified)]
     return f"| {row.name} | {' | '.join(cells)} | {row.seconds:.0f} | {row.gigabytes:.1f} | {reason[:240]} |"

@@ -85,16 +85,16 @@ def attempt(entry: Entry, report: Callable[[Row], None], *, deploy: bool = True)
 
 
 def _steps(entry: Entry, row: Row, *, deploy: bool) -> Iterator[Callable[[], None]]:
-    kept: dict[str, Any] = {}
+    built: dict[str, Any] = {}
     recipe = sv.recipe_for("openvino") if deploy else sv.INT8
 
     def made() -> None:
-        kept["subject"] = entry.make()
+        built["subject"] = entry.make()
 
     def wrapped() -> None:
-        subject: Subject = kept["subject"]
+        subject: Subject = built["subject"]
         called = modules_that_run(subject.model, subject.inputs[0])
-        layers = kept["wrapped"] = sv.wrap(subject.model, subject.inputs[0], name=entry.name)
+        layers = built["wrapped"] = sv.wrap(subject.model, subject.inputs[0], name=entry.name)
         names = [layer.name for layer in layers.layers]
         row.layers, row.called, row.unique = len(names), len(called), len(set(names)) == len(names)
         row.missed = len(called - {layer.module for layer in layers.layers})
@@ -102,41 +102,44 @@ def _steps(entry: Entry, row: Row, *, deploy: bool) -> Iterator[Callable[[], Non
             row.reasons["layers"] = f"no layer: {sorted(called - {layer.module for layer in layers.layers})[0]}"
 
     def swept() -> None:
-        names = [layer.name for layer in kept["wrapped"].layers]
+        names = [layer.name for layer in built["wrapped"].layers]
         chosen = [names[round(place * (len(names) - 1) / (SWEPT - 1))] for place in range(SWEPT)]
         chosen = list(dict.fromkeys(chosen))
-        task = OutputBits(kept["subject"].inputs[:2])
+        task = OutputBits(built["subject"].inputs[:2])
         studies = [
-            kept["wrapped"].analyze(
+            built["wrapped"].analyze(
                 task, sv.INT8_WEIGHTS, layers=chosen, intervals=False, workers=None, replay=replay, progress=False
             )
             for replay in (True, False)
         ]
-        kinds = [[(one.layer, one.status, one.score) for one in study.measurements] for study in studies]
-        row.swept = sum(one.status == "measured" for one in studies[0].measurements)
+        kinds = [
+            [(measurement.layer, measurement.status, measurement.score) for measurement in study.measurements]
+            for study in studies
+        ]
+        row.swept = sum(measurement.status == "measured" for measurement in studies[0].measurements)
         row.replay_equal = kinds[0] == kinds[1]
-        failed = [one for one in studies[0].measurements if one.status != "measured"]
+        failed = [measurement for measurement in studies[0].measurements if measurement.status != "measured"]
         if failed:
             row.reasons["swept"] = f"{failed[0].layer}: {failed[0].reason}"[:300]
 
     def quantized() -> None:
-        task = OutputBits(kept["subject"].inputs[:1])
-        calibration = kept["wrapped"].calibrate(list(kept["subject"].inputs), recipe, progress=False)
-        score = kept["wrapped"].evaluate(task, sv.Scheme.all(recipe), calibration=calibration)
+        task = OutputBits(built["subject"].inputs[:1])
+        calibration = built["wrapped"].calibrate(list(built["subject"].inputs), recipe, progress=False)
+        score = built["wrapped"].evaluate(task, sv.Scheme.all(recipe), calibration=calibration)
         row.finite = score.metrics["finite"] == 1
 
     def deployed() -> None:
-        kept["deployed"] = kept["wrapped"].deploy(sv.Scheme.all(recipe), "openvino", parts=kept["subject"].parts)
-        plan = kept["deployed"].plan
+        built["deployed"] = built["wrapped"].deploy(sv.Scheme.all(recipe), "openvino", parts=built["subject"].parts)
+        plan = built["deployed"].plan
         row.deployed = len(plan.quantized)
         if plan.left_out:
             name, reason = next(iter(plan.left_out.items()))
             row.reasons["deployed"] = f"{len(plan.left_out)} in float; {name}: {reason}"[:300]
 
     def verified() -> None:
-        if "deployed" not in kept:
+        if "deployed" not in built:
             return
-        verification = kept["wrapped"].verify(kept["deployed"], progress=False)
+        verification = built["wrapped"].verify(built["deployed"], progress=False)
         row.verified = sum(check.status == "verified" for check in verification.layers)
         others = [check for check in verification.layers if check.status not in ("verified", "not quantized")]
         if others:

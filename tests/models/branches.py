@@ -21,10 +21,10 @@ class ShuffleUnit(nn.Module):
         self.point2 = conv_norm_act(half, half, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept, changed = x.chunk(2, dim=1)
+        unchanged, changed = x.chunk(2, dim=1)
         changed = self.point2(self.norm(self.depthwise(self.point1(changed))))
         n, c, h, w = x.shape
-        return torch.cat((kept, changed), 1).view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
+        return torch.cat((unchanged, changed), 1).view(n, 2, c // 2, h, w).transpose(1, 2).contiguous().view(n, c, h, w)
 
 
 def make_shuffle() -> nn.Module:
@@ -121,11 +121,11 @@ class NormPerLevel(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
-        found = []
+        levels = []
         for norm in self.norms:
-            found.append(self.predict(F.silu(norm(self.shared(x)))).flatten(2))
+            levels.append(self.predict(F.silu(norm(self.shared(x)))).flatten(2))
             x = F.avg_pool2d(x, 2)
-        return torch.cat(found, 2).permute(0, 2, 1)
+        return torch.cat(levels, 2).permute(0, 2, 1)
 
 
 class Gathered(nn.Module):

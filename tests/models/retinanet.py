@@ -94,12 +94,12 @@ class Head(nn.Module):
         self.outputs = outputs
 
     def forward(self, levels: list[Tensor]) -> Tensor:
-        found = []
+        predicted = []
         for level in levels:
             n, _, height, width = level.shape
             raw = self.predict(self.conv(level)).view(n, ANCHORS, self.outputs, height, width)
-            found.append(raw.permute(0, 3, 4, 1, 2).reshape(n, -1, self.outputs))
-        return torch.cat(found, dim=1)
+            predicted.append(raw.permute(0, 3, 4, 1, 2).reshape(n, -1, self.outputs))
+        return torch.cat(predicted, dim=1)
 
 
 class RetinaNet(nn.Module):

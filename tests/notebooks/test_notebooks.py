@@ -49,9 +49,9 @@ def imported(source: str) -> set[str]:
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_notebook_imports_only_what_is_meant_for_users(notebook: Path) -> None:
-    ours = {name for source in cells(notebook) for name in imported(source) if name.startswith("sensitivity")}
-    assert ours
-    assert {name for name in ours if not OPEN_MODULES.fullmatch(name)} == set()
+    own_names = {name for source in cells(notebook) for name in imported(source) if name.startswith("sensitivity")}
+    assert own_names
+    assert {name for name in own_names if not OPEN_MODULES.fullmatch(name)} == set()
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda path: path.stem)

@@ -64,16 +64,18 @@ def test_a_format_without_zero_point_and_an_affine_one_share_a_pass() -> None:
 def test_several_recipes_share_one_pass_and_get_what_each_would_alone() -> None:
     together, alone = wrapped(), wrapped()
     passes = counted(together.model)
-    found = together.calibrate(images(), RECIPES)
+    calibration = together.calibrate(images(), RECIPES)
     assert len(passes) == 6
-    assert [found.for_recipe(recipe) for recipe in RECIPES] == [alone.calibrate(images(), recipe) for recipe in RECIPES]
-    assert together.calibrations == [found]
-    assert all(found.fits(recipe) for recipe in RECIPES)
-    assert len(found.parts) == 3  # min-max ranges of int8 and fp8 are the same, with or without quantized weights
+    assert [calibration.for_recipe(recipe) for recipe in RECIPES] == [
+        alone.calibrate(images(), recipe) for recipe in RECIPES
+    ]
+    assert together.calibrations == [calibration]
+    assert all(calibration.fits(recipe) for recipe in RECIPES)
+    assert len(calibration.parts) == 3  # min-max ranges of int8 and fp8 are the same, with or without quantized weights
     other = sv.Recipe("mse", activations=sv.QuantSpec(observer="mse"))
-    assert not found.fits(other)
+    assert not calibration.fits(other)
     with pytest.raises(CalibrationError, match="no ranges for recipe 'mse': this calibration holds those of QuantSpec"):
-        found.for_recipe(other)
+        calibration.for_recipe(other)
 
 
 def test_the_layers_of_a_scheme_may_be_observed_in_different_ways() -> None:
@@ -107,14 +109,16 @@ def test_a_sweep_of_several_recipes_reads_its_calibration_images_once_and_keeps_
             yield fresh
             del fresh
             gc.collect()
-            most = max(most, sum(one() is not None for one in living))
+            most = max(most, sum(reference() is not None for reference in living))
 
     task = sv.FeatureFidelity(images())
     study = net.analyze(task, [sv.INT8, sv.THESIS], calibration=stream(), progress=False)
     assert len(living) == 6
     assert most <= 2  # the batch that runs, and the next one
     alone = [wrapped().analyze(task, recipe, calibration=images(), progress=False) for recipe in (sv.INT8, sv.THESIS)]
-    assert [row.score for row in study.measurements] == [row.score for one in alone for row in one.measurements]
+    assert [row.score for row in study.measurements] == [
+        row.score for study_alone in alone for row in study_alone.measurements
+    ]
 
 
 def test_calibrations_made_before_can_be_given_as_a_list() -> None:
@@ -160,10 +164,12 @@ def test_what_cannot_be_calibrated_is_said() -> None:
 
 def test_a_layer_with_a_functional_activation_is_left_out_and_the_others_are_calibrated() -> None:
     net = wrapped(functional=True)
-    found = net.calibrate(images(), sv.THESIS)
-    assert {point.layer for point in found.ranges} == {"a:0:0"}
-    assert found.ranges == {
-        point: one for point, one in wrapped().calibrate(images(), sv.THESIS).ranges.items() if point.layer == "a:0:0"
+    calibration = net.calibrate(images(), sv.THESIS)
+    assert {point.layer for point in calibration.ranges} == {"a:0:0"}
+    assert calibration.ranges == {
+        point: observed
+        for point, observed in wrapped().calibrate(images(), sv.THESIS).ranges.items()
+        if point.layer == "a:0:0"
     }
 
 

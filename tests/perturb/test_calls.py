@@ -24,12 +24,12 @@ class Pyramid(nn.Module):
         self.fail: Exception | None = None
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        found = []
+        levels = []
         for level in range(self.levels if x[0, 0, 0, 0] > 0 else 1):
             if level == 1 and self.fail is not None:
                 raise self.fail
-            found.append(self.head(x * 100**level))
-        return [self.body(x), *found]
+            levels.append(self.head(x * 100**level))
+        return [self.body(x), *levels]
 
 
 def image(seed: int, *, levels: int = 2) -> Tensor:
@@ -62,10 +62,10 @@ def expected(model: Pyramid, x: Tensor, highest: list[float]) -> list[Tensor]:
     """The head on each level, its input quantized by torch with that level's own largest value."""
     levels = [x * 100**level for level in range(len(highest))]
     quantized = [
-        torch.fake_quantize_per_tensor_affine(one, high / 127, 0, -128, 127)
-        for one, high in zip(levels, highest, strict=True)
+        torch.fake_quantize_per_tensor_affine(level, high / 127, 0, -128, 127)
+        for level, high in zip(levels, highest, strict=True)
     ]
-    return [model.head(one) for one in quantized]
+    return [model.head(level) for level in quantized]
 
 
 def test_a_pass_with_fewer_calls_does_not_shift_the_next_one(wrapped: sv.Wrapped, model: Pyramid) -> None:
@@ -78,15 +78,15 @@ def test_a_pass_with_fewer_calls_does_not_shift_the_next_one(wrapped: sv.Wrapped
         second = model(x)
     for before, after in zip(first, second, strict=True):
         assert torch.equal(before, after)
-    for found, truth in zip(second[1:], expected(model, x, [high, 100 * high]), strict=True):
-        torch.testing.assert_close(found, truth)
+    for output, truth in zip(second[1:], expected(model, x, [high, 100 * high]), strict=True):
+        torch.testing.assert_close(output, truth)
 
 
 def test_the_order_of_the_calibration_images_does_not_swap_the_calls(wrapped: sv.Wrapped) -> None:
     images = [image(0), image(1, levels=1), image(2), image(3, levels=1), image(4, levels=1)]
     ranges = wrapped.calibrate(images, sv.INT8_MINMAX).ranges
     assert ranges == wrapped.calibrate(images[::-1], sv.INT8_MINMAX).ranges
-    highest = {point.call: found.high[0] for point, found in ranges.items() if point.layer.startswith("head")}
+    highest = {point.call: observed.high[0] for point, observed in ranges.items() if point.layer.startswith("head")}
     both = torch.cat([images[0], images[2]])
     assert highest == {0: float(torch.cat(images).max()), 1: pytest.approx(100 * float(both.max()))}
 
@@ -100,8 +100,8 @@ def test_an_exception_in_the_middle_of_a_pass_does_not_shift_the_next_one(wrappe
         with pytest.raises(ValueError, match="out of memory"):
             model(x)
         model.fail = None
-        for one, other in zip(before, model(x), strict=True):
-            assert torch.equal(one, other)
+        for output, other in zip(before, model(x), strict=True):
+            assert torch.equal(output, other)
 
 
 def test_a_call_that_was_never_calibrated_is_refused(wrapped: sv.Wrapped, model: Pyramid) -> None:
@@ -121,17 +121,17 @@ def test_a_call_beyond_those_traced_has_a_range_where_the_calibration_saw_it(
     wrapped.calibrate([x], sv.INT8_MINMAX)
     high = float(x.abs().max())
     with wrapped.quantized(HEAD):
-        found = model(x)[1:]
-    for one, truth in zip(found, expected(model, x, [high, 100 * high, 10_000 * high]), strict=True):
-        torch.testing.assert_close(one, truth)
+        outputs = model(x)[1:]
+    for output, truth in zip(outputs, expected(model, x, [high, 100 * high, 10_000 * high]), strict=True):
+        torch.testing.assert_close(output, truth)
 
 
 def test_a_layer_that_ran_once_when_it_was_traced_has_one_range_however_often_it_runs(model: Pyramid) -> None:
     wrapped = sv.wrap(model, image(0, levels=1))
     x = image(0)
     calibration = wrapped.calibrate([x], sv.INT8_MINMAX)
-    [found] = [found for point, found in calibration.ranges.items() if point.layer == "head:0:0"]
-    assert found.high[0] == pytest.approx(100 * float(x.max()))
+    [observed] = [observed for point, observed in calibration.ranges.items() if point.layer == "head:0:0"]
+    assert observed.high[0] == pytest.approx(100 * float(x.max()))
     with wrapped.quantized(HEAD):
         model(x)
 
@@ -162,13 +162,13 @@ def test_a_part_called_from_outside_is_a_pass_of_its_own() -> None:
     with wrapped.quantized(sv.Scheme.only("part.head", sv.INT8_MINMAX)):
         inside = model(x)
         for _ in range(2):
-            for one, other in zip(model.part(x), inside, strict=True):
-                assert torch.equal(one, other)
+            for output, other in zip(model.part(x), inside, strict=True):
+                assert torch.equal(output, other)
 
 
 def test_a_sweep_gives_a_shared_head_what_a_single_evaluation_does(wrapped: sv.Wrapped) -> None:
     images = torch.cat([image(0), image(1, levels=1), image(2)])
-    task = sv.callback_task(lambda model: sum(float(one.sum()) for x in images for one in model(x[None])))
+    task = sv.callback_task(lambda model: sum(float(output.sum()) for x in images for output in model(x[None])))
     wrapped.calibrate(images, sv.INT8_MINMAX)
     study = wrapped.analyze(task, sv.INT8_MINMAX, progress=False)
     for row in study.measurements:
@@ -204,8 +204,8 @@ def test_an_activation_that_serves_two_layers_forgets_a_pass_that_broke() -> Non
         assert torch.equal(model(x), before)
     ranges = wrapped.calibrate([x], sv.THESIS).ranges
     conv = model.conv(model.act(1000 * x))
-    [found] = [found for point, found in ranges.items() if point.place == "activation"]
-    assert found.high[0] == pytest.approx(float(conv.relu().max()))
+    [observed] = [observed for point, observed in ranges.items() if point.place == "activation"]
+    assert observed.high[0] == pytest.approx(float(conv.relu().max()))
 
 
 def test_no_hook_is_left_on_what_holds_a_shared_layer(wrapped: sv.Wrapped, model: Pyramid) -> None:
@@ -225,12 +225,12 @@ def test_no_hook_is_left_on_what_holds_a_shared_layer(wrapped: sv.Wrapped, model
 def test_signals_of_a_shared_head_use_the_range_of_each_call(wrapped: sv.Wrapped, model: Pyramid) -> None:
     x = image(0)
     wrapped.calibrate([x], ACTIVATIONS)
-    found = wrapped.signals([image(1, levels=1), x], ACTIVATIONS, layers="head")["head:0:0"]
+    measured = wrapped.signals([image(1, levels=1), x], ACTIVATIONS, layers="head")["head:0:0"]
     high = float(x.abs().max())
-    given = [(image(1, levels=1), high), (x, high), (100 * x, 100 * high)]
+    inputs = [(image(1, levels=1), high), (x, high), (100 * x, 100 * high)]
     signal = noise = 0.0
-    for one, largest in given:
-        own = model.head(one).double()
-        other = model.head(torch.fake_quantize_per_tensor_affine(one, largest / 127, 0, -128, 127)).double()
+    for head_input, largest in inputs:
+        own = model.head(head_input).double()
+        other = model.head(torch.fake_quantize_per_tensor_affine(head_input, largest / 127, 0, -128, 127)).double()
         signal, noise = signal + float(own.square().sum()), noise + float((own - other).square().sum())
-    assert found["layer_sqnr_db"] == pytest.approx(10 * torch.tensor(signal / noise).log10().item(), rel=1e-4)
+    assert measured["layer_sqnr_db"] == pytest.approx(10 * torch.tensor(signal / noise).log10().item(), rel=1e-4)

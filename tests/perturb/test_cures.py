@@ -72,12 +72,14 @@ def test_compensated_rounding_of_a_layer_lessens_its_squared_error_also_where_a_
 
 
 def test_the_model_is_put_back_with_no_bias_where_it_had_none(wrapped: sv.Wrapped) -> None:
-    before = {name: (id(one), one.clone()) for name, one in wrapped.model.named_parameters()}
+    before = {name: (id(parameter), parameter.clone()) for name, parameter in wrapped.model.named_parameters()}
     with wrapped.quantized(sv.Scheme.all(CORRECTED)) as model:
         assert model[0].bias is not None  # type: ignore[index]
     after = dict(wrapped.model.named_parameters())
     assert wrapped.model[0].bias is None  # type: ignore[index]
-    assert {name: id(one) for name, one in after.items()} == {name: known for name, (known, _) in before.items()}
+    assert {name: id(parameter) for name, parameter in after.items()} == {
+        name: known for name, (known, _) in before.items()
+    }
     assert all(torch.equal(after[name], value) for name, (_, value) in before.items())
 
 
@@ -95,7 +97,7 @@ def test_weights_alone_are_corrected_without_the_error_of_activations_that_stay_
     both, alone = (sv.wrap(net(), images()[:1]) for _ in range(2))
     both.calibrate(images(), recipe)
     alone.calibrate(images(), CORRECTED)
-    biases = [one.plan(sv.Scheme.all(CORRECTED)).bias(one.layers[0]) for one in (both, alone)]
+    biases = [cured.plan(sv.Scheme.all(CORRECTED)).bias(cured.layers[0]) for cured in (both, alone)]
     assert biases[0] is not None
     assert biases[1] is not None
     assert torch.equal(biases[0], biases[1])

@@ -39,8 +39,8 @@ class Does(nn.Module):
         self.function = function
         self.parts = nn.ModuleList(parts)
 
-    def forward(self, *given: Tensor) -> Any:
-        return self.function(*given, *self.parts)
+    def forward(self, *inputs: Tensor) -> Any:
+        return self.function(*inputs, *self.parts)
 
 
 class HandwrittenNorm(nn.Module):
@@ -57,9 +57,9 @@ class HandwrittenNorm(nn.Module):
         return out * self.weight.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
 
-def in_half(model: nn.Module, *given: Tensor, rest: str = "bf16") -> Any:
+def in_half(model: nn.Module, *inputs: Tensor, rest: str = "bf16") -> Any:
     with in_half_precision(model, [], {}, rest):  # type: ignore[arg-type]
-        return model(*given)
+        return model(*inputs)
 
 
 OPERATORS: dict[str, tuple[Callable[[], nn.Module], list[tuple[int, ...]]]] = {
@@ -80,26 +80,26 @@ def test_an_operator_gives_what_torch_gives_in_bfloat16_to_the_last_but_one_valu
     make, shapes = OPERATORS[name]
     torch.manual_seed(0)
     model = make()
-    given = [torch.randn(shape).bfloat16().float() for shape in shapes]
-    found = in_half(model, *given)
-    expected = model.bfloat16()(*[one.bfloat16() for one in given])
-    assert torch.equal(found, found.bfloat16().float()), "not every value is one of bfloat16"
-    steps = (found.bfloat16().view(torch.int16).int() - expected.view(torch.int16).int()).abs()
-    near_zero = (found - expected.float()).abs() < 1e-3  # neighbours across zero are many patterns apart
+    inputs = [torch.randn(shape).bfloat16().float() for shape in shapes]
+    output = in_half(model, *inputs)
+    expected = model.bfloat16()(*[tensor.bfloat16() for tensor in inputs])
+    assert torch.equal(output, output.bfloat16().float()), "not every value is one of bfloat16"
+    steps = (output.bfloat16().view(torch.int16).int() - expected.view(torch.int16).int()).abs()
+    near_zero = (output - expected.float()).abs() < 1e-3  # neighbours across zero are many patterns apart
     assert ((steps <= 1) | near_zero).all()
 
 
 def test_overflow_is_infinite_in_fp16_and_not_in_bf16() -> None:
-    model, given = Does(lambda x: (x * x).sum()), torch.tensor([70000.0**0.5])
-    assert in_half(model, given, rest="fp16") == float("inf")
-    assert in_half(model, given, rest="bf16") == torch.tensor(70000.0).bfloat16()
+    model, operand = Does(lambda x: (x * x).sum()), torch.tensor([70000.0**0.5])
+    assert in_half(model, operand, rest="fp16") == float("inf")
+    assert in_half(model, operand, rest="bf16") == torch.tensor(70000.0).bfloat16()
     assert in_half(nn.Identity(), torch.tensor(70000.0), rest="fp16") == float("inf")
 
 
 def test_elementwise_operations_are_fused_and_keep_float_in_between() -> None:
-    given = torch.tensor([300.0])
-    assert in_half(Does(lambda x: x * x / 1000), given, rest="fp16") == torch.tensor(90.0)
-    assert in_half(Does(lambda x: (x * x).reshape(1) / 1000), given, rest="fp16") == float("inf")
+    operand = torch.tensor([300.0])
+    assert in_half(Does(lambda x: x * x / 1000), operand, rest="fp16") == torch.tensor(90.0)
+    assert in_half(Does(lambda x: (x * x).reshape(1) / 1000), operand, rest="fp16") == float("inf")
 
 
 def test_views_and_operations_in_place_see_the_rounded_values() -> None:
@@ -115,10 +115,10 @@ def test_views_and_operations_in_place_see_the_rounded_values() -> None:
 
 
 def test_the_callers_inputs_are_not_written_to() -> None:
-    given = torch.randn(4)
-    kept = given.clone()
-    in_half(Does(lambda x: x.relu_() + 1), given)
-    assert torch.equal(given, kept)
+    operand = torch.randn(4)
+    before = operand.clone()
+    in_half(Does(lambda x: x.relu_() + 1), operand)
+    assert torch.equal(operand, before)
 
 
 @pytest.mark.parametrize("fail", [None, ValueError("broken"), KeyboardInterrupt("broken")])
@@ -184,8 +184,8 @@ def test_weights_of_int8_layers_are_not_rounded_and_their_inputs_neither() -> No
     with wrapped.quantized(int8):
         expected = model(x)
     with wrapped.quantized(int8.with_rest("bf16")):
-        found = model(x)
-    assert torch.equal(found, expected.bfloat16().float()), "something but the output was rounded"
+        output = model(x)
+    assert torch.equal(output, expected.bfloat16().float()), "something but the output was rounded"
 
 
 def test_a_weight_that_alone_is_quantized_is_rounded_with_the_rest() -> None:
@@ -316,13 +316,13 @@ def test_norms_and_attention_are_found_by_what_they_do() -> None:
 
     model, x = Block().eval(), torch.randn(1, 3, 8, 8)
     layers = sv.wrap(model, x).layers
-    kept = find_kept(model, layers, sv.Scheme().with_rest("bf16", keep_fp32=("norms", "attention")), x)
-    assert kept.whole == {"by_hand", "groups", "attend.parts.2"}
-    assert kept.bodies == {"attend"}
-    assert kept.holds(["", "attend"])
-    assert kept.holds(["", "attend", "attend.parts.1"])
-    assert not kept.holds(["", "attend", "attend.parts.0"]), "a layer of the attention is not its body"
-    assert not kept.holds(["", "plain"])
+    in_float = find_kept(model, layers, sv.Scheme().with_rest("bf16", keep_fp32=("norms", "attention")), x)
+    assert in_float.whole == {"by_hand", "groups", "attend.parts.2"}
+    assert in_float.bodies == {"attend"}
+    assert in_float.holds(["", "attend"])
+    assert in_float.holds(["", "attend", "attend.parts.1"])
+    assert not in_float.holds(["", "attend", "attend.parts.0"]), "a layer of the attention is not its body"
+    assert not in_float.holds(["", "plain"])
     globbed = find_kept(model, layers, sv.Scheme().with_rest("bf16", keep_fp32="attend.parts.*"), x)
     assert globbed.whole == {"attend.parts.0", "attend.parts.1", "attend.parts.2"}
 

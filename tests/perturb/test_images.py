@@ -41,13 +41,13 @@ def ranges_of_a_scheme(wrapped: sv.Wrapped, images: Any) -> Any:
 
 
 def signals(wrapped: sv.Wrapped, images: Any) -> Any:
-    found = wrapped.signals(images, sv.INT8_WEIGHTS)
-    return found.images, [(layer, round(found[layer]["output_sqnr_db"], 3)) for layer in found]
+    measured = wrapped.signals(images, sv.INT8_WEIGHTS)
+    return measured.images, [(layer, round(measured[layer]["output_sqnr_db"], 3)) for layer in measured]
 
 
 def estimates(wrapped: sv.Wrapped, images: Any) -> Any:
-    found = wrapped.screen(images, sv.INT8_WEIGHTS)
-    return found.images, list(found)
+    estimated = wrapped.screen(images, sv.INT8_WEIGHTS)
+    return estimated.images, list(estimated)
 
 
 def causes(wrapped: sv.Wrapped, images: Any) -> Any:

@@ -42,7 +42,7 @@ def seeded(make: Make) -> nn.Module:
 
 def activations_of(wrapped: Wrapped, module: str, x: object) -> Tensor:
     """The output with the input of one layer in int8."""
-    layer = next(one for one in wrapped.layers if one.module == module)
+    layer = next(layer for layer in wrapped.layers if layer.module == module)
     args = x if isinstance(x, tuple) else (x,)
     wrapped.calibrate([x], ACTIVATIONS)
     scheme = sv.Scheme.only([layer.name], ACTIVATIONS)
@@ -107,11 +107,11 @@ def test_query_key_and_value_have_ranges_of_their_own(sizes: dict[str, int]) -> 
     value = torch.randn(2, 7, sizes.get("vdim", 8)) * 10
     wrapped = sv.wrap(model, (query, key, value))
     ranges = wrapped.calibrate([(query, key, value)], ACTIVATIONS).ranges
-    found = [one.high[0] for point, one in ranges.items() if "in_proj" in _weight(wrapped, point.layer)] or [
-        one.high[0] for point, one in ranges.items() if "_proj_weight" in _weight(wrapped, point.layer)
-    ]
-    assert found == [float(tensor.max()) for tensor in (query, key, value)]
-    names = [one.name for one in wrapped.layers if one.module == "attention"]
+    highest = [
+        observed.high[0] for point, observed in ranges.items() if "in_proj" in _weight(wrapped, point.layer)
+    ] or [observed.high[0] for point, observed in ranges.items() if "_proj_weight" in _weight(wrapped, point.layer)]
+    assert highest == [float(tensor.max()) for tensor in (query, key, value)]
+    names = [layer.name for layer in wrapped.layers if layer.module == "attention"]
     with torch.no_grad(), wrapped.quantized(sv.Scheme.only(names, ACTIVATIONS)) as quantized:
         output = quantized(query, key, value)
     with torch.no_grad():
@@ -145,8 +145,8 @@ def test_a_recurrent_weight_multiplies_the_hidden_state() -> None:
     model, x, hidden = seeded(Steps), torch.randn(3, 4), torch.randn(3, 6) * 5
     wrapped = sv.wrap(model, (x, hidden))
     ranges = wrapped.calibrate([(x, hidden)], ACTIVATIONS).ranges
-    found = {_weight(wrapped, point.layer): one.high[0] for point, one in ranges.items()}
-    assert found == {"weight_ih": float(x.max()), "weight_hh": float(hidden.max())}
+    highest = {_weight(wrapped, point.layer): observed.high[0] for point, observed in ranges.items()}
+    assert highest == {"weight_ih": float(x.max()), "weight_hh": float(hidden.max())}
 
 
 class Stored(nn.Module):
@@ -276,7 +276,7 @@ def test_a_weight_that_another_module_uses_is_a_layer() -> None:
 
     model, words = seeded(Parent), torch.tensor([[1, 4, 8]])
     wrapped = sv.wrap(model, words)
-    assert [one.module for one in wrapped.layers] == ["own", "table"]
+    assert [layer.module for layer in wrapped.layers] == ["own", "table"]
     with torch.no_grad():
         hidden = F.linear(model.table(words), model.own.weight, model.own.bias)
         expected = F.linear(hidden, rounded_weight(model.table.weight))
@@ -300,7 +300,7 @@ def test_a_layer_that_is_called_with_a_constant_is_a_layer() -> None:
 
     model, x = seeded(Decoder), torch.randn(2, 7, 8)
     wrapped = sv.wrap(model, x)
-    assert {one.module for one in wrapped.layers} == {"own", "own.out_proj", "cross", "cross.out_proj"}
+    assert {layer.module for layer in wrapped.layers} == {"own", "own.out_proj", "cross", "cross.out_proj"}
     assert wrapped.layers.skipped == ()
     study = wrapped.analyze(sv.FeatureFidelity(x), sv.INT8_WEIGHTS)
     assert set(study.table()["status"]) == {"measured"}
@@ -326,7 +326,7 @@ def test_nothing_stays_on_the_model(interrupt: type[BaseException] | None) -> No
     model, x = seeded(lambda: Masked(-1e4)), torch.randn(2, 5, 8)
     wrapped = sv.wrap(model, x)
     wrapped.calibrate(x)
-    parameters = {name: id(one) for name, one in model.named_parameters()}
+    parameters = {name: id(parameter) for name, parameter in model.named_parameters()}
     with torch.no_grad():
         before = model(x)
 
@@ -351,7 +351,7 @@ def test_nothing_stays_on_the_model(interrupt: type[BaseException] | None) -> No
     finally:
         F.scaled_dot_product_attention = original
     gc.collect()
-    assert {name: id(one) for name, one in model.named_parameters()} == parameters
+    assert {name: id(parameter) for name, parameter in model.named_parameters()} == parameters
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
     assert torch.utils._python_dispatch._get_current_dispatch_mode() is None
     assert torch.overrides._get_current_function_mode() is None

@@ -97,7 +97,7 @@ def test_nothing_is_left_behind_on_awkward_models(name: str) -> None:
     case = CASES[name]
     model = case.build()
     wrapped = sv.wrap(model, case.inputs)
-    names = [found.name for found in wrapped.layers if "computed-weight" not in found.flags]
+    names = [layer.name for layer in wrapped.layers if "computed-weight" not in layer.flags]
     before = trace_of(model)
     args, kwargs = case.inputs if isinstance(case.inputs, tuple) else (case.inputs,), {}
     if isinstance(case.inputs, dict):
@@ -204,8 +204,8 @@ def test_pruning_to_two_of_four_leaves_two_of_four(net: Net, images: Tensor) -> 
     with wrapped.quantized(sv.Scheme.only("head", sv.Prune(0.5))):
         assert int((net.head.weight == 0).sum()) == net.head.weight.numel() // 2
     with wrapped.quantized(sv.Scheme.only("up", sv.Prune("2:4"))):
-        kept = (net.up.weight != 0).permute(1, 2, 3, 0).reshape(-1, 4).sum(1)
-        assert set(kept.tolist()) == {2}
+        nonzero = (net.up.weight != 0).permute(1, 2, 3, 0).reshape(-1, 4).sum(1)
+        assert set(nonzero.tolist()) == {2}
 
 
 def test_activations_without_a_calibration_are_refused_with_the_way_out(net: Net, images: Tensor) -> None:
@@ -342,11 +342,11 @@ def test_a_weight_is_quantized_once_for_recipes_that_differ_in_activations_alone
     ]
     perturber = perturber_module.Perturber(net, [wrapped.calibrate(images, recipes[:4])])
     layer = wrapped.layers["conv"]
-    kept = {}
+    by_recipe = {}
     for recipe in recipes:
         with perturber.applied({layer: recipe}):
-            kept[recipe.name] = net.conv.weight.detach().clone()
+            by_recipe[recipe.name] = net.conv.weight.detach().clone()
     assert made == ["first", "rounded", "placed"]
-    assert torch.equal(kept["first"], kept["second"])
-    assert not torch.equal(kept["first"], kept["rounded"])
-    assert not torch.equal(kept["first"], kept["placed"])
+    assert torch.equal(by_recipe["first"], by_recipe["second"])
+    assert not torch.equal(by_recipe["first"], by_recipe["rounded"])
+    assert not torch.equal(by_recipe["first"], by_recipe["placed"])

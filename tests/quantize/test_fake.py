@@ -37,8 +37,8 @@ def params_of(x: Tensor, spec: QuantSpec, *, narrow: bool = False) -> QuantParam
     return params_from_range(x.min(), x.max(), spec, narrow=narrow)
 
 
-def same_bits(one: Tensor, other: Tensor) -> bool:
-    return one.dtype == other.dtype and torch.equal(*(t.contiguous().view(torch.uint8) for t in (one, other)))
+def same_bits(first: Tensor, other: Tensor) -> bool:
+    return first.dtype == other.dtype and torch.equal(*(t.contiguous().view(torch.uint8) for t in (first, other)))
 
 
 def example(*shape: int, seed: int = 0) -> Tensor:
@@ -145,10 +145,10 @@ def test_halves_are_rounded_to_even() -> None:
 def test_the_two_ways_to_divide_differ_only_next_to_a_half() -> None:
     x = example(8, 64, 80, 80)
     params = params_of(x, QuantSpec("int8"))
-    ours, onnx = quantize(x, params).int(), quantize(x, params, rounding="onnx").int()
-    different = ours != onnx
+    codes, onnx = quantize(x, params).int(), quantize(x, params, rounding="onnx").int()
+    different = codes != onnx
     assert 0 < int(different.sum()) < 1e-5 * x.numel()
-    assert int((ours - onnx).abs().max()) == 1
+    assert int((codes - onnx).abs().max()) == 1
     distance = (x[different].double() / params.scale.double()).frac().abs() - 0.5
     assert float(distance.abs().max()) < 1e-5
     with pytest.raises(RecipeError, match="rounding 'floor' is not known"):
@@ -214,16 +214,16 @@ def test_it_takes_no_longer_than_the_torch_kernel() -> None:
     def seconds(function: Callable[[], Tensor]) -> float:
         return min(timeit.repeat(function, number=1, repeat=5))
 
-    ours = seconds(lambda: fake_quantize(x, params))
+    duration_s = seconds(lambda: fake_quantize(x, params))
     kernel = seconds(lambda: torch.fake_quantize_per_tensor_affine(x, params.scale, params.zero_point, -128, 127))
-    assert ours <= 1.1 * kernel
+    assert duration_s <= 1.1 * kernel
 
 
 def test_a_prepared_quantizer_does_what_fake_quantize_does() -> None:
     x = example(2, 3, 8, 8)
     spec = QuantSpec("int8", symmetric=False)
-    one = activation_quantizer((float(x.min()),), (float(x.max()),), spec)
-    assert same_bits(one(x), fake_quantize(x, params_of(x, spec)))
+    prepared = activation_quantizer((float(x.min()),), (float(x.max()),), spec)
+    assert same_bits(prepared(x), fake_quantize(x, params_of(x, spec)))
     spec = QuantSpec("int8", "per-channel")
     low, high = x.amin((0, 2, 3)), x.amax((0, 2, 3))
     each = activation_quantizer(low.tolist(), high.tolist(), spec, device="cpu", rounding="onnx")

@@ -88,10 +88,10 @@ def test_weight_codes_of_a_scale_a_channel_equal_onnx_runtime(axis: int) -> None
     spec = QuantSpec("int8", "per-channel")
     params = weight_params(weight, spec, output_axis=axis)
     values, codes = run_in_onnxruntime(weight, params, codes=True)
-    ours, scale, zero_point = weight_codes(weight, spec, output_axis=axis)
+    own_codes, scale, zero_point = weight_codes(weight, spec, output_axis=axis)
     # one in a million may lie within a rounding error of a half, where torch and ONNX divide differently; none here
-    np.testing.assert_array_equal(ours.numpy(), codes)
-    np.testing.assert_array_equal(dequantize(ours, params).numpy(), values)
+    np.testing.assert_array_equal(own_codes.numpy(), codes)
+    np.testing.assert_array_equal(dequantize(own_codes, params).numpy(), values)
     assert torch.equal(scale, params.scale)
     assert not zero_point.any()
 

@@ -135,8 +135,8 @@ def test_folding_on_the_fly_computes_what_the_folded_and_quantized_layer_compute
     expected = with_weight(layer, quantize_weight(weight, spec, output_axis=output_axis), bias, x)
     stand_in = quantize_folded_weight(layer.weight, spec, scale, output_axis=output_axis, groups=groups)
     assert not torch.equal(stand_in, layer.weight)
-    found = norm(with_weight(layer, stand_in, layer.bias, x))
-    assert float((found - expected).norm() / expected.norm()) < 1e-5
+    output = norm(with_weight(layer, stand_in, layer.bias, x))
+    assert float((output - expected).norm() / expected.norm()) < 1e-5
     without_fold = norm(with_weight(layer, quantize_weight(layer.weight, spec, output_axis=output_axis), layer.bias, x))
     if spec.granularity == "per-tensor" or case == "transposed grouped":
         assert float((without_fold - expected).norm() / expected.norm()) > 1e-4  # where it matters, it matters
@@ -207,7 +207,7 @@ def test_a_frozen_norm_that_does_not_tell_its_epsilon_is_asked_for_it(epsilon: f
     before = {name: buffer.clone() for name, buffer in norm.named_buffers()}
     folded = fold_scale_shift(norm)
     assert folded is not None
-    scale, shift = (one.reshape(1, 4, 1, 1) for one in folded)
+    scale, shift = (factor.reshape(1, 4, 1, 1) for factor in folded)
     mean, variance, gamma, beta = (before[name].double() for name in ("running_mean", "running_var", "weight", "bias"))
     expected = F.batch_norm(x.double(), mean, variance, gamma, beta, eps=epsilon)
     assert torch.allclose(x.double() * scale + shift, expected, rtol=1e-9, atol=1e-9)
@@ -238,4 +238,4 @@ def test_nothing_is_changed_and_no_gradient_is_kept() -> None:
     results = (*folded, *fold_batch_norm(layer.weight, layer.bias, *folded))
     assert not any(result.requires_grad for result in (*results, quantize_folded_weight(layer.weight, INT8, folded[0])))
     after = (*layer.state_dict().values(), *norm.state_dict().values())
-    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+    assert all(torch.equal(tensor, other) for tensor, other in zip(before, after, strict=True))

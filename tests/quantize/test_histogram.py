@@ -27,9 +27,9 @@ def counted(*parts: Tensor, absolute: bool = False) -> AdaptiveHistogram:
     return histogram
 
 
-def same(one: AdaptiveHistogram, other: AdaptiveHistogram) -> bool:
-    mine, theirs = dict(vars(one)), dict(vars(other))
-    return bool(np.array_equal(mine.pop("counts"), theirs.pop("counts"))) and mine == theirs
+def same(first: AdaptiveHistogram, other: AdaptiveHistogram) -> bool:
+    first_state, other_state = dict(vars(first)), dict(vars(other))
+    return bool(np.array_equal(first_state.pop("counts"), other_state.pop("counts"))) and first_state == other_state
 
 
 def gaussian(size: int, seed: int = 0) -> Tensor:
@@ -138,7 +138,7 @@ def test_a_sampled_histogram_keeps_the_extremes_and_a_share_of_the_counts() -> N
 def test_memory_order_makes_no_difference_to_a_full_count_nor_to_a_sampled_one() -> None:
     x = gaussian(2 * 16 * 64 * 64).reshape(2, 16, 64, 64)
     for every in (1, 8):
-        one, other = AdaptiveHistogram(absolute=True), AdaptiveHistogram(absolute=True)
-        one.add(x, every=every)
+        histogram, other = AdaptiveHistogram(absolute=True), AdaptiveHistogram(absolute=True)
+        histogram.add(x, every=every)
         other.add(x.to(memory_format=torch.channels_last), every=every)
-        assert same(one, other)
+        assert same(histogram, other)

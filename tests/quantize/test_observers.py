@@ -95,11 +95,11 @@ def test_mean_min_max_is_the_mean_of_each_images_extremes() -> None:
 def test_mean_min_max_per_channel_takes_the_extremes_of_each_channel_of_each_image() -> None:
     x = torch.tensor([[[1.0, -2.0], [0.0, 4.0]], [[3.0, 5.0], [-6.0, 2.0]]])  # (images, channels, length)
     spec = QuantSpec(granularity="per-channel", observer="mean-minmax")
-    one, two, merged = make_observer(spec), make_observer(spec), make_observer(spec)
-    one.observe(x[:1])
+    half, two, merged = make_observer(spec), make_observer(spec), make_observer(spec)
+    half.observe(x[:1])
     two.observe(x[1:])
     merged.merge(two)
-    merged.merge(one)
+    merged.merge(half)
     for observer in (two, merged):
         if observer is two:
             observer.observe(x[:1])
@@ -143,9 +143,9 @@ def test_the_mse_range_is_as_good_as_the_exact_search_to_two_percent(kind: str, 
 
     low, high = mse_range(x.reshape(1, -1), x.min()[None], x.max()[None], spec, narrow=False)
     exact = error(low[0], high[0])
-    found = error(*(torch.tensor(bound) for bound in observed(x, spec, batch=5)))
+    reached = error(*(torch.tensor(bound) for bound in observed(x, spec, batch=5)))
     assert exact <= error(x.min(), x.max())
-    assert found <= exact * 1.02 + 1e-9
+    assert reached <= exact * 1.02 + 1e-9
 
 
 @pytest.mark.parametrize("kind", ["gaussian", "rectified", "heavy"])

@@ -27,11 +27,11 @@ def test_the_largest_absolute_value_gets_the_largest_code() -> None:
 
 
 @given(BOUNDS, BOUNDS)
-def test_affine_parameters_are_those_of_torch(one: float, other: float) -> None:
-    low, high = as_tensor(min(one, other)), as_tensor(max(one, other))
-    theirs = MinMaxObserver(torch.quint8, torch.per_tensor_affine, eps=MIN_SCALE)
-    theirs(torch.stack([low, high]))
-    scale, zero_point = theirs.calculate_qparams()
+def test_affine_parameters_are_those_of_torch(bound: float, other: float) -> None:
+    low, high = as_tensor(min(bound, other)), as_tensor(max(bound, other))
+    reference = MinMaxObserver(torch.quint8, torch.per_tensor_affine, eps=MIN_SCALE)
+    reference(torch.stack([low, high]))
+    scale, zero_point = reference.calculate_qparams()
     params = params_from_range(low, high, QuantSpec("uint8", symmetric=False))
     assert float(params.scale) == pytest.approx(float(scale), rel=1e-6)
     assert abs(int(params.zero_point) - int(zero_point)) <= 1  # torch rounds low / scale in float32
@@ -39,9 +39,9 @@ def test_affine_parameters_are_those_of_torch(one: float, other: float) -> None:
 
 
 @given(BOUNDS, BOUNDS, st.sampled_from(["int8", "uint8", "int4", "int16"]))
-def test_zero_has_a_code_of_its_own_in_any_affine_range(one: float, other: float, name: str) -> None:
+def test_zero_has_a_code_of_its_own_in_any_affine_range(bound: float, other: float, name: str) -> None:
     spec = QuantSpec(name, symmetric=False)
-    params = params_from_range(as_tensor(min(one, other)), as_tensor(max(one, other)), spec)
+    params = params_from_range(as_tensor(min(bound, other)), as_tensor(max(bound, other)), spec)
     assert params.qmin <= int(params.zero_point) <= params.qmax
     assert params.zero_point.dtype == torch.int32
 
@@ -65,7 +65,7 @@ def test_no_scale_is_zero_or_so_small_that_products_of_scales_are_lost(value: fl
         assert float(params.scale * params.scale) >= torch.finfo(torch.float32).tiny
 
 
-def test_an_all_zero_channel_does_not_disturb_its_neighbours() -> None:
+def test_an_all_zero_channel_does_not_change_its_neighbours() -> None:
     spec = QuantSpec("int8", "per-channel")
     params = params_from_range(as_tensor(0.0, -127.0), as_tensor(0.0, 5.0), spec, axis=0)
     assert params.scale.tolist() == [MIN_SCALE, 1.0]

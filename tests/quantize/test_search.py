@@ -71,13 +71,13 @@ def published_entropy_bins(counts: list[float], levels: int) -> int:
     """The pseudocode of the slides, bin by bin; first bin set to the second, an empty last bin smoothed as in MXNet."""
     counts = [counts[1], *counts[1:]]
     divergences = {}
-    for kept in range(levels, len(counts) + 1):
-        reference = counts[:kept]
-        reference[-1] += sum(counts[kept:])
-        groups = [j * levels // kept for j in range(kept)]
-        candidate = [0.0] * kept
+    for bins in range(levels, len(counts) + 1):
+        reference = counts[:bins]
+        reference[-1] += sum(counts[bins:])
+        groups = [j * levels // bins for j in range(bins)]
+        candidate = [0.0] * bins
         for group in range(levels):
-            members = [j for j in range(kept) if groups[j] == group and counts[j] > 0]
+            members = [j for j in range(bins) if groups[j] == group and counts[j] > 0]
             for j in members:
                 candidate[j] = sum(counts[i] for i in members) / len(members)
         if candidate[-1] == 0 < reference[-1]:
@@ -87,8 +87,8 @@ def published_entropy_bins(counts: list[float], levels: int) -> int:
         for p, q in zip(reference, candidate, strict=True):
             if p > 0:
                 divergence += p / total_p * np.log(p / total_p / (q / total_q))
-        divergences[kept] = divergence
-    return max(kept for kept, one in divergences.items() if one <= min(divergences.values()) + 1e-12)
+        divergences[bins] = divergence
+    return max(bins for bins, divergence in divergences.items() if divergence <= min(divergences.values()) + 1e-12)
 
 
 def histogram_of(kind: str) -> NDArray[np.int64]:

@@ -19,40 +19,40 @@ KINDS: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("what", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("plain", [{}, [], None, 3, "text"])
-def test_what_has_no_schema_is_refused(what: str, plain: Any) -> None:
-    with pytest.raises(StudyError, match=rf"not a {what}: it has no 'schema'. Give a file written by "):
-        KINDS[what].from_json(plain)
+def test_what_has_no_schema_is_refused(kind: str, plain: Any) -> None:
+    with pytest.raises(StudyError, match=rf"not a {kind}: it has no 'schema'. Give a file written by "):
+        KINDS[kind].from_json(plain)
 
 
-@pytest.mark.parametrize("what", KINDS)
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("version", [0, 2, "1", True, 1.0, None, {}])
-def test_a_schema_of_another_version_or_kind_is_refused(what: str, version: Any) -> None:
-    with pytest.raises(StudyError, match=rf"{what} of schema .*; this version reads 1. Update sensitivity"):
-        KINDS[what].from_json({"schema": version})
+def test_a_schema_of_another_version_or_kind_is_refused(kind: str, version: Any) -> None:
+    with pytest.raises(StudyError, match=rf"{kind} of schema .*; this version reads 1. Update sensitivity"):
+        KINDS[kind].from_json({"schema": version})
 
 
-@pytest.mark.parametrize("what", KINDS)
-def test_a_file_of_which_all_but_the_schema_is_missing_is_refused_by_its_path(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_which_all_but_the_schema_is_missing_is_refused_by_its_path(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text('{"schema": 1}', encoding="utf-8")
-    with pytest.raises(StudyError, match=rf"record\.json: not a complete {what}: "):
-        KINDS[what].load(path)
+    with pytest.raises(StudyError, match=rf"record\.json: not a complete {kind}: "):
+        KINDS[kind].load(path)
 
 
-@pytest.mark.parametrize("what", KINDS)
-def test_a_file_of_nests_in_nests_is_refused(what: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_file_of_nests_in_nests_is_refused(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "record.json"
     path.write_text('{"schema": 1, "layers": ' + "[" * 900 + "]" * 900 + "}", encoding="utf-8")
     with pytest.raises(StudyError, match=r"record\.json"):
-        KINDS[what].load(path)
+        KINDS[kind].load(path)
 
 
-@pytest.mark.parametrize("what", KINDS)
-def test_a_missing_file_is_named(what: str, tmp_path: Path) -> None:
-    with pytest.raises(StudyError, match=rf"no {what} at .*none\.json"):
-        KINDS[what].load(tmp_path / "none.json")
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_missing_file_is_named(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(StudyError, match=rf"no {kind} at .*none\.json"):
+        KINDS[kind].load(tmp_path / "none.json")
 
 
 def test_a_recipe_that_is_none_is_told_as_such(tmp_path: Path) -> None:

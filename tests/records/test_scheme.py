@@ -67,7 +67,7 @@ def test_what_was_predicted_for_another_rest_is_dropped() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("settings", "message"),
     [
         ({"rest": "int8"}, "rest='int8' is no precision"),
         ({"rest": "bf16", "keep_fp32": ("",)}, "must be a tuple of text"),
@@ -75,8 +75,8 @@ def test_what_was_predicted_for_another_rest_is_dropped() -> None:
         ({"keep_fp32": ("norms",)}, "everything is in fp32"),
     ],
 )
-def test_a_rest_that_makes_no_sense_is_refused(given: dict[str, object], message: str) -> None:
+def test_a_rest_that_makes_no_sense_is_refused(settings: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        sv.Scheme(**given)  # type: ignore[arg-type]
+        sv.Scheme(**settings)  # type: ignore[arg-type]
     with pytest.raises(RecipeError, match=message):
-        sv.Scheme.from_json({"rules": [], **given})
+        sv.Scheme.from_json({"rules": [], **settings})

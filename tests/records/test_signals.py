@@ -19,8 +19,8 @@ def signals_of(study: Study, values: dict[str, list[float]], **changes: object) 
     """Signals of the study's first layers."""
     count = len(next(iter(values.values())))
     names = [layer.name for layer in study.layers][:count]
-    found = {name: {key: column[i] for key, column in values.items()} for i, name in enumerate(names)}
-    return replace(Signals("TinyNet", INT8, found, 4), **changes)
+    by_layer = {name: {key: column[i] for key, column in values.items()} for i, name in enumerate(names)}
+    return replace(Signals("TinyNet", INT8, by_layer, 4), **changes)
 
 
 def test_they_are_a_mapping_and_a_table_with_what_failed() -> None:
@@ -56,9 +56,9 @@ def test_a_study_shows_them_in_its_table_and_keeps_what_it_had(tmp_path: Path) -
 def test_they_go_to_the_recipe_that_does_the_same_whatever_its_name() -> None:
     study = with_second_recipe(make_study([0.1, 0.2]))
     signals = signals_of(study, {"weight_sqnr_db": [31.0, 21.0]}, recipe=INT4.renamed("other"))
-    found = study.with_signals(signals)
-    assert [m.signals.get("weight_sqnr_db") for m in found.of_recipe("INT4")] == [31.0, 21.0]
-    assert [m.signals.get("weight_sqnr_db") for m in found.of_recipe("INT8")] == [None, None]
+    joined = study.with_signals(signals)
+    assert [m.signals.get("weight_sqnr_db") for m in joined.of_recipe("INT4")] == [31.0, 21.0]
+    assert [m.signals.get("weight_sqnr_db") for m in joined.of_recipe("INT8")] == [None, None]
 
 
 def test_what_is_left_out_is_in_the_notes() -> None:
@@ -98,13 +98,13 @@ def test_the_agreement_with_the_drops_is_reported_where_both_exist() -> None:
     study = make_study([0.01, 0.02, 0.04, 0.03])
     assert study.table().attrs["rank_correlation"] == {"INT8": {}}
     assert "rank correlation" not in repr(study)
-    found = study.with_signals(
+    joined = study.with_signals(
         signals_of(study, {"estimate_output_mse": [1.0, 2.0, 4.0, 3.0], "weight_sqnr_db": [1.0, 2.0, 4.0, 3.0]})
     )
-    correlations = found.table().attrs["rank_correlation"]["INT8"]
+    correlations = joined.table().attrs["rank_correlation"]["INT8"]
     assert correlations == {"estimate_output_mse": pytest.approx(1.0), "weight_sqnr_db": pytest.approx(-1.0)}
-    assert "rank correlation with the drops: estimate_output_mse 1.00, weight_sqnr_db -1.00" in repr(found)
-    assert "estimate_output_mse 1.00" in found._repr_html_()
+    assert "rank correlation with the drops: estimate_output_mse 1.00, weight_sqnr_db -1.00" in repr(joined)
+    assert "estimate_output_mse 1.00" in joined._repr_html_()
 
 
 def test_signals_found_on_a_model_reach_its_study() -> None:
@@ -115,8 +115,8 @@ def test_signals_found_on_a_model_reach_its_study() -> None:
     images = torch.randn(4, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     wrapped = sv.wrap(model, images[:1])
     study = wrapped.analyze(sv.FeatureFidelity(images), sv.INT4_WEIGHTS, progress=False)
-    found = study.with_signals(wrapped.signals(images, sv.INT4_WEIGHTS), wrapped.screen(images[:1], sv.INT4_WEIGHTS))
-    table = found.table().dropna(subset="drop")
+    joined = study.with_signals(wrapped.signals(images, sv.INT4_WEIGHTS), wrapped.screen(images[:1], sv.INT4_WEIGHTS))
+    table = joined.table().dropna(subset="drop")
     # the task is the SQNR of the outputs: the signal must be the score itself
     assert table["output_sqnr_db"].tolist() == pytest.approx(table["score"].tolist(), rel=1e-6)
-    assert found.table().attrs["rank_correlation"]["int4-weights"]["output_sqnr_db"] == pytest.approx(1.0)
+    assert joined.table().attrs["rank_correlation"]["int4-weights"]["output_sqnr_db"] == pytest.approx(1.0)

@@ -81,7 +81,7 @@ def test_noises_of_few_numbers_are_uncertain() -> None:
     random = np.random.default_rng(0)
     for elements in (10, 40, 1000):
         engine, simulation = (random.standard_normal((2000, elements)) ** 2 for _ in range(2))
-        far, near = (-10.0 * np.log10(one.mean(1)) for one in (engine, simulation))
+        far, near = (-10.0 * np.log10(noises.mean(1)) for noises in (engine, simulation))
         checks = [OutputCheck("", elements, float(36.0 + a), float(30.0 + b)) for a, b in zip(far, near, strict=True)]
         failed = sum(check.passes(Gates()) is False for check in checks) / len(checks)
         assert 0.005 < failed < 0.05, elements

@@ -84,9 +84,9 @@ def test_several_recipes_are_told_apart_by_a_column() -> None:
     assert list(table["recipe"][:4]) == ["INT8", "INT8", "INT4", "INT4"]
     assert table["drop"][2] == pytest.approx(3 * table["drop"][0])
     assert table["saved_bytes"][2] > table["saved_bytes"][0]
-    one = framed(study, "INT4")
-    assert "recipe" not in one
-    assert list(one["drop"][:2]) == list(table["drop"][2:4])
+    single = framed(study, "INT4")
+    assert "recipe" not in single
+    assert list(single["drop"][:2]) == list(table["drop"][2:4])
 
 
 def test_an_unknown_recipe_is_an_error() -> None:
@@ -121,27 +121,27 @@ def test_a_study_compared_with_itself_agrees() -> None:
 
 def test_rank_correlation_equals_the_textbook_formula() -> None:
     # ranks 1 2 3 4 5 against 1 3 2 5 4: rho = 1 - 6 * sum(d^2) / (n (n^2 - 1)) = 1 - 6 * 4 / 120
-    mine, theirs = make_study([0.5, 0.4, 0.3, 0.2, 0.1]), make_study([0.5, 0.3, 0.4, 0.1, 0.2])
-    both = compare(mine, theirs)
+    first, second = make_study([0.5, 0.4, 0.3, 0.2, 0.1]), make_study([0.5, 0.3, 0.4, 0.1, 0.2])
+    both = compare(first, second)
     assert both.attrs["rank_correlation"] == pytest.approx(1 - 6 * 4 / 120)
     assert list(both["rank_other"]) == [1, 3, 2, 5, 4]
 
 
 def test_rank_correlation_is_free_of_scale_and_unit() -> None:
-    mine = random_study(15)
-    theirs = replace(mine, unit="dB", measurements=tuple(replace(m, drop=m.drop**3 * 40) for m in mine.measurements))
-    assert compare(mine, theirs).attrs["rank_correlation"] == pytest.approx(1.0)
+    first = random_study(15)
+    second = replace(first, unit="dB", measurements=tuple(replace(m, drop=m.drop**3 * 40) for m in first.measurements))
+    assert compare(first, second).attrs["rank_correlation"] == pytest.approx(1.0)
 
 
 def test_layers_known_to_one_study_only_are_kept_and_not_correlated() -> None:
-    mine, theirs = make_study([0.1, 0.2, None, 0.3]), make_study([0.3, 0.2, 0.1, 0.4])
-    theirs = replace(theirs, measurements=theirs.measurements[1:])
-    both = compare(mine, theirs).set_index("name")
-    names = [layer.name for layer in mine.layers]
+    first, second = make_study([0.1, 0.2, None, 0.3]), make_study([0.3, 0.2, 0.1, 0.4])
+    second = replace(second, measurements=second.measurements[1:])
+    both = compare(first, second).set_index("name")
+    names = [layer.name for layer in first.layers]
     assert list(both.index) == names
     assert math.isnan(both.loc[names[0], "drop_other"])
     assert math.isnan(both.loc[names[2], "drop"])
-    assert compare(mine, theirs).attrs["layers_compared"] == 2
+    assert compare(first, second).attrs["layers_compared"] == 2
 
 
 @pytest.mark.parametrize("drops", [[0.1], [0.1, 0.1, 0.1], []])

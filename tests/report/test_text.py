@@ -40,9 +40,9 @@ def test_markdown_is_as_it_was(study: Study, golden: Golden) -> None:
 
 
 def test_every_line_of_markdown_has_as_many_cells_as_the_header(study: Study, awkward: Study) -> None:
-    for one in (study, awkward):
-        lines = markdown(read(one)).splitlines()
-        assert len(lines) == 2 + len(one.layers) + len(one.skipped)
+    for shown in (study, awkward):
+        lines = markdown(read(shown)).splitlines()
+        assert len(lines) == 2 + len(shown.layers) + len(shown.skipped)
         assert {len(cells(line)) for line in lines} == {len(cells(lines[0]))}
     assert len({len(line) for line in markdown(read(study)).splitlines()}) == 1, "columns are aligned"
 
@@ -91,10 +91,10 @@ def test_rst_is_as_it_was(study: Study, golden: Golden) -> None:
 def test_a_docutils_reader_finds_the_very_same_cells(awkward: Study) -> None:
     core = pytest.importorskip("docutils.core")
     tree = core.publish_doctree(rst(read(awkward)), settings_overrides={"report_level": 1, "halt_level": 2})
-    found = [entry.astext() for entry in tree.findall() if entry.tagname == "entry"]
-    assert "a_b|c*:0:0" in found
-    assert "`code`<b>[x]" in found
-    assert "failed: line one line two | with_bar" in found
+    cells = [entry.astext() for entry in tree.findall() if entry.tagname == "entry"]
+    assert "a_b|c*:0:0" in cells
+    assert "`code`<b>[x]" in cells
+    assert "failed: line one line two | with_bar" in cells
 
 
 def test_every_row_of_rst_has_as_many_cells_as_the_header(study: Study) -> None:
@@ -148,8 +148,8 @@ def test_a_docutils_reader_includes_and_executes_nothing(hostile: Study) -> None
     assert not [
         node.tagname for node in tree.findall() if node.tagname in ("raw", "literal_block", "image", "problematic")
     ]
-    found = [entry.astext() for entry in tree.findall() if entry.tagname == "entry"]
-    assert ".. include:: /etc/hostname:0:0" in found
+    cells = [entry.astext() for entry in tree.findall() if entry.tagname == "entry"]
+    assert ".. include:: /etc/hostname:0:0" in cells
 
 
 @pytest.mark.parametrize(

@@ -45,10 +45,10 @@ def rows(shared_data: Path, model: str) -> list[dict[str, str]]:
 def convs(shared_data: Path, model: str) -> dict[str, list[dict[str, Any]]]:
     """Convolutions of the real model by the name of the released tables."""
     plain = json.loads((shared_data / "efficientvit_sam" / f"{model}.json").read_text(encoding="utf-8"))
-    found: dict[str, list[dict[str, Any]]] = {}
+    by_layer: dict[str, list[dict[str, Any]]] = {}
     for conv in plain["conv_layers"]:
-        found.setdefault(conv["released_name"], []).append(conv)
-    return found
+        by_layer.setdefault(conv["released_name"], []).append(conv)
+    return by_layer
 
 
 def test_rows_become_layers_with_our_names_kinds_and_roles(table: Path) -> None:

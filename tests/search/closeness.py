@@ -43,9 +43,9 @@ class Opposites(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         spike = torch.zeros_like(x)
         spike[:, 0, 0, 0] = 60.0
-        kept = torch.ones_like(x[:, :1])
-        kept[:, :, 0, 0] = 0.0
-        return torch.cat([self.clipped(x + spike) * kept, self.whole(x * 0.1 + spike) / 8.0], dim=1)
+        mask = torch.ones_like(x[:, :1])
+        mask[:, :, 0, 0] = 0.0
+        return torch.cat([self.clipped(x + spike) * mask, self.whole(x * 0.1 + spike) / 8.0], dim=1)
 
 
 class Lopsided(nn.Module):

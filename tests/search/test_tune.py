@@ -170,13 +170,13 @@ def test_drops_of_the_equalized_copy_are_from_the_score_of_the_model_itself(
 
     def predict(self: Closeness, model: Any, batch: Any) -> list[Any]:
         off = offsets.setdefault(id(model), 0.01)  # the copy scores a point less, as rounding might make it
-        return [one + off for one in real(self, model, batch)]
+        return [prediction + off for prediction in real(self, model, batch)]
 
     real = Closeness.predict
     monkeypatch.setattr(Closeness, "higher_is_better", higher_is_better)
     monkeypatch.setattr(Closeness, "predict", predict)
     monkeypatch.setattr(
-        Closeness, "score", lambda self, found: {"closeness": sign * closeness(self, found)["closeness"]}
+        Closeness, "score", lambda self, predictions: {"closeness": sign * closeness(self, predictions)["closeness"]}
     )
     tuned = wrapped.tune(task, max_drop=target, candidates=[SYMMETRIC], calibration=task.inputs, **quiet)
     assert tuned.equalized
@@ -428,10 +428,10 @@ def test_passes_run_elsewhere_where_an_executor_is_given(quiet: dict[str, Any]) 
 
     wrapped, task = subject()
     options = {"max_drop": 50.0, "candidates": [SYMMETRIC], "calibration": task.inputs, **quiet}
-    here = wrapped.tune(task, **options)
+    local = wrapped.tune(task, **options)
     with ThreadPoolExecutor(1) as pool:
-        there = wrapped.tune(task, executor=pool, **options)
-    assert there.score == here.score
+        remote = wrapped.tune(task, executor=pool, **options)
+    assert remote.score == local.score
 
 
 def test_a_tuned_model_survives_saving_and_pickling(tmp_path: Path, quiet: dict[str, Any]) -> None:
@@ -488,7 +488,11 @@ def test_the_model_is_left_as_it_was(quiet: dict[str, Any]) -> None:
 def test_schemes_that_all_fail_end_the_search_with_their_reason(quiet: dict[str, Any]) -> None:
     wrapped, task = subject()
     plain = task.score
-    task.score = lambda found: plain(found) if max(found.values()) == 0 else {"closeness": float("nan")}  # type: ignore[method-assign,assignment]
+
+    def score(predictions: dict[int, float]) -> dict[str, float]:
+        return plain(predictions) if max(predictions.values()) == 0 else {"closeness": float("nan")}
+
+    task.score = score  # type: ignore[method-assign,assignment]
     with pytest.raises(TaskError, match="none of the schemes could be measured: closeness is not a number"):
         wrapped.tune(task, size_bytes=10**9, candidates=[SYMMETRIC], calibration=task.inputs, **quiet)
 

@@ -41,7 +41,7 @@ class MeanTask(TensorTask):
 
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[Any]:
         self.passes += 1
-        return [float(one) for one in model(*batch.inputs)]
+        return [float(output) for output in model(*batch.inputs)]
 
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         return {"mean": float(np.mean(list(predictions.values())))}
@@ -51,11 +51,13 @@ class InstanceTask(MeanTask):
     """The mean over instances: image i has i % 4 of them, all with what the model says of the image."""
 
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[Any]:
-        said = super().predict(model, batch)
-        return [{"values": [one] * (image % 4)} for one, image in zip(said, batch.images, strict=True)]
+        means = super().predict(model, batch)
+        return [{"values": [mean] * (image % 4)} for mean, image in zip(means, batch.images, strict=True)]
 
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
-        return {"mean": float(np.mean([value for one in predictions.values() for value in one["values"]]))}
+        return {
+            "mean": float(np.mean([value for prediction in predictions.values() for value in prediction["values"]]))
+        }
 
     def instances(self) -> list[int]:
         return [image % 4 for image in range(len(self))]

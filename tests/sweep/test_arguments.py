@@ -67,12 +67,12 @@ WRONG: list[tuple[dict[str, Any], type[SensitivityError], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("given", "error", "message"), WRONG, ids=[f"{one[0]}"[:40] for one in WRONG])
+@pytest.mark.parametrize(("wrong", "error", "message"), WRONG, ids=[f"{case[0]}"[:40] for case in WRONG])
 def test_an_argument_of_the_wrong_kind_is_one_clear_error(
-    wrapped: sv.Wrapped, given: dict[str, Any], error: type[SensitivityError], message: str
+    wrapped: sv.Wrapped, wrong: dict[str, Any], error: type[SensitivityError], message: str
 ) -> None:
     with pytest.raises(error, match=message):
-        wrapped.analyze(sv.FeatureFidelity(images()), **{"recipe": sv.INT8_WEIGHTS, "progress": False} | given)
+        wrapped.analyze(sv.FeatureFidelity(images()), **{"recipe": sv.INT8_WEIGHTS, "progress": False} | wrong)
 
 
 def test_a_task_that_is_none_is_refused(wrapped: sv.Wrapped) -> None:

@@ -22,15 +22,20 @@ def wrapped() -> sv.Wrapped:
 
 
 def test_variants_images_and_passes_are_told(wrapped: sv.Wrapped) -> None:
-    found = wrapped.explain(MeanTask(40), [sv.INT4_WEIGHTS, sv.INT8_WEIGHTS])
-    assert (found.variants, found.images, found.batch_images, found.naive_passes) == (8, 40, 4, 9)
-    assert 0 < found.pass_s < found.seconds
-    assert found.kept_bytes > 0
-    assert 9 * 40 * sys.getsizeof(0.0) <= found.predictions_bytes < 9 * 40 * 64
-    assert found.passes > 1
-    assert "8 variants on 40 images" in str(found)
+    explanation = wrapped.explain(MeanTask(40), [sv.INT4_WEIGHTS, sv.INT8_WEIGHTS])
+    assert (explanation.variants, explanation.images, explanation.batch_images, explanation.naive_passes) == (
+        8,
+        40,
+        4,
+        9,
+    )
+    assert 0 < explanation.pass_s < explanation.seconds
+    assert explanation.kept_bytes > 0
+    assert 9 * 40 * sys.getsizeof(0.0) <= explanation.predictions_bytes < 9 * 40 * 64
+    assert explanation.passes > 1
+    assert "8 variants on 40 images" in str(explanation)
     assert wrapped.explain(MeanTask(40), sv.INT4_WEIGHTS, layers="stem:0:0").variants == 1
-    assert wrapped.explain(MeanTask(40), sv.INT4_WEIGHTS, memory_limit=0).kept_bytes < found.kept_bytes
+    assert wrapped.explain(MeanTask(40), sv.INT4_WEIGHTS, memory_limit=0).kept_bytes < explanation.kept_bytes
 
 
 def test_the_first_four_batches_alone_are_run_and_nothing_is_left_behind(wrapped: sv.Wrapped) -> None:
@@ -52,9 +57,9 @@ def test_a_model_that_cannot_be_replayed_is_said_to_run_in_full() -> None:
         def forward(self, x: torch.Tensor) -> torch.Tensor:
             return super().forward(x + torch.rand_like(x))
 
-    found = sv.wrap(Noisy().eval(), MeanTask(1).inputs).explain(MeanTask(8), sv.INT4_WEIGHTS)
-    assert "random" in found.notes[0]
-    assert found.kept_bytes == 0
+    explanation = sv.wrap(Noisy().eval(), MeanTask(1).inputs).explain(MeanTask(8), sv.INT4_WEIGHTS)
+    assert "random" in explanation.notes[0]
+    assert explanation.kept_bytes == 0
 
 
 def test_no_images_is_an_error(wrapped: sv.Wrapped) -> None:
@@ -142,10 +147,10 @@ class LeavingOut(CostlyTask):
 @pytest.mark.parametrize("task", [CostlyTask(24, 0), CostlyTask(24, 4e5), LeavingOut(24, 4e6)])
 def test_what_is_told_is_the_work_of_the_sweep(task: MeanTask, counted_work: None) -> None:
     wrapped = sv.wrap(Deep().eval(), task.inputs[:4])
-    told = wrapped.explain(task, sv.INT4_WEIGHTS)
+    explanation = wrapped.explain(task, sv.INT4_WEIGHTS)
     took = work_of(lambda: wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False))
-    assert told.seconds == pytest.approx(took, rel=0.1)
-    assert wrapped.explain(task, sv.INT4_WEIGHTS).seconds == told.seconds
+    assert explanation.seconds == pytest.approx(took, rel=0.1)
+    assert wrapped.explain(task, sv.INT4_WEIGHTS).seconds == explanation.seconds
 
 
 @pytest.mark.parametrize("recipe", [sv.INT4_WEIGHTS, sv.INT8])
@@ -153,9 +158,9 @@ def test_a_sweep_that_scores_little_is_told_as_well(recipe: sv.Recipe, counted_w
     images = torch.randn(24, 3, 40, 40, generator=torch.Generator().manual_seed(1))
     wrapped, task = sv.wrap(Deep().eval(), images[:4]), sv.FeatureFidelity(images, batch_size=4)
     wrapped.calibrate(images[:8])
-    told = wrapped.explain(task, recipe)
+    explanation = wrapped.explain(task, recipe)
     took = work_of(lambda: wrapped.analyze(task, recipe, progress=False))
-    assert told.seconds == pytest.approx(took, rel=0.15)
+    assert explanation.seconds == pytest.approx(took, rel=0.15)
 
 
 def test_scores_that_intervals_need_are_counted(counted_work: None) -> None:
@@ -176,19 +181,19 @@ def test_scores_that_intervals_need_are_counted(counted_work: None) -> None:
 def test_with_a_stop_the_most_that_it_can_take_is_told(kind: type[MeanTask], counted_work: None) -> None:
     wrapped, stop = sv.wrap(Chain().eval(), MeanTask(1).inputs), sv.Confidence(tolerance=1e-7, minimum_images=16)
     task = kind(400)
-    told = wrapped.explain(task, sv.INT4_WEIGHTS, stop=stop)
+    explanation = wrapped.explain(task, sv.INT4_WEIGHTS, stop=stop)
     took = work_of(lambda: wrapped.analyze(task, sv.INT4_WEIGHTS, stop=stop, progress=False))
-    assert told.at_most
-    assert "at most about" in str(told)
-    assert 0 < took <= told.seconds * 1.05
+    assert explanation.at_most
+    assert "at most about" in str(explanation)
+    assert 0 < took <= explanation.seconds * 1.05
 
 
 def test_variants_that_fail_are_told_and_not_counted(wrapped: sv.Wrapped) -> None:
-    told = wrapped.explain(MeanTask(16), sv.Prune("2:4"))
+    explanation = wrapped.explain(MeanTask(16), sv.Prune("2:4"))
     study = wrapped.analyze(MeanTask(16), sv.Prune("2:4"), progress=False)
     failed = [row for row in study.measurements if row.status == "failed"]
-    assert told.notes == (f"{len(failed)} of 4 variants fail at once: {failed[0].reason}",)
-    assert told.seconds > 0
+    assert explanation.notes == (f"{len(failed)} of 4 variants fail at once: {failed[0].reason}",)
+    assert explanation.seconds > 0
 
 
 def test_variants_that_fail_when_they_run_are_told(wrapped: sv.Wrapped) -> None:
@@ -199,13 +204,13 @@ def test_variants_that_fail_when_they_run_are_told(wrapped: sv.Wrapped) -> None:
             return super().predict(model, batch)
 
     stem = wrapped.model.stem.weight
-    told = wrapped.explain(Failing(16), sv.INT4_WEIGHTS)
-    assert told.notes == ("1 of 4 probed variants fail, and are not counted: MemoryError: no room",)
+    explanation = wrapped.explain(Failing(16), sv.INT4_WEIGHTS)
+    assert explanation.notes == ("1 of 4 probed variants fail, and are not counted: MemoryError: no room",)
 
 
 def test_a_sweep_in_which_everything_fails_is_told(wrapped: sv.Wrapped) -> None:
-    told = wrapped.explain(MeanTask(16), sv.Prune("2:4"), layers="stem:0:0")
-    assert told.notes[0].startswith("1 of 1 variants fail at once: RecipeError")
+    explanation = wrapped.explain(MeanTask(16), sv.Prune("2:4"), layers="stem:0:0")
+    assert explanation.notes[0].startswith("1 of 1 variants fail at once: RecipeError")
 
 
 def test_a_metric_that_few_images_do_not_have_is_not_counted(wrapped: sv.Wrapped) -> None:
@@ -215,6 +220,6 @@ def test_a_metric_that_few_images_do_not_have_is_not_counted(wrapped: sv.Wrapped
                 raise ValueError("too few")
             return super().score(predictions)
 
-    told = wrapped.explain(Whole(40), sv.INT4_WEIGHTS)
-    assert told.notes == ("scoring is not counted, as few images cannot be scored: ValueError: too few",)
-    assert told.scoring_s == 0
+    explanation = wrapped.explain(Whole(40), sv.INT4_WEIGHTS)
+    assert explanation.notes == ("scoring is not counted, as few images cannot be scored: ValueError: too few",)
+    assert explanation.scoring_s == 0

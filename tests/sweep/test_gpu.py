@@ -42,16 +42,16 @@ def retinanet() -> tuple[nn.Module, Tensor]:
 def sweep(model: nn.Module, inputs: list[Tensor], *, replay: bool) -> tuple[list[Any], Forward]:
     variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, inputs[0]).layers]
     forward = Forward(model, Perturber(model), replay=replay)
-    found = []
+    outputs = []
     with torch.no_grad(), untouched(model):
         for x in inputs:
 
             def run(x: Tensor = x) -> list[Any]:
                 return [{"outputs": [tensor.cpu().numpy() for tensor in tensors_in(model(x))]}]
 
-            found.append(forward.baseline(run, variants))
-            found += [forward.variant(run, variant) for variant in variants]
-    return found, forward
+            outputs.append(forward.baseline(run, variants))
+            outputs += [forward.variant(run, variant) for variant in variants]
+    return outputs, forward
 
 
 def test_a_replayed_sweep_equals_full_passes_bit_for_bit(exact: None) -> None:

@@ -212,16 +212,16 @@ def test_a_task_that_compares_with_the_unperturbed_model_gets_its_reference(
 
 def test_a_watcher_is_told_the_layer_the_count_and_the_worst_layers_so_far() -> None:
     wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
-    told: list[tuple[int, int, str]] = []
+    reports: list[tuple[int, int, str]] = []
     variants = plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")
     task = MeanTask(16)
-    sweep(wrapped.model, task, variants, Perturber(wrapped.model, []), watch=lambda *said: told.append(said))
-    assert [done for done, _, _ in told] == list(range(4, 65, 4))
-    assert {total for _, total, _ in told} == {64}
-    assert told[0][2] == "stem:0:0"
-    worst = max(wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False).measurements, key=lambda one: one.drop or 0)
-    assert f"(worst: {worst.layer} {100 * (worst.drop or 0):.1g}" in told[-1][2]
-    assert told[-1][2].endswith(" points)")
+    sweep(wrapped.model, task, variants, Perturber(wrapped.model, []), watch=lambda *report: reports.append(report))
+    assert [done for done, _, _ in reports] == list(range(4, 65, 4))
+    assert {total for _, total, _ in reports} == {64}
+    assert reports[0][2] == "stem:0:0"
+    worst = max(wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False).measurements, key=lambda row: row.drop or 0)
+    assert f"(worst: {worst.layer} {100 * (worst.drop or 0):.1g}" in reports[-1][2]
+    assert reports[-1][2].endswith(" points)")
 
 
 def test_a_sweep_of_few_passes_surveys_no_model_and_one_of_more_does(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -248,15 +248,15 @@ def test_replay_that_saves_nothing_is_given_up_without_a_word(monkeypatch: pytes
 
     class Late(MeanTask):
         def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
-            said = super().predict(model, batch)
+            predictions = super().predict(model, batch)
             until = time.thread_time() + 0.01  # decoding, which every pass does
             while time.thread_time() < until:
                 pass
-            return said
+            return predictions
 
     records: list[int] = []
     record = Replayer.record
-    monkeypatch.setattr(Replayer, "record", lambda *given: (records.append(1), record(*given))[1])
+    monkeypatch.setattr(Replayer, "record", lambda *arguments: (records.append(1), record(*arguments))[1])
     wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
     study = wrapped.analyze(Late(20), sv.INT4_WEIGHTS, progress=False)
     assert len(records) == 1, "only the first of five batches was recorded"

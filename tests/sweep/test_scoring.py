@@ -83,7 +83,7 @@ def needs_the_first_image(predictions: dict[int, float]) -> float:
     ("value", "why"),
     [
         (needs_the_first_image, "mean fails: ValueError: only one class present"),
-        (lambda found: mean(found) if 0 in found else math.nan, "mean is not a number"),
+        (lambda predictions: mean(predictions) if 0 in predictions else math.nan, "mean is not a number"),
     ],
 )
 def test_a_metric_that_is_not_defined_on_some_images_gives_drops_without_intervals(
@@ -97,7 +97,7 @@ def test_a_metric_that_is_not_defined_on_some_images_gives_drops_without_interva
 
 
 def test_a_metric_that_nothing_moves_gives_no_interval_and_blames_nothing(wrapped: sv.Wrapped) -> None:
-    study = analyze(wrapped, ScoredTask(16, lambda found: 1.0))
+    study = analyze(wrapped, ScoredTask(16, lambda predictions: 1.0))
     assert [(row.drop, row.drop_low, row.drop_high) for row in study.measurements] == [(0.0, None, None)] * 4
     assert study.notes == ()
 
@@ -144,10 +144,10 @@ def test_a_layer_that_yields_no_numbers_is_a_failed_row_with_or_without_a_stop(
         """Gives the factor for images beyond the tenth wherever the second layer was perturbed."""
 
         def predict(self, model: Any, batch: Any) -> list[Any]:
-            found = super().predict(model, batch)
+            predictions = super().predict(model, batch)
             if len(model.body[1].weight.unique()) < 200 and batch.images[0] > 10:
-                found[-1]["values"] = [factor] * len(found[-1]["values"])
-            return found
+                predictions[-1]["values"] = [factor] * len(predictions[-1]["values"])
+            return predictions
 
     study = analyze(wrapped, Poisoned(40), stop=stop)
     assert [row.status for row in study.measurements].count("failed") == 1
@@ -170,7 +170,7 @@ def test_a_progress_bar_does_not_need_a_metric_that_is_defined_on_few_images(
 
 def test_a_baseline_that_is_not_a_number_is_refused(wrapped: sv.Wrapped) -> None:
     with pytest.raises(TaskError, match=r"'mean' of the unperturbed model is not a number on the 16 .* another metric"):
-        analyze(wrapped, ScoredTask(16, lambda found: math.nan))
+        analyze(wrapped, ScoredTask(16, lambda predictions: math.nan))
 
 
 @pytest.mark.parametrize("at", [1, 3, 24, 40, 70, 88])

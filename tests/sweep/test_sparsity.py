@@ -48,11 +48,11 @@ def test_a_sweep_of_levels_equals_ten_lines_of_numpy_on_a_real_model(detector: n
         for layer in chosen[::9]:
             for level in LEVELS:
                 parameter = detector.get_submodule(layer.module).weight
-                kept = parameter.detach().clone()
-                parameter.copy_(masked_by_hand(kept, level))
+                original = parameter.detach().clone()
+                parameter.copy_(masked_by_hand(original, level))
                 [batch] = task.batches()
                 predictions = dict(zip(batch.images, task.predict(detector, batch), strict=True))
-                parameter.copy_(kept)
+                parameter.copy_(original)
                 assert measured[layer.name, f"prune-{level}"] == task.score(predictions)["sqnr_db"]
     drops = study.table().groupby("recipe")["drop"].median()
     assert drops["prune-0.3"] < drops["prune-0.6"] < drops["prune-0.9"]

@@ -51,8 +51,8 @@ def polygon(box: Box) -> list[list[float]]:
 
 
 def annotation(number: int, image: int, category: int, box: Box, **more: Any) -> dict[str, Any]:
-    one = {"id": number, "image_id": image, "category_id": category, "bbox": list(box), "area": box[2] * box[3]}
-    return {**one, "iscrowd": 0, "segmentation": polygon(box), **more}
+    plain = {"id": number, "image_id": image, "category_id": category, "bbox": list(box), "area": box[2] * box[3]}
+    return {**plain, "iscrowd": 0, "segmentation": polygon(box), **more}
 
 
 def write_scenes(folder: Path, sizes: list[tuple[int, int]], annotations: list[dict[str, Any]]) -> Scenes:
@@ -84,15 +84,19 @@ def truth_as_output(scenes: Scenes) -> list[dict[str, Any]]:
     plain = json.loads(scenes.annotations.read_text())
     outputs = []
     for image in plain["images"]:
-        found = [one for one in plain["annotations"] if one["image_id"] == image["id"] and not one["iscrowd"]]
-        boxes = torch.tensor([one["bbox"] for one in found], dtype=torch.float64).reshape(-1, 4)
+        objects = [
+            annotation
+            for annotation in plain["annotations"]
+            if annotation["image_id"] == image["id"] and not annotation["iscrowd"]
+        ]
+        boxes = torch.tensor([annotation["bbox"] for annotation in objects], dtype=torch.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        masks = torch.zeros(len(found), image["height"], image["width"], dtype=torch.bool)
+        masks = torch.zeros(len(objects), image["height"], image["width"], dtype=torch.bool)
         for mask, (left, top, right, bottom) in zip(masks, boxes.int().tolist(), strict=True):
             mask[top:bottom, left:right] = True
-        labels = torch.tensor([one["category_id"] for one in found], dtype=torch.int64)
+        labels = torch.tensor([annotation["category_id"] for annotation in objects], dtype=torch.int64)
         outputs.append(
-            {"boxes": boxes, "scores": torch.linspace(0.9, 0.5, len(found)), "labels": labels, "masks": masks}
+            {"boxes": boxes, "scores": torch.linspace(0.9, 0.5, len(objects)), "labels": labels, "masks": masks}
         )
     return outputs
 

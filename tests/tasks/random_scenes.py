@@ -36,29 +36,29 @@ def random_truth(draw: np.random.Generator, *, images: int, categories: int, obj
         for number in range(1, objects + 1)
     ]
     return {
-        "images": [{"id": int(one), "height": SIDE, "width": SIDE} for one in image_ids],
-        "categories": [{"id": int(one), "name": str(one)} for one in category_ids],
+        "images": [{"id": int(number), "height": SIDE, "width": SIDE} for number in image_ids],
+        "categories": [{"id": int(number), "name": str(number)} for number in category_ids],
         "annotations": annotations,
     }
 
 
 def random_results(draw: np.random.Generator, truth: Plain, detections: int, *, scores: int = 8) -> list[Plain]:
     """Copies and shaken copies of the objects, false ones, flat ones; few different scores, so that many are equal."""
-    image_ids = [one["id"] for one in truth["images"]]
-    category_ids = [one["id"] for one in truth["categories"]]
+    image_ids = [image["id"] for image in truth["images"]]
+    category_ids = [category["id"] for category in truth["categories"]]
     results = []
     for _ in range(detections):
-        one: Plain = {"image_id": int(draw.choice(image_ids)), "category_id": int(draw.choice(category_ids))}
+        result: Plain = {"image_id": int(draw.choice(image_ids)), "category_id": int(draw.choice(category_ids))}
         box = random_box(draw)
         if truth["annotations"] and draw.random() < 0.7:
             model = truth["annotations"][draw.integers(len(truth["annotations"]))]
-            one["image_id"] = model["image_id"]
-            one["category_id"] = model["category_id"] if draw.random() < 0.9 else one["category_id"]
+            result["image_id"] = model["image_id"]
+            result["category_id"] = model["category_id"] if draw.random() < 0.9 else result["category_id"]
             box = (np.array(model["bbox"]) + draw.choice([0, 0, 4, -4], 4)).clip(0).tolist()
         if draw.random() < 0.05:
             box[int(draw.integers(2, 4))] = 0.0
-        one.update(bbox=box, segmentation=rectangle(box), score=int(draw.integers(-1, scores)) / scores)
-        results.append(one)
+        result.update(bbox=box, segmentation=rectangle(box), score=int(draw.integers(-1, scores)) / scores)
+        results.append(result)
     return results
 
 
@@ -91,10 +91,11 @@ def pycocotools_evaluation(
     use_categories: bool = True,
 ) -> COCOeval:
     """An evaluation that has been summarized; ids of detections are their position + 1."""
-    found = [
-        {**one, "id": number, "iscrowd": 0, "area": _area(one, iou_type)} for number, one in enumerate(results, start=1)
+    objects = [
+        {**result, "id": number, "iscrowd": 0, "area": _area(result, iou_type)}
+        for number, result in enumerate(results, start=1)
     ]
-    evaluation = COCOeval(_coco(truth, truth["annotations"]), _coco(truth, found), iou_type)
+    evaluation = COCOeval(_coco(truth, truth["annotations"]), _coco(truth, objects), iou_type)
     if images is not None:
         evaluation.params.imgIds = images
     evaluation.params.useCats = int(use_categories)
@@ -112,6 +113,6 @@ def _area(result: Plain, iou_type: str) -> float:
 
 def _coco(truth: Plain, objects: list[Plain]) -> COCO:
     coco = COCO()
-    coco.dataset = {**truth, "annotations": [dict(one) for one in objects]}
+    coco.dataset = {**truth, "annotations": [dict(annotation) for annotation in objects]}
     coco.createIndex()
     return coco

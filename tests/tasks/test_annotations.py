@@ -17,11 +17,13 @@ from tests.tasks.made_scenes import Scenes, annotation
 
 def test_ids_are_renumbered_from_one_in_file_order(scenes: Scenes) -> None:
     scenes.edit(
-        lambda plain: [one.update(id=number) for number, one in zip((7, 0, 3, 5), plain["annotations"], strict=True)]
+        lambda plain: [
+            annotation.update(id=number) for number, annotation in zip((7, 0, 3, 5), plain["annotations"], strict=True)
+        ]
     )
     loaded = CocoAnnotations.load(scenes.annotations)
-    assert [one["id"] for one in loaded.annotations] == [1, 2, 3, 4]
-    assert [one["image_id"] for one in loaded.annotations] == [10, 10, 12, 12]
+    assert [annotation["id"] for annotation in loaded.annotations] == [1, 2, 3, 4]
+    assert [annotation["image_id"] for annotation in loaded.annotations] == [10, 10, 12, 12]
 
 
 def test_what_was_given_is_not_changed(scenes: Scenes) -> None:
@@ -32,12 +34,14 @@ def test_what_was_given_is_not_changed(scenes: Scenes) -> None:
 
 
 def test_a_missing_iscrowd_is_zero(scenes: Scenes) -> None:
-    scenes.edit(lambda plain: [one.pop("iscrowd") for one in plain["annotations"]])
-    assert [one["iscrowd"] for one in CocoAnnotations.load(scenes.annotations).annotations] == [0] * 4
+    scenes.edit(lambda plain: [annotation.pop("iscrowd") for annotation in plain["annotations"]])
+    assert [annotation["iscrowd"] for annotation in CocoAnnotations.load(scenes.annotations).annotations] == [0] * 4
 
 
 def test_an_image_without_annotations_has_an_empty_list(scenes: Scenes) -> None:
-    assert {image: len(found) for image, found in CocoAnnotations.load(scenes.annotations).by_image.items()} == {
+    assert {
+        image: len(annotations) for image, annotations in CocoAnnotations.load(scenes.annotations).by_image.items()
+    } == {
         10: 2,
         11: 0,
         12: 2,
@@ -47,7 +51,7 @@ def test_an_image_without_annotations_has_an_empty_list(scenes: Scenes) -> None:
 def test_first_keeps_the_annotations_of_the_images_kept(scenes: Scenes) -> None:
     first = CocoAnnotations.load(scenes.annotations).first(2)
     assert [image["id"] for image in first.images] == [10, 11]
-    assert {one["image_id"] for one in first.annotations} == {10}
+    assert {annotation["image_id"] for annotation in first.annotations} == {10}
     with pytest.raises(TaskError, match="limit=0"):
         first.first(0)
 
@@ -130,9 +134,9 @@ def test_numbers_of_numpy_and_bytes_of_pycocotools_mean_the_same_as_json(scenes:
 def test_every_form_of_segmentation_becomes_the_mask_that_pycocotools_makes(shared_data: Path) -> None:
     file = shared_data / "tiny_coco" / "annotations" / "instances_val2017.json"
     loaded, coco = CocoAnnotations.load(file, with_masks=True), COCO(str(file))
-    assert {type(one["segmentation"]) for one in coco.dataset["annotations"]} == {list, dict}
-    for ours, theirs in zip(loaded.annotations, coco.dataset["annotations"], strict=True):
-        np.testing.assert_array_equal(decode_mask(loaded.masks[ours["id"]]), coco.annToMask(theirs).astype(bool))
+    assert {type(annotation["segmentation"]) for annotation in coco.dataset["annotations"]} == {list, dict}
+    for own, reference in zip(loaded.annotations, coco.dataset["annotations"], strict=True):
+        np.testing.assert_array_equal(decode_mask(loaded.masks[own["id"]]), coco.annToMask(reference).astype(bool))
 
 
 def test_a_compressed_rle_stays_as_it_is_and_fits_json() -> None:
@@ -144,5 +148,5 @@ def test_a_compressed_rle_stays_as_it_is_and_fits_json() -> None:
 
 
 def test_annotation_builder_of_these_tests_draws_what_its_box_says() -> None:
-    one = annotation(1, 10, 3, (2, 3, 4, 5))
-    assert decode_mask(as_rle(one["segmentation"], 20, 20)).sum() == one["area"] == 20
+    drawn = annotation(1, 10, 3, (2, 3, 4, 5))
+    assert decode_mask(as_rle(drawn["segmentation"], 20, 20)).sum() == drawn["area"] == 20

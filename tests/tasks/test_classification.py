@@ -61,11 +61,11 @@ class TestClassification(TaskSuite):
 def test_top1_and_top5_equal_torchmetrics(seed):
     draw = torch.Generator().manual_seed(seed)
     scores, labels = torch.randn(40, 12, generator=draw), torch.randint(0, 12, (40,), generator=draw)
-    ours = score_rows(scores, labels, batch_size=7)
+    own_scores = score_rows(scores, labels, batch_size=7)
     for name, within in (("top1", 1), ("top5", 5)):
-        theirs = MulticlassAccuracy(12, top_k=within, average="micro")
-        theirs.update(scores, labels)
-        assert ours[name] == pytest.approx(float(theirs.compute()), abs=1e-7)
+        accuracy = MulticlassAccuracy(12, top_k=within, average="micro")
+        accuracy.update(scores, labels)
+        assert own_scores[name] == pytest.approx(float(accuracy.compute()), abs=1e-7)
 
 
 def test_of_equal_scores_the_class_with_the_smaller_number_stands_first():

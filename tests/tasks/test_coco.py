@@ -40,12 +40,12 @@ def noisy_results(scenes: Scenes, seed: int = 0) -> list[dict[str, Any]]:
     draw = np.random.default_rng(seed)
     plain = json.loads(scenes.annotations.read_text())
     results = []
-    for one in plain["annotations"]:
+    for record in plain["annotations"]:
         for _ in range(3):
-            box = (np.array(one["bbox"]) + draw.normal(0, 4, 4)).clip(1).tolist()
-            category = int(draw.choice([one["category_id"], 3, 5, 8]))
+            box = (np.array(record["bbox"]) + draw.normal(0, 4, 4)).clip(1).tolist()
+            category = int(draw.choice([record["category_id"], 3, 5, 8]))
             score = float(draw.random())
-            results.append({"image_id": one["image_id"], "category_id": category, "bbox": box, "score": score})
+            results.append({"image_id": record["image_id"], "category_id": category, "bbox": box, "score": score})
     return results
 
 
@@ -62,13 +62,13 @@ def pycocotools_says(
     return dict(zip(COCO_METRICS, evaluation.stats.tolist(), strict=True))
 
 
-def assert_same(found: dict[str, float], expected: dict[str, float]) -> None:
-    assert found.keys() == expected.keys()
+def assert_same(scores: dict[str, float], expected: dict[str, float]) -> None:
+    assert scores.keys() == expected.keys()
     for name, number in expected.items():
         if number == -1:
-            assert math.isnan(found[name]), name
+            assert math.isnan(scores[name]), name
         else:
-            assert found[name] == number, name
+            assert scores[name] == number, name
 
 
 @pytest.mark.parametrize(
@@ -83,13 +83,13 @@ def test_the_fake_results_of_cocoapi_score_as_in_pycocotools(
     shared_data: Path, results: str, iou_type: str, use_categories: bool, expected: str
 ) -> None:
     folder = shared_data / "coco_fake100"
-    found = evaluate_coco(
+    scores = evaluate_coco(
         folder / "instances_val2014_100.json",
         folder / f"instances_val2014_{results}100_results.json",
         iou_type,
         use_categories=use_categories,
     )
-    assert_same(found, json.loads((folder / "expected_pycocotools.json").read_text())[expected])
+    assert_same(scores, json.loads((folder / "expected_pycocotools.json").read_text())[expected])
 
 
 def test_a_subset_of_images_scores_as_in_pycocotools(shared_data: Path) -> None:
@@ -97,18 +97,18 @@ def test_a_subset_of_images_scores_as_in_pycocotools(shared_data: Path) -> None:
     annotations = folder / "instances_val2014_100.json"
     results = json.loads((folder / "instances_val2014_fakebbox100_results.json").read_text())
     images = [image["id"] for image in json.loads(annotations.read_text())["images"]][10:17]
-    found = evaluate_coco(annotations, results, images=images)
-    assert_same(found, pycocotools_says(annotations, results, "bbox", images))
-    assert found == evaluate_coco(annotations, results, images=[*images, images[0]])
-    assert found["AP"] != evaluate_coco(annotations, results)["AP"]
+    scores = evaluate_coco(annotations, results, images=images)
+    assert_same(scores, pycocotools_says(annotations, results, "bbox", images))
+    assert scores == evaluate_coco(annotations, results, images=[*images, images[0]])
+    assert scores["AP"] != evaluate_coco(annotations, results)["AP"]
 
 
 def test_absent_categories_and_sizes_are_nan_where_pycocotools_says_minus_one(scenes: Scenes) -> None:
     results = noisy_results(scenes)
-    found = evaluate_coco(scenes.annotations, results, images=[10])
-    assert_same(found, pycocotools_says(scenes.annotations, results, "bbox", [10]))
-    assert math.isnan(found["APl"])
-    assert not math.isnan(found["AP"])
+    scores = evaluate_coco(scenes.annotations, results, images=[10])
+    assert_same(scores, pycocotools_says(scenes.annotations, results, "bbox", [10]))
+    assert math.isnan(scores["APl"])
+    assert not math.isnan(scores["AP"])
 
 
 def test_crowd_regions_are_neither_found_nor_missed(tmp_path: Path) -> None:
@@ -120,20 +120,20 @@ def test_crowd_regions_are_neither_found_nor_missed(tmp_path: Path) -> None:
     scenes = write_scenes(tmp_path, [(60, 80)], objects)
     inside = [[2, 2, 10, 10], [20, 30, 15, 25], [45, 5, 20, 30]]
     results = [{"image_id": 10, "category_id": 3, "bbox": box, "score": 0.9 - n / 10} for n, box in enumerate(inside)]
-    found = evaluate_coco(scenes.annotations, results)
-    assert_same(found, pycocotools_says(scenes.annotations, results, "bbox"))
-    assert found["AP"] == pytest.approx(1.0, abs=1e-12)
+    scores = evaluate_coco(scenes.annotations, results)
+    assert_same(scores, pycocotools_says(scenes.annotations, results, "bbox"))
+    assert scores["AP"] == pytest.approx(1.0, abs=1e-12)
 
 
 def test_perfect_boxes_score_one_even_if_annotation_ids_start_at_zero(scenes: Scenes) -> None:
     def from_zero(plain: dict[str, Any]) -> None:
-        for number, one in enumerate(plain["annotations"]):
-            one["id"] = number
+        for number, record in enumerate(plain["annotations"]):
+            record["id"] = number
 
     scenes.edit(from_zero)
     perfect = [
-        {**{key: one[key] for key in ("image_id", "category_id", "bbox")}, "score": 1.0}
-        for one in json.loads(scenes.annotations.read_text())["annotations"]
+        {**{key: annotation[key] for key in ("image_id", "category_id", "bbox")}, "score": 1.0}
+        for annotation in json.loads(scenes.annotations.read_text())["annotations"]
     ]
     assert evaluate_coco(scenes.annotations, perfect)["AP"] == pytest.approx(1.0, abs=1e-12)
     assert pycocotools_says(scenes.annotations, perfect, "bbox")["AP"] < 0.8  # the trap is real
@@ -141,8 +141,14 @@ def test_perfect_boxes_score_one_even_if_annotation_ids_start_at_zero(scenes: Sc
 
 def test_the_area_of_a_mask_is_its_pixels_even_if_the_result_has_a_box(scenes: Scenes) -> None:
     results = [
-        {"image_id": 12, "category_id": 3, "score": 1.0, "bbox": [0, 0, 1, 1], "segmentation": one["segmentation"]}
-        for one in json.loads((scenes.annotations).read_text())["annotations"][2:3]
+        {
+            "image_id": 12,
+            "category_id": 3,
+            "score": 1.0,
+            "bbox": [0, 0, 1, 1],
+            "segmentation": annotation["segmentation"],
+        }
+        for annotation in json.loads((scenes.annotations).read_text())["annotations"][2:3]
     ]
     assert evaluate_coco(scenes.annotations, results, "segm", images=[12])["APl"] == pytest.approx(1.0, abs=1e-12)
 
@@ -212,9 +218,9 @@ def test_a_task_scores_as_pycocotools_does_with_the_same_results(scenes: Scenes)
         }
         outputs.append({"boxes": boxes, **numbers})
     task = make(scenes)
-    found = task.score(predict_all(task, Recall(outputs)))
+    scores = task.score(predict_all(task, Recall(outputs)))
     expected = pycocotools_says(scenes.annotations, results, "bbox")
-    assert found == pytest.approx({**expected}, abs=1e-12)
+    assert scores == pytest.approx({**expected}, abs=1e-12)
 
 
 def test_predictions_are_plain_arrays_and_masks_are_rle(scenes: Scenes) -> None:
@@ -226,17 +232,17 @@ def test_predictions_are_plain_arrays_and_masks_are_rle(scenes: Scenes) -> None:
     masks = predict_all(make(scenes, iou_type="segm"), Recall(outputs))[0]
     assert set(masks) == {"masks", "scores", "labels"}
     assert json.loads(json.dumps(masks["masks"])) == masks["masks"]
-    as_rle = [{**one, "masks": mask["masks"]} for one, mask in zip(outputs, [masks, *outputs[1:]], strict=True)]
+    as_rle = [{**output, "masks": mask["masks"]} for output, mask in zip(outputs, [masks, *outputs[1:]], strict=True)]
     assert predict_all(make(scenes, iou_type="segm"), Recall(as_rle))[0]["masks"] == masks["masks"]
 
 
 def test_scores_do_not_depend_on_the_batch_size_or_the_order(scenes: Scenes) -> None:
     model = Recall(truth_as_output(scenes))
-    one, eight = make(scenes, batch_size=1), make(scenes, batch_size=8)
-    assert [len(batch.images) for batch in one.batches()] == [1, 1, 1]
+    single, eight = make(scenes, batch_size=1), make(scenes, batch_size=8)
+    assert [len(batch.images) for batch in single.batches()] == [1, 1, 1]
     assert [len(batch.images) for batch in eight.batches()] == [3]
-    assert one.score(predict_all(one, model)) == eight.score(predict_all(eight, model, [2, 0, 1]))
-    assert one.digest() == eight.digest()
+    assert single.score(predict_all(single, model)) == eight.score(predict_all(eight, model, [2, 0, 1]))
+    assert single.digest() == eight.digest()
 
 
 def test_the_metric_is_over_the_images_predicted_alone(scenes: Scenes) -> None:
@@ -253,10 +259,10 @@ def test_the_metric_is_over_the_images_predicted_alone(scenes: Scenes) -> None:
         task.score({3: predictions[0]})
 
 
-@pytest.mark.parametrize(("labels", "given"), [("index", [0, 1]), ("category_id", [3, 5]), ([8, 5, 3], [2, 1])])
-def test_labels_mean_what_the_setting_says(scenes: Scenes, labels: Any, given: list[int]) -> None:
+@pytest.mark.parametrize(("labels", "numbers"), [("index", [0, 1]), ("category_id", [3, 5]), ([8, 5, 3], [2, 1])])
+def test_labels_mean_what_the_setting_says(scenes: Scenes, labels: Any, numbers: list[int]) -> None:
     outputs = truth_as_output(scenes)
-    outputs[0]["labels"] = torch.tensor(given)
+    outputs[0]["labels"] = torch.tensor(numbers)
     task = make(scenes, labels=labels)
     [prediction] = predict_all(task, Recall(outputs), [0]).values()
     assert prediction["labels"].tolist() == [3, 5]
@@ -273,14 +279,14 @@ def test_limit_takes_the_first_images(scenes: Scenes) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda one: one.pop("scores"), r"lacks \['scores'\]"),
-        (lambda one: one.pop("boxes"), r"lacks \['boxes'\]"),
-        (lambda one: one.update(labels=torch.tensor([3, 4])), r"labels \[4\], which are no category.* 3 to 8"),
-        (lambda one: one.update(labels=torch.tensor([3])), "2 scores, 1 labels and 2 boxes"),
-        (lambda one: one.update(boxes=torch.zeros(2, 5)), r"boxes .* shape \(2, 5\); expected \(N, 4\)"),
-        (lambda one: one.update(scores=torch.zeros(2, 1)), r"scores .* shape \(2, 1\); expected \(N,\)"),
-        (lambda one: one.update(scores=torch.tensor([1, float("nan")])), "1 numbers among the scores .* NaN"),
-        (lambda one: one["boxes"].fill_(float("inf")), "8 numbers among the boxes .* infinite"),
+        (lambda output: output.pop("scores"), r"lacks \['scores'\]"),
+        (lambda output: output.pop("boxes"), r"lacks \['boxes'\]"),
+        (lambda output: output.update(labels=torch.tensor([3, 4])), r"labels \[4\], which are no category.* 3 to 8"),
+        (lambda output: output.update(labels=torch.tensor([3])), "2 scores, 1 labels and 2 boxes"),
+        (lambda output: output.update(boxes=torch.zeros(2, 5)), r"boxes .* shape \(2, 5\); expected \(N, 4\)"),
+        (lambda output: output.update(scores=torch.zeros(2, 1)), r"scores .* shape \(2, 1\); expected \(N,\)"),
+        (lambda output: output.update(scores=torch.tensor([1, float("nan")])), "1 numbers among the scores .* NaN"),
+        (lambda output: output["boxes"].fill_(float("inf")), "8 numbers among the boxes .* infinite"),
     ],
 )
 def test_predictions_that_cannot_be_scored_are_refused(scenes: Scenes, change: Any, message: str) -> None:

@@ -23,19 +23,19 @@ def matches(fates: str, categories: list[int] | None = None, ranks: list[int] | 
     )
 
 
-def curves(found: Matches, objects: np.ndarray, size: str, *, limits: tuple[int, ...]) -> Curves:
-    return Counted(found, size, limits=limits).curves(objects)
+def curves(table: Matches, objects: np.ndarray, size: str, *, limits: tuple[int, ...]) -> Curves:
+    return Counted(table, size, limits=limits).curves(objects)
 
 
 def test_precision_is_the_best_at_this_recall_or_beyond() -> None:
-    one = curves(matches("tfiftt"), np.array([4]), "all", limits=(100,))
+    curve = curves(matches("tfiftt"), np.array([4]), "all", limits=(100,))
     # after the hits: 1/1 at recall .25, 2/4 at .50, 3/5 at .75; ignored ones do not count
     expected = [1.0] * 26 + [0.6] * 50 + [0.0] * 25
-    assert one.precision.shape == (10, 1, 101)
-    for row in one.precision[:, 0]:
+    assert curve.precision.shape == (10, 1, 101)
+    for row in curve.precision[:, 0]:
         assert row.tolist() == pytest.approx(expected, abs=1e-15)
-    assert one.average_precision() == pytest.approx(np.mean(expected), abs=1e-15)
-    assert one.recall[100].tolist() == [[0.75]] * 10
+    assert curve.average_precision() == pytest.approx(np.mean(expected), abs=1e-15)
+    assert curve.recall[100].tolist() == [[0.75]] * 10
 
 
 def test_a_false_positive_before_the_first_hit_lowers_the_precision_at_recall_zero() -> None:
@@ -48,8 +48,8 @@ def test_a_false_positive_before_the_first_hit_lowers_the_precision_at_recall_ze
 
 
 def test_categories_are_counted_apart_and_those_without_objects_left_out() -> None:
-    found = matches("fftfttff", [0, 0, 1, 1, 2, 2, 2, 3])
-    several = curves(found, np.array([1, 0, 2, 0, 5]), "all", limits=(100,))
+    table = matches("fftfttff", [0, 0, 1, 1, 2, 2, 2, 3])
+    several = curves(table, np.array([1, 0, 2, 0, 5]), "all", limits=(100,))
     assert several.categories.tolist() == [0, 2, 4]
     assert several.precision[:, :, 0].tolist() == [[0.0, 1.0, 0.0]] * 10
     assert several.recall[100].tolist() == [[0.0, 1.0, 0.0]] * 10
@@ -60,8 +60,8 @@ def test_categories_are_counted_apart_and_those_without_objects_left_out() -> No
 
 
 def test_recall_is_read_at_each_limit() -> None:
-    found = matches("tttf", ranks=[0, 1, 0, 1])
-    assert {limit: row[0, 0] for limit, row in curves(found, np.array([4]), "all", limits=(1, 2)).recall.items()} == {
+    table = matches("tttf", ranks=[0, 1, 0, 1])
+    assert {limit: row[0, 0] for limit, row in curves(table, np.array([4]), "all", limits=(1, 2)).recall.items()} == {
         1: 0.5,
         2: 0.75,
     }
@@ -71,10 +71,10 @@ def test_one_iou_threshold_can_be_asked_for() -> None:
     only_two = Matches(
         np.arange(1), np.zeros(1, int), np.zeros(1, int), np.array([0b11], np.uint64), np.zeros(1, np.uint64)
     )
-    one = curves(only_two, np.array([1]), "all", limits=(100,))
-    assert one.average_precision(iou=0.5) == pytest.approx(1.0)
-    assert one.average_precision(iou=0.75) == 0.0
-    assert one.average_precision() == pytest.approx(0.2)
+    curve = curves(only_two, np.array([1]), "all", limits=(100,))
+    assert curve.average_precision(iou=0.5) == pytest.approx(1.0)
+    assert curve.average_precision(iou=0.75) == 0.0
+    assert curve.average_precision() == pytest.approx(0.2)
 
 
 def test_nothing_to_find_is_nan() -> None:

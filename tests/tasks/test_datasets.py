@@ -31,9 +31,9 @@ def test_resize_is_pillows_resize_and_torchvisions_normalisation(photo: np.ndarr
     resized = Image.fromarray(photo).resize((12, 16), getattr(Image.Resampling, interpolation.upper()))
     scaled = torch.from_numpy(np.array(resized)).permute(2, 0, 1).to(torch.float32).div(255)
     expected = scaled.sub_(torch.tensor(MEAN).view(3, 1, 1)).div_(torch.tensor(STD).view(3, 1, 1))
-    found = Resize(height=16, width=12, mean=MEAN, std=STD, interpolation=interpolation)(photo)
-    assert found.dtype == torch.float32
-    assert torch.equal(found, expected)
+    image = Resize(height=16, width=12, mean=MEAN, std=STD, interpolation=interpolation)(photo)
+    assert image.dtype == torch.float32
+    assert torch.equal(image, expected)
 
 
 def test_resize_settings_each_change_the_tensor(photo: np.ndarray) -> None:

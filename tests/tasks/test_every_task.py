@@ -43,11 +43,11 @@ def boxes_near(scenes: Scenes) -> Recall:
     truth, draw = json.loads(scenes.annotations.read_text()), np.random.default_rng(0)
     outputs = []
     for image in truth["images"]:
-        known = [one for one in truth["annotations"] if one["image_id"] == image["id"]]
-        found = np.array([[*one["bbox"]] for one in known] + [[1, 1, 9, 9]], np.float64)
-        found[:, 2:] += found[:, :2] + draw.uniform(-2, 2, (len(found), 2))
-        labels = [{3: 0, 5: 1, 8: 2}[one["category_id"]] for one in known] + [0]
-        outputs.append({"boxes": found, "scores": draw.random(len(found)), "labels": np.array(labels)})
+        known = [annotation for annotation in truth["annotations"] if annotation["image_id"] == image["id"]]
+        boxes = np.array([[*annotation["bbox"]] for annotation in known] + [[1, 1, 9, 9]], np.float64)
+        boxes[:, 2:] += boxes[:, :2] + draw.uniform(-2, 2, (len(boxes), 2))
+        labels = [{3: 0, 5: 1, 8: 2}[annotation["category_id"]] for annotation in known] + [0]
+        outputs.append({"boxes": boxes, "scores": draw.random(len(boxes)), "labels": np.array(labels)})
     return Recall(outputs)
 
 
@@ -75,8 +75,8 @@ def prompted(scenes: Scenes) -> tuple[Task, Any]:
 
 
 def prompted_by_a_detector(scenes: Scenes) -> tuple[Task, Any]:
-    found = [{"image_id": 10, "category_id": 3, "bbox": [5, 5, 20, 30], "score": 0.8}]
-    return sv.PromptedMasks(scenes.images, scenes.annotations, prompts=found), Filler()
+    detections = [{"image_id": 10, "category_id": 3, "bbox": [5, 5, 20, 30], "score": 0.8}]
+    return sv.PromptedMasks(scenes.images, scenes.annotations, prompts=detections), Filler()
 
 
 def semantic(scenes: Scenes) -> tuple[Task, Any]:
@@ -110,8 +110,8 @@ class Off(nn.Module):
         self.model = model
 
     def forward(self, x: Tensor) -> Tensor:
-        found: Tensor = self.model(x)
-        return found * 1.01
+        output: Tensor = self.model(x)
+        return output * 1.01
 
 
 def mean(scenes: Scenes) -> tuple[Task, Any]:
@@ -169,28 +169,28 @@ class Broken(InstanceTask):
 
     def predict(self, model: Callable[..., Any], batch: Batch) -> list[Any]:
         self.times += 1
-        found = super().predict(model, batch)
+        predictions = super().predict(model, batch)
         if self.wrong == "too few":
-            return found[1:]
+            return predictions[1:]
         if self.wrong == "tensors":
-            return [{"values": [torch.tensor(one) for one in each["values"]]} for each in found]
+            return [{"values": [torch.tensor(value) for value in each["values"]]} for each in predictions]
         if self.wrong == "a size":
-            return [each | {"size": torch.Size([2])} for each in found]
+            return [each | {"size": torch.Size([2])} for each in predictions]
         if self.wrong == "sums":
-            return [each | {"sum": float(sum(each["values"]))} for each in found]
+            return [each | {"sum": float(sum(each["values"]))} for each in predictions]
         if self.wrong == "drifting":
-            return [{"values": [one + self.times for one in each["values"]]} for each in found]
-        return found
+            return [{"values": [value + self.times for value in each["values"]]} for each in predictions]
+        return predictions
 
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
         if self.wrong == "changes predictions":
-            next(one for one in predictions.values() if one["values"])["values"][0] += 1.0
+            next(prediction for prediction in predictions.values() if prediction["values"])["values"][0] += 1.0
         if self.wrong == "the first alone":
             return super().score(dict([next(item for item in predictions.items() if item[1]["values"])]))
         if self.wrong == "all or nothing" and len(predictions) < len(self):
             raise ValueError("images are missing")
         if self.wrong == "accumulating":
-            self.seen += [value for one in predictions.values() for value in one["values"]]
+            self.seen += [value for prediction in predictions.values() for value in prediction["values"]]
             return {"mean": float(np.mean(self.seen))}
         if self.wrong == "the first score":
             self.first = getattr(self, "first", None) or super().score(predictions)
@@ -210,7 +210,9 @@ class Broken(InstanceTask):
             groups = [[] for _ in groups]
         if self.wrong == "all images expected" and len(predictions) < len(self):
             raise ValueError("images are missing")
-        rests = [{image: one for image, one in predictions.items() if image not in group} for group in groups]
+        rests = [
+            {image: prediction for image, prediction in predictions.items() if image not in group} for group in groups
+        ]
         return [self.score(rest)["mean"] for rest in rests]
 
     def scored_part(self, prediction: Any) -> Any:
@@ -250,7 +252,7 @@ class Broken(InstanceTask):
 def test_the_suite_finds_what_is_wrong(wrong: str, test: str) -> None:
     arguments = {"task": Broken(wrong), "model": Chain().eval()}
     run = getattr(TaskSuite(), test)
-    given = {name: arguments[name] for name in run.__annotations__ if name in arguments}
+    chosen = {name: arguments[name] for name in run.__annotations__ if name in arguments}
     with pytest.raises((AssertionError, ValueError, KeyError)):
-        run(**given)
-    run(**given | {"task": Broken("nothing")})
+        run(**chosen)
+    run(**chosen | {"task": Broken("nothing")})

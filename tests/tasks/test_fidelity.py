@@ -133,14 +133,14 @@ def test_the_digest_of_a_reference_is_of_its_weights_and_of_no_number_that_it_co
             return outputs | {"heads": [head * (1 + 2**-22) for head in outputs["heads"]]}
 
     AnotherMachine.__qualname__ = TwoHeads.__qualname__
-    here, there, trained = TwoHeads(), AnotherMachine(), TwoHeads()
+    reference, elsewhere, trained = TwoHeads(), AnotherMachine(), TwoHeads()
     with torch.no_grad():
         trained.conv.weight[0, 0, 0, 0] += 2**-20
-        assert not torch.equal(here(IMAGES)["heads"][0], there(IMAGES)["heads"][0])
+        assert not torch.equal(reference(IMAGES)["heads"][0], elsewhere(IMAGES)["heads"][0])
     task = FeatureFidelity(IMAGES)
-    digest = task.with_reference(here).digest()
-    assert task.with_reference(there).digest() == digest
-    assert FeatureFidelity(IMAGES, batch_size=1).with_reference(here).digest() == digest
+    digest = task.with_reference(reference).digest()
+    assert task.with_reference(elsewhere).digest() == digest
+    assert FeatureFidelity(IMAGES, batch_size=1).with_reference(reference).digest() == digest
     assert task.with_reference(trained).digest() != digest
 
 
@@ -173,14 +173,14 @@ def test_images_that_the_model_cannot_take_are_told_with_their_type_and_shape() 
 
 def test_the_reference_of_a_sweep_is_of_the_models_weights() -> None:
     model = TwoHeads().eval()
-    given: list[Any] = []
+    received: list[Any] = []
 
     class Watched(FeatureFidelity):
         def with_reference(self, model: Any) -> Any:
-            given.append(model)
+            received.append(model)
             return super().with_reference(model)
 
     wrapped = sv.wrap(model, IMAGES[:1])
     wrapped.evaluate(Watched(IMAGES))
-    assert given == [model], "not a function, which has no device and no weights"
+    assert received == [model], "not a function, which has no device and no weights"
     assert not model._forward_pre_hooks

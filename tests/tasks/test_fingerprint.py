@@ -38,7 +38,9 @@ def test_functions_are_their_qualified_names() -> None:
 
 
 def test_lambdas_differ_by_code_constants_and_captured_values() -> None:
-    texts = [describe(one) for one in (lambda x: x + 1, lambda x: x + 2, lambda x: x * 2, captured(1), captured(2))]
+    texts = [
+        describe(function) for function in (lambda x: x + 1, lambda x: x + 2, lambda x: x * 2, captured(1), captured(2))
+    ]
     assert len(set(texts)) == 5
     assert describe(captured(1)) == describe(captured(1))
 
@@ -52,5 +54,5 @@ def test_values_differ_by_their_repr_and_other_objects_by_their_attributes() -> 
 
 
 def test_containers_and_classes_are_told_apart() -> None:
-    texts = [describe(one) for one in (1, "1", [1, 2], (1, 2), [12], {1: 2}, int, Value, None)]
+    texts = [describe(value) for value in (1, "1", [1, 2], (1, 2), [12], {1: 2}, int, Value, None)]
     assert len(set(texts)) == len(texts) - 1  # a list and a tuple of the same things mean the same

@@ -20,9 +20,9 @@ from tests.tasks.made_scenes import annotation
 from tests.tasks.random_scenes import Plain, flat, pycocotools_evaluation, random_results, random_truth, rectangle
 
 
-def assert_equal_bits(found: dict[str, float], expected: Any) -> None:
-    assert tuple(found) == COCO_METRICS
-    for (name, number), reference in zip(found.items(), expected.tolist(), strict=True):
+def assert_equal_bits(scores: dict[str, float], expected: Any) -> None:
+    assert tuple(scores) == COCO_METRICS
+    for (name, number), reference in zip(scores.items(), expected.tolist(), strict=True):
         if reference == -1:
             assert math.isnan(number), name
         else:
@@ -30,9 +30,9 @@ def assert_equal_bits(found: dict[str, float], expected: Any) -> None:
 
 
 def check(truth: Plain, results: list[Plain], iou_type: str = "bbox", **settings: Any) -> dict[str, float]:
-    found = evaluate_coco(truth, results, iou_type, **settings)
-    assert_equal_bits(found, pycocotools_evaluation(truth, results, iou_type, **settings).stats)
-    return found
+    scores = evaluate_coco(truth, results, iou_type, **settings)
+    assert_equal_bits(scores, pycocotools_evaluation(truth, results, iou_type, **settings).stats)
+    return scores
 
 
 def scene(objects: list[Plain], images: int = 1) -> Plain:
@@ -56,8 +56,8 @@ def test_the_fake_results_of_cocoapi_give_the_bits_of_pycocotools(
     folder = shared_data / "coco_fake100"
     truth = json.loads((folder / "instances_val2014_100.json").read_text())
     results = json.loads((folder / f"instances_val2014_{file}100_results.json").read_text())
-    found = check(truth, results, iou_type, use_categories=use_categories)
-    assert 0.2 < found["AP50"] < 0.9
+    scores = check(truth, results, iou_type, use_categories=use_categories)
+    assert 0.2 < scores["AP50"] < 0.9
 
 
 @pytest.mark.parametrize("seed", range(16))
@@ -81,7 +81,7 @@ def test_random_subsets_of_images_give_the_bits_of_pycocotools(seed: int) -> Non
     draw = np.random.default_rng(100 + seed)
     truth = random_truth(draw, images=6, categories=3, objects=40)
     results = random_results(draw, truth, 150)
-    images = draw.permutation([one["id"] for one in truth["images"]])[: seed + 1].tolist()
+    images = draw.permutation([image["id"] for image in truth["images"]])[: seed + 1].tolist()
     check(truth, results, images=images)
 
 
@@ -114,13 +114,13 @@ def test_any_small_scene_gives_the_bits_of_pycocotools(objects: Any, results: An
         annotation(number, image, category, box, iscrowd=int(crowd))
         for number, (image, category, box, crowd) in enumerate(objects, start=1)
     ]
-    check(scene(annotations, images=3), [result(*one) for one in results], use_categories=use_categories)
+    check(scene(annotations, images=3), [result(*arguments) for arguments in results], use_categories=use_categories)
 
 
 def match(truth: Plain, results: list[Plain], **settings: Any) -> tuple[GroundTruth, DetectionTable, Any]:
-    annotations, found = flat(truth, results)
+    annotations, detections = flat(truth, results)
     prepared = GroundTruth(annotations, "bbox", **settings)
-    return prepared, found, prepared.match(found, range(len(annotations.images)), limit=100)
+    return prepared, detections, prepared.match(detections, range(len(annotations.images)), limit=100)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -132,12 +132,12 @@ def test_every_detection_has_the_fate_that_pycocotools_gives_it(seed: int) -> No
     row = {detection: number for number, detection in enumerate(matches.detections.tolist())}
     seen = 0
     sizes = {tuple(bounds): size for size, bounds in SIZES.items()}
-    for one in filter(None, pycocotools_evaluation(truth, results).evalImgs):
-        size = sizes[tuple(float(bound) for bound in one["aRng"])]
-        rows = [row[number - 1] for number in one["dtIds"]]
-        true = (one["dtMatches"] > 0) & ~one["dtIgnore"]
+    for evaluated in filter(None, pycocotools_evaluation(truth, results).evalImgs):
+        size = sizes[tuple(float(bound) for bound in evaluated["aRng"])]
+        rows = [row[number - 1] for number in evaluated["dtIds"]]
+        true = (evaluated["dtMatches"] > 0) & ~evaluated["dtIgnore"]
         assert (by_threshold(matches.true[rows], size) == true).all()
-        assert (by_threshold(matches.ignored[rows], size) == one["dtIgnore"]).all()
+        assert (by_threshold(matches.ignored[rows], size) == evaluated["dtIgnore"]).all()
         assert matches.ranks[rows].tolist() == list(range(len(rows)))
         seen += len(rows)
     assert seen == len(SIZES) * len(row) > 1000
@@ -146,8 +146,8 @@ def test_every_detection_has_the_fate_that_pycocotools_gives_it(seed: int) -> No
 def test_the_table_of_matches_is_in_the_order_of_counting() -> None:
     truth = scene([annotation(1, 10, 3, (0, 0, 10, 10)), annotation(2, 11, 5, (0, 0, 10, 10))], images=2)
     boxes = [(0, 0, 10, 10), (50, 50, 10, 10), (0, 0, 10, 10), (0, 0, 10, 6)]
-    given = zip(boxes, [0.5, 0.9, 0.5, 0.7], [11, 10, 10, 11], [5, 3, 3, 5], strict=True)
-    prepared, found, matches = match(truth, [result(*one) for one in given])
+    rows = zip(boxes, [0.5, 0.9, 0.5, 0.7], [11, 10, 10, 11], [5, 3, 3, 5], strict=True)
+    prepared, detections, matches = match(truth, [result(*row) for row in rows])
     assert matches.detections.tolist() == [1, 2, 3, 0]
     assert matches.categories.tolist() == [0, 0, 1, 1]
     assert matches.ranks.tolist() == [0, 1, 0, 1]
@@ -162,7 +162,7 @@ def test_the_table_of_matches_is_in_the_order_of_counting() -> None:
         "large": [0, 0, 0],
     }
     assert prepared.count([1])["all"].tolist() == [0, 1, 0]
-    assert prepared.has_objects(found).tolist() == [True, True, True, True]
+    assert prepared.has_objects(detections).tolist() == [True, True, True, True]
     lost = [result((0, 0, 1, 1), 0.5, 10, 5), result((0, 0, 1, 1), 0.5, 11, 5)]
     assert prepared.has_objects(flat(truth, lost)[1]).tolist() == [False, True]
 
@@ -174,7 +174,7 @@ def test_ground_truth_is_prepared_once_and_left_as_it_is() -> None:
     prepared = GroundTruth(annotations, "bbox")
     first, second = (as_detections(random_results(draw, truth, 60), annotations, "bbox") for _ in range(2))
     positions = range(len(annotations.images))
-    scores = [coco_metrics(prepared, found, positions) for found in (first, second, first)]
+    scores = [coco_metrics(prepared, detections, positions) for detections in (first, second, first)]
     assert scores[0] == scores[2] != scores[1]
     assert scores[1] == coco_metrics(GroundTruth(annotations, "bbox"), second, positions)
 
@@ -191,14 +191,14 @@ def test_objects_and_detections_on_the_bound_of_a_size_belong_to_both_sides() ->
 
 def test_of_equal_overlaps_the_later_object_is_taken() -> None:
     truth = scene([annotation(1, 10, 3, (0, 0, 20, 10)), annotation(2, 10, 3, (4, 0, 20, 10))])
-    found = check(truth, [result((2, 0, 20, 10), 0.9), result((0, 0, 20, 10), 0.8)])
-    assert found["AP75"] == pytest.approx(1.0)
+    scores = check(truth, [result((2, 0, 20, 10), 0.9), result((0, 0, 20, 10), 0.8)])
+    assert scores["AP75"] == pytest.approx(1.0)
 
 
 def test_an_object_that_counts_goes_before_a_crowd_that_overlaps_more() -> None:
     truth = scene([annotation(1, 10, 3, (0, 0, 20, 10)), annotation(2, 10, 3, (0, 0, 60, 60), iscrowd=1)])
-    found = check(truth, [result((0, 0, 20, 14), 0.9)])
-    assert found["AR100"] == pytest.approx(0.5)  # IoU 10/14 up to .70, beyond that the crowd
+    scores = check(truth, [result((0, 0, 20, 14), 0.9)])
+    assert scores["AR100"] == pytest.approx(0.5)  # IoU 10/14 up to .70, beyond that the crowd
 
 
 def test_a_crowd_region_hides_any_number_of_detections_but_an_ignored_object_one() -> None:
@@ -234,8 +234,8 @@ def test_zero_and_minus_zero_are_equal_scores() -> None:
 def test_boxes_without_area_and_inside_out_boxes_match_nothing() -> None:
     truth = scene([annotation(1, 10, 3, (0, 0, 20, 10)), annotation(2, 10, 3, (30, 30, 0, 0))])
     odd = [result(box, 0.9) for box in ((30, 30, 0, 0), (0, 0, 20, 0), (20, 10, -20, -10), (20, 0, -20, 10))]
-    found = check(truth, [*odd, result((0, 0, 20, 10), 0.8)])
-    assert found["AP"] < 0.3
+    scores = check(truth, [*odd, result((0, 0, 20, 10), 0.8)])
+    assert scores["AP"] < 0.3
 
 
 @pytest.mark.parametrize("huge", [1e155, 1e308])
@@ -243,8 +243,8 @@ def test_a_box_too_large_for_arithmetic_is_no_object_and_no_warning(huge: float)
     crowd = annotation(2, 10, 3, (0, 0, huge, huge), iscrowd=1, area=200, segmentation=[])
     truth = scene([annotation(1, 10, 3, (0, 0, 20, 10)), crowd])
     boxes = [(-huge, -huge, huge, huge), (0, 0, huge, huge), (huge, 0, huge, 1)]
-    found = evaluate_coco(truth, [*(result(box, 0.9) for box in boxes), result((0, 0, 20, 10), 0.8)])
-    assert found["AP"] == pytest.approx(1.0)
+    scores = evaluate_coco(truth, [*(result(box, 0.9) for box in boxes), result((0, 0, 20, 10), 0.8)])
+    assert scores["AP"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
@@ -259,14 +259,14 @@ def test_nothing_found_is_zero_and_nothing_to_find_is_nan(iou_type: str) -> None
 
 def test_more_than_255_masks_have_areas_too() -> None:
     masks = [rectangle([0.0, 0.0, 10.0, number]) for number in range(150)] * 2
-    found = DetectionTable(np.zeros(300, int), np.zeros(300, int), np.zeros(300), masks)
-    assert found.areas().tolist() == [10.0 * number for number in range(150)] * 2
-    assert found.take(np.array([7, 3])).areas().tolist() == [70.0, 30.0]
+    detections = DetectionTable(np.zeros(300, int), np.zeros(300, int), np.zeros(300), masks)
+    assert detections.areas().tolist() == [10.0 * number for number in range(150)] * 2
+    assert detections.take(np.array([7, 3])).areas().tolist() == [70.0, 30.0]
     assert mask_tools.area(masks[2]) == 20
 
 
 def test_unknown_categories_are_refused() -> None:
     prepared = GroundTruth(CocoAnnotations.load(scene([])), "bbox")
-    found = DetectionTable(np.zeros(2, int), np.array([3, 4]), np.ones(2), np.ones((2, 4)))
+    detections = DetectionTable(np.zeros(2, int), np.array([3, 4]), np.ones(2), np.ones((2, 4)))
     with pytest.raises(PredictionError, match=r"category ids \[4\], .* it has 3: \[3, 5, 8\]"):
-        prepared.match(found, [0], limit=100)
+        prepared.match(detections, [0], limit=100)

@@ -58,7 +58,7 @@ def found_near(file: Path, seed: int) -> dict[int, dict[str, Any]]:
     people = json.loads(file.read_text())["annotations"]
     predictions = {}
     for image in range(IMAGES):
-        own = [np.array(one["keypoints"]).reshape(-1, 3) for one in people if one["image_id"] == image]
+        own = [np.array(person["keypoints"]).reshape(-1, 3) for person in people if person["image_id"] == image]
         points = len(own[0]) if own else 17
         poses = [draw.uniform(0, 240, (points, 3)) for _ in range(3)]
         poses += [pose + draw.normal(0, draw.choice([0, 1, 3, 8]), pose.shape) for pose in own for _ in range(6)]
@@ -101,15 +101,19 @@ def task_of(file: Path, **settings: Any) -> sv.CocoKeypoints:
 
 def predicted(task: sv.CocoKeypoints, predictions: dict[int, Any]) -> dict[int, Any]:
     model = Recall(predictions)
-    return {i: one for batch in task.batches() for i, one in zip(batch.images, task.predict(model, batch), strict=True)}
+    return {
+        i: prediction
+        for batch in task.batches()
+        for i, prediction in zip(batch.images, task.predict(model, batch), strict=True)
+    }
 
 
 def by_pycocotools(file: Path, predictions: dict[int, Any], sigmas: Any = None) -> list[float]:
     truth = COCO(str(file))
     rows = [
         {"image_id": image, "category_id": 1, "score": float(score), "keypoints": np.asarray(pose).ravel().tolist()}
-        for image, one in predictions.items()
-        for pose, score in zip(one["keypoints"], one["scores"], strict=True)
+        for image, prediction in predictions.items()
+        for pose, score in zip(prediction["keypoints"], prediction["scores"], strict=True)
     ]
     evaluation = COCOeval(truth, truth.loadRes(rows), "keypoints")
     if sigmas is not None:
@@ -125,11 +129,11 @@ def test_all_ten_numbers_are_those_of_pycocotools(seed: int, tmp_path: Path) -> 
     file = write(tmp_path, seed)
     predictions = found_near(file, seed)
     task = task_of(file)
-    ours = task.score(predicted(task, predictions))
-    theirs = by_pycocotools(file, predictions)
-    assert list(ours) == ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
-    np.testing.assert_allclose(list(ours.values()), theirs, rtol=0, atol=1e-12)
-    assert 0.05 < ours["AP"] < 1
+    scores = task.score(predicted(task, predictions))
+    expected = by_pycocotools(file, predictions)
+    assert list(scores) == ["AP", "AP50", "AP75", "APm", "APl", "AR", "AR50", "AR75", "ARm", "ARl"]
+    np.testing.assert_allclose(list(scores.values()), expected, rtol=0, atol=1e-12)
+    assert 0.05 < scores["AP"] < 1
 
 
 def test_other_keypoints_have_sigmas_of_their_own(tmp_path: Path) -> None:
@@ -138,10 +142,10 @@ def test_other_keypoints_have_sigmas_of_their_own(tmp_path: Path) -> None:
     predictions[0] = {"keypoints": np.zeros((0, 4, 3)), "scores": np.zeros(0), "labels": np.zeros(0, int)}
     sigmas = [0.05, 0.1, 0.02, 0.07]
     task = task_of(file, sigmas=sigmas)
-    ours = list(task.score(predicted(task, predictions)).values())
-    np.testing.assert_allclose(ours, by_pycocotools(file, predictions, sigmas), rtol=0, atol=1e-12)
+    scores = list(task.score(predicted(task, predictions)).values())
+    np.testing.assert_allclose(scores, by_pycocotools(file, predictions, sigmas), rtol=0, atol=1e-12)
     wider = task_of(file, sigmas=[0.5] * 4)
-    assert wider.score(predicted(wider, predictions))["AP"] > ours[0]
+    assert wider.score(predicted(wider, predictions))["AP"] > scores[0]
     assert wider.digest() != task.digest()
     with pytest.raises(AnnotationError, match=r"annotation 1 of .* has no keypoints for 17 sigmas: expected 51"):
         task_of(file)
@@ -154,8 +158,8 @@ def test_where_the_number_of_labelled_keypoints_is_missing_it_is_counted(tmp_pat
     predictions = found_near(file, 1)
     expected = by_pycocotools(file, predictions)
     plain = json.loads(file.read_text())
-    for one in plain["annotations"]:
-        del one["num_keypoints"]
+    for annotation in plain["annotations"]:
+        del annotation["num_keypoints"]
     file.write_text(json.dumps(plain))
     task = task_of(file)
     np.testing.assert_allclose(list(task.score(predicted(task, predictions)).values()), expected, rtol=0, atol=1e-12)
@@ -172,9 +176,9 @@ def test_where_the_number_of_labelled_keypoints_is_missing_it_is_counted(tmp_pat
 )
 def test_keypoints_of_another_form_are_refused(keypoints: Any, message: str, tmp_path: Path) -> None:
     task = task_of(write(tmp_path, 0))
-    one = {"keypoints": keypoints, "scores": [0.5], "labels": [0]}
+    output = {"keypoints": keypoints, "scores": [0.5], "labels": [0]}
     with pytest.raises(PredictionError, match=message):
-        predicted(task, dict.fromkeys(range(IMAGES), one))
+        predicted(task, dict.fromkeys(range(IMAGES), output))
 
 
 class TestSuite(TaskSuite):

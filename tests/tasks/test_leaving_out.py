@@ -34,23 +34,23 @@ def on_disk(folder: Path, truth: Plain) -> Scenes:
 
 
 def as_predictions(truth: Plain, results: list[Plain], order: str = "truth") -> dict[int, Any]:
-    found: dict[int, Any] = {}
+    predictions: dict[int, Any] = {}
     for position, image in enumerate(truth["images"]):
-        mine = [one for one in results if one["image_id"] == image["id"]]
-        boxes = np.array([one["bbox"] for one in mine], np.float64).reshape(-1, 4)
+        of_image = [result for result in results if result["image_id"] == image["id"]]
+        boxes = np.array([result["bbox"] for result in of_image], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
-        found[position] = {
-            "scores": np.array([one["score"] for one in mine], np.float64),
-            "labels": np.array([one["category_id"] for one in mine], np.int64),
+        predictions[position] = {
+            "scores": np.array([result["score"] for result in of_image], np.float64),
+            "labels": np.array([result["category_id"] for result in of_image], np.int64),
             "boxes": boxes,
         }
-    return found
+    return predictions
 
 
 @pytest.mark.parametrize(
     ("kind", "metric"),
-    [*((CocoDetection, one) for one in COCO_METRICS), *((Lvis, one) for one in LVIS_METRICS)],
-    ids=[*COCO_METRICS, *(f"LVIS-{one}" for one in LVIS_METRICS)],
+    [*((CocoDetection, metric) for metric in COCO_METRICS), *((Lvis, metric) for metric in LVIS_METRICS)],
+    ids=[*COCO_METRICS, *(f"LVIS-{metric}" for metric in LVIS_METRICS)],
 )
 def test_scores_without_a_group_are_those_of_the_rest_to_the_last_bit(tmp_path: Path, kind: Any, metric: str) -> None:
     draw = np.random.default_rng(3)
@@ -60,10 +60,10 @@ def test_scores_without_a_group_are_those_of_the_rest_to_the_last_bit(tmp_path: 
     task = kind(scenes.images, scenes.annotations, preprocess=lambda x: x, adapter=adapter, metric=metric)
     assert isinstance(task, LeavesOut)
     groups = [[0], [1, 2, 5], [8, 3], [4, 6, 7]]
-    rest = [{image: one for image, one in predictions.items() if image not in group} for group in groups]
+    rest = [{image: prediction for image, prediction in predictions.items() if image not in group} for group in groups]
     expected = [task.score(some)[metric] for some in rest]
     assert task.scores_without(predictions, groups) == pytest.approx(expected, abs=0, rel=0, nan_ok=True)
-    assert len({one for one in expected if one == one}) > 1
+    assert len({score for score in expected if score == score}) > 1
 
 
 @pytest.mark.parametrize("metric", IOU_METRICS)
@@ -75,7 +75,7 @@ def test_sums_over_instances_make_up_the_mean(shared_data: Path, metric: str) ->
     predictions = predict_all(task, BoxFiller(shrink=2))
     counts = task.instances()
     assert counts is not None
-    total = sum(task.instance_sum(one) for one in predictions.values())
+    total = sum(task.instance_sum(prediction) for prediction in predictions.values())
     assert total / sum(counts) == pytest.approx(task.score(predictions)[metric], rel=1e-12)
 
 
@@ -83,11 +83,11 @@ def test_average_precision_is_no_mean_of_instances(tmp_path: Path) -> None:
     draw = np.random.default_rng(3)
     truth = random_truth(draw, images=3, categories=2, objects=9)
     scenes = on_disk(tmp_path, truth)
-    found = [
-        {key: one[key] for key in ("image_id", "category_id", "bbox", "score")}
-        for one in random_results(draw, truth, 4)
+    detections = [
+        {key: result[key] for key in ("image_id", "category_id", "bbox", "score")}
+        for result in random_results(draw, truth, 4)
     ]
-    assert PromptedMasks(scenes.images, scenes.annotations, prompts=found).instances() is None
+    assert PromptedMasks(scenes.images, scenes.annotations, prompts=detections).instances() is None
 
 
 @pytest.mark.slow
@@ -95,10 +95,10 @@ def test_intervals_of_a_drop_of_ap_hold_the_drop_of_the_whole_data_set(tmp_path:
     """The truth is known: 400 images. Of 100 samples of 80, at least 90 intervals of level 95 % must hold it."""
     draw = np.random.default_rng(0)
     truth = random_truth(draw, images=400, categories=4, objects=2400)
-    for one in truth["annotations"]:
-        one.update(iscrowd=0, area=one["bbox"][2] * one["bbox"][3])
+    for annotation in truth["annotations"]:
+        annotation.update(iscrowd=0, area=annotation["bbox"][2] * annotation["bbox"][3])
     results = random_results(draw, truth, 6000)
-    worse = [one for one in results if draw.random() > 0.15]
+    worse = [result for result in results if draw.random() > 0.15]
     scenes = on_disk(tmp_path, truth)
     task = CocoDetection(scenes.images, scenes.annotations, preprocess=lambda x: x, adapter=adapter)
     before, after = as_predictions(truth, results), as_predictions(truth, worse)
@@ -106,10 +106,10 @@ def test_intervals_of_a_drop_of_ap_hold_the_drop_of_the_whole_data_set(tmp_path:
     held = 0
     for _ in range(100):
         sample = draw.permutation(400)[:80].tolist()
-        one, other = ({image: some[image] for image in sample} for some in (before, after))
+        annotation, other = ({image: some[image] for image in sample} for some in (before, after))
         groups = deal(sample)
-        drop = task.score(one)["AP"] - task.score(other)["AP"]
-        without = np.subtract(task.scores_without(one, groups), task.scores_without(other, groups))
+        drop = task.score(annotation)["AP"] - task.score(other)["AP"]
+        without = np.subtract(task.scores_without(annotation, groups), task.scores_without(other, groups))
         half = standard_error(without) * student_quantile(0.95, len(groups) - 1) * np.sqrt(1 - 80 / 400)
         held += abs(drop - expected) <= half
     assert held >= 90

@@ -64,12 +64,12 @@ class TestLoaderTask(TaskSuite):
 def test_the_score_is_that_of_the_metric_updated_by_batches(data, model, metric, form):
     loader = DataLoader(data, batch_size=4, drop_last=form == "drop last")
     source = {"list": list(loader), "generator": Reiterable(loader)}.get(form, loader)
-    theirs = metric.clone()
+    reference = metric.clone()
     for inputs, targets in loader:
-        theirs.update(model(inputs), targets)
+        reference.update(model(inputs), targets)
     task = sv.LoaderTask(source, metric=metric)
     assert len(task) == (8 if form == "drop last" else 11)
-    assert task.score(predictions_of(task, model))[task.metric] == pytest.approx(float(theirs.compute()), abs=1e-6)
+    assert task.score(predictions_of(task, model))[task.metric] == pytest.approx(float(reference.compute()), abs=1e-6)
 
 
 class Reiterable:

@@ -34,7 +34,10 @@ def make(scenes: Scenes, **settings: Any) -> Lvis:
 
 def perfect(scenes: Scenes) -> list[dict[str, Any]]:
     annotations = json.loads(scenes.annotations.read_text())["annotations"]
-    return [{"score": 0.5, **{key: one[key] for key in ("image_id", "category_id", "bbox")}} for one in annotations]
+    return [
+        {"score": 0.5, **{key: annotation[key] for key in ("image_id", "category_id", "bbox")}}
+        for annotation in annotations
+    ]
 
 
 def result(image: int, category: int, box: list[float], score: float) -> dict[str, Any]:
@@ -44,10 +47,10 @@ def result(image: int, category: int, box: list[float], score: float) -> dict[st
 @pytest.mark.parametrize("iou_type", ["bbox", "segm"])
 def test_the_numbers_are_those_of_the_official_package(shared_data: Path, iou_type: str) -> None:
     folder = shared_data / "lvis"
-    found = evaluate_lvis(folder / "lvis_val_100.json", folder / "synthetic_results_100.json", iou_type)
+    scores = evaluate_lvis(folder / "lvis_val_100.json", folder / "synthetic_results_100.json", iou_type)
     expected = json.loads((folder / "expected_lvis_api.json").read_text())[iou_type]
-    assert found == expected
-    assert tuple(found) == LVIS_METRICS == tuple(expected)
+    assert scores == expected
+    assert tuple(scores) == LVIS_METRICS == tuple(expected)
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -61,20 +64,20 @@ def test_shuffled_results_on_some_images_score_as_in_the_official_package(
     file = shared_data / "lvis" / "lvis_val_100.json"
     results = json.loads((shared_data / "lvis" / "synthetic_results_100.json").read_text())
     results = [results[place] for place in draw.permutation(len(results))]
-    for one in results:
-        one["score"] = round(one["score"] * draw.random(), 2)  # many equal scores: the order of ties matters
+    for result in results:
+        result["score"] = round(result["score"] * draw.random(), 2)  # many equal scores: the order of ties matters
     truth = lvis.LVIS(str(file))
     images = sorted(truth.get_img_ids())[seed::3]
-    kept = [{**one, "area": 0} for one in results]
-    for one in kept:
-        del one["bbox" if iou_type == "segm" else "segmentation"]
+    chosen = [{**result, "area": 0} for result in results]
+    for result in chosen:
+        del result["bbox" if iou_type == "segm" else "segmentation"]
     with pytest.warns(DeprecationWarning, match="warn"):
-        official = lvis.LVISEval(truth, lvis.LVISResults(truth, kept), iou_type)
+        official = lvis.LVISEval(truth, lvis.LVISResults(truth, chosen), iou_type)
     official.params.img_ids = images
     official.run()
-    found = evaluate_lvis(file, results, iou_type, images=images)
+    scores = evaluate_lvis(file, results, iou_type, images=images)
     expected = {name: number if number >= 0 else math.nan for name, number in official.get_results().items()}
-    assert found == pytest.approx(expected, abs=0, rel=0, nan_ok=True)
+    assert scores == pytest.approx(expected, abs=0, rel=0, nan_ok=True)
 
 
 def test_perfect_boxes_score_one_and_groups_without_ground_truth_are_nan(lvis_scenes: Scenes) -> None:
@@ -116,7 +119,7 @@ def test_objects_without_area_need_not_be_found(lvis_scenes: Scenes) -> None:
 
 
 def test_an_object_marked_as_crowd_is_an_object_like_any(lvis_scenes: Scenes) -> None:
-    lvis_scenes.edit(lambda plain: [one.update(iscrowd=1) for one in plain["annotations"]])
+    lvis_scenes.edit(lambda plain: [annotation.update(iscrowd=1) for annotation in plain["annotations"]])
     assert evaluate_lvis(lvis_scenes.annotations, perfect(lvis_scenes))["AP"] == pytest.approx(1.0)
 
 

@@ -164,10 +164,10 @@ def test_ids_of_any_sign_and_size_score_as_others_do() -> None:
     plain["images"][0] |= {"neg_category_ids": [3], "not_exhaustive_category_ids": [-(2**62)]}
     for category in plain["categories"]:
         category["frequency"] = "f"
-    found = {**RESULT, "image_id": 0, "category_id": -(2**62)}
-    missed = {**found, "bbox": [60, 60, 9, 9], "score": 0.95}
-    assert score(plain, [found]) == pytest.approx(1.0)
-    assert evaluate_lvis(plain, [found, missed])["AP"] == pytest.approx(1.0)  # excused: not annotated exhaustively
+    detected = {**RESULT, "image_id": 0, "category_id": -(2**62)}
+    missed = {**detected, "bbox": [60, 60, 9, 9], "score": 0.95}
+    assert score(plain, [detected]) == pytest.approx(1.0)
+    assert evaluate_lvis(plain, [detected, missed])["AP"] == pytest.approx(1.0)  # excused: not annotated exhaustively
 
 
 @pytest.mark.parametrize("value", [[4], ["3"], 3, None, [[3]]])

@@ -29,8 +29,8 @@ def objects(areas: list[float], crowd: list[bool] | None = None, queues: list[in
 
 
 def overlaps(*edges: tuple[int, int, float]) -> Overlaps:
-    detections, found, ious = zip(*edges, strict=True)
-    return Overlaps(np.array(detections), np.array(found), np.array(ious))
+    detections, objects, ious = zip(*edges, strict=True)
+    return Overlaps(np.array(detections), np.array(objects), np.array(ious))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_an_area_belongs_to_the_sizes_whose_bounds_it_touches() -> None:
         assert (by_threshold(criteria, size).any(axis=0) == by_threshold(criteria, size).all(axis=0)).all()
 
 
-def test_all_lanes_are_ten_thresholds_of_four_sizes() -> None:
+def test_all_criteria_are_ten_thresholds_of_four_sizes() -> None:
     assert int(ALL_CRITERIA) == 2 ** (len(IOU_THRESHOLDS) * len(SIZES)) - 1 == 2**40 - 1
     assert by_threshold(np.array([1 << 23], np.uint64), "medium")[:, 0].tolist() == [False] * 3 + [True] + [False] * 6
 
@@ -63,11 +63,11 @@ def test_all_lanes_are_ten_thresholds_of_four_sizes() -> None:
 @pytest.mark.parametrize("crowd", [False, True])
 def test_box_overlaps_have_the_bits_of_pycocotools(crowd: bool) -> None:
     draw = np.random.default_rng(0)
-    found = draw.uniform(0, 1, (300, 4)) * [20, 20, 60, 60]
+    boxes = draw.uniform(0, 1, (300, 4)) * [20, 20, 60, 60]
     truth = draw.uniform(0, 1, (40, 4)) * [20, 20, 60, 60]
-    given = Objects(np.zeros(40, int), np.full(40, crowd), np.zeros(40, np.uint64), truth)
-    got = box_overlaps(found, given, np.zeros(300, int), np.full(300, 40))
-    expected = mask_tools.iou(found.tolist(), truth.tolist(), [int(crowd)] * 40)
+    objects = Objects(np.zeros(40, int), np.full(40, crowd), np.zeros(40, np.uint64), truth)
+    got = box_overlaps(boxes, objects, np.zeros(300, int), np.full(300, 40))
+    expected = mask_tools.iou(boxes.tolist(), truth.tolist(), [int(crowd)] * 40)
     rows, columns = np.nonzero(expected >= 0.5)
     assert len(rows) > 500
     assert (got.detections == rows).all()
@@ -77,8 +77,8 @@ def test_box_overlaps_have_the_bits_of_pycocotools(crowd: bool) -> None:
 
 def test_only_the_objects_of_its_own_range_overlap_a_detection() -> None:
     boxes = np.array([[0.0, 0, 10, 10]] * 4)
-    given = Objects(np.arange(4), np.zeros(4, bool), np.zeros(4, np.uint64), boxes)
-    got = box_overlaps(boxes[:3], given, np.array([3, 0, 1]), np.array([4, 0, 3]))
+    objects = Objects(np.arange(4), np.zeros(4, bool), np.zeros(4, np.uint64), boxes)
+    got = box_overlaps(boxes[:3], objects, np.array([3, 0, 1]), np.array([4, 0, 3]))
     assert list(zip(got.detections.tolist(), got.objects.tolist(), strict=True)) == [(0, 3), (2, 1), (2, 2)]
 
 
@@ -88,14 +88,14 @@ def test_mask_overlaps_are_those_of_boxes_for_rectangles() -> None:
     crowd = np.arange(15) % 4 == 0
     queues = np.repeat([0, 1, 2], 5)
     first, last = np.repeat([0, 5, 10], [10, 0, 15]), np.repeat([5, 10, 15], [10, 0, 15])
-    truth, found = boxes[:15], boxes[15:]
+    truth, detected = boxes[:15], boxes[15:]
     as_masks = Objects(queues, crowd, np.zeros(15, np.uint64), [rectangle(box) for box in truth])
     as_boxes = Objects(queues, crowd, np.zeros(15, np.uint64), np.array(truth))
-    got = mask_overlaps([rectangle(box) for box in found], as_masks, first, last)
-    expected = box_overlaps(np.array(found), as_boxes, first, last)
+    got = mask_overlaps([rectangle(box) for box in detected], as_masks, first, last)
+    expected = box_overlaps(np.array(detected), as_boxes, first, last)
     assert len(got.ious) > 5
-    for ours, theirs in zip(vars(got).values(), vars(expected).values(), strict=True):
-        assert ours.tolist() == theirs.tolist()
+    for column, expected_column in zip(vars(got).values(), vars(expected).values(), strict=True):
+        assert column.tolist() == expected_column.tolist()
 
 
 def test_no_masks_overlap_nothing() -> None:

@@ -18,12 +18,12 @@ def one_box_at_a_time(boxes: Tensor, scores: Tensor, labels: Tensor, iou_thresho
     """The definition, in float32 scalars and python loops."""
     corners = boxes.numpy()
     by_score = sorted(range(len(corners)), key=lambda i: -scores[i].item())
-    kept: list[int] = []
+    survivors: list[int] = []
     for i in by_score:
-        rivals = [j for j in kept if labels[j] == labels[i]]
+        rivals = [j for j in survivors if labels[j] == labels[i]]
         if not any(iou(corners[j], corners[i]) > np.float32(iou_threshold) for j in rivals):
-            kept.append(i)
-    return kept
+            survivors.append(i)
+    return survivors
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> np.float32:
@@ -80,9 +80,9 @@ def test_a_limit_keeps_the_best_of_the_survivors(max_kept: int) -> None:
 
 
 def test_no_boxes_leave_no_boxes() -> None:
-    kept = batched_nms(torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64), IOU_THRESHOLD)
-    assert kept.tolist() == []
-    assert kept.dtype == torch.int64
+    survivors = batched_nms(torch.empty(0, 4), torch.empty(0), torch.empty(0, dtype=torch.int64), IOU_THRESHOLD)
+    assert survivors.tolist() == []
+    assert survivors.dtype == torch.int64
 
 
 def test_of_equal_scores_the_first_box_wins() -> None:
@@ -109,9 +109,9 @@ def test_empty_boxes_are_kept_rather_than_compared() -> None:
 
 def test_a_hundred_thousand_candidates_of_a_broken_model_are_decided_within_the_limit() -> None:
     boxes, scores, labels = crowded_boxes(120_000, classes=80, score_levels=1000, seed=0)
-    kept = batched_nms(boxes, scores, labels, IOU_THRESHOLD, max_kept=300)
-    assert len(kept) == 300
-    assert scores[kept].diff().le(0).all()
+    survivors = batched_nms(boxes, scores, labels, IOU_THRESHOLD, max_kept=300)
+    assert len(survivors) == 300
+    assert scores[survivors].diff().le(0).all()
 
 
 @pytest.mark.parametrize("wrong", ["boxes", "scores", "labels"])

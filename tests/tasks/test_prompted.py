@@ -76,22 +76,25 @@ def test_the_means_are_those_of_a_short_count_in_numpy_on_real_annotations(share
     folder = shared_data / "tiny_coco"
     file = folder / "annotations" / "instances_val2017.json"
     task = PromptedMasks(folder / "val2017", file, limit=12)
-    found = task.score(predict_all(task, BoxFiller(shrink=2)))
+    scores = task.score(predict_all(task, BoxFiller(shrink=2)))
 
     annotations = CocoAnnotations.load(file, with_masks=True).first(12)
     results = []
-    for one in annotations.annotations:
-        truth = decode_mask(annotations.masks[one["id"]])
-        left, top = round(one["bbox"][0]), round(one["bbox"][1])
-        right, bottom = round(one["bbox"][0] + one["bbox"][2]), round(one["bbox"][1] + one["bbox"][3])
+    for record in annotations.annotations:
+        truth = decode_mask(annotations.masks[record["id"]])
+        left, top = round(record["bbox"][0]), round(record["bbox"][1])
+        right, bottom = (
+            round(record["bbox"][0] + record["bbox"][2]),
+            round(record["bbox"][1] + record["bbox"][3]),
+        )
         mask = np.zeros_like(truth)
         mask[top:bottom, left : right - 2] = True
-        results.append((one["area"], np.count_nonzero(mask & truth) / (np.count_nonzero(mask | truth) + 1e-7)))
+        results.append((record["area"], np.count_nonzero(mask & truth) / (np.count_nonzero(mask | truth) + 1e-7)))
     area, iou = np.array(results).T
     expected = [iou, iou[area <= 1024], iou[(area >= 1024) & (area <= 9216)], iou[area >= 9216]]
-    assert {one["iscrowd"] for one in annotations.annotations} == {0, 1}
-    assert found == pytest.approx(dict(zip(IOU_METRICS, map(np.mean, expected), strict=True)), abs=1e-7)
-    assert len(set(found.values())) == 4
+    assert {annotation["iscrowd"] for annotation in annotations.annotations} == {0, 1}
+    assert scores == pytest.approx(dict(zip(IOU_METRICS, map(np.mean, expected), strict=True)), abs=1e-7)
+    assert len(set(scores.values())) == 4
 
 
 def test_sizes_share_their_bounds_and_tiny_areas_do_not_count(tmp_path: Path) -> None:
@@ -138,7 +141,7 @@ def test_boxes_of_a_detector_score_as_coco_masks(scenes: Scenes, tmp_path: Path)
     assert task.metric == "AP"
     predictions = predict_all(task, BoxFiller())
     masks = [mask for image in (0, 2) for mask in predictions[image]["masks"]]
-    results = [{**one, "segmentation": mask} for one, mask in zip(detections(), masks, strict=True)]
+    results = [{**detection, "segmentation": mask} for detection, mask in zip(detections(), masks, strict=True)]
     for result in results:
         del result["bbox"]
     scores = task.score(predictions)
@@ -156,13 +159,13 @@ def test_a_limit_leaves_the_detections_of_other_images_alone(scenes: Scenes) -> 
 
 
 def test_prompts_in_small_chunks_give_the_same_masks(scenes: Scenes) -> None:
-    one, many = BoxFiller(), BoxFiller()
-    few = predict_all(make(scenes, segment=SamSegment(prompts_at_once=1)), one)
+    few_at_once, many = BoxFiller(), BoxFiller()
+    few = predict_all(make(scenes, segment=SamSegment(prompts_at_once=1)), few_at_once)
     all_at_once = predict_all(make(scenes, batch_size=3), many)
-    assert len(one.prompts) == 4
+    assert len(few_at_once.prompts) == 4
     assert len(many.prompts) == 2
     assert [few[image]["masks"] for image in range(3)] == [all_at_once[image]["masks"] for image in range(3)]
-    assert one.prompts[0]["multimask_output"] is True
+    assert few_at_once.prompts[0]["multimask_output"] is True
 
 
 def test_a_real_sam_is_prompted_through_its_methods(scenes: Scenes) -> None:
@@ -182,15 +185,15 @@ def test_a_real_sam_is_prompted_through_its_methods(scenes: Scenes) -> None:
 @pytest.mark.parametrize(
     ("prompts", "kept"), [("boxes", {"ious", "areas"}), ("detections", {"masks", "predicted_ious"})]
 )
-def test_what_a_sweep_keeps_scores_the_same(scenes: Scenes, prompts: str, kept: set[str]) -> None:
+def test_what_a_sweep_keeps_scores_the_same(scenes: Scenes, prompts: str, keys: set[str]) -> None:
     task = make(scenes, prompts=detections() if prompts == "detections" else prompts)
     whole = predict_all(task, BoxFiller())
     part = {
-        image: found
+        image: prediction
         for b in task.batches()
-        for image, found in zip(b.images, predict(task, BoxFiller(), b), strict=True)
+        for image, prediction in zip(b.images, predict(task, BoxFiller(), b), strict=True)
     }
-    assert {key for found in part.values() for key in found} == kept | {"mask_boxes", "mask_areas"}
+    assert {key for prediction in part.values() for key in prediction} == keys | {"mask_boxes", "mask_areas"}
     assert task.score(part) == pytest.approx(task.score(whole), nan_ok=True, abs=0.0)
 
 

@@ -30,7 +30,7 @@ class Together:
     def together(self, model: Any, images: Sequence[Pixels], prompts: Sequence[Prompts]) -> list[tuple[Any, Any]]:
         self.calls.append(len(images))
         each = zip(images, prompts, strict=True)
-        return [self(model, *one) for one in each][self.lost :]
+        return [self(model, *arguments) for arguments in each][self.lost :]
 
 
 def test_images_without_prompts_are_left_out_of_the_call_and_keep_their_place(scenes: Scenes) -> None:

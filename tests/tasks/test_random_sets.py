@@ -55,11 +55,11 @@ def test_a_random_lvis_set_scores_as_in_the_lvis_package(
     file = tmp_path / "truth.json"
     file.write_text(json.dumps(truth))
     annotated = lvis.LVIS(str(file))
-    kept = [{**result, "area": 0} for result in results]
-    for result in kept:
+    without_area = [{**result, "area": 0} for result in results]
+    for result in without_area:
         del result["bbox" if iou_type == "segm" else "segmentation"]
     with pytest.warns(DeprecationWarning, match="warn"):
-        official = lvis.LVISEval(annotated, lvis.LVISResults(annotated, kept), iou_type)
+        official = lvis.LVISEval(annotated, lvis.LVISResults(annotated, without_area), iou_type)
     official.run()
     scores = evaluate_lvis(truth, results, iou_type)
     expected = official.get_results()

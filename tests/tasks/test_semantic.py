@@ -66,13 +66,13 @@ def guesses(folders: Folders) -> list[np.ndarray]:
 
 
 def test_the_numbers_are_those_of_a_short_count_in_numpy(folders: Folders) -> None:
-    found = guesses(folders)
+    label_maps = guesses(folders)
     task = make(folders)
     assert isinstance(task, Task)
-    scores = task.score(predict_all(task, Recall(found)))
+    scores = task.score(predict_all(task, Recall(label_maps)))
 
-    truth = np.concatenate([one.ravel() for one in folders.truths])
-    guess = np.concatenate([one.ravel() for one in found])
+    truth = np.concatenate([truth.ravel() for truth in folders.truths])
+    guess = np.concatenate([label_map.ravel() for label_map in label_maps])
     truth, guess = truth[truth != 255], guess[truth != 255]
     ious = [np.sum((truth == c) & (guess == c)) / np.sum((truth == c) | (guess == c)) for c in range(3)]
     assert scores["mIoU"] == pytest.approx(np.mean(ious), abs=1e-15)
@@ -97,12 +97,12 @@ def test_an_absent_class_is_left_out_or_counts_as_zero(folders: Folders) -> None
 
 
 def test_pixels_to_ignore_count_nowhere(folders: Folders) -> None:
-    found = guesses(folders)
+    label_maps = guesses(folders)
     task = make(folders)
-    before = predict_all(task, Recall(found))
-    for guess, truth in zip(found, folders.truths, strict=True):
+    before = predict_all(task, Recall(label_maps))
+    for guess, truth in zip(label_maps, folders.truths, strict=True):
         guess[truth == 255] = 3
-    after = predict_all(task, Recall(found))
+    after = predict_all(task, Recall(label_maps))
     for image in before:
         np.testing.assert_array_equal(before[image]["confusion"], after[image]["confusion"])
         assert after[image]["confusion"].sum() == np.sum(folders.truths[image] != 255)
@@ -114,7 +114,7 @@ def test_another_ignore_label_can_be_set(folders: Folders) -> None:
         list(make(folders, ignore_label=254).batches())
     classes = [str(number) for number in range(256)]
     task = make(folders, ignore_label=0, classes=classes)
-    prediction = predict_all(task, Recall([np.where(one == 0, 9, one) for one in folders.truths]))
+    prediction = predict_all(task, Recall([np.where(truth == 0, 9, truth) for truth in folders.truths]))
     scores = task.score(prediction)
     assert scores["mIoU"] == scores["IoU 255"] == 1.0
     assert math.isnan(scores["IoU 0"])
@@ -166,16 +166,16 @@ def test_outputs_that_are_no_class_scores_are_refused(outputs: Any, message: str
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda one: one[:-1], r"label map is int64 \(5, 8\); expected integers \(6, 8\)"),
-        (lambda one: one.astype(float), r"label map is float64 \(6, 8\)"),
-        (lambda one: one + 4, "classes 4 to 7; expected 0 to 3"),
-        (lambda one: one - 9, "classes -9 to"),
+        (lambda label_map: label_map[:-1], r"label map is int64 \(5, 8\); expected integers \(6, 8\)"),
+        (lambda label_map: label_map.astype(float), r"label map is float64 \(6, 8\)"),
+        (lambda label_map: label_map + 4, "classes 4 to 7; expected 0 to 3"),
+        (lambda label_map: label_map - 9, "classes -9 to"),
     ],
 )
 def test_predicted_label_maps_that_do_not_fit_are_refused(folders: Folders, change: Any, message: str) -> None:
-    found = guesses(folders)
+    label_maps = guesses(folders)
     with pytest.raises(PredictionError, match=message):
-        predict_all(make(folders), Recall([change(found[0]), *found[1:]]))
+        predict_all(make(folders), Recall([change(label_maps[0]), *label_maps[1:]]))
 
 
 def test_an_adapter_must_answer_for_every_image(folders: Folders) -> None:
@@ -195,11 +195,11 @@ def test_the_labels_of_coco_instances_can_be_the_truth(scenes: Scenes) -> None:
 
 
 def test_scores_do_not_depend_on_the_batch_size(folders: Folders) -> None:
-    one, all_at_once = make(folders, batch_size=1), make(folders, batch_size=3)
+    single, all_at_once = make(folders, batch_size=1), make(folders, batch_size=3)
     model = Recall(guesses(folders))
-    assert [batch.images for batch in one.batches([2, 0])] == [(2,), (0,)]
+    assert [batch.images for batch in single.batches([2, 0])] == [(2,), (0,)]
     expected = pytest.approx(all_at_once.score(predict_all(all_at_once, model)), nan_ok=True, abs=0)
-    assert one.score(predict_all(one, model)) == expected
+    assert single.score(predict_all(single, model)) == expected
 
 
 @pytest.mark.parametrize(

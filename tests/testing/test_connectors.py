@@ -78,11 +78,11 @@ def scales_outputs(outputs: Any, sizes: Any) -> Any:
 
 
 def in_network_pixels(outputs: Any, sizes: Any) -> Any:
-    return [one | {"boxes": one["boxes"] * 40} for one in Cells(32)(outputs, sizes)]
+    return [prediction | {"boxes": prediction["boxes"] * 40} for prediction in Cells(32)(outputs, sizes)]
 
 
 def by_the_batch(outputs: Any, sizes: Any) -> Any:
-    return [one | {"scores": one["scores"] / len(sizes)} for one in Cells(32)(outputs, sizes)]
+    return [prediction | {"scores": prediction["scores"] / len(sizes)} for prediction in Cells(32)(outputs, sizes)]
 
 
 FAULTS: list[tuple[str, dict[str, Any]]] = [

@@ -20,8 +20,8 @@ def test_loading_gives_back_the_weights_that_were_saved(tiny, form, tmp_path):
         torch.save({"state_dict": tiny.state_dict()} if form == "nested" else tiny.state_dict(), path)
     loaded = load("tiny", checkpoint=path)
     assert not loaded.training
-    for (key, ours), theirs in zip(loaded.state_dict().items(), tiny.state_dict().values(), strict=True):
-        assert torch.equal(ours, theirs), key
+    for (key, restored), original in zip(loaded.state_dict().items(), tiny.state_dict().values(), strict=True):
+        assert torch.equal(restored, original), key
     image = torch.randn(1, 3, 128, 128)
     assert torch.equal(loaded.encode(image), tiny.encode(image))
 

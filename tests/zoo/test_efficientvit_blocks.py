@@ -60,7 +60,7 @@ def test_autocast_does_not_reach_the_attention_sums():
     torch.manual_seed(4)
     attention = LiteMLA(32, head_channels=32, kernel_size=3).eval()
     seen: list[torch.dtype] = []
-    attention.kernel_func.register_forward_hook(lambda module, given, output: seen.append((output @ output.mT).dtype))
+    attention.kernel_func.register_forward_hook(lambda module, inputs, output: seen.append((output @ output.mT).dtype))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         attention(torch.randn(1, 32, 8, 8))
     assert seen == [torch.float32, torch.float32]

@@ -33,7 +33,7 @@ def outputs_of(model: EfficientViTSam, kind: type[nn.Module]) -> list[tuple[str,
     calls: list[tuple[str, nn.Module, Tensor, Tensor]] = []
 
     def recorder(name: str) -> Callable[[nn.Module, tuple[Tensor], Tensor], None]:
-        return lambda module, given, output: calls.append((name, module, given[0], output))
+        return lambda module, inputs, output: calls.append((name, module, inputs[0], output))
 
     handles = [
         module.register_forward_hook(recorder(name))
@@ -52,8 +52,8 @@ def outputs_of(model: EfficientViTSam, kind: type[nn.Module]) -> list[tuple[str,
 
 def test_state_dict_has_the_published_keys_shapes_and_types_in_the_published_order(published):
     model, facts = published
-    ours = [(key, list(tensor.shape), str(tensor.dtype)) for key, tensor in model.state_dict().items()]
-    assert ours == [(key, value["shape"], f"torch.{value['dtype']}") for key, value in facts["state_dict"].items()]
+    entries = [(key, list(tensor.shape), str(tensor.dtype)) for key, tensor in model.state_dict().items()]
+    assert entries == [(key, value["shape"], f"torch.{value['dtype']}") for key, value in facts["state_dict"].items()]
 
 
 def test_parameter_counts_are_the_published_ones(published):
@@ -83,11 +83,11 @@ def test_convolutions_run_in_the_published_order_with_the_published_shapes_and_c
             "padding": conv.padding[0],
             "groups": conv.groups,
             "bias": conv.bias is not None,
-            "in_shape": list(given.shape),
+            "in_shape": list(taken.shape),
             "out_shape": list(output.shape),
             "macs": output.numel() * conv.in_channels // conv.groups * conv.kernel_size[0] * conv.kernel_size[1],
         }
-        for name, conv, given, output in outputs_of(model, nn.Conv2d)
+        for name, conv, taken, output in outputs_of(model, nn.Conv2d)
     ]
     assert ran == [{key: conv[key] for key in ran[0]} for conv in facts["conv_layers"]]
     assert sum(conv["macs"] for conv in ran) == facts["macs"]["image_encoder_conv"]
@@ -117,11 +117,11 @@ def test_attention_has_the_published_heads_and_tokens(published):
         {
             "module": name,
             "dim": attention.head_channels,
-            "heads_incl_scales": 2 * given.shape[1] // attention.head_channels,
-            "tokens": given.shape[-1] * given.shape[-2],
+            "heads_incl_scales": 2 * taken.shape[1] // attention.head_channels,
+            "tokens": taken.shape[-1] * taken.shape[-2],
             "scales": len(attention.aggreg),
         }
-        for name, attention, given, _ in outputs_of(model, LiteMLA)
+        for name, attention, taken, _ in outputs_of(model, LiteMLA)
     ]
     assert ran == [{key: attention[key] for key in ran[0]} for attention in facts["attention"]]
 
@@ -137,8 +137,8 @@ def test_embeddings_and_masks_have_the_published_shapes_on_the_meta_device(publi
 
 def test_every_norm_has_the_epsilon_of_the_published_weights():
     norms = (nn.BatchNorm2d, nn.LayerNorm)
-    found = {(type(m).__name__, m.eps) for m in build("l0", device="meta").modules() if isinstance(m, norms)}
-    assert found == {("BatchNorm2d", 1e-6), ("LayerNorm", 1e-6), ("LayerNorm2d", 1e-6)}
+    epsilons = {(type(m).__name__, m.eps) for m in build("l0", device="meta").modules() if isinstance(m, norms)}
+    assert epsilons == {("BatchNorm2d", 1e-6), ("LayerNorm", 1e-6), ("LayerNorm2d", 1e-6)}
 
 
 def test_the_tiny_model_has_all_block_types_and_fits_in_two_megabytes(tiny):
@@ -192,8 +192,8 @@ def test_l0_gives_the_values_of_the_reference_programs():
     boxes = torch.tensor([[50.0, 100, 350, 325], [150, 20, 210, 500]])
     masks, iou, low_res = model.predict_masks(embedding, boxes=boxes, original_size=(512, 512))
 
-    def close(ours: Tensor, reference: list[Any]) -> None:
-        torch.testing.assert_close(ours, torch.tensor(reference), atol=2e-4, rtol=2e-4)
+    def close(output: Tensor, reference: list[Any]) -> None:
+        torch.testing.assert_close(output, torch.tensor(reference), atol=2e-4, rtol=2e-4)
 
     close(embedding[0, ::63, 21, 40], [0.163883, -0.502481, 0.981419, -1.206362, 0.267780])
     close(masks[:, :, 100, 200], [[0.17060, -0.54839, -1.34722], [0.16657, -0.54319, -1.33217]])
@@ -250,9 +250,9 @@ def test_single_mask_output_is_another_mask_than_the_three(tiny):
     embedding = tiny.encode(torch.randn(1, 3, 128, 128))
     box = torch.tensor([[10.0, 20, 100, 70]])
     three = tiny.predict_masks(embedding, boxes=box, original_size=(128, 128))
-    one = tiny.predict_masks(embedding, boxes=box, original_size=(128, 128), multimask_output=False)
-    assert (three.masks.shape, one.masks.shape) == ((1, 3, 128, 128), (1, 1, 128, 128))
-    assert not any(torch.equal(one.masks[:, 0], three.masks[:, index]) for index in range(3))
+    single = tiny.predict_masks(embedding, boxes=box, original_size=(128, 128), multimask_output=False)
+    assert (three.masks.shape, single.masks.shape) == ((1, 3, 128, 128), (1, 1, 128, 128))
+    assert not any(torch.equal(single.masks[:, 0], three.masks[:, index]) for index in range(3))
 
 
 def test_points_and_masks_change_what_a_box_gives(tiny):
@@ -329,15 +329,15 @@ def test_preprocessing_resizes_the_longest_side_with_pillows_bilinear_filter(tin
 
 
 @pytest.mark.parametrize(
-    ("image", "given"),
+    ("image", "description"),
     [
         (np.zeros((4, 4, 3), dtype=np.float32), r"\(4, 4, 3\) and float32"),
         (np.zeros((3, 4, 4), dtype=np.uint8), r"\(3, 4, 4\) and uint8"),
         (np.zeros((4, 4), dtype=np.uint8), r"\(4, 4\) and uint8"),
     ],
 )
-def test_preprocessing_refuses_what_is_no_rgb_image(tiny, image, given):
-    with pytest.raises(ModelError, match=rf"RGB image of shape \(H, W, 3\) and dtype uint8, was given {given}"):
+def test_preprocessing_refuses_what_is_no_rgb_image(tiny, image, description):
+    with pytest.raises(ModelError, match=rf"RGB image of shape \(H, W, 3\) and dtype uint8, was given {description}"):
         tiny.preprocess(image)
 
 

@@ -43,14 +43,14 @@ def test_evonorm_s0_is_its_formula():
 def test_a_switchable_norm_with_one_share_is_torchs_norm_of_that_kind(share, reference, training):
     torch.manual_seed(0)
     norm = SwitchableNorm(8).train(training)
-    theirs = KINDS[reference](8, 1e-5, 2).train(training)
+    reference_norm = KINDS[reference](8, 1e-5, 2).train(training)
     for weights in (norm.mean_weight, norm.var_weight):
         weights.copy_(torch.tensor([100.0 if i == share else 0.0 for i in range(3)]))
-    for module in (norm, theirs):
+    for module in (norm, reference_norm):
         module.weight.copy_(torch.linspace(0.5, 2, 8))
         module.bias.copy_(torch.linspace(-1, 1, 8))
     x = torch.randn(3, 8, 5, 5) * 2 + 1
-    torch.testing.assert_close(norm(x), theirs(x), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(norm(x), reference_norm(x), rtol=1e-5, atol=1e-5)
 
 
 def test_a_switchable_norm_mixes_as_its_softmax_says():

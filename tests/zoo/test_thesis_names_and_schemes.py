@@ -128,8 +128,8 @@ def test_sizes_and_savings_are_those_of_the_thesis(wrapped: sv.Wrapped, name: st
 def test_biases_count_as_kept_in_float_unless_asked_otherwise(wrapped: sv.Wrapped) -> None:
     biases = sum(x.parameters - x.weight_bytes // 4 for x in wrapped.layers)
     scheme = thesis_scheme("full-int8")
-    kept = wrapped.size_bytes(scheme, element_bytes=2)
-    assert kept - wrapped.size_bytes(scheme, element_bytes=2, biases_too=True) == biases > 0
+    size_bytes = wrapped.size_bytes(scheme, element_bytes=2)
+    assert size_bytes - wrapped.size_bytes(scheme, element_bytes=2, biases_too=True) == biases > 0
 
 
 def test_the_whole_sam_names_the_encoder_as_the_encoder_alone_does() -> None:
@@ -138,7 +138,7 @@ def test_the_whole_sam_names_the_encoder_as_the_encoder_alone_does() -> None:
     x = torch.zeros(1, 3, size, size)
     alone = sv.wrap(sam.image_encoder, x).layers
     whole = sv.wrap(sam, (x, torch.tensor([[[4.0, 4.0, 60.0, 60.0]]]))).layers
-    inside = [found for found in whole if found.module.startswith("image_encoder.")]
+    inside = [layer for layer in whole if layer.module.startswith("image_encoder.")]
     assert [(f.name, f.kind, f.role, f.module) for f in inside] == [
         (f.name, f.kind, f.role, f"image_encoder.{f.module}") for f in alone
     ]

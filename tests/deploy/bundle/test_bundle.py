@@ -141,12 +141,12 @@ def test_names_lead_from_torch_to_onnx_to_the_engine(tmp_path: Path) -> None:
 
 
 def test_the_card_tells_verification_latency_and_licence(tmp_path: Path) -> None:
-    found = wrapped().verify(deployed())
-    deployed().save(tmp_path, verification=found, licence="Apache-2.0, trained by us")
+    verification = wrapped().verify(deployed())
+    deployed().save(tmp_path, verification=verification, licence="Apache-2.0, trained by us")
     card = (tmp_path / "README.md").read_text(encoding="utf-8")
     assert card.startswith("# two convolutions on onnxruntime\n\n2 of 2 layers are quantized.")
     for words in (
-        str(found),
+        str(verification),
         "Apache-2.0, trained by us",
         "ms in fp32 on the same engine",
         "safe int8",
@@ -155,7 +155,7 @@ def test_the_card_tells_verification_latency_and_licence(tmp_path: Path) -> None
         assert words in card
     loaded = sv.load_deployment(tmp_path)
     assert loaded.verification is not None
-    assert loaded.verification.to_json() == found.to_json()
+    assert loaded.verification.to_json() == verification.to_json()
     assert loaded.manifest.licence == "Apache-2.0, trained by us"
 
 

@@ -20,21 +20,21 @@ from sensitivity.errors import EngineError
 
 
 def test_every_engine_of_the_library_is_tried() -> None:
-    assert {one.name for one in examine()} == {*engine_names(), "cuda", "export"}
+    assert {finding.name for finding in examine()} == {*engine_names(), "cuda", "export"}
 
 
 def test_the_engines_of_the_test_extra_work_here() -> None:
-    found = {one.name: one for one in examine()}
+    findings = {finding.name: finding for finding in examine()}
     for name in ("torch", "export", "openvino", "onnxruntime", "onnxruntime-int8"):
-        assert found[name].works, found[name].note
-        assert found[name].version
-    assert found["torch"].version == torch.__version__
-    assert found["openvino"].note.startswith("runs int8 as int8")
-    assert found["onnxruntime-int8"].note.startswith("runs int8 as int8")
-    assert found["onnxruntime"].note.startswith("runs int8 layers in fp32, sums exact (checked on one convolution)")
-    assert "exact on one convolution" in found["torch"].note
-    assert found["export"].note == "torch to ONNX (checked on one convolution), which every engine needs"
-    assert "CPUExecutionProvider" in found["onnxruntime"].note
+        assert findings[name].works, findings[name].note
+        assert findings[name].version
+    assert findings["torch"].version == torch.__version__
+    assert findings["openvino"].note.startswith("runs int8 as int8")
+    assert findings["onnxruntime-int8"].note.startswith("runs int8 as int8")
+    assert findings["onnxruntime"].note.startswith("runs int8 layers in fp32, sums exact (checked on one convolution)")
+    assert "exact on one convolution" in findings["torch"].note
+    assert findings["export"].note == "torch to ONNX (checked on one convolution), which every engine needs"
+    assert "CPUExecutionProvider" in findings["onnxruntime"].note
 
 
 @pytest.mark.skipif(platform.machine().lower() not in ("x86_64", "amd64"), reason="a setting for x86")
@@ -44,16 +44,18 @@ def test_sums_that_saturate_are_found_where_there_is_no_vnni() -> None:
         "print([f.note for f in examine() if f.name == 'openvino'])"
     )
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
-    assert "runs int8 as int8 but saturates: large sums are off by up to" in found.stdout
+    completed = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    assert "runs int8 as int8 but saturates: large sums are off by up to" in completed.stdout
 
 
 def test_the_convolution_of_the_trial_is_what_the_onnx_reference_computes() -> None:
     x, weights, expected = codes(WHOLE)
     model = onnx.load_from_string(graph(weights, "onnx"))
     model.opset_import[0].version = 21  # the same operators; the reference starts at 19
-    (found,) = ReferenceEvaluator(model).run(None, {"x": (x * STEP).astype(np.float32)})
-    np.testing.assert_array_equal(found / (STEP * WEIGHT_STEP), expected)
+    (output,) = ReferenceEvaluator(model).run(None, {"x": (x * STEP).astype(np.float32)})
+    np.testing.assert_array_equal(output / (STEP * WEIGHT_STEP), expected)
 
 
 def test_the_trial_can_saturate_only_where_it_is_meant_to() -> None:
@@ -69,8 +71,8 @@ class Wrong(OrtEngine):
     """As an engine that computes something else."""
 
     def run(self, *inputs: Any) -> tuple[Any, ...]:
-        (found,) = super().run(*inputs)
-        return (np.roll(found, 1, axis=1),)
+        (output,) = super().run(*inputs)
+        return (np.roll(output, 1, axis=1),)
 
 
 class Silent(OrtEngine):
@@ -101,17 +103,17 @@ def test_a_missing_package_is_a_finding_with_what_to_install(
     package: str, name: str, extra: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, package, None)
-    (found,) = [one for one in examine() if one.name == name]
-    assert not found.works
-    assert f"pip install -e '.[{extra}]'" in found.note
+    (finding,) = [candidate for candidate in examine() if candidate.name == name]
+    assert not finding.works
+    assert f"pip install -e '.[{extra}]'" in finding.note
 
 
 def test_no_gpu_is_a_finding_with_the_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.version, "cuda", "13.0")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    (found,) = [one for one in examine() if one.name == "cuda"]
-    assert not found.works
-    assert found.note == f"torch {torch.__version__} sees no GPU. Check the driver with nvidia-smi."
+    (finding,) = [candidate for candidate in examine() if candidate.name == "cuda"]
+    assert not finding.works
+    assert finding.note == f"torch {torch.__version__} sees no GPU. Check the driver with nvidia-smi."
 
 
 def test_it_answers_where_nothing_is_installed() -> None:
@@ -122,5 +124,5 @@ for name in ("torch", "onnx", "onnxscript", "openvino", "onnxruntime", "tensorrt
 from sensitivity.deploy.doctor.machine import examine
 assert [one.works for one in examine()] == [False] * 7, examine()
 """
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr

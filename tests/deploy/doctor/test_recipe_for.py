@@ -93,11 +93,11 @@ def test_deploying_warns_of_layers_that_saturate_on_this_machine(
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         deployed = wrapped.deploy(sv.Scheme.all(recipe).protect("@stem"), "mine")
-    told = [str(warning.message) for warning in caught if "saturate" in str(warning.message)]
+    warned = [str(warning.message) for warning in caught if "saturate" in str(warning.message)]
     if not cuts_off or bits == 7:
-        assert (deployed.saturating, told) == ((), [])
+        assert (deployed.saturating, warned) == ((), [])
         return
     assert deployed.saturating == tuple(layer.name for layer in wrapped.layers if "stem" not in layer.flags)
-    assert len(told) == 1
-    assert "13 of 14 layers can compute something else" in told[0]
-    assert told[0] in repr(deployed)
+    assert len(warned) == 1
+    assert "13 of 14 layers can compute something else" in warned[0]
+    assert warned[0] in repr(deployed)

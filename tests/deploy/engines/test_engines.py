@@ -30,7 +30,7 @@ def graph_case(shared: sv.Wrapped) -> GraphCase:
         out: Any = model(x)
     outputs = (*out["scores"], out["up"][0])
     nodes = {"fine.0", "coarse.0", "tower#0", "tower#1", "score#0", "score#1", "up"}
-    return GraphCase((x.numpy(),), tuple(one.numpy() for one in outputs), frozenset(nodes), tolerance=1e-5)
+    return GraphCase((x.numpy(),), tuple(output.numpy() for output in outputs), frozenset(nodes), tolerance=1e-5)
 
 
 @pytest.fixture(scope="module", params=["openvino", "onnxruntime", "onnxruntime-int8", "torch"])
@@ -113,8 +113,8 @@ class Tokens(nn.Module):
         self.fc1, self.fc2 = nn.Linear(16, 64), nn.Linear(64, 16)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = self.reduction(self.first(x))
-        return kept + self.fc2(F.gelu(self.fc1(self.norm(kept))))
+        reduced = self.reduction(self.first(x))
+        return reduced + self.fc2(F.gelu(self.fc1(self.norm(reduced))))
 
 
 def test_openvino_names_a_linear_layer_whose_own_name_it_gave_up() -> None:
@@ -176,8 +176,8 @@ def test_onnxruntime_and_the_simulation_do_not_claim_int8(shared: sv.Wrapped) ->
 @pytest.mark.parametrize("name", ["openvino", "onnxruntime", "onnxruntime-int8"])
 def test_one_thread_is_a_setting_that_keeps_the_result(shared: sv.Wrapped, name: str) -> None:
     x = images(1, seed=5).numpy()
-    one, some = (shared.deploy(sv.Scheme(), name, **given).engine.run(x) for given in ({"threads": 1}, {}))
-    for a, b in zip(one, some, strict=True):
+    single, some = (shared.deploy(sv.Scheme(), name, **settings).engine.run(x) for settings in ({"threads": 1}, {}))
+    for a, b in zip(single, some, strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
 
 
@@ -206,9 +206,9 @@ def test_what_openvino_says_of_a_graph_that_it_cannot_build_is_told() -> None:
     net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 3, padding=1, padding_mode="circular")).eval()
     with pytest.raises(
         EngineBuildError, match=r"cannot build this graph: .*Unsupported padding mode: \[wrap\]"
-    ) as found:
+    ) as caught:
         sv.wrap(net, images(1)).deploy(sv.Scheme())
-    assert ".cpp" not in str(found.value)
+    assert ".cpp" not in str(caught.value)
 
 
 def test_an_unknown_engine_is_refused_before_anything_is_done(shared: sv.Wrapped) -> None:

@@ -117,5 +117,5 @@ def test_a_scale_for_each_channel_of_the_input_stays_in_float() -> None:
 def test_threads_are_those_that_were_asked_for(shared: sv.Wrapped) -> None:
     first, second = (shared.deploy(SAFE, "onnxruntime-int8", threads=count) for count in (1, 2))
     image = images(1).numpy()
-    for one, two in zip(first.engine.run(image), second.engine.run(image), strict=True):
-        np.testing.assert_array_equal(one, two)
+    for first_output, two in zip(first.engine.run(image), second.engine.run(image), strict=True):
+        np.testing.assert_array_equal(first_output, two)

@@ -44,14 +44,16 @@ def test_the_older_exporter_takes_over_and_finds_every_layer(monkeypatch: pytest
     wrapped, x = fresh(make), images(1, seed=4)
     deployed = wrapped.deploy(INT8, "onnxruntime")
     assert deployed.parts[0].part.exporter == "legacy"
-    assert [(one.exporter, one.reason) for one in deployed.attempts] == [("dynamo", "dynamo is broken today")]
+    assert [(attempt.exporter, attempt.reason) for attempt in deployed.attempts] == [
+        ("dynamo", "dynamo is broken today")
+    ]
     assert not deployed.plan.left_out
     with deployed.plan.simulated() as model:
         want: Any = model(x)
-    found = deployed(x)
+    output = deployed(x)
     if isinstance(want, dict):
-        want, found = want["up"][0], found["up"][0]
-    assert sqnr_db(want, found) > 35.0
+        want, output = want["up"][0], output["up"][0]
+    assert sqnr_db(want, output) > 35.0
 
 
 def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,9 +61,11 @@ def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.Monke
 
     def lossy(module: Any, example: Any) -> Any:
         graph, printed = write(module, example)
-        for one in graph.graph.initializer:
-            if one.name.endswith("up.weight"):
-                one.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(one) * 2, one.name))
+        for initializer in graph.graph.initializer:
+            if initializer.name.endswith("up.weight"):
+                initializer.CopyFrom(
+                    onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(initializer) * 2, initializer.name)
+                )
         return graph, printed
 
     monkeypatch.setattr(exporting, "_dynamo", lossy)
@@ -124,8 +128,8 @@ def test_a_path_that_depends_on_the_image_is_not_baked_into_a_graph(
     torch.manual_seed(0)
     net, x = make().eval(), images(1).abs()
     deployed = sv.wrap(net, x).deploy(sv.Scheme())
-    assert {one.path for one in deployed.parts} == {"conv", "head"}
-    reasons = {one.exporter: one.reason for one in deployed.attempts if one.part == ""}
+    assert {part.path for part in deployed.parts} == {"conv", "head"}
+    reasons = {attempt.exporter: attempt.reason for attempt in deployed.attempts if attempt.part == ""}
     assert f"would bake what this example holds into the graph: a tensor was converted to a {kind}" in reasons["legacy"]
     assert f"({Path(__file__).name}, line " in reasons["legacy"], "it says where"
     assert reasons["dynamo"].startswith("torch.onnx.export(dynamo=True) failed: ")
@@ -169,7 +173,7 @@ def test_a_path_that_depends_on_a_size_alone_is_exported_by_the_older_exporter(m
     monkeypatch.setattr(exporting, "_dynamo", no_dynamo)
     net, x = BranchesBySize().eval(), images(1)
     deployed = sv.wrap(net, x).deploy(sv.Scheme())
-    assert [(one.path, one.exporter) for one in (deployed.parts[0].part,)] == [("", "legacy")]
+    assert [(part.path, part.exporter) for part in (deployed.parts[0].part,)] == [("", "legacy")]
 
 
 @dataclass
@@ -189,23 +193,23 @@ class ReturnsDetections(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Detections]:
         out = self.conv(x)
-        found = Detections(out, [out * 2, out + 1], "dog")
-        found.count = 3
-        return {"found": found}
+        detections = Detections(out, [out * 2, out + 1], "dog")
+        detections.count = 3
+        return {"found": detections}
 
 
 @pytest.mark.parametrize("engine", ["openvino", "torch"])
 def test_a_dataclass_is_exported_whole_and_comes_back(engine: str) -> None:
     net, x = ReturnsDetections().eval(), images(3)
     deployed = sv.wrap(net, images(1)).deploy(sv.Scheme(), engine)
-    assert [one.path for one in deployed.parts] == [""]
-    found = deployed(x)["found"]
-    assert isinstance(found, Detections)
-    assert (found.names, found.count) == ("dog", 3)
+    assert [part.path for part in deployed.parts] == [""]
+    detections = deployed(x)["found"]
+    assert isinstance(detections, Detections)
+    assert (detections.names, detections.count) == ("dog", 3)
     with torch.no_grad():
         want = net(x)["found"]
-    torch.testing.assert_close(found.boxes, want.boxes, atol=1e-5, rtol=1e-4)
-    torch.testing.assert_close(found.levels[1], want.levels[1], atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(detections.boxes, want.boxes, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(detections.levels[1], want.levels[1], atol=1e-5, rtol=1e-4)
 
 
 @dataclass
@@ -226,7 +230,7 @@ class ReturnsDoubling(ReturnsDetections):
 def test_a_dataclass_that_changes_what_it_is_given_is_not_filled() -> None:
     net, x = ReturnsDoubling().eval(), images(1)
     deployed = sv.wrap(net, x).deploy(sv.Scheme())
-    assert [one.path for one in deployed.parts] == ["conv"], "the whole of it returns no tensor"
+    assert [part.path for part in deployed.parts] == ["conv"], "the whole of it returns no tensor"
     with torch.no_grad():
         torch.testing.assert_close(deployed(x).values, net(x).values, atol=1e-5, rtol=1e-4)
 
@@ -330,8 +334,8 @@ def test_samples_that_mix_are_found_by_value_and_refused(make: type[nn.Module], 
     deployed, x = sv.wrap(net, example).deploy(sv.Scheme(), "torch"), images(3)
     with torch.no_grad():
         alone: Any = net(x[:1])
-    found = deployed(x[:1])
-    torch.testing.assert_close(found, alone, atol=1e-5, rtol=1e-4)
+    output = deployed(x[:1])
+    torch.testing.assert_close(output, alone, atol=1e-5, rtol=1e-4)
     with pytest.raises(EngineError, match="its samples cannot be run one by one"):
         deployed(x)
 
@@ -349,8 +353,8 @@ class Doubled(nn.Module):
 
 
 def test_a_signature_tells_what_counts_samples() -> None:
-    found = signature_of(Doubled(), (torch.zeros(2, 3), torch.zeros(5, 3)), {})
-    assert (found.batch, found.batched_inputs, found.batched_outputs) == (2, (True, False), (True, False))
+    signature = signature_of(Doubled(), (torch.zeros(2, 3), torch.zeros(5, 3)), {})
+    assert (signature.batch, signature.batched_inputs, signature.batched_outputs) == (2, (True, False), (True, False))
 
 
 def test_a_tree_puts_tensors_back_where_they_were() -> None:
@@ -360,20 +364,20 @@ def test_a_tree_puts_tensors_back_where_they_were() -> None:
     assert back["a"][1] is None
     assert back["b"][0] == 2
     assert (back["a"][0].item(), back["b"][1][0].item()) == (7.0, 8.0)
-    assert [one.numel() for one in tree.tensors_of(value, "it")] == [1, 2]
+    assert [tensor.numel() for tensor in tree.tensors_of(value, "it")] == [1, 2]
 
 
 def test_a_batch_of_examples_is_cut_to_one_sample() -> None:
     args, kwargs = one_sample(((torch.zeros(4, 3), torch.zeros(4), torch.zeros(2), 5), {"mask": torch.zeros(4, 1)}))
-    assert [tuple(one.shape) for one in args[:3]] == [(1, 3), (1,), (2,)]
+    assert [tuple(tensor.shape) for tensor in args[:3]] == [(1, 3), (1,), (2,)]
     assert (args[3], tuple(kwargs["mask"].shape)) == (5, (1, 1))
 
 
 def test_sqnr_by_hand() -> None:
-    one = torch.tensor([3.0, 4.0])
-    assert sqnr_db(one, one + torch.tensor([0.5, 0.0])) == pytest.approx(20.0)
-    assert sqnr_db(one, one) == float("inf")
-    assert sqnr_db(torch.zeros(2), one) == float("-inf")
+    signal = torch.tensor([3.0, 4.0])
+    assert sqnr_db(signal, signal + torch.tensor([0.5, 0.0])) == pytest.approx(20.0)
+    assert sqnr_db(signal, signal) == float("inf")
+    assert sqnr_db(torch.zeros(2), signal) == float("-inf")
     assert sqnr_db(torch.tensor([1.0, float("inf")]), torch.tensor([1.0, float("inf")])) == float("inf")
     assert sqnr_db(torch.tensor([1.0, 2.0]), torch.tensor([1.0, float("nan")])) == float("-inf")
 

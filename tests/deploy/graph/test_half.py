@@ -209,10 +209,10 @@ def test_casts_around_what_is_kept_survive_the_optimizer_of_onnx_runtime(level: 
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(graph.SerializeToString(), options, providers=["CPUExecutionProvider"])
     x = images(1, seed=3, side=16).numpy()
-    (ours,) = ReferenceEvaluator(graph).run(None, {"input0": x})
-    (theirs,) = session.run(None, {"input0": x})
-    assert np.isfinite(ours).all()
-    np.testing.assert_allclose(theirs, ours, atol=0.05)
+    (reference,) = ReferenceEvaluator(graph).run(None, {"input0": x})
+    (output,) = session.run(None, {"input0": x})
+    assert np.isfinite(reference).all()
+    np.testing.assert_allclose(output, reference, atol=0.05)
     optimized = onnx.load(tmp_path / "optimized.onnx")
     types = types_of(optimized)
     nodes = [
@@ -266,12 +266,12 @@ def test_the_engine_is_nearer_to_the_simulation_that_rounds_every_node_than_to_t
 
 
 def test_the_rest_in_fp16_is_verified(wrapped: sv.Wrapped) -> None:
-    found = wrapped.verify(wrapped.deploy(sv.Scheme.only("@exit", sv.INT8).with_rest("fp16"), "onnxruntime"))
-    planned = {check.layer: (check.planned, check.executed, check.status) for check in found.layers}
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme.only("@exit", sv.INT8).with_rest("fp16"), "onnxruntime"))
+    planned = {check.layer: (check.planned, check.executed, check.status) for check in verification.layers}
     exits = {layer.name for layer in wrapped.layers.select("@exit")}
     for layer, verdict in planned.items():
         assert verdict == (("int8", "fp16", "agrees in float") if layer in exits else ("fp16", "fp16", "in float"))
-    assert found.outputs_pass
+    assert verification.outputs_pass
 
 
 class Branch(nn.Module):
@@ -333,8 +333,8 @@ def test_an_epsilon_that_vanishes_in_fp16_is_refused_where_the_simulation_divide
         ExportError, match=r"1e-15, which would be 0 and guard no division \(in 0\).*keep_fp32=\('0',\)"
     ):
         wrapped.deploy(scheme, "onnxruntime")
-    kept = wrapped.deploy(scheme.with_rest("fp16", keep_fp32="0"), "onnxruntime")
-    assert kept(x).tolist() == [[0.0] * 4]
+    deployed = wrapped.deploy(scheme.with_rest("fp16", keep_fp32="0"), "onnxruntime")
+    assert deployed(x).tolist() == [[0.0] * 4]
 
 
 def branching() -> onnx.ModelProto:

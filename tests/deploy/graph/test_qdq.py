@@ -31,12 +31,12 @@ def graph_of(deployed: Deployed) -> Any:
 
 
 def constants(graph: Any) -> dict[str, np.ndarray[Any, Any]]:
-    return {one.name: onnx.numpy_helper.to_array(one) for one in graph.graph.initializer}
+    return {initializer.name: onnx.numpy_helper.to_array(initializer) for initializer in graph.graph.initializer}
 
 
 def test_the_graph_is_valid_and_its_opset_is_stated(deployed: Deployed) -> None:
     onnx.checker.check_model(graph_of(deployed), full_check=True)
-    assert [(one.domain, one.version) for one in graph_of(deployed).opset_import] == [("", 18)]
+    assert [(opset.domain, opset.version) for opset in graph_of(deployed).opset_import] == [("", 18)]
 
 
 def test_every_layer_has_its_node_named_by_module_path(deployed: Deployed) -> None:
@@ -51,7 +51,7 @@ def test_every_quantized_input_is_a_q_dq_pair_without_a_clip(deployed: Deployed)
     graph = graph_of(deployed).graph
     makers = {name: node for node in graph.node for name in node.output}
     for layer in deployed.plan.quantized:
-        node = next(one for one in graph.node if one.name == layer.module)
+        node = next(node for node in graph.node if node.name == layer.module)
         for operand in (0, 1):
             assert makers[node.input[operand]].op_type == "DequantizeLinear"
         assert makers[makers[node.input[0]].input[0]].op_type == "QuantizeLinear"
@@ -67,12 +67,12 @@ def test_weights_are_int8_codes_of_the_folded_weight_and_biases_stay_float(deplo
         weight = deployed.plan.model.get_submodule(layer.module).weight
         codes, scale, _ = weight_codes(weight, QuantSpec("int8", "per-channel"))
         stem = f"{layer.module}.weight"
-        found = values.get(f"{stem}.codes", values.get(f"{stem}.T.codes"))
-        assert found is not None
-        assert found.dtype == np.int8
-        assert found.min() >= -127
+        stored = values.get(f"{stem}.codes", values.get(f"{stem}.T.codes"))
+        assert stored is not None
+        assert stored.dtype == np.int8
+        assert stored.min() >= -127
         turned = f"{stem}.T.codes" in values
-        np.testing.assert_array_equal(found.T if turned else found, codes.numpy())
+        np.testing.assert_array_equal(stored.T if turned else stored, codes.numpy())
         np.testing.assert_array_equal(values[f"{stem}.T.scale" if turned else f"{stem}.scale"], scale.numpy())
         for bias in nodes[layer.module].input[2:]:
             assert values[bias].dtype == np.float32
@@ -90,9 +90,9 @@ def test_onnx_runtime_computes_what_the_simulation_does_until_codes_flip(wrapped
         deployed = wrapped.deploy(sv.Scheme.only(layer.name, sv.INT8), "onnxruntime")
         with deployed.plan.simulated() as model:
             want = model(x)
-        found = deployed(x)
-        assert float((found - want).abs().max()) < 0.05 * float(want.abs().max())
-        assert float((found - want).abs().median()) < 1e-4 * float(want.abs().max())
+        output = deployed(x)
+        assert float((output - want).abs().max()) < 0.05 * float(want.abs().max())
+        assert float((output - want).abs().median()) < 1e-4 * float(want.abs().max())
 
 
 def test_a_shared_head_has_a_range_for_each_call(shared: sv.Wrapped) -> None:
@@ -100,18 +100,18 @@ def test_a_shared_head_has_a_range_for_each_call(shared: sv.Wrapped) -> None:
     values = constants(graph)
     calibration = shared.calibrations[-1]
     for call in (0, 1):
-        node = next(one for one in graph.graph.node if one.name == f"score#{call}")
-        dequantize = next(one for one in graph.graph.node if node.input[0] in one.output)
+        node = next(node for node in graph.graph.node if node.name == f"score#{call}")
+        dequantize = next(producer for producer in graph.graph.node if node.input[0] in producer.output)
         point = next(p for p in calibration.ranges if p.layer == shared.layers["score"].name and p.call == call)
-        found = calibration.ranges[point]
-        largest = max(-found.low[0], found.high[0])
+        observed = calibration.ranges[point]
+        largest = max(-observed.low[0], observed.high[0])
         assert values[dequantize.input[1]] == pytest.approx(largest / 127, rel=1e-6)
     assert Counter(node.op_type for node in graph.graph.node)["Conv"] == 6
 
 
 def test_a_transposed_convolution_has_its_scales_along_axis_one(shared: sv.Wrapped) -> None:
     graph = graph_of(shared.deploy(sv.Scheme.all(sv.INT8), "onnxruntime"))
-    node = next(one for one in graph.graph.node if one.name == "up.weight.quantized")
+    node = next(node for node in graph.graph.node if node.name == "up.weight.quantized")
     assert [attribute.i for attribute in node.attribute if attribute.name == "axis"] == [1]
     assert constants(graph)["up.weight.scale"].shape == (8,)
 
@@ -134,8 +134,8 @@ def test_a_layer_that_pads_by_itself_is_quantized_in_front_of_its_padding_as_it_
     graph = graph_of(deployed).graph
     pads = [node for node in graph.node if node.op_type == "Pad"]
     assert [node.input[0] for node in pads] == ["0.input.quantized", "2.input.quantized"]
-    found = wrapped.verify(deployed)
-    assert [(check.executed, check.status) for check in found.layers] == [("int8", "verified")] * 2
+    verification = wrapped.verify(deployed)
+    assert [(check.executed, check.status) for check in verification.layers] == [("int8", "verified")] * 2
     x = images(2, seed=3)
     with deployed.plan.simulated() as model:
         assert sqnr_db(model(x), deployed(x)) > 40.0
@@ -161,7 +161,7 @@ def test_protected_layers_stay_in_float(shared: sv.Wrapped) -> None:
 def test_half_recipes_quantize_half(shared: sv.Wrapped, recipe: Recipe, inputs: str, dtype: type) -> None:
     deployed = shared.deploy(sv.Scheme.all(recipe), "onnxruntime")
     graph = graph_of(deployed)
-    node = next(one for one in graph.graph.node if one.name == "tower#0")
+    node = next(node for node in graph.graph.node if node.name == "tower#0")
     assert node.input[1] == inputs
     x = images(1, seed=4)
     with deployed.plan.simulated() as model:
@@ -214,5 +214,5 @@ def test_what_only_the_branch_of_an_if_reads_is_not_swept_up() -> None:
     ports = [info("x", 1, [1]), info("flag", onnx.TensorProto.BOOL, [])]
     graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ports, [info("y", 1, [1])]))
     sweep_up(graph)
-    assert [kept.op_type for kept in graph.graph.node] == ["Abs", "If"]
+    assert [node.op_type for node in graph.graph.node] == ["Abs", "If"]
     onnx.checker.check_model(graph)

@@ -125,8 +125,8 @@ def uneven(make: Callable[[], nn.Module]) -> nn.Module:
 
 def outputs(model: nn.Module, x: Tensor) -> Tensor:
     with torch.no_grad():
-        found = model(x)
-    return torch.cat([one.flatten() for one in (found if isinstance(found, tuple) else (found,))])
+        output = model(x)
+    return torch.cat([tensor.flatten() for tensor in (output if isinstance(output, tuple) else (output,))])
 
 
 X = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(3))
@@ -139,13 +139,15 @@ def test_the_copy_computes_the_same_under_the_same_names_and_the_model_is_not_ch
     wrapped = sv.wrap(net, X[:1])
     equalized = wrapped.equalized()
     assert [layer.name for layer in equalized.layers] == [layer.name for layer in wrapped.layers]
-    expected, found = outputs(net, X), outputs(equalized.model, X)
-    assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
+    expected, computed = outputs(net, X), outputs(equalized.model, X)
+    assert (computed - expected).abs().max() <= 1e-5 * expected.abs().max()
     assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
     folded = wrapped.folded()
-    changed = {one.module for one in wrapped.layers if not torch.equal(weight(equalized, one), weight(folded, one))}
-    kept = {"embed"} if name == "tokens" else set()  # between the model's input and a norm
-    assert changed | kept == {layer.module for layer in wrapped.layers}
+    changed = {
+        layer.module for layer in wrapped.layers if not torch.equal(weight(equalized, layer), weight(folded, layer))
+    }
+    unchanged = {"embed"} if name == "tokens" else set()  # between the model's input and a norm
+    assert changed | unchanged == {layer.module for layer in wrapped.layers}
 
 
 def weight(wrapped: sv.Wrapped, layer: sv.Layer) -> Tensor:
@@ -211,9 +213,9 @@ def outlying(name: str) -> nn.Module:
 def test_outlying_channels_cost_less_once_they_are_equalized(name: str) -> None:
     wrapped = sv.wrap(outlying(name), X[:1])
     expected, measured = outputs(wrapped.model, X), []
-    for one in (wrapped, wrapped.equalized()):
-        one.calibrate(X, PER_TENSOR)
-        with one.quantized(sv.Scheme.all(PER_TENSOR)) as model:
+    for variant in (wrapped, wrapped.equalized()):
+        variant.calibrate(X, PER_TENSOR)
+        with variant.quantized(sv.Scheme.all(PER_TENSOR)) as model:
             measured.append(sqnr_db(expected, outputs(model, X)))
     assert measured[1] > measured[0] + 10.0
 
@@ -247,8 +249,12 @@ def test_nets_in_the_shapes_of_well_known_ones_compute_the_same() -> None:
         wrapped = sv.wrap(build(make), images(1))
         x = images(2, seed=4)
         with torch.no_grad():
-            one, other = wrapped.model(x), wrapped.equalized().model(x)
-        pairs = [(one, other)] if isinstance(one, Tensor) else list(zip(one["scores"], other["scores"], strict=True))
+            before, other = wrapped.model(x), wrapped.equalized().model(x)
+        pairs = (
+            [(before, other)]
+            if isinstance(before, Tensor)
+            else list(zip(before["scores"], other["scores"], strict=True))
+        )
         for was, now in pairs:
             assert (now - was).abs().max() <= 1e-5 * was.abs().max()
 

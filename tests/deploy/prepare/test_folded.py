@@ -129,8 +129,8 @@ def test_a_weight_that_is_computed_from_others_is_baked_and_runs_in_int8(compute
 def test_a_norm_that_depends_on_its_input_stays_with_its_reason() -> None:
     net = nn.Sequential(nn.Conv2d(3, 8, 1), nn.GroupNorm(2, 8)).eval()
     wrapped = sv.wrap(net, images(1))
-    kept = folded_copy(net, wrapped.layers, (images(1),), {}).kept
-    assert list(kept.values()) == ["its GroupNorm depends on its input"]
+    reasons = folded_copy(net, wrapped.layers, (images(1),), {}).kept
+    assert list(reasons.values()) == ["its GroupNorm depends on its input"]
 
 
 def test_a_folded_model_is_wrapped_under_the_same_names_and_measures_the_same() -> None:
@@ -141,8 +141,8 @@ def test_a_folded_model_is_wrapped_under_the_same_names_and_measures_the_same() 
     folded = wrapped.folded()
     assert [layer.name for layer in folded.layers] == [layer.name for layer in wrapped.layers]
     assert [layer.norm is None for layer in folded.layers] == [True, False, True]
-    expected, found = (one.analyze(task, sv.INT8_WEIGHTS, progress=False) for one in (wrapped, folded))
-    assert [row.score for row in found.measurements] == pytest.approx([row.score for row in expected.measurements])
+    expected, study = (model.analyze(task, sv.INT8_WEIGHTS, progress=False) for model in (wrapped, folded))
+    assert [row.score for row in study.measurements] == pytest.approx([row.score for row in expected.measurements])
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
 
 

@@ -50,12 +50,12 @@ def test_convolutions_that_int8_does_not_pay_for_are_refused(made: Layer, why: s
 
 def test_linear_and_transposed_layers_are_not_its_business() -> None:
     net = nn.Sequential(nn.ConvTranspose2d(3, 4, 2), nn.Flatten(), nn.Linear(4 * 81, 3))
-    assert [tensorrt_refuses(one) for one in sv.wrap(net, torch.zeros(1, 3, 8, 8)).layers] == [None, None]
+    assert [tensorrt_refuses(layer) for layer in sv.wrap(net, torch.zeros(1, 3, 8, 8)).layers] == [None, None]
 
 
 def test_a_plan_for_tensorrt_leaves_them_out_and_says_why(wrapped: sv.Wrapped) -> None:
     plan, everything = (wrapped.plan(sv.Scheme.all(sv.INT8), target=target) for target in ("tensorrt", "any"))
-    refused = {one.name for one in wrapped.layers if tensorrt_refuses(one)}
+    refused = {layer.name for layer in wrapped.layers if tensorrt_refuses(layer)}
     assert set(plan.left_out) == refused
     assert all(plan.left_out.values())
     assert set(plan.recipes) == set(wrapped.layers.names) - refused

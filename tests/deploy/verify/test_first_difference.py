@@ -32,8 +32,8 @@ class Shortcut(nn.Module):
         self.enter, self.middle, self.leave = nn.Conv2d(3, 8, 1), nn.Conv2d(8, 8, 3, padding=1), nn.Conv2d(8, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        kept = self.enter(x)
-        return self.leave(kept + self.middle(kept).relu())
+        entered = self.enter(x)
+        return self.leave(entered + self.middle(entered).relu())
 
 
 def with_subtractions(graph: onnx.ModelProto) -> onnx.ModelProto:
@@ -90,13 +90,13 @@ def only_difference(verification: VerificationRecord) -> FirstDifference:
 
 def test_an_engine_that_is_wrong_between_layers_is_named_with_its_node() -> None:
     wrapped, _ = wrapped_of(Shortcut)
-    found = wrapped.verify(wrapped.deploy(SAFE, Subtracting))
-    difference = only_difference(found)
+    verification = wrapped.verify(wrapped.deploy(SAFE, Subtracting))
+    difference = only_difference(verification)
     assert difference.layer == wrapped.layers[2].name
     assert difference.behind == tuple(layer.name for layer in list(wrapped.layers)[:2])
     assert difference.operators == ("Add", "QuantizeLinear", "DequantizeLinear", "Conv")
     assert difference.origin is Origin.ENGINE
-    assert f"begins at node {difference.node} (Add): the engine computes" in repr(found)
+    assert f"begins at node {difference.node} (Add): the engine computes" in repr(verification)
 
 
 def test_a_graph_that_holds_another_model_is_told_from_a_wrong_engine(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,11 +106,11 @@ def test_a_graph_that_holds_another_model_is_told_from_a_wrong_engine(monkeypatc
 
     wrapped, _ = wrapped_of(Shortcut)
     monkeypatch.setattr("sensitivity.deploy.deploy.insert_qdq", insert_wrongly)
-    found = wrapped.verify(wrapped.deploy(SAFE, "onnxruntime"))
-    difference = only_difference(found)
+    verification = wrapped.verify(wrapped.deploy(SAFE, "onnxruntime"))
+    difference = only_difference(verification)
     assert (difference.layer, difference.origin) == (wrapped.layers[2].name, Origin.GRAPH)
     assert "Sub" in difference.operators
-    assert "the exported graph is wrong, not the engine" in repr(found)
+    assert "the exported graph is wrong, not the engine" in repr(verification)
 
 
 def test_a_fault_that_looking_hides_is_found_in_a_piece_by_itself() -> None:
@@ -125,8 +125,10 @@ def test_a_fault_that_looking_hides_is_found_in_a_piece_by_itself() -> None:
 def test_the_concatenation_that_openvino_computes_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped, images = wrapped_of(Joined)
     monkeypatch.setattr(openvino_engine, "with_concatenated_codes", lambda model: 0)
-    found = wrapped.verify(wrapped.deploy(SAFE, "openvino", threads=1), sv.FeatureFidelity(images), roundings=False)
-    difference = only_difference(found)
+    verification = wrapped.verify(
+        wrapped.deploy(SAFE, "openvino", threads=1), sv.FeatureFidelity(images), roundings=False
+    )
+    difference = only_difference(verification)
     assert difference.operators == ("Concat", "QuantizeLinear", "DequantizeLinear", "Conv")
     assert (difference.layer, difference.origin) == ("dense:0:0", Origin.ENGINE)
     assert difference.behind == ("left:0:0", "right:0:0")

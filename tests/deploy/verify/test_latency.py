@@ -57,18 +57,18 @@ def test_the_input_is_quantized_by_an_operation_of_its_own(latency: Latency) -> 
 
 
 def test_timers_are_called_by_turns_and_the_median_counts() -> None:
-    said: list[str] = []
+    called: list[str] = []
 
     def timer(name: str, seconds: list[float]) -> Callable[[], float]:
         def tell() -> float:
-            said.append(name)
+            called.append(name)
             return seconds.pop(0)
 
         return tell
 
     timings = by_turns([timer("a", [1.0, 9.0, 2.0]), timer("b", [3.0, 8.0, 4.0])], rounds=3)
     assert timings == [Timing(2.0, 4.0), Timing(4.0, 2.5)], "numpy.percentile: 1.5 and 5.5, 3.5 and 6"
-    assert said == ["a", "b"] * 3
+    assert called == ["a", "b"] * 3
 
 
 def test_one_round_has_no_spread() -> None:

@@ -46,8 +46,8 @@ def telling(precision: str) -> type[OpenVinoEngine]:
 
         def layer_info(self) -> list[EngineLayer]:
             return [
-                replace(one, precision=precision if one.precision == "fp32" else one.precision)
-                for one in super().layer_info()
+                replace(info, precision=precision if info.precision == "fp32" else info.precision)
+                for info in super().layer_info()
             ]
 
     return Telling
@@ -57,9 +57,9 @@ def telling(precision: str) -> type[OpenVinoEngine]:
 def test_a_protected_layer_in_another_precision_is_found(precision: str) -> None:
     wrapped = ready(three)
     deployed = wrapped.deploy(INT8.protect("2"), telling(precision))
-    found = wrapped.verify(deployed)
-    assert {check.module: check.status for check in found.layers}["2"] == "other precision"
-    assert not found.passed
+    verification = wrapped.verify(deployed)
+    assert {check.module: check.status for check in verification.layers}["2"] == "other precision"
+    assert not verification.passed
     with pytest.raises(PrecisionNotHonouredError, match=f"planned in fp32, the engine ran {precision}"):
         wrapped.verify(deployed, strict=True)
 
@@ -81,28 +81,30 @@ class Silent(OpenVinoEngine):
 
     def layer_info(self) -> list[EngineLayer]:
         infos = super().layer_info()
-        return [replace(one, nodes=tuple(name for name in one.nodes if name != "head#1")) for one in infos]
+        return [replace(info, nodes=tuple(name for name in info.nodes if name != "head#1")) for info in infos]
 
 
 @pytest.mark.parametrize("scheme", [INT8, INT8.protect("head")], ids=["quantized", "protected"])
 def test_a_call_that_the_engine_does_not_tell_of_is_not_checked(scheme: sv.Scheme) -> None:
     wrapped = ready(TwoCalls)
-    found = wrapped.verify(wrapped.deploy(scheme, Silent))
-    head = found.layers[1]
+    verification = wrapped.verify(wrapped.deploy(scheme, Silent))
+    head = verification.layers[1]
     assert (head.status, head.reason) == ("not checked", "the engine does not tell what it ran for head#1")
-    assert not found.passed
+    assert not verification.passed
 
 
-@pytest.mark.parametrize("recipe", [sv.INT8_WEIGHTS, sv.INT4_WEIGHTS, sv.INT8_ACTIVATIONS], ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "recipe", [sv.INT8_WEIGHTS, sv.INT4_WEIGHTS, sv.INT8_ACTIVATIONS], ids=lambda recipe: recipe.name
+)
 def test_half_quantized_layers_are_compared_in_float(recipe: sv.Recipe) -> None:
     wrapped = ready(three)
-    found = wrapped.verify(wrapped.deploy(sv.Scheme.all(recipe)))
-    assert {check.status for check in found.layers} == {"verified"}
-    for check in found.layers:
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme.all(recipe)))
+    assert {check.status for check in verification.layers} == {"verified"}
+    for check in verification.layers:
         assert check.codes == 0
         assert check.output_sqnr_db is not None
         assert check.output_sqnr_db > 100.0
-    assert found.passed
+    assert verification.passed
 
 
 class OffByAPerMille(OpenVinoEngine):
@@ -116,10 +118,10 @@ class OffByAPerMille(OpenVinoEngine):
 
 def test_half_quantized_layers_that_compute_something_else_are_found() -> None:
     wrapped = ready(three)
-    found = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8_WEIGHTS), OffByAPerMille))
-    assert {check.status for check in found.layers} == {"disagrees"}
-    assert "60.0 dB" in found.layers[0].reason
-    assert found.layers[0].cause is Cause.FLOAT_OUTPUT
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8_WEIGHTS), OffByAPerMille))
+    assert {check.status for check in verification.layers} == {"disagrees"}
+    assert "60.0 dB" in verification.layers[0].reason
+    assert verification.layers[0].cause is Cause.FLOAT_OUTPUT
     loose = sv.Gates(float_sqnr_db=50.0)
     again = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8_WEIGHTS), OffByAPerMille), gates=loose)
     assert {check.status for check in again.layers} == {"verified"}
@@ -127,10 +129,10 @@ def test_half_quantized_layers_that_compute_something_else_are_found() -> None:
 
 def test_the_projections_of_attention_are_verified() -> None:
     wrapped = ready(Attention, torch.randn(2, 10, 16))
-    found = wrapped.verify(wrapped.deploy(INT8))
-    assert [one.module for one in found.layers] == ["enter", "attend", "attend.out_proj", "leave"]
-    assert {one.status for one in found.layers} == {"verified"}
-    assert all(one.codes for one in found.layers)
+    verification = wrapped.verify(wrapped.deploy(INT8))
+    assert [layer.module for layer in verification.layers] == ["enter", "attend", "attend.out_proj", "leave"]
+    assert {layer.status for layer in verification.layers} == {"verified"}
+    assert all(layer.codes for layer in verification.layers)
 
 
 @pytest.mark.parametrize("mode", ["reflect", "replicate"])
@@ -151,9 +153,9 @@ def test_even_kernels_that_keep_the_size_are_compared_as_a_whole(conv: Any, engi
         lambda: nn.Sequential(conv(4, 8, 4, padding="same"), nn.ReLU(), conv(8, 4, 2, padding="same", dilation=3)), x
     )
     for scheme in (INT8, sv.Scheme.all(sv.INT8_WEIGHTS)):
-        found = wrapped.verify(wrapped.deploy(scheme, engine))
-        assert found.passed, found
-        assert {check.status for check in found.layers} <= {"verified", "agrees in float"}
+        verification = wrapped.verify(wrapped.deploy(scheme, engine))
+        assert verification.passed, verification
+        assert {check.status for check in verification.layers} <= {"verified", "agrees in float"}
 
 
 def test_padding_by_a_module_of_its_own_stays_in_front_of_the_quantizer() -> None:
@@ -172,23 +174,23 @@ def test_a_layer_that_placement_rules_leave_out_passes_in_float_with_the_reason(
     )
     deployed = deploy(wrapped.plan(INT8, target="tensorrt"), "openvino")
     task = sv.FeatureFidelity(list(X))
-    found = wrapped.verify(deployed, task)
-    check = {one.module: one for one in found.layers}["2"]
+    verification = wrapped.verify(deployed, task)
+    check = {layer.module: layer for layer in verification.layers}["2"]
     assert (check.planned, check.executed, check.status) == ("fp32", "fp32", "left in float")
     assert check.reason == deployed.plan.left_out[check.layer]
-    assert found.passed
+    assert verification.passed
     with deployed.plan.simulated() as model:  # what was predicted is this plan, not the scheme
         predicted = sv.wrap(model, X).evaluate(task.with_reference(wrapped.model)).value
-    assert found.metric_simulated == pytest.approx(predicted, abs=1e-3)
+    assert verification.metric_simulated == pytest.approx(predicted, abs=1e-3)
 
 
 def test_what_no_graph_holds_is_simulated_only_and_says_so_once() -> None:
     wrapped = ready(three)
-    found = wrapped.verify(wrapped.deploy(INT8, parts=["0", "2"]))
-    check = found.layers[2]
+    verification = wrapped.verify(wrapped.deploy(INT8, parts=["0", "2"]))
+    check = verification.layers[2]
     assert check.status == "simulated only"
     assert not check.reason.startswith("simulated only")
-    assert repr(found).count("simulated only:") == 1
+    assert repr(verification).count("simulated only:") == 1
 
 
 @pytest.mark.parametrize("kind", list(OmissionKind))
@@ -222,32 +224,32 @@ class TwoFlips(OneFlip):
 def test_one_flipped_code_of_a_small_layer_is_no_disagreement_but_two_are() -> None:
     x = torch.randn(1, 16, 4, 4, generator=torch.Generator().manual_seed(1))
     wrapped = ready(lambda: nn.Sequential(nn.Conv2d(16, 8, 1), nn.ReLU(), nn.Conv2d(8, 8, 1)), x)
-    one, two = (wrapped.verify(wrapped.deploy(INT8, engine)) for engine in (OneFlip, TwoFlips))
-    assert one.layers[0].code_share == pytest.approx(1 / 128)
-    assert {check.status for check in one.layers} == {"verified"}
+    single, two = (wrapped.verify(wrapped.deploy(INT8, engine)) for engine in (OneFlip, TwoFlips))
+    assert single.layers[0].code_share == pytest.approx(1 / 128)
+    assert {check.status for check in single.layers} == {"verified"}
     assert {check.status for check in two.layers} == {"disagrees"}
 
 
 def test_a_reference_engine_that_agrees_passes_and_says_that_it_runs_in_float() -> None:
     wrapped = ready(three)
-    found = wrapped.verify(wrapped.deploy(INT8, "onnxruntime"))
-    assert {(check.planned, check.executed, check.status) for check in found.layers} == {
+    verification = wrapped.verify(wrapped.deploy(INT8, "onnxruntime"))
+    assert {(check.planned, check.executed, check.status) for check in verification.layers} == {
         ("int8", "fp32", "agrees in float")
     }
-    assert all(check.codes > 0 for check in found.layers)
-    assert found.passed
+    assert all(check.codes > 0 for check in verification.layers)
+    assert verification.passed
     with pytest.raises(PrecisionNotHonouredError, match="onnxruntime runs 3 of 3 layers"):
         wrapped.verify(wrapped.deploy(INT8, "onnxruntime"), strict=True)
 
 
 def test_the_simulation_as_an_engine_passes_and_says_what_it_is() -> None:
     wrapped = ready(three)
-    found = wrapped.verify(wrapped.deploy(INT8, "torch"))
-    assert {check.status for check in found.layers} == {"agrees in float"}
-    assert {check.codes for check in found.layers} == {0}
-    assert "the simulation itself" in found.layers[0].reason
-    assert found.output_sqnr_db == float("inf")
-    assert found.passed
+    verification = wrapped.verify(wrapped.deploy(INT8, "torch"))
+    assert {check.status for check in verification.layers} == {"agrees in float"}
+    assert {check.codes for check in verification.layers} == {0}
+    assert "the simulation itself" in verification.layers[0].reason
+    assert verification.output_sqnr_db == float("inf")
+    assert verification.passed
 
 
 class FloatsInSecret(OrtEngine):
@@ -259,6 +261,6 @@ class FloatsInSecret(OrtEngine):
 
 def test_an_engine_that_does_not_declare_that_it_computes_in_float_does_not_pass() -> None:
     wrapped = ready(three)
-    found = wrapped.verify(wrapped.deploy(INT8, FloatsInSecret))
-    assert {check.status for check in found.layers} == {"other precision"}
-    assert not found.passed
+    verification = wrapped.verify(wrapped.deploy(INT8, FloatsInSecret))
+    assert {check.status for check in verification.layers} == {"other precision"}
+    assert not verification.passed

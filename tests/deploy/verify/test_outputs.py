@@ -52,21 +52,24 @@ class DeadScores(OpenVinoEngine):
 
 def test_dead_scores_are_found_beside_right_boxes() -> None:
     wrapped = ready(Detector)
-    found = wrapped.verify(wrapped.deploy(INT8, DeadScores))
-    assert {one.name: one.passes(found.gates) for one in found.outputs} == {"['boxes']": True, "['scores']": False}
-    assert found.layers_pass
-    assert found.outputs_pass is False
-    assert not found.passed
-    assert found.output_sqnr_db == min(one.sqnr_db or 0.0 for one in found.outputs)
-    assert "['scores']" in repr(found)
+    verification = wrapped.verify(wrapped.deploy(INT8, DeadScores))
+    assert {output.name: output.passes(verification.gates) for output in verification.outputs} == {
+        "['boxes']": True,
+        "['scores']": False,
+    }
+    assert verification.layers_pass
+    assert verification.outputs_pass is False
+    assert not verification.passed
+    assert verification.output_sqnr_db == min(output.sqnr_db or 0.0 for output in verification.outputs)
+    assert "['scores']" in repr(verification)
 
 
 def test_right_outputs_pass_one_by_one() -> None:
     wrapped = ready(Detector)
-    found = wrapped.verify(wrapped.deploy(INT8))
-    assert [one.passes(found.gates) for one in found.outputs] == [True, True]
-    assert [one.elements for one in found.outputs] == [4 * 256, 4 * 256]
-    assert found.passed
+    verification = wrapped.verify(wrapped.deploy(INT8))
+    assert [output.passes(verification.gates) for output in verification.outputs] == [True, True]
+    assert [output.elements for output in verification.outputs] == [4 * 256, 4 * 256]
+    assert verification.passed
 
 
 class Classes(nn.Module):
@@ -113,8 +116,11 @@ class InADataclass(Detector):
 
 def test_outputs_in_a_dataclass_are_named_by_its_fields() -> None:
     wrapped = ready(InADataclass)
-    found = wrapped.verify(wrapped.deploy(INT8, DeadScores))
-    assert {one.name: one.passes(found.gates) for one in found.outputs} == {".boxes": True, ".scores": False}
+    verification = wrapped.verify(wrapped.deploy(INT8, DeadScores))
+    assert {output.name: output.passes(verification.gates) for output in verification.outputs} == {
+        ".boxes": True,
+        ".scores": False,
+    }
 
 
 class Nothing(Classes):
@@ -126,10 +132,10 @@ class Nothing(Classes):
 
 def test_where_no_output_was_compared_nothing_has_passed() -> None:
     wrapped = ready(Nothing)
-    found = wrapped.verify(wrapped.deploy(sv.Scheme()))
-    assert found.outputs_pass is None
-    assert not found.passed
-    assert "outputs: not compared" in repr(found)
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme()))
+    assert verification.outputs_pass is None
+    assert not verification.passed
+    assert "outputs: not compared" in repr(verification)
 
 
 class Kept(nn.Module):
@@ -141,7 +147,7 @@ class Kept(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         rows = self.conv(x).flatten(2).transpose(1, 2)
-        return [one[one[:, 0] > 0.2] for one in rows]
+        return [row[row[:, 0] > 0.2] for row in rows]
 
 
 class OneLess(OpenVinoEngine):
@@ -155,29 +161,29 @@ class OneLess(OpenVinoEngine):
 
 def test_outputs_of_unlike_shapes_are_told_apart_without_a_crash() -> None:
     wrapped = ready(Kept, X[:1])
-    found = wrapped.verify(wrapped.deploy(INT8, OneLess))
-    assert found.outputs_pass is False
-    assert found.outputs[0].sqnr_db == float("-inf")
-    assert "shapes differ" in found.outputs[0].reason
+    verification = wrapped.verify(wrapped.deploy(INT8, OneLess))
+    assert verification.outputs_pass is False
+    assert verification.outputs[0].sqnr_db == float("-inf")
+    assert "shapes differ" in verification.outputs[0].reason
 
 
 def test_a_model_that_keeps_other_rows_when_quantized_is_no_crash() -> None:
     class Steep(Kept):
         def forward(self, x: Tensor) -> list[Tensor]:
             rows = self.conv(x).flatten(2).transpose(1, 2)
-            return [one[(one[:, 0] * 1e4).sin() > 0] for one in rows]
+            return [row[(row[:, 0] * 1e4).sin() > 0] for row in rows]
 
     wrapped = ready(Steep, X[:1])
-    found = wrapped.verify(wrapped.deploy(INT8))
-    assert found.outputs[0].simulation_sqnr_db is None
-    assert "shapes differ" in found.outputs[0].reason
+    verification = wrapped.verify(wrapped.deploy(INT8))
+    assert verification.outputs[0].simulation_sqnr_db is None
+    assert "shapes differ" in verification.outputs[0].reason
 
 
 def test_an_output_that_nothing_quantized_reaches_may_differ_by_float_rounding() -> None:
     """The simulation equals fp32 there to the last bit, which no engine is asked to be nearer to."""
     wrapped = ready(Detector)
-    found = wrapped.verify(wrapped.deploy(sv.Scheme.only("score", SAFE_INT8)))
-    boxes = found.outputs[0]
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme.only("score", SAFE_INT8)))
+    boxes = verification.outputs[0]
     assert boxes.simulation_sqnr_db == float("inf")
     assert (boxes.sqnr_db or 0.0) > 100.0
-    assert found.passed
+    assert verification.passed

@@ -44,25 +44,25 @@ def test_a_study_of_other_weights_is_refused(task: sv.FeatureFidelity) -> None:
 def test_rows_that_the_engine_repeats_become_verified(
     net: sv.Wrapped, study: sv.Study, task: sv.FeatureFidelity
 ) -> None:
-    found = net.verify_study(study, task, layers=["fine.0", "tower"])
-    rows = {row.layer: row for row in found.measurements}
+    verified = net.verify_study(study, task, layers=["fine.0", "tower"])
+    rows = {row.layer: row for row in verified.measurements}
     fine, tower = (rows[net.layers[path].name] for path in ("fine.0", "tower"))
     assert (fine.status, tower.status) == ("verified", "verified")
     assert fine.drop is not None
     assert fine.signals["deployed_drop"] == pytest.approx(fine.drop, abs=0.1)
     assert fine.signals["deployed_score"] == pytest.approx(150.0 - fine.signals["deployed_drop"])
     assert fine.signals["deployed_score"] != fine.score  # measured, not copied
-    assert [row.status for row in found.measurements].count("measured") == 3
-    assert found.measurements[0].score == study.measurements[0].score
-    assert isinstance(found, sv.Study)
-    assert "verified" in set(found.table()["status"])
+    assert [row.status for row in verified.measurements].count("measured") == 3
+    assert verified.measurements[0].score == study.measurements[0].score
+    assert isinstance(verified, sv.Study)
+    assert "verified" in set(verified.table()["status"])
 
 
 def test_a_study_of_all_but_one_is_repeated_that_way(net: sv.Wrapped, task: sv.FeatureFidelity) -> None:
     swept = ["fine.0", "tower", "score"]
     study = net.analyze(task, SAFE_INT8, layers=swept, direction="all-but-one", progress=False)
-    found = net.verify_study(study, task, layers="score")
-    row = next(one for one in found.measurements if one.layer == net.layers["score"].name)
+    verified = net.verify_study(study, task, layers="score")
+    row = next(measurement for measurement in verified.measurements if measurement.layer == net.layers["score"].name)
     assert row.drop is not None
     assert row.signals["deployed_drop"] == pytest.approx(row.drop, abs=0.5)
     assert row.status == "verified"
@@ -146,18 +146,18 @@ def mixed(net: sv.Wrapped, task: sv.FeatureFidelity) -> sv.Study:
 def test_a_row_that_cannot_be_deployed_says_why_and_the_others_go_on(
     net: sv.Wrapped, mixed: sv.Study, task: sv.FeatureFidelity
 ) -> None:
-    found = net.verify_study(mixed, task)
-    rows = {(row.layer, row.recipe): row for row in found.measurements}
+    verified = net.verify_study(mixed, task)
+    rows = {(row.layer, row.recipe): row for row in verified.measurements}
     assert {recipe: row.status for (_, recipe), row in rows.items()} == {"fp8": "measured", SAFE_INT8.name: "verified"}
     reason = rows[net.layers["tower"].name, "fp8"].engine_reason
     assert reason.startswith("not on the engine: recipe 'fp8'")
-    again = net.verify_study(found, task, recipe="fp8")
+    again = net.verify_study(verified, task, recipe="fp8")
     assert {row.engine_reason for row in again.measurements if row.layer == net.layers["tower"].name} == {reason, ""}
 
 
 def test_rows_of_one_recipe_can_be_chosen(net: sv.Wrapped, mixed: sv.Study, task: sv.FeatureFidelity) -> None:
-    found = net.verify_study(mixed, task, layers="tower", recipe=SAFE_INT8)
-    touched = {row.recipe for row, old in zip(found.measurements, mixed.measurements, strict=True) if row != old}
+    verified = net.verify_study(mixed, task, layers="tower", recipe=SAFE_INT8)
+    touched = {row.recipe for row, old in zip(verified.measurements, mixed.measurements, strict=True) if row != old}
     assert touched == {SAFE_INT8.name}
     with pytest.raises(StudyError, match=r"no recipe 'int3'\. It has fp8, safe int8"):
         net.verify_study(mixed, task, recipe="int3")

@@ -45,13 +45,13 @@ def test_every_layer_of_the_nets_is_verified(verification: sv.Verification) -> N
 
 
 def test_weights_in_8_bits_are_verified_or_found_to_saturate(wrapped: sv.Wrapped) -> None:
-    found = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8)), samples=4)
-    assert found.passed != saturates()
-    statuses = [check.status for check in found.layers]
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8)), samples=4)
+    assert verification.passed != saturates()
+    statuses = [check.status for check in verification.layers]
     if saturates():
         assert statuses.count("disagrees") > len(statuses) / 2
-        assert max(check.code_steps for check in found.layers) > 10
-        assert found.outputs_pass is False
+        assert max(check.code_steps for check in verification.layers) > 10
+        assert verification.outputs_pass is False
     else:
         assert set(statuses) == {"verified"}
 
@@ -85,35 +85,35 @@ def test_latencies_are_measured(verification: sv.Verification) -> None:
 
 
 def test_without_a_task_the_example_inputs_are_used_and_nothing_is_scored(wrapped: sv.Wrapped) -> None:
-    found = sv.verify(wrapped, wrapped.deploy(INT8))
-    assert found.layers_pass
-    assert found.metric_deployed is None
-    assert found.metric_pass is None
-    assert found.output_sqnr_db is not None
+    verification = sv.verify(wrapped, wrapped.deploy(INT8))
+    assert verification.layers_pass
+    assert verification.metric_deployed is None
+    assert verification.metric_pass is None
+    assert verification.output_sqnr_db is not None
 
 
 def test_a_layer_in_another_precision_is_found(shared: sv.Wrapped) -> None:
     """OpenVINO runs the transposed convolution in float here, and says so."""
     deployed = shared.deploy(INT8)
-    found = shared.verify(deployed)
-    check = next(one for one in found.layers if one.module == "up")
+    verification = shared.verify(deployed)
+    check = next(layer for layer in verification.layers if layer.module == "up")
     assert (check.status, check.planned, check.executed) == ("other precision", "int8", "fp32")
-    assert not found.passed
-    assert "NOT as simulated" in repr(found)
+    assert not verification.passed
+    assert "NOT as simulated" in repr(verification)
     with pytest.raises(PrecisionNotHonouredError, match=r"openvino runs 1 of 5 layers in another precision.*\(up\)"):
         shared.verify(deployed, strict=True)
 
 
 def test_a_protected_layer_counts_as_in_float(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8.protect("up")), strict=True)
-    assert {check.module: check.status for check in found.layers}["up"] == "in float"
-    assert found.passed
+    verification = shared.verify(shared.deploy(INT8.protect("up")), strict=True)
+    assert {check.module: check.status for check in verification.layers}["up"] == "in float"
+    assert verification.passed
 
 
 def test_onnxruntime_agrees_in_codes_but_runs_in_float(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8, "onnxruntime"))
-    assert {check.status for check in found.layers} == {"agrees in float"}
-    for check in found.layers:
+    verification = shared.verify(shared.deploy(INT8, "onnxruntime"))
+    assert {check.status for check in verification.layers} == {"agrees in float"}
+    for check in verification.layers:
         assert check.codes > 0
         assert check.code_steps in (0, 1)
         assert check.code_share is not None
@@ -135,15 +135,15 @@ class Liar(OpenVinoEngine):
         return outputs
 
     def layer_info(self) -> list[EngineLayer]:
-        return [EngineLayer(one.name, one.nodes, "int8", one.time_s) for one in super().layer_info()]
+        return [EngineLayer(info.name, info.nodes, "int8", info.time_s) for info in super().layer_info()]
 
 
 def test_wrong_codes_are_found_behind_a_right_precision(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8, Liar), strict=True)
-    assert {check.status for check in found.layers} == {"disagrees"}
-    assert found.layers[0].code_steps in (2, 3)
-    assert found.layers[0].code_share == pytest.approx(0.01, rel=0.05)
-    assert "codes differ, by up to" in found.layers[0].reason
+    verification = shared.verify(shared.deploy(INT8, Liar), strict=True)
+    assert {check.status for check in verification.layers} == {"disagrees"}
+    assert verification.layers[0].code_steps in (2, 3)
+    assert verification.layers[0].code_share == pytest.approx(0.01, rel=0.05)
+    assert "codes differ, by up to" in verification.layers[0].reason
 
 
 class Saturating(Liar):
@@ -175,14 +175,14 @@ def test_saturation_is_named_as_the_cause_where_the_engine_has_it_and_the_weight
 
 
 def test_the_reason_of_saturation_says_what_to_do(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(sv.Scheme.all(sv.INT8), Saturating))
-    assert "sums of 8-bit products saturate. Quantize its weights in 7 bits" in found.layers[0].reason
+    verification = shared.verify(shared.deploy(sv.Scheme.all(sv.INT8), Saturating))
+    assert "sums of 8-bit products saturate. Quantize its weights in 7 bits" in verification.layers[0].reason
 
 
 def test_other_gates_pass_other_engines(shared: sv.Wrapped) -> None:
     gates = sv.Gates(code_steps=3, code_share=0.02)
-    found = shared.verify(shared.deploy(INT8, Liar), gates=gates)
-    assert {check.status for check in found.layers} == {"verified"}
+    verification = shared.verify(shared.deploy(INT8, Liar), gates=gates)
+    assert {check.status for check in verification.layers} == {"verified"}
 
 
 OUTPUTS = 3
@@ -203,8 +203,8 @@ class WrongInside(OpenVinoEngine):
 
 
 def test_a_layer_that_runs_otherwise_inside_the_graph_is_found(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8.protect("up"), WrongInside))
-    wrong = [check for check in found.layers if check.status == "disagrees"]
+    verification = shared.verify(shared.deploy(INT8.protect("up"), WrongInside))
+    wrong = [check for check in verification.layers if check.status == "disagrees"]
     assert [check.module for check in wrong] == ["fine.0"]
     assert "by itself it is right, inside the whole graph" in wrong[0].reason
     assert "from the same input codes" in wrong[0].reason
@@ -226,8 +226,8 @@ class OtherKernelsWhereLookedAt(OpenVinoEngine):
 
 
 def test_kernels_that_run_only_where_codes_are_looked_at_do_not_decide(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8.protect("up"), OtherKernelsWhereLookedAt))
-    assert [check.module for check in found.layers if check.status == "disagrees"] == []
+    verification = shared.verify(shared.deploy(INT8.protect("up"), OtherKernelsWhereLookedAt))
+    assert [check.module for check in verification.layers if check.status == "disagrees"] == []
 
 
 def test_a_convolution_behind_a_concatenation_is_verified() -> None:
@@ -235,11 +235,11 @@ def test_a_convolution_behind_a_concatenation_is_verified() -> None:
     case = CASES["transposed"]
     wrapped = sv.wrap(case.build(), case.inputs)
     wrapped.calibrate([case.inputs], SAFE_INT8)
-    found = wrapped.verify(wrapped.deploy(SAFE))
-    assert {check.module: check.status for check in found.layers} == dict.fromkeys(
+    verification = wrapped.verify(wrapped.deploy(SAFE))
+    assert {check.module: check.status for check in verification.layers} == dict.fromkeys(
         ("encode.conv", "down.conv", "up", "fuse", "up_head"), "verified"
     )
-    assert found.outputs_pass
+    assert verification.outputs_pass
     assert wrapped.verify(wrapped.deploy(SAFE, "onnxruntime")).outputs_pass
 
 
@@ -285,11 +285,11 @@ class Off(OpenVinoEngine):
 
 
 def test_wrong_outputs_are_found_though_every_layer_agrees(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8.protect("up"), Off), fidelity())
-    assert found.layers_pass
-    assert found.outputs_pass is False
-    assert found.metric_pass is False
-    assert not found.passed
+    verification = shared.verify(shared.deploy(INT8.protect("up"), Off), fidelity())
+    assert verification.layers_pass
+    assert verification.outputs_pass is False
+    assert verification.metric_pass is False
+    assert not verification.passed
 
 
 class Noisy(OpenVinoEngine):
@@ -309,10 +309,10 @@ class Noisy(OpenVinoEngine):
 
 
 def test_a_metric_in_decibels_allows_no_share_of_a_drop_from_an_exact_copy(shared: sv.Wrapped) -> None:
-    found = shared.verify(shared.deploy(INT8.protect("up"), Noisy), fidelity())
-    assert found.metric_difference is not None
-    assert found.metric_difference < -5.0
-    assert found.metric_pass is False
+    verification = shared.verify(shared.deploy(INT8.protect("up"), Noisy), fidelity())
+    assert verification.metric_difference is not None
+    assert verification.metric_difference < -5.0
+    assert verification.metric_pass is False
     loose = sv.Gates(metric_db=100.0)
     assert shared.verify(shared.deploy(INT8.protect("up"), Noisy), fidelity(), gates=loose).metric_pass
 

@@ -31,9 +31,9 @@ MOMENTS: frozenset[StatisticKind] = frozenset({"moments"})
 def statistics_of(x: Tensor, geometry: Geometry) -> InputStatistics:
     sums = InputSums(geometry, MOMENTS)
     sums.observe(0, x)
-    found = sums.statistics(lambda _: None, MOMENTS)
-    assert found is not None
-    return found
+    statistics = sums.statistics(lambda _: None, MOMENTS)
+    assert statistics is not None
+    return statistics
 
 
 def with_moments(moments: list[list[float]], mean: list[float] | None = None) -> InputStatistics:
@@ -74,8 +74,8 @@ def solved_step_by_step(
     codes = np.zeros_like(filters)
     for row, (weights, step) in enumerate(zip(filters, scale, strict=True)):
         wanted = weights.copy()
-        for place, here in enumerate(order):
-            codes[row, here] = np.clip(np.round(wanted[here] / step), -7, 7)
+        for place, column in enumerate(order):
+            codes[row, column] = np.clip(np.round(wanted[column] / step), -7, 7)
             done, left = order[: place + 1], order[place + 1 :]
             error = codes[row, done] * step - weights[done]
             # minimise (e, d) H (e, d) over d, the change of those not yet rounded
@@ -117,13 +117,13 @@ def test_it_is_near_the_best_of_all_roundings_and_never_worse_than_nearest() -> 
     def error(codes: Tensor) -> Tensor:
         return ((dequantize(codes, params) - weight) @ x.T).square().sum(1)
 
-    found = error(compensated_codes(weight, params, statistics_of(x, geometry), geometry))
+    errors = error(compensated_codes(weight, params, statistics_of(x, geometry), geometry))
     nearest = quantize(weight, params)
     near = [(nearest + torch.tensor(moves)).clamp(-3, 3) for moves in itertools.product((-1, 0, 1), repeat=5)]
     best = torch.stack([error(codes.to(torch.int8)) for codes in near]).amin(0)
-    assert (found <= error(nearest)).all()
-    assert found.sum() < 0.5 * error(nearest).sum()
-    assert found.sum() < 2.0 * best.sum()
+    assert (errors <= error(nearest)).all()
+    assert errors.sum() < 0.5 * error(nearest).sum()
+    assert errors.sum() < 2.0 * best.sum()
 
 
 def test_pruned_weights_stay_at_zero() -> None:

@@ -35,7 +35,7 @@ def dips(study: Study, **options: Any) -> Figure:
     return room.dips(read(study), **options)
 
 
-def found(figure: Figure, gid: str) -> list[Any]:
+def drawn(figure: Figure, gid: str) -> list[Any]:
     return figure.findobj(lambda artist: artist.get_gid() == gid)
 
 
@@ -44,7 +44,7 @@ def panels(figure: Figure) -> list[Any]:
 
 
 def marker_heights(axes: Any) -> list[float]:
-    markers = sorted(found(axes, "marker"), key=lambda marker: marker.get_xdata()[0])
+    markers = sorted(drawn(axes, "marker"), key=lambda marker: marker.get_xdata()[0])
     return [float(marker.get_ydata()[0]) for marker in markers]
 
 
@@ -73,8 +73,8 @@ def test_every_layer_has_a_marker_at_its_score_or_a_cross(study: Any, figure: Fi
     for axes, recipe in zip(panels(figure), study.recipes, strict=True):
         scores = [100 * m.score for m in study.of_recipe(recipe) if m.score is not None]
         assert marker_heights(axes) == pytest.approx(scores)
-        assert len(found(axes, "stem")) == len(scores)
-        assert len(found(axes, "no-result")) == len(study.layers) - len(scores)
+        assert len(drawn(axes, "stem")) == len(scores)
+        assert len(drawn(axes, "no-result")) == len(study.layers) - len(scores)
 
 
 def test_every_layer_is_named_below_the_last_panel(study: Any, figure: Figure) -> None:
@@ -95,13 +95,13 @@ def test_everything_is_inside_the_axes_and_all_text_inside_the_figure(figure: Fi
 
 def test_no_label_overlaps_another_text_or_leaves_its_axes(figure: Figure) -> None:
     for axes in panels(figure):
-        boxes = [label.get_window_extent() for label in found(axes, "label")]
+        boxes = [label.get_window_extent() for label in drawn(axes, "label")]
         assert not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
         assert all(axes.bbox.contains(box.x0, box.y0) and axes.bbox.contains(box.x1, box.y1) for box in boxes)
 
 
 def test_stage_names_and_tick_labels_do_not_overlap(figure: Figure) -> None:
-    stages = [text.get_window_extent() for text in found(figure, "stage-name")]
+    stages = [text.get_window_extent() for text in drawn(figure, "stage-name")]
     assert not [1 for a, b in combinations(stages, 2) if a.overlaps(b)]
     ticks = [label.get_window_extent() for label in panels(figure)[-1].get_xticklabels()]
     assert not [1 for a, b in pairwise(ticks) if a.overlaps(b)]
@@ -110,7 +110,7 @@ def test_stage_names_and_tick_labels_do_not_overlap(figure: Figure) -> None:
 def test_the_legend_is_outside_the_data_and_clear_of_the_baselines_value(figure: Figure) -> None:
     legend = panels(figure)[0].get_legend().get_window_extent()
     assert legend.x0 > max(axes.bbox.x1 for axes in panels(figure))
-    assert not [text for text in found(figure, "baseline-value") if text.get_window_extent().overlaps(legend)]
+    assert not [text for text in drawn(figure, "baseline-value") if text.get_window_extent().overlaps(legend)]
 
 
 def test_tick_labels_stay_legible_with_a_hundred_and_fifty_layers() -> None:
@@ -121,14 +121,14 @@ def test_tick_labels_stay_legible_with_a_hundred_and_fifty_layers() -> None:
 
 def test_the_worst_layers_are_labelled_with_name_and_drop() -> None:
     study = make_study([0.0, 0.3, 0.0, 0.1, -0.2, 0.0002])
-    labels = [label.get_text() for label in found(dips(study), "label")]
+    labels = [label.get_text() for label in drawn(dips(study), "label")]
     assert labels == [
         f"{study.layers[1].name}\ndrop 30.00",
         f"{study.layers[3].name}\ndrop 10.00",
         f"{study.layers[5].name}\ndrop 0.02, harmless",
     ]
-    assert [label.get_text() for label in found(dips(study, label=1), "label")] == labels[:1]
-    assert found(dips(study, label=0), "label") == []
+    assert [label.get_text() for label in drawn(dips(study, label=1), "label")] == labels[:1]
+    assert drawn(dips(study, label=0), "label") == []
 
 
 def test_the_worst_layers_are_labelled_whatever_their_verdict() -> None:
@@ -136,12 +136,12 @@ def test_the_worst_layers_are_labelled_whatever_their_verdict() -> None:
     unsure = replace(study.measurements[1], drop_low=-0.1, drop_high=0.5)
     figure = dips(replace(study, measurements=(study.measurements[0], unsure)))
     first, second = (layer.name for layer in study.layers)
-    labels = {label.get_text() for label in found(figure, "label")}
+    labels = {label.get_text() for label in drawn(figure, "label")}
     assert labels == {f"{second}\ndrop 20.00, undecided", f"{first}\ndrop 10.00, undecided"}
 
 
 def faces(figure: Figure) -> list[str]:
-    markers = sorted(found(figure, "marker"), key=lambda marker: marker.get_xdata()[0])
+    markers = sorted(drawn(figure, "marker"), key=lambda marker: marker.get_xdata()[0])
     return [str(marker.get_markerfacecolor()) for marker in markers]
 
 
@@ -167,7 +167,7 @@ def test_no_interval_is_cut_off_and_none_reaches_beyond_a_share() -> None:
     study = with_intervals(random_study(20, worst=0.05), half=0.6)
     figure = dips(study)
     low, high = figure.axes[0].get_ylim()
-    ends = [end for line in found(figure, "interval") for end in line.get_segments()[0][:, 1]]
+    ends = [end for line in drawn(figure, "interval") for end in line.get_segments()[0][:, 1]]
     assert len(ends) == 40
     assert low < min(ends) <= 20
     assert max(ends) == 100 < high
@@ -175,8 +175,8 @@ def test_no_interval_is_cut_off_and_none_reaches_beyond_a_share() -> None:
 
 def test_intervals_lie_behind_stems_and_markers() -> None:
     figure = dips(with_intervals(random_study(8)))
-    behind = max(line.get_zorder() for line in found(figure, "interval"))
-    assert behind < min(artist.get_zorder() for artist in found(figure, "marker") + found(figure, "stem"))
+    behind = max(line.get_zorder() for line in drawn(figure, "interval"))
+    assert behind < min(artist.get_zorder() for artist in drawn(figure, "marker") + drawn(figure, "stem"))
 
 
 def test_the_legend_says_in_english_what_the_intervals_hold() -> None:
@@ -185,16 +185,16 @@ def test_the_legend_says_in_english_what_the_intervals_hold() -> None:
     for about in ("other-images", "this-data-set"):
         study = replace(with_intervals(random_study(8)), info=info | {"interval_of": about})
         words[about] = [text.get_text() for text in dips(study).axes[0].get_legend().get_texts()]
-    said = "95 % intervals, valid\nfor all layers at once,\nfor "
-    assert said + "other images like these" in words["other-images"]
-    assert said + "all images of the data set" in words["this-data-set"]
+    beginning = "95 % intervals, valid\nfor all layers at once,\nfor "
+    assert beginning + "other images like these" in words["other-images"]
+    assert beginning + "all images of the data set" in words["this-data-set"]
 
 
 def test_intervals_span_what_was_computed_around_the_score() -> None:
     study = make_study([0.1, 0.2])
     sure = replace(study.measurements[0], drop_low=0.08, drop_high=0.13)
     figure = dips(replace(study, measurements=(sure, study.measurements[1])))
-    (interval,) = found(figure, "interval")
+    (interval,) = drawn(figure, "interval")
     assert sorted(interval.get_segments()[0][:, 1]) == pytest.approx([65.5, 70.5])
     assert "interval of the score" in [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
 
@@ -208,7 +208,7 @@ def test_a_layer_decided_on_few_images_is_drawn_by_its_paired_drop() -> None:
 def test_colour_tells_the_kind_and_shape_the_flag() -> None:
     study = make_study([0.1] * 7)
     figure = dips(study)
-    markers = sorted(found(figure, "marker"), key=lambda marker: marker.get_xdata()[0])
+    markers = sorted(drawn(figure, "marker"), key=lambda marker: marker.get_xdata()[0])
     assert [marker.get_color() for marker in markers] == [KIND_INKS[layer.kind].light for layer in study.layers]
     assert [marker.get_marker() for marker in markers] == ["o", "s", "v", "o", "v", "D", "o"]
     legend = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
@@ -279,8 +279,8 @@ def test_markup_and_long_text_are_drawn_as_they_are_and_cut_with_an_ellipsis() -
     (title,) = [text for text in texts(figure) if text.get_text().startswith("a_{b}$x^ ")]
     assert title.get_text().endswith("…")
     assert title.get_window_extent().x1 <= figure.bbox.x1
-    assert found(figure, "stage-name") == [], "names too many and too long for their bands are left to the ticks"
-    assert len(found(figure, "stage")) == 10
+    assert drawn(figure, "stage-name") == [], "names too many and too long for their bands are left to the ticks"
+    assert len(drawn(figure, "stage")) == 10
 
 
 @pytest.mark.parametrize("drop", [math.inf, math.nan, None])
@@ -288,7 +288,7 @@ def test_what_is_no_finite_number_is_a_cross(drop: float | None) -> None:
     study = make_study([0.1, 0.2])
     broken = replace(study.measurements[1], drop=drop, score=None)
     figure = dips(replace(study, measurements=(study.measurements[0], broken)))
-    assert len(found(figure, "no-result")) == len(found(figure, "marker")) == 1
+    assert len(drawn(figure, "no-result")) == len(drawn(figure, "marker")) == 1
 
 
 def test_scores_below_an_infinite_baseline_hang_from_the_best() -> None:
@@ -297,7 +297,7 @@ def test_scores_below_an_infinite_baseline_hang_from_the_best() -> None:
     study = replace(study, baseline=Score(math.inf, {}, "sqnr", "dB", 5), measurements=measured)
     figure = dips(study)
     assert marker_heights(figure.axes[0]) == [20.0, 21.0]
-    assert found(figure, "baseline") == []
+    assert drawn(figure, "baseline") == []
 
 
 def test_nothing_measured_is_an_error() -> None:

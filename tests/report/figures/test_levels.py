@@ -24,16 +24,16 @@ def sparsity_study(layers: int = 12, *, failed: tuple[int, int] | None = None, *
     measurements = []
     for row, level in enumerate(LEVELS):
         for column, m in enumerate(base.measurements):
-            one = replace(m, recipe=Prune(level).name, drop=m.drop * level)
+            measurement = replace(m, recipe=Prune(level).name, drop=m.drop * level)
             if failed == (row, column):
-                one = replace(one, drop=None, score=None, status=Status.FAILED, reason="NaN")
-            measurements.append(one)
+                measurement = replace(measurement, drop=None, score=None, status=Status.FAILED, reason="NaN")
+            measurements.append(measurement)
     recipes = {Prune(level).name: Prune(level) for level in LEVELS}
     return replace(base, recipes=recipes, measurements=tuple(measurements), **changes)
 
 
 def drawn(picture: Picture, gid: str) -> list[object]:
-    return [one for axes in picture.axes for one in axes.get_children() if one.get_gid() == gid]
+    return [artist for axes in picture.axes for artist in axes.get_children() if artist.get_gid() == gid]
 
 
 def test_every_cell_holds_the_drop_of_its_layer_and_level() -> None:

@@ -19,7 +19,7 @@ from sensitivity.study import Study, pareto
 from tests.made_studies import make_study, random_study, with_second_recipe
 
 
-def found(figure: Figure, gid: str) -> list[Any]:
+def drawn(figure: Figure, gid: str) -> list[Any]:
     return figure.findobj(lambda artist: artist.get_gid() == gid)
 
 
@@ -35,7 +35,7 @@ def with_groups(study: Study) -> Study:
 
 def test_the_curve_is_the_best_scheme_at_each_size() -> None:
     study = random_study(20)
-    (curve,) = found(pareto(study), "curve")
+    (curve,) = drawn(pareto(study), "curve")
     sizes, scores = curve.get_data()
     helpful = sum((measurement.drop or 0.0) > 0.0 for measurement in study.measurements)
     assert len(sizes) == helpful + 1
@@ -69,7 +69,7 @@ def test_the_table_has_every_point_and_what_was_measured_of_it() -> None:
     assert measured.iloc[0]["protected"] == 0
     assert measured.iloc[-1]["predicted_drop"] == pytest.approx(0.0)
     assert list(table["predicted_drop"]) == pytest.approx([100 * (0.785 - s / 100) for s in table["predicted_score"]])
-    (points,) = found(figure, "measured")
+    (points,) = drawn(figure, "measured")
     assert len(points.get_xdata()) == 4
 
 
@@ -77,16 +77,16 @@ def test_a_target_is_drawn_and_each_scheme_says_how_likely_it_misses_it() -> Non
     study = with_groups(make_study([0.03, 0.02, 0.001]))
     figure = pareto(study, max_drop=2.5)
     table = figure.table
-    (target,) = found(figure, "target")
+    (target,) = drawn(figure, "target")
     assert target.get_ydata()[0] == pytest.approx(76.0)
     assert list(table["miss_probability"])[:-1] == sorted(table["miss_probability"][:-1], reverse=True)
     for row in table.itertuples():
         scheme = protect(study, max_drop=2.5)
         if row.protected == len(scheme.reasons) and row.layers == ", ".join(scheme.reasons):
             assert row.miss_probability == pytest.approx(scheme.miss_probability)
-    assert found(figure, "band")
+    assert drawn(figure, "band")
     assert (table["predicted_low"][:-1] < table["predicted_drop"][:-1]).all()
-    assert not found(pareto(make_study([0.03, 0.02])), "band"), "nothing is known of other images"
+    assert not drawn(pareto(make_study([0.03, 0.02])), "band"), "nothing is known of other images"
 
 
 def test_settings_that_cannot_be_are_refused() -> None:
@@ -99,7 +99,7 @@ def test_settings_that_cannot_be_are_refused() -> None:
 
 def test_lower_is_better_turns_the_curve_and_the_axis() -> None:
     figure = pareto(make_study([0.1, 0.2], higher_is_better=False, unit="", metric="loss"))
-    (curve,) = found(figure, "curve")
+    (curve,) = drawn(figure, "curve")
     assert list(curve.get_data()[1]) == pytest.approx([1.085, 0.885, 0.785])
     assert figure.axes[0].yaxis_inverted()
 
@@ -107,7 +107,7 @@ def test_lower_is_better_turns_the_curve_and_the_axis() -> None:
 def test_each_recipe_has_its_curve() -> None:
     figure = pareto(with_second_recipe(random_study(20)))
     words = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert len(found(figure, "curve")) == 2
+    assert len(drawn(figure, "curve")) == 2
     assert words[0].startswith("INT8: best scheme at each cost (predicted)")
     assert words[1].startswith("INT4")
 
@@ -124,11 +124,11 @@ def test_measured_schemes_are_drawn_labelled_and_joined_by_their_front() -> None
     measured = [("all", size / 4, 40.0), ("mixed", size / 2, mixed), ("bad", size / 1.9, 50.0), ("none", size, 78.5)]
     figure = pareto(study, measured=measured)
     figure.canvas.draw()
-    (points,) = found(figure, "measured")
+    (points,) = drawn(figure, "measured")
     assert list(points.get_ydata()) == pytest.approx([40.0, 70.0, 50.0, 78.5])
-    (best,) = found(figure, "front")
+    (best,) = drawn(figure, "front")
     assert list(best.get_ydata()) == pytest.approx([40.0, 70.0, 78.5])
-    labels = found(figure, "label")
+    labels = drawn(figure, "label")
     assert sorted(label.get_text() for label in labels) == ["all", "bad", "mixed", "none"]
     boxes = [label.get_window_extent() for label in labels]
     assert not [1 for a, b in combinations(boxes, 2) if a.overlaps(b)]
@@ -169,8 +169,8 @@ def test_latency_is_drawn_in_milliseconds_from_the_times_of_the_study() -> None:
     times = {layer.name: (0.001, 0.003) for layer in study.layers}
     study = study.with_latency(Latency(study.model, study.recipes["INT8"], "openvino", 0.010, 0.020, times))
     figure = pareto(study, against="latency", measured=[("four ms saved", 0.016, 70.0)])
-    assert list(found(figure, "curve")[0].get_data()[0]) == pytest.approx([10.0, 12.0, 14.0])
-    assert list(found(figure, "measured")[0].get_data()[0]) == pytest.approx([16.0])
+    assert list(drawn(figure, "curve")[0].get_data()[0]) == pytest.approx([10.0, 12.0, 14.0])
+    assert list(drawn(figure, "measured")[0].get_data()[0]) == pytest.approx([16.0])
     assert figure.axes[0].get_xlabel() == "time of one run (ms)"
     with pytest.raises(StudyError, match="this study has no times"):
         pareto(make_study([0.1]), against="latency")
@@ -183,5 +183,5 @@ def test_a_score_that_was_meant_as_a_fraction_is_refused_with_the_percent() -> N
         pareto(study, measured=[("mine", 1000.0, 0.77)])
     as_score = Score(0.77, {"mIoU": 0.77}, "mIoU", "%", 8)
     for score in (77.0, as_score, 0.1):  # a network can be broken down to a tenth of a percent
-        (points,) = found(pareto(study, measured=[("mine", 1000.0, score)]), "measured")
+        (points,) = drawn(pareto(study, measured=[("mine", 1000.0, score)]), "measured")
         assert list(points.get_data()[1]) == [pytest.approx(score if isinstance(score, float) else 77.0)]

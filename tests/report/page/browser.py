@@ -111,5 +111,5 @@ def run_in_page(text: str, steps: str, folder: Path, *flags: str, width: int = 1
     answer = subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
     match = re.search(r'<pre id="kept-by-test">(.*?)</pre>', answer.stdout, re.DOTALL)
     assert match, f"the page's script never ended: {answer.stderr[-2000:]}"
-    kept: dict[str, Any] = json.loads(unescape(match.group(1)))
-    return kept
+    facts: dict[str, Any] = json.loads(unescape(match.group(1)))
+    return facts

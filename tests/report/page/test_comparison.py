@@ -30,13 +30,13 @@ def page(path: Path, **settings: Any) -> str:
 
 def charts(text: str) -> dict[str, Any]:
     match = re.search(r'<script type="application/json" id="data">(.*?)</script>', text)
-    found: dict[str, Any] = json.loads(match.group(1))["charts"]
-    return found
+    charts_data: dict[str, Any] = json.loads(match.group(1))["charts"]
+    return charts_data
 
 
 def test_the_finding_has_the_rank_correlation_and_the_layer_that_moves_most() -> None:
     text = comparison_finding(Comparison(STUDY, "INT8", OTHER_STUDY, "INT8"))
-    both = [(mine, theirs) for mine, theirs in zip(DROPS, OTHER, strict=True) if mine is not None]
+    both = [(first, second) for first, second in zip(DROPS, OTHER, strict=True) if first is not None]
     expected = spearmanr(*zip(*both, strict=True)).statistic
     assert text == (
         "Against other scenes, 4 layers can be compared with generated scenes; the rank correlation of their drops is "
@@ -54,9 +54,9 @@ def test_each_layer_that_both_measured_is_a_mark_at_its_two_drops() -> None:
     chart = comparison_chart(Comparison(STUDY, "INT8", OTHER_STUDY, "INT8"))
     marks = {mark["row"]: (mark["x"], mark["y"]) for group in chart.data()["groups"] for mark in group["marks"]}
     assert marks == {
-        row: (pytest.approx(100 * mine), pytest.approx(100 * theirs))
-        for row, (mine, theirs) in enumerate(zip(DROPS, OTHER, strict=True))
-        if mine is not None
+        row: (pytest.approx(100 * first), pytest.approx(100 * second))
+        for row, (first, second) in enumerate(zip(DROPS, OTHER, strict=True))
+        if first is not None
     }
 
 

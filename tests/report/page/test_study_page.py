@@ -160,11 +160,11 @@ def test_notes_skipped_modules_and_the_recipe_are_on_the_page() -> None:
 
 def test_each_recipe_is_on_the_page_and_one_can_be_chosen() -> None:
     study = with_second_recipe(make_study([0.1, 0.2]))
-    both, one = without_library(study_page(read(study))), without_library(study_page(read(study), "INT4"))
+    both, single = without_library(study_page(read(study))), without_library(study_page(read(study), "INT4"))
     assert len(Reader(both).tables[-1]) == 1 + 4 + 1
-    assert len(Reader(one).tables[-1]) == 1 + 2 + 1
+    assert len(Reader(single).tables[-1]) == 1 + 2 + 1
     assert '<option value="1">INT4</option>' in both
-    assert "<select" not in one
+    assert "<select" not in single
 
 
 def test_a_page_of_nothing_is_an_error() -> None:

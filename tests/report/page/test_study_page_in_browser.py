@@ -57,91 +57,91 @@ kept.drawings = [...chart().querySelectorAll('svg')].every((drawing) => drawing.
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     study = with_second_recipe(with_intervals(make_study(DROPS), half=0.0003))
     return run_in_page(study_page(read(study)), STEPS, tmp_path_factory.mktemp("page"))
 
 
-def test_the_page_draws_without_an_error_and_asks_for_nothing(kept: dict[str, Any]) -> None:
-    assert kept["charts"] == "drawn"
-    assert kept["errors"] == []
-    assert kept["requests"] == []
+def test_the_page_draws_without_an_error_and_asks_for_nothing(facts: dict[str, Any]) -> None:
+    assert facts["charts"] == "drawn"
+    assert facts["errors"] == []
+    assert facts["requests"] == []
 
 
-def test_no_button_sends_the_study_anywhere(kept: dict[str, Any]) -> None:
-    assert [button.lower() for button in kept["buttons"]] == [  # plotly 6 and 7 write them differently
+def test_no_button_sends_the_study_anywhere(facts: dict[str, Any]) -> None:
+    assert [button.lower() for button in facts["buttons"]] == [  # plotly 6 and 7 write them differently
         *("download plot as a png", "zoom", "pan", "box select", "zoom in", "zoom out", "reset axes"),
     ]
 
 
-def test_pointing_at_a_dip_tells_name_module_interval_and_verdict_and_marks_its_row(kept: dict[str, Any]) -> None:
-    for text in (kept["hover"], kept["hoverSaid"]):
+def test_pointing_at_a_dip_tells_name_module_interval_and_verdict_and_marks_its_row(facts: dict[str, Any]) -> None:
+    for text in (facts["hover"], facts["hoverSaid"]):
         assert text.startswith("stage2:0:0")
         assert "backbone.stages.2.blocks.0.conv0" in text
         assert "drop 12.00 points [10.47, 13.53]" in text
         assert text.endswith("dip")
-    assert kept["ring"] == [4]
-    assert kept["marked"] == "stage2:0:0"
+    assert facts["ring"] == [4]
+    assert facts["marked"] == "stage2:0:0"
 
 
-def test_a_heading_sorts_numbers_by_size_and_turns_round_with_what_is_absent_last(kept: dict[str, Any]) -> None:
-    assert kept["first"] == [*NAMES, "head.unused"]
+def test_a_heading_sorts_numbers_by_size_and_turns_round_with_what_is_absent_last(facts: dict[str, Any]) -> None:
+    assert facts["first"] == [*NAMES, "head.unused"]
     order = ["stage2:0:0", "stage3:0:0", "stage0:0:0", "stage4:0:0", "stage2:0:1", "stage0:0:1"]
-    assert kept["byDrop"][:6] == order
-    assert kept["byDrop"][-2:] == ["stage1:0:0", "head.unused"]
-    assert kept["byDropUp"][0] == "stage1:0:1"
-    assert kept["byDropUp"][-2:] == ["stage1:0:0", "head.unused"]
-    assert kept["byName"] == ["head.unused", *NAMES]
-    assert kept["sortTold"] == "drop (points)"
+    assert facts["byDrop"][:6] == order
+    assert facts["byDrop"][-2:] == ["stage1:0:0", "head.unused"]
+    assert facts["byDropUp"][0] == "stage1:0:1"
+    assert facts["byDropUp"][-2:] == ["stage1:0:0", "head.unused"]
+    assert facts["byName"] == ["head.unused", *NAMES]
+    assert facts["sortTold"] == "drop (points)"
 
 
-def test_searching_keeps_the_rows_that_hold_the_words(kept: dict[str, Any]) -> None:
-    assert kept["searched"] == ["stage0:0:1", "stage4:0:0"]
-    assert kept["count"] == "2 of 11 rows"
+def test_searching_keeps_the_rows_that_hold_the_words(facts: dict[str, Any]) -> None:
+    assert facts["searched"] == ["stage0:0:1", "stage4:0:0"]
+    assert facts["count"] == "2 of 11 rows"
 
 
-def test_dragging_over_dips_selects_their_rows_and_dims_the_others_until_cleared(kept: dict[str, Any]) -> None:
-    assert kept["dragged"] == ["stage1:0:1", "stage2:0:0", "stage2:0:1"]
-    assert kept["bright"] == [3, 4, 5]
-    assert sorted(kept["cleared"]) == sorted(kept["first"])
+def test_dragging_over_dips_selects_their_rows_and_dims_the_others_until_cleared(facts: dict[str, Any]) -> None:
+    assert facts["dragged"] == ["stage1:0:1", "stage2:0:0", "stage2:0:1"]
+    assert facts["bright"] == [3, 4, 5]
+    assert sorted(facts["cleared"]) == sorted(facts["first"])
 
 
-def test_a_stage_selects_its_layers_and_brings_them_near(kept: dict[str, Any]) -> None:
-    assert kept["stage"] == ["stage3:0:0", "stage3:0:1"]
-    assert kept["stageTicks"] == [5, 8]
-    assert len(kept["escaped"]) == 11
+def test_a_stage_selects_its_layers_and_brings_them_near(facts: dict[str, Any]) -> None:
+    assert facts["stage"] == ["stage3:0:0", "stage3:0:1"]
+    assert facts["stageTicks"] == [5, 8]
+    assert len(facts["escaped"]) == 11
 
 
-def test_the_keyboard_walks_by_damage_and_by_order_selects_and_zooms(kept: dict[str, Any]) -> None:
-    assert kept["worst"].startswith("stage2:0:0\n")
-    assert kept["second"].startswith("stage3:0:0\n")
-    assert kept["right"].startswith("stage3:0:1\n")
-    assert kept["home"].startswith("stage0:0:0\n")
-    assert kept["end"].startswith("stage4:0:1\n")
-    assert kept["zoomed"][0] > 3
-    assert kept["entered"] == ["stage4:0:1"]
+def test_the_keyboard_walks_by_damage_and_by_order_selects_and_zooms(facts: dict[str, Any]) -> None:
+    assert facts["worst"].startswith("stage2:0:0\n")
+    assert facts["second"].startswith("stage3:0:0\n")
+    assert facts["right"].startswith("stage3:0:1\n")
+    assert facts["home"].startswith("stage0:0:0\n")
+    assert facts["end"].startswith("stage4:0:1\n")
+    assert facts["zoomed"][0] > 3
+    assert facts["entered"] == ["stage4:0:1"]
 
 
-def test_a_kind_is_hidden_and_says_so(kept: dict[str, Any]) -> None:
-    assert kept["pressed"] == "false"
-    assert "stage0:0:0" not in kept["hidden"]
-    assert "stage2:0:0" in kept["hidden"]
+def test_a_kind_is_hidden_and_says_so(facts: dict[str, Any]) -> None:
+    assert facts["pressed"] == "false"
+    assert "stage0:0:0" not in facts["hidden"]
+    assert "stage2:0:0" in facts["hidden"]
 
 
-def test_another_recipe_brings_its_own_dips_rows_and_stages(kept: dict[str, Any]) -> None:
-    assert kept["other"] == 11
-    assert "drop 36.00 points" in kept["otherHover"]
-    assert kept["stagesShown"] == [True, False]
+def test_another_recipe_brings_its_own_dips_rows_and_stages(facts: dict[str, Any]) -> None:
+    assert facts["other"] == 11
+    assert "drop 36.00 points" in facts["otherHover"]
+    assert facts["stagesShown"] == [True, False]
 
 
-def test_arrow_keys_walk_through_the_rows(kept: dict[str, Any]) -> None:
-    assert kept["focused"] == kept["focusedSaid"].split("\n")[0]
+def test_arrow_keys_walk_through_the_rows(facts: dict[str, Any]) -> None:
+    assert facts["focused"] == facts["focusedSaid"].split("\n")[0]
 
 
-def test_a_reader_of_the_screen_does_not_meet_the_drawings(kept: dict[str, Any]) -> None:
-    assert kept["drawings"]
+def test_a_reader_of_the_screen_does_not_meet_the_drawings(facts: dict[str, Any]) -> None:
+    assert facts["drawings"]
 
 
-def test_a_part_of_the_chart_can_be_brought_near_in_both_directions(kept: dict[str, Any]) -> None:
-    assert kept["zoomedInto"] == [[2, 6], [77, 79]]
-    assert min(kept["zoomedOut"]) < 78.5 - 36
+def test_a_part_of_the_chart_can_be_brought_near_in_both_directions(facts: dict[str, Any]) -> None:
+    assert facts["zoomedInto"] == [[2, 6], [77, 79]]
+    assert min(facts["zoomedOut"]) < 78.5 - 36

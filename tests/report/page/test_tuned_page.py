@@ -34,7 +34,7 @@ kept.requests = performance.getEntriesByType('resource').map((entry) => entry.na
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_in_page(tuned_page(TUNED), STEPS, tmp_path_factory.mktemp("page"))
 
 
@@ -82,26 +82,26 @@ def test_a_score_of_zero_is_a_score() -> None:
     assert 'data-row="2"' not in text  # it failed
 
 
-def test_a_mark_tells_about_its_step_and_marks_its_row(kept: dict[str, Any]) -> None:
-    assert kept["errors"] == []
-    assert kept["requests"] == []
-    for text in (kept["hover"], kept["told"]):
+def test_a_mark_tells_about_its_step_and_marks_its_row(facts: dict[str, Any]) -> None:
+    assert facts["errors"] == []
+    assert facts["requests"] == []
+    for text in (facts["hover"], facts["told"]):
         assert text.startswith("2  int8-affine for all layers")
         assert "miou 71.00, drop 7.50 [6.00, 9.00]" in text
-    assert kept["marked"] == "int8-affine for all layers"
+    assert facts["marked"] == "int8-affine for all layers"
 
 
-def test_the_keyboard_walks_through_the_steps_and_chooses_one(kept: dict[str, Any]) -> None:
-    assert kept["home"].startswith("1  INT8 for all layers")
-    assert kept["end"].startswith("on openvino")
-    assert kept["chosen"] == ["INT8 for all layers"]
-    assert len(kept["all"]) == 4
+def test_the_keyboard_walks_through_the_steps_and_chooses_one(facts: dict[str, Any]) -> None:
+    assert facts["home"].startswith("1  INT8 for all layers")
+    assert facts["end"].startswith("on openvino")
+    assert facts["chosen"] == ["INT8 for all layers"]
+    assert len(facts["all"]) == 4
 
 
-def test_a_row_points_out_its_mark(kept: dict[str, Any]) -> None:
-    assert kept["picked"].startswith("4  stage2:0:0 back in float")
-    assert kept["ring"] == [77.8]
+def test_a_row_points_out_its_mark(facts: dict[str, Any]) -> None:
+    assert facts["picked"].startswith("4  stage2:0:0 back in float")
+    assert facts["ring"] == [77.8]
 
 
-def test_steps_sort_by_score_with_what_failed_last(kept: dict[str, Any]) -> None:
-    assert kept["byScore"] == [TUNED.steps[place].what for place in (3, 1, 0, 2)]
+def test_steps_sort_by_score_with_what_failed_last(facts: dict[str, Any]) -> None:
+    assert facts["byScore"] == [TUNED.steps[place].what for place in (3, 1, 0, 2)]

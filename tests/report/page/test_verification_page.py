@@ -27,7 +27,7 @@ await search('disagrees'); kept.searched = shown();
 
 
 @pytest.fixture(scope="module")
-def kept(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+def facts(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return run_in_page(verification_page(VERIFICATION), STEPS, tmp_path_factory.mktemp("page"))
 
 
@@ -68,15 +68,15 @@ def test_no_chart_of_times_where_the_engine_tells_none() -> None:
     assert [chart.anchor for chart in verification_charts(silent)] == ["codes"]
 
 
-def test_a_mark_tells_about_its_layer_in_both_charts(kept: dict[str, Any]) -> None:
-    assert kept["errors"] == []
-    assert kept["hover"].startswith("stage4:0:0")
-    assert "disagrees: planned int8, executed int8" in kept["hover"]
-    assert "2.0e-02 of 10,000 codes differ, by at most 9" in kept["hover"]
-    assert kept["marked"] == "stage4:0:0"
-    assert kept["time"].startswith("stage3:0:1")
-    assert "0.8 ms" in kept["time"]
+def test_a_mark_tells_about_its_layer_in_both_charts(facts: dict[str, Any]) -> None:
+    assert facts["errors"] == []
+    assert facts["hover"].startswith("stage4:0:0")
+    assert "disagrees: planned int8, executed int8" in facts["hover"]
+    assert "2.0e-02 of 10,000 codes differ, by at most 9" in facts["hover"]
+    assert facts["marked"] == "stage4:0:0"
+    assert facts["time"].startswith("stage3:0:1")
+    assert "0.8 ms" in facts["time"]
 
 
-def test_a_status_can_be_searched_for(kept: dict[str, Any]) -> None:
-    assert kept["searched"] == ["stage4:0:0"]
+def test_a_status_can_be_searched_for(facts: dict[str, Any]) -> None:
+    assert facts["searched"] == ["stage4:0:0"]

@@ -37,15 +37,15 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 class NotedTask(MeanTask):
     """Writes down in which process and with how many threads it runs, and does ``act`` in all but the first one."""
 
-    def __init__(self, images: int, notes: Path, act: Callable[[Any], Any] = lambda said: said) -> None:
+    def __init__(self, images: int, notes: Path, act: Callable[[Any], Any] = lambda predictions: predictions) -> None:
         super().__init__(images)
         self.home, self.notes, self.act = os.getpid(), notes, act
 
     def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
         with self.notes.open("a") as file:
             file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
-        said = super().predict(model, batch)
-        return said if os.getpid() == self.home else self.act(said)
+        predictions = super().predict(model, batch)
+        return predictions if os.getpid() == self.home else self.act(predictions)
 
     def noted(self) -> tuple[set[str], set[str]]:
         lines = [line.split() for line in self.notes.read_text().splitlines()]
@@ -89,18 +89,18 @@ def test_a_stop_and_a_store_are_those_of_one_process(tmp_path: Path) -> None:
     assert known(analyze(MeanTask(200), stop=stop, store=tmp_path / "auto.jsonl")) == known(study)
 
 
-def die(said: Any) -> Any:
+def die(predictions: Any) -> Any:
     os.kill(os.getpid(), signal.SIGKILL)
-    return said
+    return predictions
 
 
-def hang(said: Any) -> Any:
+def hang(predictions: Any) -> Any:
     time.sleep(60)
-    return said
+    return predictions
 
 
-def unsendable(said: list[Any]) -> list[Any]:
-    return [lambda: 1 for _ in said]
+def unsendable(predictions: list[Any]) -> list[Any]:
+    return [lambda: 1 for _ in predictions]
 
 
 @pytest.mark.parametrize("act", [die, hang, unsendable])
@@ -116,7 +116,7 @@ def test_what_workers_do_not_answer_is_run_here(
 
 
 def test_an_error_of_the_task_is_raised_as_in_one_process(tmp_path: Path) -> None:
-    def fail(said: Any) -> Any:
+    def fail(predictions: Any) -> Any:
         raise ValueError("in a worker")
 
     with pytest.raises(ValueError, match="in a worker"):
@@ -131,7 +131,7 @@ def test_a_sweep_of_fewer_passes_than_fill_the_cores_keeps_threads_and_process(t
     assert task.noted() == ({str(os.getpid())}, {"2"})
 
 
-def test_threads_that_were_set_to_one_are_a_wish_for_one_process(tmp_path: Path) -> None:
+def test_threads_that_were_set_to_one_ask_for_one_process(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     task = NotedTask(40, tmp_path / "notes")
     analyze(task)
@@ -155,7 +155,7 @@ class BitsOfThreads(MeanTask):
     """Predicts something else with another number of threads, as large networks do in their last bits."""
 
     def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
-        return [one + 1e-9 * torch.get_num_threads() for one in super().predict(model, batch)]
+        return [prediction + 1e-9 * torch.get_num_threads() for prediction in super().predict(model, batch)]
 
 
 def test_a_store_begun_with_threads_within_a_pass_is_continued_with_them(tmp_path: Path) -> None:

@@ -72,16 +72,16 @@ def passes(model: nn.Module, *, replay: bool, batches: int = 2) -> tuple[list[An
     x = torch.ones(1, 3, 2, 2)
     variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, x).layers]
     forward = Forward(model, Perturber(model), replay=replay)
-    found = []
+    outputs = []
     with torch.no_grad():
         for number in range(batches):
 
             def run(x: Tensor = x * (number + 1)) -> list[Any]:
                 return [{"outputs": [model(x).numpy()]}]
 
-            found.append(forward.baseline(run, variants))
-            found += [forward.variant(run, variant) for variant in variants]
-    return found, forward
+            outputs.append(forward.baseline(run, variants))
+            outputs += [forward.variant(run, variant) for variant in variants]
+    return outputs, forward
 
 
 NOTED = threading.local()  # written in C: what it holds is not seen

@@ -84,22 +84,22 @@ def test_folders_of_sweeps_that_are_gone_are_removed_and_others_are_not(tmp_path
     os.utime(old, (0, 0))  # killed before it could take its lock
     (other / "in-use").touch()  # killed later
     link.symlink_to(new)
-    mine = subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, "-c", HOLDS_ITS_FOLDER],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "TMPDIR": str(tmp_path)},
     )
-    assert mine.stdin is not None
-    assert mine.stdout is not None
-    used = Path(mine.stdout.readline().strip())
+    assert process.stdin is not None
+    assert process.stdout is not None
+    used = Path(process.stdout.readline().strip())
     remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {new.name, link.name, used.name}
-    mine.kill()
-    mine.wait()
-    mine.stdin.close()
-    mine.stdout.close()
+    process.kill()
+    process.wait()
+    process.stdin.close()
+    process.stdout.close()
     remove_abandoned(tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {new.name, link.name}
 

@@ -23,8 +23,8 @@ def test_a_sweep_whose_ray_workers_are_killed_equals_one_in_a_single_process(tmp
     done = subprocess.run(command, cwd=repository, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert int(done.stdout.split()[-1]) == 4, "images 8, 24, 40 and 56 begin a batch that kills its worker once"
-    one, ray = (sv.Study.load(tmp_path / f"{name}.json") for name in ("one process", "ray"))
-    assert known(ray) == known(one)
+    single, ray = (sv.Study.load(tmp_path / f"{name}.json") for name in ("one process", "ray"))
+    assert known(ray) == known(single)
 
 
 def test_without_ray_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

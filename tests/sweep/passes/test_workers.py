@@ -63,8 +63,8 @@ class Backwards(Executor):
         self.calls += 1
         if len(self.waiting) == 3 or self.calls > 12:
             while self.waiting:
-                done, function, given = self.waiting.pop()
-                done.set_result(function(*given))
+                done, function, arguments = self.waiting.pop()
+                done.set_result(function(*arguments))
         return future
 
 
@@ -109,17 +109,17 @@ def test_threads_give_the_same_study(wrapped: sv.Wrapped) -> None:
     wrapped.calibrate(MeanTask(8))
     before = torch.get_rng_state()
     with ThreadPoolExecutor(3) as executor:
-        found = known(analyze(wrapped, MeanTask(40), executor=executor))
-    assert found == known(analyze(wrapped, MeanTask(40)))
+        rows = known(analyze(wrapped, MeanTask(40), executor=executor))
+    assert rows == known(analyze(wrapped, MeanTask(40)))
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_batches_are_taken_in_in_their_order_whichever_is_done_first(wrapped: sv.Wrapped, tmp_path: Path) -> None:
     wrapped.calibrate(MeanTask(8))
     executor = Backwards()
-    found = known(analyze(wrapped, MeanTask(60), executor=executor))
+    rows = known(analyze(wrapped, MeanTask(60), executor=executor))
     assert executor.calls >= 15
-    assert found == known(analyze(wrapped, MeanTask(60)))
+    assert rows == known(analyze(wrapped, MeanTask(60)))
 
 
 def test_what_cannot_be_sent_is_said(wrapped: sv.Wrapped) -> None:
@@ -170,8 +170,8 @@ def test_an_error_of_the_task_itself_comes_through(wrapped: sv.Wrapped, processe
 class TwoPartsError(Exception):
     """An error that is pickled and cannot be made again of what it was pickled to."""
 
-    def __init__(self, what: str, why: str) -> None:
-        super().__init__(f"{what}: {why}")
+    def __init__(self, subject: str, why: str) -> None:
+        super().__init__(f"{subject}: {why}")
 
 
 class Awkward(MeanTask):
@@ -195,7 +195,7 @@ def test_a_store_is_free_again_while_forked_workers_live(wrapped: sv.Wrapped, tm
 def test_a_layer_that_fails_in_a_worker_is_a_row_with_its_reason(wrapped: sv.Wrapped) -> None:
     with ThreadPoolExecutor(1) as executor:
         study = wrapped.analyze(PickyTask(20), sv.INT4_WEIGHTS, executor=executor, progress=False)
-    assert [one.status for one in study.measurements] == ["measured", "failed", "measured", "measured"]
+    assert [measurement.status for measurement in study.measurements] == ["measured", "failed", "measured", "measured"]
     assert study.measurements[1].reason == "ValueError: out of luck"
     with ThreadPoolExecutor(1) as executor, pytest.raises(ValueError, match="out of luck"):
         wrapped.analyze(PickyTask(20), sv.INT4_WEIGHTS, executor=executor, progress=False, on_error="raise")

@@ -30,8 +30,8 @@ class Chain(nn.Module):
         self.head = conv()
 
     def before(self, x: Tensor) -> Tensor:
-        for one in self.chain[:-1]:
-            x = one(x).relu() + x
+        for layer in self.chain[:-1]:
+            x = layer(x).relu() + x
         out: Tensor = self.chain[-1](x)
         return out
 
@@ -72,9 +72,9 @@ class ChildIsToldTwice(Chain):
         x = self.before(x)
         y = self.middle(x)
         self.block.rate = 1
-        one = self.block(x)
+        first = self.block(x)
         self.block.rate = 2
-        return self.head(y + one * self.block(x))
+        return self.head(y + first * self.block(x))
 
 
 class WeightIsMade(Chain):
@@ -101,10 +101,10 @@ class TwoAutocasts(Chain):
         x = self.before(x)
         y = self.middle(x)
         with torch.autocast("cpu", dtype=torch.bfloat16):
-            one = self.shared(x)
+            first = self.shared(x)
         with torch.autocast("cpu", dtype=torch.float16):
             other = self.shared(x)
-        return self.head(y + one.float() * 3 - other.float())
+        return self.head(y + first.float() * 3 - other.float())
 
 
 class Keeps(nn.Module):
@@ -225,11 +225,11 @@ class OtherSequential(Chain):
 
 
 def all_of(block: nn.Sequential, x: Tensor) -> list[Tensor]:
-    found = []
+    outputs = []
     for module in block:
         x = module(x)
-        found.append(x)
-    return found
+        outputs.append(x)
+    return outputs
 
 
 class Appends(nn.Module):
@@ -272,11 +272,11 @@ class Pyramid(nn.Module):
         self.levels, self.give = nn.ModuleList(conv() for _ in range(3)), give
 
     def forward(self, x: Tensor) -> Any:
-        found = []
+        levels = []
         for level in self.levels:
             x = level(x).relu()
-            found.append(x)
-        return self.give(found)
+            levels.append(x)
+        return self.give(levels)
 
 
 class GivenOnce(Chain):
@@ -299,14 +299,14 @@ class HooksInside(Chain):
         self.block, self.head = nn.Sequential(conv(), conv(), conv()), conv(12)
 
     def forward(self, x: Tensor) -> Any:
-        found: list[Tensor] = []
-        handles = [module.register_forward_hook(lambda _, __, out: found.append(out)) for module in self.block]
+        outputs: list[Tensor] = []
+        handles = [module.register_forward_hook(lambda _, __, out: outputs.append(out)) for module in self.block]
         try:
             self.block(self.before(x))
         finally:
             for handle in handles:
                 handle.remove()
-        return self.head(torch.cat(found, 1))
+        return self.head(torch.cat(outputs, 1))
 
 
 class GradientsInside(Chain):
@@ -338,8 +338,8 @@ class Slots:
 class NoDict:
     __slots__ = ("one", "other")
 
-    def __init__(self, one: Tensor, other: Tensor) -> None:
-        self.one, self.other = one, other
+    def __init__(self, first: Tensor, other: Tensor) -> None:
+        self.one, self.other = first, other
 
 
 class ReturnsAnObject(Chain):
@@ -347,13 +347,13 @@ class ReturnsAnObject(Chain):
 
     def __init__(self, kind: type[Any]) -> None:
         super().__init__()
-        self.pyramid, self.last = Pyramid(lambda found: kind(*found[:2])), conv()
+        self.pyramid, self.last = Pyramid(lambda levels: kind(*levels[:2])), conv()
 
     def forward(self, x: Tensor) -> Any:
-        found = self.pyramid(self.before(x))
-        found.one = found.one * 2
-        found.other.relu_()
-        return self.last(self.head(found.one) + found.other)
+        levels = self.pyramid(self.before(x))
+        levels.one = levels.one * 2
+        levels.other.relu_()
+        return self.last(self.head(levels.one) + levels.other)
 
 
 class Mapped(Chain):
@@ -396,8 +396,8 @@ class Scripted(Chain):
 
 
 MODELS: dict[str, Callable[[], nn.Module]] = {
-    one.__name__: one
-    for one in (
+    kind.__name__: kind
+    for kind in (
         ChildIsTold,
         ChildIsToldTwice,
         WeightIsMade,

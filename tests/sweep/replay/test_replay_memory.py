@@ -28,7 +28,7 @@ def a_sweep(model: nn.Module, x: Tensor, replayer: Replayer) -> tuple[list[int],
     touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
     with torch.no_grad(), untouched(model):
         replayer.record(lambda: model(x), touched)
-        kept = [replayer.kept_bytes]
+        sizes_bytes = [replayer.kept_bytes]
         for layer, modules in zip(layers, touched, strict=True):
             with perturber.applied({layer: sv.INT4_WEIGHTS}):
                 full = list(tensors_in(model(x)))
@@ -37,8 +37,8 @@ def a_sweep(model: nn.Module, x: Tensor, replayer: Replayer) -> tuple[list[int],
             assert replayer.intact()
             assert all(map(torch.equal, replayed, full)), layer.name
             replayer.done(modules)
-            kept.append(replayer.kept_bytes)
-    return kept, replayer.counts.run
+            sizes_bytes.append(replayer.kept_bytes)
+    return sizes_bytes, replayer.counts.run
 
 
 def retinanet() -> tuple[nn.Module, Tensor]:
@@ -48,19 +48,21 @@ def retinanet() -> tuple[nn.Module, Tensor]:
 
 def test_what_no_remaining_variant_needs_is_dropped() -> None:
     model, x = retinanet()
-    kept, _ = a_sweep(model, x, Replayer(model))
-    assert kept == sorted(kept, reverse=True)
-    assert kept[0] > 0
-    assert kept[-1] == 0
+    sizes_bytes, _ = a_sweep(model, x, Replayer(model))
+    assert sizes_bytes == sorted(sizes_bytes, reverse=True)
+    assert sizes_bytes[0] > 0
+    assert sizes_bytes[-1] == 0
 
 
 def test_a_chain_keeps_what_goes_into_perturbed_layers_and_nothing_between() -> None:
     torch.manual_seed(0)
     parts = [part for _ in range(3) for part in (nn.Conv2d(4, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU())]
     model, x = nn.Sequential(*parts).eval(), torch.randn(1, 4, 8, 8)
-    kept, _ = a_sweep(model, x, Replayer(model))
-    one = x.nbytes
-    assert kept == [2 * one, 2 * one, one, 0], "the outputs of the first two ReLUs, until the layer behind has run"
+    sizes_bytes, _ = a_sweep(model, x, Replayer(model))
+    tensor_bytes = x.nbytes
+    assert sizes_bytes == [2 * tensor_bytes, 2 * tensor_bytes, tensor_bytes, 0], (
+        "the outputs of the first two ReLUs, until the layer behind has run"
+    )
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.6, 0.9])
@@ -80,8 +82,8 @@ def test_a_larger_batch_than_was_surveyed_stays_within_the_limit() -> None:
     free, _ = a_sweep(model, x, Replayer(model))
     replayer = Replayer(model, memory_limit=free[0])
     a_sweep(model, x, replayer)
-    kept, _ = a_sweep(model, torch.cat([x, x + 1]), replayer)
-    assert 0 < max(kept) <= free[0]
+    sizes_bytes, _ = a_sweep(model, torch.cat([x, x + 1]), replayer)
+    assert 0 < max(sizes_bytes) <= free[0]
 
 
 @pytest.mark.parametrize("slow", ["left", "right"])
@@ -142,7 +144,7 @@ def test_the_survey_keeps_no_tensor(monkeypatch: pytest.MonkeyPatch) -> None:
         alive.clear()
         result = model(x)
         del result
-        counted.append(sum(one() is not None for one in alive))
+        counted.append(sum(reference() is not None for reference in alive))
 
     with torch.no_grad():
         replayer.record(run, [{model.body.conv1}])
@@ -155,7 +157,7 @@ def test_a_sweep_within_a_limit_predicts_the_same(monkeypatch: pytest.MonkeyPatc
     model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True), nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)).eval()
     x = torch.randn(2, 3, 16, 16)
     variants = [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in sv.wrap(model, x).layers]
-    found = []
+    passes = []
     for limit in (None, 1000, 0):
         forward = Forward(model, Perturber(model), replay=True, memory_limit=limit)
         for batch in (x, x + 1):
@@ -164,8 +166,10 @@ def test_a_sweep_within_a_limit_predicts_the_same(monkeypatch: pytest.MonkeyPatc
                 return [{"outputs": [F.relu(model(batch)).numpy()]}]
 
             with torch.no_grad():
-                found.append([forward.baseline(run, variants), *(forward.variant(run, one) for one in variants)])
+                passes.append(
+                    [forward.baseline(run, variants), *(forward.variant(run, variant) for variant in variants)]
+                )
         assert forward.replayer is not None
         assert limit is None or forward.replayer.kept_bytes <= limit
-    assert same(found[:2], found[2:4])
-    assert same(found[:2], found[4:])
+    assert same(passes[:2], passes[2:4])
+    assert same(passes[:2], passes[4:])

@@ -30,7 +30,7 @@ def small_retinanet() -> RetinaNet:
 
 def outputs_of(model: nn.Module, x: Tensor, replayer: Replayer, layers: list[sv.Layer]) -> dict[str, list[Tensor]]:
     """Every layer's replayed outputs, all of which are also those of a full pass."""
-    perturber, found = Perturber(model), {}
+    perturber, outputs = Perturber(model), {}
     with torch.no_grad(), untouched(model):
         replayer.record(lambda: model(x), [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers])
         for layer in layers:
@@ -38,11 +38,11 @@ def outputs_of(model: nn.Module, x: Tensor, replayer: Replayer, layers: list[sv.
             with perturber.applied(recipes):
                 full = list(tensors_in(model(x)))
                 with replayer.replaying(perturber.touched(recipes)):
-                    found[layer.name] = list(tensors_in(model(x)))
+                    outputs[layer.name] = list(tensors_in(model(x)))
             assert replayer.intact()
             replayer.done(perturber.touched(recipes))
-            assert all(map(torch.equal, found[layer.name], full)), layer.name
-    return found
+            assert all(map(torch.equal, outputs[layer.name], full)), layer.name
+    return outputs
 
 
 def convolutions(monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -94,14 +94,14 @@ def test_a_pyramid_level_runs_alone_where_its_own_layer_is_perturbed(monkeypatch
 def test_operators_that_do_not_pay_are_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
     model, x = small_retinanet(), torch.randn(1, 3, 64, 64)
     layers = list(sv.wrap(model, x).layers)
-    found = {}
+    looked_up = {}
     for seconds in (0.0, 1.0):
         monkeypatch.setattr("sensitivity.sweep.replay.foresight.OPERATOR_SECONDS", seconds)
         replayer = Replayer(model)
         outputs_of(model, x, replayer, layers)
-        found[seconds] = replayer.looked_up
-    assert "Pyramid" in found[0.0]
-    assert found[1.0] == []
+        looked_up[seconds] = replayer.looked_up
+    assert "Pyramid" in looked_up[0.0]
+    assert looked_up[1.0] == []
 
 
 def test_an_operator_with_another_constant_or_autocast_is_another_operator() -> None:
@@ -164,7 +164,7 @@ def test_a_tensor_that_gets_the_identity_of_a_dead_one_is_not_taken_for_it() -> 
             dead = [self._shared(x * number) for number in range(1, 9)]
             living = [self.other(x) for _ in range(9)]
             first = self.late(dead[0])
-            return first + sum(self._shared(one) for one in living)
+            return first + sum(self._shared(tensor) for tensor in living)
 
         def _shared(self, x: Tensor) -> Tensor:
             self.seen.append(id(x))
@@ -225,10 +225,10 @@ def test_a_caller_may_write_to_what_the_model_returned_even_through_numpy() -> N
     perturber, replayer = Perturber(model), Replayer(model)
 
     def doubled() -> list[Tensor]:
-        found = list(model(x).values())
-        for tensor in found:
+        outputs = list(model(x).values())
+        for tensor in outputs:
             tensor.numpy()[...] *= 2
-        return found
+        return outputs
 
     with torch.no_grad():
         touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]

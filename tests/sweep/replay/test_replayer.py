@@ -32,16 +32,16 @@ def operators(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -
 
 def predictions(wrapped: sv.Wrapped, task: RecordingTask, *, replay: bool) -> tuple[list[Any], Forward]:
     """Baseline and every layer's predictions at int4 weights, for every batch."""
-    layers = [found for found in wrapped.layers if "computed-weight" not in found.flags]
-    found: list[Any] = []
+    layers = [layer for layer in wrapped.layers if "computed-weight" not in layer.flags]
+    predicted: list[Any] = []
     with untouched(wrapped.model), torch.no_grad():
         forward = Forward(wrapped.model, Perturber(wrapped.model), replay=replay)
         for batch in task.batches():
             run = unchanged_inputs(partial(task.predict, wrapped.model, batch), batch)
-            found.append(forward.baseline(run, [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in layers]))
+            predicted.append(forward.baseline(run, [Variant.alone(layer, sv.INT4_WEIGHTS) for layer in layers]))
             for layer in layers:
-                found.append(forward.variant(run, Variant.alone(layer, sv.INT4_WEIGHTS)))
-    return found, forward
+                predicted.append(forward.variant(run, Variant.alone(layer, sv.INT4_WEIGHTS)))
+    return predicted, forward
 
 
 @pytest.mark.parametrize("name", sorted(CASES))

@@ -25,10 +25,10 @@ CHAIN = {3: 5, 5: 6}
 EVERY = set(range(1, 8))
 
 
-def rule(perturbed: int, *, skippable: Iterable[int] = EVERY, kept: Iterable[Output] = EVERY) -> ReuseRule:
+def rule(perturbed: int, *, skippable: Iterable[int] = EVERY, recorded: Iterable[Output] = EVERY) -> ReuseRule:
     order = CallOrder(MODULES, LAST, CHAIN, frozenset(skippable))
     around = {1: {1, 20, 10}, 2: {2, 20, 10}, 3: {3, 20, 10}, 4: {4, 1, 20, 10}, 5: {5, 10}}[perturbed]
-    return ReuseRule(order, frozenset({perturbed}), around, set(kept).__contains__)
+    return ReuseRule(order, frozenset({perturbed}), around, set(recorded).__contains__)
 
 
 def answers(rule: ReuseRule, same_arguments: dict[int, Output]) -> list[Output | StandIn | None]:
@@ -46,16 +46,16 @@ def test_a_call_that_must_run_ends_the_chain_in_front_of_it() -> None:
 
 
 def test_where_the_end_of_a_chain_is_not_kept_its_parts_are_answered_as_far_as_they_are() -> None:
-    assert answers(rule(5, kept=EVERY - {2, 6}), {}) == [None, None, 3, 4, 5, None, None]
-    assert answers(rule(5, kept={4}), {}) == [None, None, None, 4, None, None, None]
+    assert answers(rule(5, recorded=EVERY - {2, 6}), {}) == [None, None, 3, 4, 5, None, None]
+    assert answers(rule(5, recorded={4}), {}) == [None, None, None, 4, None, None, None]
 
 
 def test_later_calls_are_answered_by_their_arguments_unless_they_hold_what_is_perturbed() -> None:
     everything_as_before: dict[int, Output] = dict(zip(EVERY, EVERY, strict=True))
     assert answers(rule(2), everything_as_before) == [None, None, 3, 4, None, 6, 7]
-    assert answers(rule(2, kept=EVERY - {7}), everything_as_before)[-1] is None
+    assert answers(rule(2, recorded=EVERY - {7}), everything_as_before)[-1] is None
     assert rule(2).for_function(lambda: 3) == 3
-    assert rule(2, kept=()).for_function(lambda: 3) is None
+    assert rule(2, recorded=()).for_function(lambda: 3) is None
     assert rule(2).for_function(lambda: None) is None
 
 
@@ -100,8 +100,8 @@ def test_a_pass_is_answered_with_just_what_was_planned(operators_pay: bool, monk
         monkeypatch.setattr(ReuseRule, method, partialmethod(partial(note, getattr(ReuseRule, method))))
     compared = 0
     for name in sorted(CASES)[::8]:
-        for planned, followed, kept in planned_and_followed(name, noted):
-            if planned == kept:
+        for planned, followed, recorded in planned_and_followed(name, noted):
+            if planned == recorded:
                 assert followed == planned, name
                 compared += bool(planned)
     assert compared > 10
@@ -117,11 +117,11 @@ def test_planning_for_twice_the_layers_asks_the_rule_twice_as_often(kind: str, m
         def forward(self, x: Tensor) -> Any:
             return x + self.conv(x)
 
-    asked: list[int] = []
+    questions: list[int] = []
     original = ReuseRule.for_call
 
     def counting(self: ReuseRule, *args: Any) -> Any:
-        asked.append(1)
+        questions.append(1)
         return original(self, *args)
 
     monkeypatch.setattr(ReuseRule, "for_call", counting)
@@ -129,10 +129,10 @@ def test_planning_for_twice_the_layers_asks_the_rule_twice_as_often(kind: str, m
     for layers in (20, 40, 80):
         make = Residual if kind == "residual" else lambda: nn.Conv2d(2, 2, 1)
         model, x = nn.Sequential(*(make() for _ in range(layers))).eval(), torch.zeros(1, 2, 2, 2)
-        asked.clear()
+        questions.clear()
         with torch.no_grad():
             convs = [module for module in model.modules() if isinstance(module, nn.Conv2d)]
             Replayer(model, operators=False).record(partial(model, x), [{conv} for conv in convs])
-        counts.append(len(asked))
+        counts.append(len(questions))
     assert counts[0] >= 20
     assert counts[2] - counts[1] <= 2.1 * (counts[1] - counts[0]), counts

@@ -57,7 +57,7 @@ def move_of(wrapped: sv.Wrapped, module: str, recipe: sv.Recipe) -> Tensor:
 
 def test_weight_terms_are_those_of_plain_autograd(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images[:1])
-    found = wrapped.screen(images, INT4, loss=square)
+    estimates = wrapped.screen(images, INT4, loss=square)
     for module, layer in (("first", "first:0:0"), ("second", "second:0:0"), ("head", "head:0:0")):
         move = move_of(wrapped, module, INT4).double()
         first, second = [], []
@@ -66,8 +66,8 @@ def test_weight_terms_are_those_of_plain_autograd(net: Net, images: Tensor) -> N
             products = gradient.double() * move
             first.append(abs(float(products.sum())))
             second.append(float(products.square().sum()) / 2)
-        assert found[layer]["estimate_first_order"] == pytest.approx(sum(first) / 3, rel=1e-5)
-        assert found[layer]["estimate_second_order"] == pytest.approx(sum(second) / 3, rel=1e-5)
+        assert estimates[layer]["estimate_first_order"] == pytest.approx(sum(first) / 3, rel=1e-5)
+        assert estimates[layer]["estimate_second_order"] == pytest.approx(sum(second) / 3, rel=1e-5)
 
 
 def test_the_first_order_term_is_how_the_loss_moves_with_a_small_change_of_weight_and_input(
@@ -77,12 +77,12 @@ def test_the_first_order_term_is_how_the_loss_moves_with_a_small_change_of_weigh
     net, images = net.double(), images.double()
     wrapped = sv.wrap(net, images[:1])
     wrapped.calibrate(images, recipe)
-    found = wrapped.screen(images[:1], recipe, loss=square, layers="second")
+    estimates = wrapped.screen(images[:1], recipe, loss=square, layers="second")
     with torch.no_grad(), wrapped.quantized(sv.Scheme.only("second", recipe)):
         moved = square(net(images[:1]), None)
     with torch.no_grad():
         change = float(moved - square(net(images[:1]), None))
-    assert found["second:0:0"]["estimate_first_order"] == pytest.approx(abs(change), rel=0.1)
+    assert estimates["second:0:0"]["estimate_first_order"] == pytest.approx(abs(change), rel=0.1)
 
 
 def test_without_a_loss_the_square_of_the_estimate_is_the_output_error_on_average(net: Net) -> None:
@@ -92,12 +92,12 @@ def test_without_a_loss_the_square_of_the_estimate_is_the_output_error_on_averag
     weight, move = net.head.weight.detach(), move_of(wrapped, "head", INT4)
     features = torch.tanh(net.second(torch.tanh(net.norm(net.first(images))))).mean((2, 3)).detach()
     error = float((features @ move.T).square().mean())  # the head is linear: its error is known exactly
-    found = wrapped.screen([images], INT4, layers="head")
-    assert found["head:0:0"]["estimate_output_mse"] == pytest.approx(error, rel=1e-4)
+    estimates = wrapped.screen([images], INT4, layers="head")
+    assert estimates["head:0:0"]["estimate_output_mse"] == pytest.approx(error, rel=1e-4)
     assert weight.equal(net.head.weight)
     singles = [wrapped.screen(image[None], INT4, layers="head")["head:0:0"] for image in images[:40]]
     per_image = [(features[i] @ move.T).square().mean().item() for i in range(40)]
-    ratio = sum(one["estimate_first_order"] ** 2 for one in singles) / sum(per_image)
+    ratio = sum(single["estimate_first_order"] ** 2 for single in singles) / sum(per_image)
     assert 0.3 < ratio < 3.0  # the same signs for every image, so far from independent
 
 
@@ -105,19 +105,19 @@ def test_a_task_without_inputs_is_differentiated_through_what_the_model_returned
     wrapped = sv.wrap(net, images[:1])
     task = sv.callback_task(lambda model: float(model(images).numpy().mean()))  # no tensor with gradients has numpy()
     from_task, from_images = wrapped.screen(task, INT4, loss=square), wrapped.screen([images], INT4, loss=square)
-    for layer, found in from_images.items():
-        assert from_task[layer] == pytest.approx(found, rel=1e-6)
+    for layer, estimate in from_images.items():
+        assert from_task[layer] == pytest.approx(estimate, rel=1e-6)
 
 
 def test_the_output_error_is_that_of_the_first_batch(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images[:1])
-    found = wrapped.screen(images, INT4)
+    estimates = wrapped.screen(images, INT4)
     with torch.no_grad():
         expected = net(images[:1])
         with wrapped.quantized(sv.Scheme.only("first", INT4)):
             error = float((net(images[:1]) - expected).square().mean())
-    assert found["first:0:0"]["estimate_output_mse"] == pytest.approx(error, rel=1e-5)
-    assert found.images == 3
+    assert estimates["first:0:0"]["estimate_output_mse"] == pytest.approx(error, rel=1e-5)
+    assert estimates.images == 3
 
 
 def test_activations_count(net: Net, images: Tensor) -> None:
@@ -192,10 +192,10 @@ def test_awkward_models_are_screened_or_say_why_not_and_are_left_as_they_were(na
             wrapped.screen([one_batch], INT4)
         assert trace_of(model) == before
         return
-    found = wrapped.screen([one_batch], INT4)
+    estimates = wrapped.screen([one_batch], INT4)
     assert trace_of(model) == before
-    assert set(found) | set(found.failed) == set(wrapped.layers.names)
-    assert not set(found) & set(found.failed)
+    assert set(estimates) | set(estimates.failed) == set(wrapped.layers.names)
+    assert not set(estimates) & set(estimates.failed)
 
 
 @pytest.mark.parametrize(
@@ -223,9 +223,9 @@ def test_a_layer_that_the_loss_does_not_reach_is_reported(images: Tensor) -> Non
         def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
             return self.one(x), self.other(x)
 
-    found = sv.wrap(TwoHeads().eval(), images[:1]).screen(images, INT4, loss=lambda outputs, _: outputs[0].sum())
-    assert list(found) == ["one:0:0"]
-    assert "does not depend on this layer" in found.failed["other:0:0"]
+    estimates = sv.wrap(TwoHeads().eval(), images[:1]).screen(images, INT4, loss=lambda outputs, _: outputs[0].sum())
+    assert list(estimates) == ["one:0:0"]
+    assert "does not depend on this layer" in estimates.failed["other:0:0"]
 
 
 def test_no_images_and_no_ranges_are_refused(net: Net, images: Tensor) -> None:
@@ -237,6 +237,6 @@ def test_no_images_and_no_ranges_are_refused(net: Net, images: Tensor) -> None:
 
 
 def test_it_says_that_it_estimates(net: Net, images: Tensor) -> None:
-    found = sv.wrap(net, images[:1]).screen(images, INT4)
-    assert all(name.startswith("estimate_") for name in found.names)
-    assert "ESTIMATES of how much a layer matters, not measured drops" in repr(found)
+    estimates = sv.wrap(net, images[:1]).screen(images, INT4)
+    assert all(name.startswith("estimate_") for name in estimates.names)
+    assert "ESTIMATES of how much a layer matters, not measured drops" in repr(estimates)

@@ -44,14 +44,14 @@ def images() -> Tensor:
     return torch.randn(6, 3, 10, 10, generator=torch.Generator().manual_seed(1))
 
 
-def sqnr(reference: np.ndarray, found: np.ndarray) -> float:
-    reference, found = reference.astype(np.float64), found.astype(np.float64)
-    return float(10 * np.log10((reference**2).sum() / ((reference - found) ** 2).sum()))
+def sqnr(reference: np.ndarray, perturbed: np.ndarray) -> float:
+    reference, perturbed = reference.astype(np.float64), perturbed.astype(np.float64)
+    return float(10 * np.log10((reference**2).sum() / ((reference - perturbed) ** 2).sum()))
 
 
-def cosine(one: np.ndarray, other: np.ndarray) -> float:
-    one, other = one.astype(np.float64).ravel(), other.astype(np.float64).ravel()
-    return float(one @ other / np.linalg.norm(one) / np.linalg.norm(other))
+def cosine(first: np.ndarray, other: np.ndarray) -> float:
+    first, other = first.astype(np.float64).ravel(), other.astype(np.float64).ravel()
+    return float(first @ other / np.linalg.norm(first) / np.linalg.norm(other))
 
 
 def int4_per_channel(weight: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def int4_per_channel(weight: np.ndarray) -> np.ndarray:
 
 
 def flat(outputs: dict[str, Tensor]) -> np.ndarray:
-    return np.concatenate([one.numpy().ravel() for one in outputs.values()])
+    return np.concatenate([output.numpy().ravel() for output in outputs.values()])
 
 
 @torch.no_grad()
@@ -75,13 +75,13 @@ def test_weight_layer_and_output_signals_are_those_of_numpy(net: Net, images: Te
     own_perturbed = F.conv2d(inputs, torch.from_numpy(perturbed).float(), net.depthwise.bias, groups=8)
     expected = net(images)
     # the order of the outputs' elements does not count, so both batches at once are as good as one after the other
-    found = {"map": own_perturbed, "scores": net.head(own_perturbed.mean((2, 3)))}
+    outputs = {"map": own_perturbed, "scores": net.head(own_perturbed.mean((2, 3)))}
     [depthwise] = [layer.name for layer in wrapped.layers if layer.module == "depthwise"]
     assert signals[depthwise]["weight_sqnr_db"] == pytest.approx(sqnr(weight, perturbed), rel=1e-5)
     assert signals[depthwise]["layer_sqnr_db"] == pytest.approx(sqnr(own, own_perturbed.numpy()), rel=1e-5)
     assert signals[depthwise]["layer_cosine"] == pytest.approx(cosine(own, own_perturbed.numpy()), rel=1e-6)
-    assert signals[depthwise]["output_sqnr_db"] == pytest.approx(sqnr(flat(expected), flat(found)), rel=1e-5)
-    assert signals[depthwise]["output_cosine"] == pytest.approx(cosine(flat(expected), flat(found)), rel=1e-6)
+    assert signals[depthwise]["output_sqnr_db"] == pytest.approx(sqnr(flat(expected), flat(outputs)), rel=1e-5)
+    assert signals[depthwise]["output_cosine"] == pytest.approx(cosine(flat(expected), flat(outputs)), rel=1e-6)
     assert signals.images == 6
     assert list(signals) == wrapped.layers.names
 
@@ -101,17 +101,17 @@ def test_the_input_is_quantized_where_the_recipe_does_and_the_folded_weight_is_c
     quantized = torch.round(images / scale).clamp(-128, 127) * scale
     own = F.conv2d(images, net.conv.weight).numpy()
     own_perturbed = F.conv2d(quantized, torch.from_numpy(perturbed).float()).numpy()
-    [found] = signals.values()
-    assert found["weight_sqnr_db"] == pytest.approx(sqnr(weight, perturbed), rel=1e-4)
-    assert found["layer_sqnr_db"] == pytest.approx(sqnr(own, own_perturbed), rel=1e-4)
+    [measured] = signals.values()
+    assert measured["weight_sqnr_db"] == pytest.approx(sqnr(weight, perturbed), rel=1e-4)
+    assert measured["layer_sqnr_db"] == pytest.approx(sqnr(own, own_perturbed), rel=1e-4)
 
 
 def test_the_batch_size_makes_no_difference(net: Net, images: Tensor) -> None:
     wrapped = sv.wrap(net, images[:1])
     wrapped.calibrate([images])
-    one, all_at_once = wrapped.signals(images, sv.INT8), wrapped.signals([images], sv.INT8)
+    single, all_at_once = wrapped.signals(images, sv.INT8), wrapped.signals([images], sv.INT8)
     for name in wrapped.layers.names:
-        assert one[name] == pytest.approx(all_at_once[name], rel=1e-5)
+        assert single[name] == pytest.approx(all_at_once[name], rel=1e-5)
 
 
 def test_a_task_gives_its_inputs(net: Net, images: Tensor) -> None:
@@ -133,8 +133,8 @@ def test_a_task_without_inputs_calls_the_model_itself_and_its_outputs_are_looked
     from_task = wrapped.signals(sv.callback_task(twice), sv.INT4_WEIGHTS)
     from_images = wrapped.signals([images[:3], images[3:]], sv.INT4_WEIGHTS)
     assert from_task.images == 1
-    for layer, found in from_images.items():
-        assert from_task[layer] == pytest.approx(found, rel=1e-6)
+    for layer, signals_of_layer in from_images.items():
+        assert from_task[layer] == pytest.approx(signals_of_layer, rel=1e-6)
     assert len(seen) > 4
 
 
@@ -161,9 +161,9 @@ def test_what_changes_nothing_has_the_ceiling_and_activations_alone_have_no_weig
     net: Net, images: Tensor
 ) -> None:
     wrapped = sv.wrap(net, images[:1])
-    kept = wrapped.signals(images, sv.Prune(0.0), layers="head")
-    [found] = kept.values()
-    assert dict(found) | {"channel_ratio": 0} == {
+    unpruned = wrapped.signals(images, sv.Prune(0.0), layers="head")
+    [measured] = unpruned.values()
+    assert dict(measured) | {"channel_ratio": 0} == {
         "weight_sqnr_db": 150.0,
         "layer_sqnr_db": 150.0,
         "layer_cosine": pytest.approx(1.0),
@@ -193,8 +193,8 @@ def test_clipped_values_are_counted_against_the_calibrated_range(net: Net, image
     step = float(images.abs().max()) / 127
     larger = images * 1.3
     beyond = (larger > 127.5 * step) | (larger < -128.5 * step)
-    found = wrapped.signals(larger, sv.INT8_MINMAX, calibration=calibration, layers="conv")
-    assert found["conv:0:0"]["clipped_share"] == pytest.approx(float(beyond.double().mean()), abs=1e-12)
+    signals = wrapped.signals(larger, sv.INT8_MINMAX, calibration=calibration, layers="conv")
+    assert signals["conv:0:0"]["clipped_share"] == pytest.approx(float(beyond.double().mean()), abs=1e-12)
     assert float(beyond.double().mean()) > 0
 
 
@@ -202,15 +202,15 @@ def test_an_affine_format_whose_ends_moved_by_less_than_half_a_step_clips_nothin
     affine = sv.Recipe("affine", activations=sv.QuantSpec("uint8", symmetric=False))
     capped = images.clamp(-1.0, 1.3)  # many values at either end
     wrapped = sv.wrap(net, images[:1])
-    found = wrapped.signals(capped, affine, calibration=capped, layers="conv")
-    assert found["conv:0:0"]["clipped_share"] == 0.0
+    signals = wrapped.signals(capped, affine, calibration=capped, layers="conv")
+    assert signals["conv:0:0"]["clipped_share"] == 0.0
 
 
 def test_the_channel_ratio_is_the_largest_over_the_median_channel(net: Net, images: Tensor) -> None:
     scaled = images * torch.tensor([1.0, 30.0, 2.0])[:, None, None]
-    found = sv.wrap(net, images[:1]).signals(scaled, sv.INT4_WEIGHTS, layers="conv")
+    signals = sv.wrap(net, images[:1]).signals(scaled, sv.INT4_WEIGHTS, layers="conv")
     magnitudes = scaled.abs().amax((0, 2, 3)).sort().values
-    assert found["conv:0:0"]["channel_ratio"] == pytest.approx(float(magnitudes[2] / magnitudes[1]), rel=1e-6)
+    assert signals["conv:0:0"]["channel_ratio"] == pytest.approx(float(magnitudes[2] / magnitudes[1]), rel=1e-6)
 
 
 def test_a_layer_that_the_recipe_does_not_fit_is_reported_and_the_rest_goes_on(net: Net, images: Tensor) -> None:
@@ -263,8 +263,8 @@ def test_awkward_models_have_signals_and_are_left_as_they_were(name: str) -> Non
     signals = wrapped.signals([one_batch], sv.INT4_WEIGHTS)
     assert trace_of(model) == before
     assert set(signals) | set(signals.failed) == set(wrapped.layers.names)
-    for layer, found in signals.items():
-        assert "output_sqnr_db" in found, layer
+    for layer, of_layer in signals.items():
+        assert "output_sqnr_db" in of_layer, layer
 
 
 def trace_of(model: nn.Module) -> list[object]:

@@ -33,14 +33,14 @@ def analyze(wrapped: sv.Wrapped, task: MeanTask, **settings: object) -> sv.Study
 def test_layers_stop_early_and_their_intervals_hold_the_drop_of_all_images(wrapped: sv.Wrapped, task: MeanTask) -> None:
     full = analyze(wrapped, task)
     stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=100 * TOLERANCE, minimum_images=32))
-    assert {one.status for one in stopped.measurements} == {"decided"}
-    for truth, found in zip(full.measurements, stopped.measurements, strict=True):
-        assert 32 <= found.images < 600
-        assert found.drop_low <= truth.drop <= found.drop_high
-        settled = found.drop_high <= TOLERANCE or found.drop_low > TOLERANCE
-        assert settled or found.drop_high - found.drop_low <= 2 * TOLERANCE
-        assert f"{found.images} of" in found.reason
-        assert found.score == pytest.approx(stopped.baseline.value - found.drop)
+    assert {measurement.status for measurement in stopped.measurements} == {"decided"}
+    for truth, stopped_row in zip(full.measurements, stopped.measurements, strict=True):
+        assert 32 <= stopped_row.images < 600
+        assert stopped_row.drop_low <= truth.drop <= stopped_row.drop_high
+        settled = stopped_row.drop_high <= TOLERANCE or stopped_row.drop_low > TOLERANCE
+        assert settled or stopped_row.drop_high - stopped_row.drop_low <= 2 * TOLERANCE
+        assert f"{stopped_row.images} of" in stopped_row.reason
+        assert stopped_row.score == pytest.approx(stopped.baseline.value - stopped_row.drop)
 
 
 def test_every_look_of_every_layer_has_its_share_of_the_error(wrapped: sv.Wrapped) -> None:
@@ -69,20 +69,20 @@ def test_every_look_of_every_layer_has_its_share_of_the_error(wrapped: sv.Wrappe
 def test_the_worst_layer_is_found_with_fewer_images_than_all_drops(wrapped: sv.Wrapped, kind: type[MeanTask]) -> None:
     full = analyze(wrapped, kind(600))
     worst = max(full.measurements, key=lambda row: row.drop or 0.0)
-    every, asked = (
+    every, racing = (
         analyze(wrapped, kind(600), stop=sv.Confidence(tolerance=1e-4, relative=1e-3, minimum_images=32, top=top))
         for top in (None, 1)
     )
-    said = {row.layer: row.reason.partition(",")[0] for row in asked.measurements}
-    assert said == {
+    reasons = {row.layer: row.reason.partition(",")[0] for row in racing.measurements}
+    assert reasons == {
         row.layer: "among the worst that were asked for"
         if row.layer == worst.layer
         else "not among the worst that were asked for"
         for row in full.measurements
     }
-    assert {row.status for row in asked.measurements} == {"decided"}
-    assert asked.protect(top=1).reasons.keys() == {worst.layer}
-    assert sum(row.images for row in asked.measurements) < sum(row.images for row in every.measurements) / 2
+    assert {row.status for row in racing.measurements} == {"decided"}
+    assert racing.protect(top=1).reasons.keys() == {worst.layer}
+    assert sum(row.images for row in racing.measurements) < sum(row.images for row in every.measurements) / 2
 
 
 def test_every_recipe_has_worst_layers_of_its_own(wrapped: sv.Wrapped) -> None:
@@ -105,10 +105,10 @@ def test_a_layer_that_is_never_decided_ends_with_the_result_of_a_full_sweep(
 ) -> None:
     full = analyze(wrapped, task)
     stopped = analyze(wrapped, task, stop=sv.Confidence(tolerance=1e-7, relative=1e-6, minimum_images=16))
-    assert {one.status for one in stopped.measurements} == {"measured"}
-    for truth, found in zip(full.measurements, stopped.measurements, strict=True):
-        assert found.drop == pytest.approx(truth.drop, abs=1e-8), "other batches, other last bits"
-        assert found.drop_low == pytest.approx(found.drop_high)
+    assert {measurement.status for measurement in stopped.measurements} == {"measured"}
+    for truth, stopped_row in zip(full.measurements, stopped.measurements, strict=True):
+        assert stopped_row.drop == pytest.approx(truth.drop, abs=1e-8), "other batches, other last bits"
+        assert stopped_row.drop_low == pytest.approx(stopped_row.drop_high)
 
 
 @pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
@@ -117,7 +117,7 @@ def test_a_wider_tolerance_costs_fewer_images(wrapped: sv.Wrapped, kind: type[Me
     for tolerance in (1e-5, 1e-4, 1e-2):
         task = kind(400)
         study = analyze(wrapped, task, stop=sv.Confidence(tolerance=100 * tolerance, relative=0.1, minimum_images=16))
-        images.append(sum(one.images for one in study.measurements))
+        images.append(sum(measurement.images for measurement in study.measurements))
     assert images[0] > images[2]
     assert all(more >= less for more, less in pairwise(images))
 
@@ -126,7 +126,7 @@ def test_a_wider_tolerance_costs_fewer_images(wrapped: sv.Wrapped, kind: type[Me
 def test_the_order_of_the_images_is_that_of_the_seed(wrapped: sv.Wrapped, kind: type[MeanTask]) -> None:
     def drops(seed: int) -> list[float | None]:
         stop = sv.Confidence(tolerance=5, minimum_images=16, seed=seed)
-        return [one.drop for one in analyze(wrapped, kind(200), stop=stop).measurements]
+        return [measurement.drop for measurement in analyze(wrapped, kind(200), stop=stop).measurements]
 
     assert drops(0) == drops(0)
     assert drops(0) != drops(1)
@@ -147,10 +147,16 @@ def test_a_resumed_race_ends_as_an_uninterrupted_one(wrapped: sv.Wrapped, kind: 
 
     interrupted.predict = until  # type: ignore[method-assign,assignment]
     partial = analyze(wrapped, interrupted, stop=stop, store=store)
-    assert "interrupted" in {one.status for one in partial.measurements}
+    assert "interrupted" in {measurement.status for measurement in partial.measurements}
     resumed = analyze(wrapped, kind(300), stop=stop, store=store)
-    for one, other in zip(expected.measurements, resumed.measurements, strict=True):
-        assert (one.drop, one.drop_low, one.drop_high, one.images, one.reason) == (
+    for measurement, other in zip(expected.measurements, resumed.measurements, strict=True):
+        assert (
+            measurement.drop,
+            measurement.drop_low,
+            measurement.drop_high,
+            measurement.images,
+            measurement.reason,
+        ) == (
             *(other.drop, other.drop_low, other.drop_high),
             *(other.images, other.reason),
         )
@@ -158,10 +164,10 @@ def test_a_resumed_race_ends_as_an_uninterrupted_one(wrapped: sv.Wrapped, kind: 
 
 def test_a_sweep_of_all_images_has_intervals_for_all_layers_at_once(wrapped: sv.Wrapped) -> None:
     study = analyze(wrapped, MeanTask(200))
-    for one in study.measurements:
-        assert one.drop_low is not None
-        assert one.drop_high is not None
-        assert one.drop_low < one.drop < one.drop_high
+    for measurement in study.measurements:
+        assert measurement.drop_low is not None
+        assert measurement.drop_high is not None
+        assert measurement.drop_low < measurement.drop < measurement.drop_high
     alone = analyze(wrapped, MeanTask(200), layers="stem:0:0")
     first = study.measurements[0]
     assert alone.measurements[0].drop == first.drop
@@ -180,7 +186,7 @@ def test_a_study_knows_what_its_intervals_are_about_and_the_tolerance_of_its_sto
 
 
 def test_too_few_images_give_no_interval(wrapped: sv.Wrapped) -> None:
-    assert all(one.drop_low is None for one in analyze(wrapped, MeanTask(7)).measurements)
+    assert all(measurement.drop_low is None for measurement in analyze(wrapped, MeanTask(7)).measurements)
 
 
 def test_an_interrupted_sweep_is_a_study_of_what_was_measured(wrapped: sv.Wrapped) -> None:
@@ -195,8 +201,8 @@ def test_an_interrupted_sweep_is_a_study_of_what_was_measured(wrapped: sv.Wrappe
     task.predict = until  # type: ignore[method-assign,assignment]
     study = analyze(wrapped, task, replay=False)
     assert study.notes[-1] == "interrupted: 24 of 80 images were run"
-    assert {(one.status, one.images) for one in study.measurements} == {("interrupted", 24)}
-    assert all(math.isfinite(one.drop) for one in study.measurements if one.drop is not None)
+    assert {(measurement.status, measurement.images) for measurement in study.measurements} == {("interrupted", 24)}
+    assert all(math.isfinite(measurement.drop) for measurement in study.measurements if measurement.drop is not None)
     assert len(study.table()) == 4
 
 
@@ -210,9 +216,11 @@ def test_without_intervals_every_layer_is_scored_once(wrapped: sv.Wrapped) -> No
 
     task, plain = Counting(40), Counting(40)
     with_bounds, without = analyze(wrapped, task), analyze(wrapped, plain, intervals=False)
-    assert [one.drop for one in without.measurements] == [one.drop for one in with_bounds.measurements]
-    assert {one.drop_low for one in without.measurements} == {None}
-    assert {one.status for one in without.measurements} == {"measured"}
+    assert [measurement.drop for measurement in without.measurements] == [
+        measurement.drop for measurement in with_bounds.measurements
+    ]
+    assert {measurement.drop_low for measurement in without.measurements} == {None}
+    assert {measurement.status for measurement in without.measurements} == {"measured"}
     assert not [note for note in without.notes if "interval" in note]
     assert plain.scored == len(without.measurements) + 1
     assert task.scored > 20 * len(with_bounds.measurements)

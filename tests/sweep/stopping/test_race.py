@@ -43,16 +43,16 @@ def noisy(counts: np.ndarray, drop: float, deviation: float) -> np.ndarray:
 
 def test_all_images_seen_give_the_exact_mean_over_instances(counts: np.ndarray) -> None:
     losses = noisy(counts, 0.3, 1.0)
-    found = race_to_the_end(losses, counts, Confidence(tolerance=1e-6, relative=1e-6)).estimate("layer")
-    assert found.images == np.count_nonzero(counts)
-    assert found.low == found.high == found.drop == pytest.approx(losses.sum() / counts.sum(), abs=1e-12)
-    assert found.status == "above"
+    estimate = race_to_the_end(losses, counts, Confidence(tolerance=1e-6, relative=1e-6)).estimate("layer")
+    assert estimate.images == np.count_nonzero(counts)
+    assert estimate.low == estimate.high == estimate.drop == pytest.approx(losses.sum() / counts.sum(), abs=1e-12)
+    assert estimate.status == "above"
 
 
 def test_a_layer_that_changes_nothing_is_below_after_the_minimum_of_images(counts: np.ndarray) -> None:
-    found = race_to_the_end(np.zeros(900), counts, HALF_A_POINT).estimate("layer")
-    assert (found.status, found.images, found.drop) == ("below", 64, 0.0)
-    assert found.low < 0 < found.high <= 0.005
+    estimate = race_to_the_end(np.zeros(900), counts, HALF_A_POINT).estimate("layer")
+    assert (estimate.status, estimate.images, estimate.drop) == ("below", 64, 0.0)
+    assert estimate.low < 0 < estimate.high <= 0.005
 
 
 def test_a_ruinous_layer_is_above_at_once_and_measured_further_only_with_a_relative_precision(
@@ -67,10 +67,10 @@ def test_a_ruinous_layer_is_above_at_once_and_measured_further_only_with_a_relat
 
 
 def test_a_drop_at_the_tolerance_ends_with_a_narrow_interval(counts: np.ndarray) -> None:
-    found = race_to_the_end(noisy(counts, 0.05, 0.2), counts, Confidence(tolerance=0.05)).estimate("layer")
-    assert found.status == "narrow"
-    assert found.low <= 0.05 < found.high
-    assert (found.high - found.low) / 2 <= 0.05
+    estimate = race_to_the_end(noisy(counts, 0.05, 0.2), counts, Confidence(tolerance=0.05)).estimate("layer")
+    assert estimate.status == "narrow"
+    assert estimate.low <= 0.05 < estimate.high
+    assert (estimate.high - estimate.low) / 2 <= 0.05
 
 
 @pytest.mark.parametrize(
@@ -96,9 +96,9 @@ def test_a_higher_level_more_layers_and_a_later_first_look_change_the_interval(c
     losses = noisy(counts, 0.02, 0.1)
 
     def width(confidence: Confidence, layers: int = 1) -> float:
-        race = Race([str(one) for one in range(layers)], counts, confidence)
-        found = race.add("0", race.order[:256].tolist(), losses[race.order[:256]])
-        return found.high - found.low
+        race = Race([str(number) for number in range(layers)], counts, confidence)
+        estimate = race.add("0", race.order[:256].tolist(), losses[race.order[:256]])
+        return estimate.high - estimate.low
 
     plain = width(HALF_A_POINT)
     assert width(Confidence(tolerance=0.005, level=0.99)) > plain
@@ -108,17 +108,17 @@ def test_a_higher_level_more_layers_and_a_later_first_look_change_the_interval(c
 
 def test_batches_do_not_move_the_estimate_and_looks_further_apart_narrow_the_bounds(counts: np.ndarray) -> None:
     losses = noisy(counts, 0.02, 0.1)
-    found = []
+    estimates = []
     for batch in (1, 32, 256):
         race = Race(["layer"], counts, Confidence(tolerance=1e-9, relative=1e-9))
         for start in range(0, 256, batch):
             images = race.order[start : start + batch].tolist()
-            found.append(race.add("layer", images, losses[images]))
-    often, seldom, once = found[255], found[255 + 8], found[-1]
+            estimates.append(race.add("layer", images, losses[images]))
+    often, seldom, once = estimates[255], estimates[255 + 8], estimates[-1]
     assert often.drop == seldom.drop == once.drop
     assert often.low < seldom.low < once.low < once.high < seldom.high < often.high
-    assert found[62].low == -math.inf  # 63 images: too few to say anything
-    assert found[63].low > -math.inf
+    assert estimates[62].low == -math.inf  # 63 images: too few to say anything
+    assert estimates[63].low > -math.inf
 
 
 def bounds_of_the_page(
@@ -154,8 +154,8 @@ def test_bounds_are_those_of_the_page_up_to_the_last_images(seen: int, last: int
     settings: dict[str, Any] = {"first": 64, "last": last, "error": 0.05 / 7, "virtual_loss": 0.025}
     left = sizes[seen - 1 :].sum()
     assert (sizes.sum() / left > 10) == (seen > 100), "the step of the last image is at its limit"
-    found = bounds(losses[:seen], sizes[:seen], sizes.sum(), **settings)
-    assert found == pytest.approx(bounds_of_the_page(losses[:seen], sizes[:seen], sizes.sum(), **settings), rel=1e-9)
+    computed = bounds(losses[:seen], sizes[:seen], sizes.sum(), **settings)
+    assert computed == pytest.approx(bounds_of_the_page(losses[:seen], sizes[:seen], sizes.sum(), **settings), rel=1e-9)
 
 
 def test_at_the_stop_the_intervals_of_all_layers_hold_as_often_as_the_level_says() -> None:
@@ -178,8 +178,11 @@ def test_at_the_stop_the_intervals_of_all_layers_hold_as_often_as_the_level_says
                 race.add(layer, images.tolist(), losses[int(layer), images])
         estimates = [race.estimate(layer) for layer in layers]
         truths = losses.sum(axis=1) / counts.sum()
-        held += all(one.low - 1e-12 <= truth <= one.high + 1e-12 for one, truth in zip(estimates, truths, strict=True))
-        stopped_early += sum(one.images < 600 for one in estimates)
+        held += all(
+            estimate.low - 1e-12 <= truth <= estimate.high + 1e-12
+            for estimate, truth in zip(estimates, truths, strict=True)
+        )
+        stopped_early += sum(estimate.images < 600 for estimate in estimates)
     assert stopped_early > 4 * 200, "most layers stop before the last image, or nothing is tested"
     assert stats.binom.ppf(0.001, 200, 0.95) == 179
     assert held >= 179
@@ -324,9 +327,9 @@ def test_simulated_images_are_as_many_as_in_coco() -> None:
 @pytest.mark.slow
 def test_a_confidence_stop_on_the_thesis_drops_covers_the_truth_and_saves_most_images(shared_data: Path) -> None:
     half, quarter, *less_sure = thesis(thesis_drops(shared_data / "thesis" / "l0.csv"), 12)
-    for found in (half, quarter, *less_sure):
+    for summary in (half, quarter, *less_sure):
         assert (
-            found["coverage_all_layers"] >= 0.9
+            summary["coverage_all_layers"] >= 0.9
         )  # 18 of 20: of 95 % it falls below in 8 % of such runs, of 99 % never
     assert half["share_of_images"] <= 0.0625
     assert quarter["share_of_images"] <= 0.17
@@ -337,7 +340,7 @@ def test_a_confidence_stop_on_the_thesis_drops_covers_the_truth_and_saves_most_i
 def test_a_place_is_known_where_no_interval_that_could_change_it_overlaps() -> None:
     def known(*intervals: tuple[float, float, str]) -> list[str]:
         estimates = [Estimate((low + high) / 2, low, high, 64, status) for low, high, status in intervals]  # type: ignore[arg-type]
-        return [one.status for one in place_in_ranking(estimates, 2)]
+        return [placed.status for placed in place_in_ranking(estimates, 2)]
 
     far = [(8.0, 9.0, "undecided"), (5.0, 6.0, "undecided"), (1.0, 2.0, "undecided"), (0.0, 1.5, "undecided")]
     assert known(*far) == ["top", "top", "not-top", "not-top"]
@@ -358,6 +361,6 @@ def test_the_worst_ten_of_the_thesis_cost_few_passes_and_are_right_but_for_the_t
 
 def test_drops_that_sit_in_few_images_are_missed_by_early_looks_and_found_by_late_ones() -> None:
     """The limit of the method, as documented; where this fails the documentation is to be changed too."""
-    early, late = (min(one["coverage"] for one in rare(40, minimum)) for minimum in (64, 300))
+    early, late = (min(outcome["coverage"] for outcome in rare(40, minimum)) for minimum in (64, 300))
     assert early < 0.7
     assert late > 0.9

@@ -49,7 +49,7 @@ class StoredTask(RecordingTask):
         return super().predict(model, batch)
 
     def digest(self) -> str:
-        return hashlib.sha256(b"".join(one.numpy().tobytes() for one in self.inputs)).hexdigest()
+        return hashlib.sha256(b"".join(input.numpy().tobytes() for input in self.inputs)).hexdigest()
 
 
 def images(count: int) -> list[Tensor]:

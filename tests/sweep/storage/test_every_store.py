@@ -30,11 +30,11 @@ class TestOurStores(StoreSuite):
         if not isinstance(store, Journal):
             return store
         store.close()
-        found = MemoryStore()
+        copy = MemoryStore()
         with Journal(store.path) as again:
             for key in VALUES:
-                found.add(key, again.read(key))
-        return found
+                copy.add(key, again.read(key))
+        return copy
 
 
 class Latest(MemoryStore):

@@ -25,8 +25,8 @@ from tests.sweep.storage.stored_sweeps import KILLS, Net, StoredTask, analyze, i
 
 
 def keys(path: Path) -> list[str]:
-    found = [json.loads(line)["key"] for line in path.read_text().splitlines()[1:]]
-    return [key for key in found if not key.startswith("writer")]
+    written = [json.loads(line)["key"] for line in path.read_text().splitlines()[1:]]
+    return [key for key in written if not key.startswith("writer")]
 
 
 def interrupt_at(task: StoredTask, pass_number: int) -> None:
@@ -227,7 +227,8 @@ def test_arrays_in_another_memory_order_score_the_same_with_and_without_a_store(
     class Turned(StoredTask):
         def predict(self, model: Any, batch: Any) -> list[Any]:
             return [
-                {"outputs": [one.transpose(3, 2, 1, 0) / 3]} for (one,) in [super().predict(model, batch)[0]["outputs"]]
+                {"outputs": [array.transpose(3, 2, 1, 0) / 3]}
+                for (array,) in [super().predict(model, batch)[0]["outputs"]]
             ]
 
     data = [torch.randn(1, 3, 24, 24, generator=torch.Generator().manual_seed(n)) for n in range(2)]
@@ -389,9 +390,9 @@ def test_a_full_disk_stops_the_sweep_and_what_was_written_is_kept(wrapped: sv.Wr
         journal._file = FullDisk(journal._file, room)  # type: ignore[assignment]
         with pytest.raises(StoreError, match=r"No space left.* records before are kept: make room, and run the same"):
             analyze(wrapped, StoredTask(images(4)), journal)
-    kept = len(path.read_bytes().splitlines()) - 3
+    complete = len(path.read_bytes().splitlines()) - 3
     assert known(analyze(wrapped, StoredTask(images(4)), path)) == expected
-    assert kept <= len(keys(path))
+    assert complete <= len(keys(path))
 
 
 def test_a_real_limit_on_the_file_keeps_every_complete_record(path: Path, repository: Path) -> None:

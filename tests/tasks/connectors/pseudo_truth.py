@@ -91,8 +91,8 @@ def _moved(row: Row, draw: np.random.Generator, number: int, categories: int) ->
 def pycocotools_metrics(truth: Path, rows: Sequence[Row], iou_type: str) -> Mapping[str, float]:
     """AP, AP50 and AR by pycocotools."""
     dataset = COCO(str(truth))
-    found = dataset.loadRes(list(rows))
-    evaluation = COCOeval(dataset, found, iou_type)
+    results = dataset.loadRes(list(rows))
+    evaluation = COCOeval(dataset, results, iou_type)
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()

@@ -32,12 +32,12 @@ def test_pruning_single_layers_of_deformable_detr_equals_weights_masked_by_hand(
     scores = {row.layer: row.score for row in study.measurements}
     for path, name in zip(chosen, names, strict=True):
         weight = model.get_submodule(path).weight
-        kept = weight.detach().clone()
-        smallest = kept.abs().flatten().argsort(stable=True)[: int(LEVEL * kept.numel())]
+        original = weight.detach().clone()
+        smallest = original.abs().flatten().argsort(stable=True)[: int(LEVEL * original.numel())]
         with torch.no_grad():
             weight.view(-1)[smallest] = 0.0
             assert scores[name] == mean_box(model)
-            weight.copy_(kept)
+            weight.copy_(original)
     assert len(set(scores.values())) > 1
 
 

@@ -36,8 +36,8 @@ NAMES = tuple(networks.NAMES.values())
 def photographs(shared_data: Path, tmp_path: Path) -> list[Path]:
     """The first images of tiny COCO, copied: ultralytics writes a file beside them."""
     (tmp_path / "images").mkdir()
-    found = sorted((shared_data / "tiny_coco" / "val2017").glob("*.jpg"))[:COUNT]
-    return [Path(shutil.copy(path, tmp_path / "images" / f"{number:03}.jpg")) for number, path in enumerate(found)]
+    paths = sorted((shared_data / "tiny_coco" / "val2017").glob("*.jpg"))[:COUNT]
+    return [Path(shutil.copy(path, tmp_path / "images" / f"{number:03}.jpg")) for number, path in enumerate(paths)]
 
 
 def pixels(path: Path) -> Any:
@@ -56,11 +56,11 @@ def assert_equal_ap(
     folder = photographs[0].parent
     truth = write_truth(folder.parent / "truth.json", photographs, rows, names)
     task = connected.task(folder, truth)
-    ours = task.score(predictions_of(task, connected.model))
+    scores = task.score(predictions_of(task, connected.model))
     scored = [{key: row[key] for key in row if key != "bbox" or kind == "bbox"} for row in rows]
-    theirs = pycocotools_metrics(truth, scored, kind)
-    assert 0.05 < theirs["AP"] < 0.95, "this ground truth shows little"
-    assert {name: ours[name] for name in theirs} == pytest.approx(theirs, abs=1e-12)
+    expected = pycocotools_metrics(truth, scored, kind)
+    assert 0.05 < expected["AP"] < 0.95, "this ground truth shows little"
+    assert {name: scores[name] for name in expected} == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize("name", ["faster", "retinanet", "fcos", "ssd", "mask"])
@@ -70,9 +70,9 @@ def test_torchvision(name: str, photographs: list[Path]) -> None:
     rows: list[Row] = []
     for number, path in enumerate(photographs):
         with torch.no_grad():
-            [found] = model([torch.from_numpy(pixels(path)).permute(2, 0, 1) / 255])
-        masks = found["masks"][:, 0] > 0.5 if name == "mask" else None
-        rows += results_of(number, found["boxes"], found["scores"], found["labels"], masks)
+            [output] = model([torch.from_numpy(pixels(path)).permute(2, 0, 1) / 255])
+        masks = output["masks"][:, 0] > 0.5 if name == "mask" else None
+        rows += results_of(number, output["boxes"], output["scores"], output["labels"], masks)
     assert_equal_ap(sv.connect(model), photographs, rows, "segm" if name == "mask" else "bbox")
 
 
@@ -81,11 +81,11 @@ def test_ultralytics(name: str, photographs: list[Path]) -> None:
     """Its validator runs whole, and the results that it writes for COCO's metric are taken before they are rounded."""
     pytest.importorskip("ultralytics", reason="ultralytics is not installed")
     model = networks.ultralytics_network(name)
-    kept = validated(model, name, photographs, side=160)
+    by_path = validated(model, name, photographs, side=160)
     rows: list[Row] = []
-    for path, found in kept.items():
-        boxes, scores, ids = found["bboxes"], found["conf"], found["cls"] + 1
-        rows += results_of(photographs.index(Path(path)), boxes, scores, ids, found.get("masks"))
+    for path, output in by_path.items():
+        boxes, scores, ids = output["bboxes"], output["conf"], output["cls"] + 1
+        rows += results_of(photographs.index(Path(path)), boxes, scores, ids, output.get("masks"))
     connected = sv.connect(model, image_size=160)
     assert_equal_ap(connected, photographs, rows, "segm" if "seg" in name else "bbox")
 
@@ -99,11 +99,11 @@ def validated(model: Any, name: str, photographs: list[Path], *, side: int, **mo
 
     kinds = {"rtdetr": RTDETRValidator, "seg": SegmentationValidator, "pose": PoseValidator}
     parent: Any = next((kind for part, kind in kinds.items() if part in name), DetectionValidator)
-    found: dict[str, Any] = {}
+    by_path: dict[str, Any] = {}
 
     class Keeping(parent):  # type: ignore[misc]
         def pred_to_json(self, predn: Any, pbatch: Any) -> None:
-            found[pbatch["im_file"]] = predn
+            by_path[pbatch["im_file"]] = predn
 
         def eval_json(self, stats: Any) -> Any:
             return stats
@@ -117,7 +117,7 @@ def validated(model: Any, name: str, photographs: list[Path], *, side: int, **mo
     unfused = copy.deepcopy(model)
     unfused.fuse = lambda *_, **__: unfused  # folded batch norms would move the last bits
     Keeping(save_dir=root / "runs", args=settings)(model=unfused)
-    return found
+    return by_path
 
 
 def test_torchvision_keypoints(photographs: list[Path]) -> None:
@@ -126,8 +126,8 @@ def test_torchvision_keypoints(photographs: list[Path]) -> None:
     rows: list[Row] = []
     for number, path in enumerate(photographs):
         with torch.no_grad():
-            [found] = model([torch.from_numpy(pixels(path)).permute(2, 0, 1) / 255])
-        rows += results_of(number, found["boxes"], found["scores"], found["labels"], poses=found["keypoints"])
+            [output] = model([torch.from_numpy(pixels(path)).permute(2, 0, 1) / 255])
+        rows += results_of(number, output["boxes"], output["scores"], output["labels"], poses=output["keypoints"])
     assert_equal_ap(sv.connect(model), photographs, rows, "keypoints", names=("person",))
 
 
@@ -135,23 +135,23 @@ def test_ultralytics_keypoints(photographs: list[Path]) -> None:
     """Its validator."""
     pytest.importorskip("ultralytics", reason="ultralytics is not installed")
     model = networks.ultralytics_network("yolov8n-pose.yaml")
-    kept = validated(model, "yolov8n-pose", photographs, side=160, kpt_shape=[17, 3])
+    by_path = validated(model, "yolov8n-pose", photographs, side=160, kpt_shape=[17, 3])
     rows: list[Row] = []
-    for path, found in kept.items():
-        ids, poses = found["cls"] + 1, found["keypoints"]
-        rows += results_of(photographs.index(Path(path)), found["bboxes"], found["conf"], ids, poses=poses)
+    for path, output in by_path.items():
+        ids, poses = output["cls"] + 1, output["keypoints"]
+        rows += results_of(photographs.index(Path(path)), output["bboxes"], output["conf"], ids, poses=poses)
     connected = sv.connect(model, image_size=160)
     assert_equal_ap(connected, photographs, rows, "keypoints", names=("person",))
 
 
 def processed(model: Any, processor: Any, photographs: list[Path], post_process: Callable[..., Any]) -> list[Any]:
     """What a processor of transformers makes of the outputs for each image."""
-    found = []
+    results = []
     for path in photographs:
         with torch.no_grad():
             outputs = model(**processor(images=pixels(path), return_tensors="pt"))
-        found += post_process(outputs, threshold=0.0, target_sizes=[size_of(path)])
-    return found
+        results += post_process(outputs, threshold=0.0, target_sizes=[size_of(path)])
+    return results
 
 
 @pytest.mark.parametrize("name", ["rt_detr", "detr"])
@@ -162,8 +162,8 @@ def test_transformers_detection(name: str, photographs: list[Path]) -> None:
     kind = {"rt_detr": "RTDetrImageProcessor", "detr": "DetrImageProcessor"}[name]
     processor = getattr(transformers, kind)(size={"height": 64, "width": 64})
     rows: list[Row] = []
-    for number, found in enumerate(processed(model, processor, photographs, processor.post_process_object_detection)):
-        rows += results_of(number, found["boxes"], found["scores"], found["labels"] + 1)
+    for number, result in enumerate(processed(model, processor, photographs, processor.post_process_object_detection)):
+        rows += results_of(number, result["boxes"], result["scores"], result["labels"] + 1)
     assert_equal_ap(sv.connect(model, processor=processor), photographs, rows)
 
 
@@ -177,9 +177,9 @@ def test_transformers_instances(photographs: list[Path]) -> None:
     def post_process(outputs: Any, **settings: Any) -> Any:
         return processor.post_process_instance_segmentation(outputs, return_binary_maps=True, **settings)
 
-    for number, found in enumerate(processed(model, processor, photographs, post_process)):
-        segments = found["segments_info"]
-        masks = np.asarray(found["segmentation"]) > 0.5
+    for number, result in enumerate(processed(model, processor, photographs, post_process)):
+        segments = result["segments_info"]
+        masks = np.asarray(result["segmentation"]) > 0.5
         boxes = [[0, 0, mask.shape[1], mask.shape[0]] for mask in masks]
         ids = [segment["label_id"] + 1 for segment in segments]
         rows += results_of(number, boxes, [segment["score"] for segment in segments], ids, masks)
@@ -202,9 +202,9 @@ def test_effdet(photographs: list[Path]) -> None:
         height, width = size_of(path)
         sizes = torch.tensor([[width, height]]).float()
         with torch.no_grad():
-            [found] = bench(x, {"img_scale": torch.tensor([facts["img_scale"]]), "img_size": sizes})
-        found = found[found[:, 4] > 0]
-        rows += results_of(number, found[:, :4], found[:, 4], found[:, 5])
+            [output] = bench(x, {"img_scale": torch.tensor([facts["img_scale"]]), "img_size": sizes})
+        output = output[output[:, 4] > 0]
+        rows += results_of(number, output[:, :4], output[:, 4], output[:, 5])
     assert_equal_ap(sv.connect(model), photographs, rows)
 
 
@@ -221,8 +221,8 @@ def write_labels(photographs: list[Path], classes: int) -> Path:
 def mean_iou(pairs: Sequence[tuple[Any, Any]], classes: int) -> float:
     """Of one table of counts over all images."""
     counts = np.zeros((classes, classes), np.int64)
-    for truth, found in pairs:
-        np.add.at(counts, (np.asarray(truth).ravel(), np.asarray(found).ravel()), 1)
+    for truth, predicted in pairs:
+        np.add.at(counts, (np.asarray(truth).ravel(), np.asarray(predicted).ravel()), 1)
     own = counts.diagonal()
     return float(np.mean(own / (counts.sum(0) + counts.sum(1) - own)))
 
@@ -241,11 +241,11 @@ def test_transformers_panoptic(photographs: list[Path]) -> None:
         inputs = processor(images=pixels(path), return_tensors="pt")
         with torch.no_grad():
             outputs = model(**inputs)
-        [found] = processor.post_process_panoptic_segmentation(outputs, target_sizes=[size_of(path)], **settings)
+        [result] = processor.post_process_panoptic_segmentation(outputs, target_sizes=[size_of(path)], **settings)
         painted = torch.full((*size_of(path), 2), -1)
-        painted[..., 1] = found["segmentation"]
-        for segment in found["segments_info"]:
-            painted[..., 0][found["segmentation"] == segment["id"]] = segment["label_id"]
+        painted[..., 1] = result["segmentation"]
+        for segment in result["segments_info"]:
+            painted[..., 0][result["segmentation"] == segment["id"]] = segment["label_id"]
         truth = painted.clone()
         truth[..., 0][painted[..., 0] == -1] = 9
         truth[: len(truth) // 2] = torch.tensor([9, 0])
@@ -271,24 +271,24 @@ def test_transformers_prompted(second: bool, prompts: str, photographs: list[Pat
     ious = []
     for batch in task.batches():
         [(picture, prompted)] = batch.context
-        asked: dict[str, Any] = {"input_boxes": [prompted.boxes.tolist()]} if prompts == "boxes" else {}
+        prompt_inputs: dict[str, Any] = {"input_boxes": [prompted.boxes.tolist()]} if prompts == "boxes" else {}
         if prompts == "points":
-            asked["input_points"] = [[[point] for point in prompted.points.tolist()]]
-            asked["input_labels"] = [[[1] for _ in prompted.points]]
-        inputs = processor(images=picture, **asked, return_tensors="pt")
+            prompt_inputs["input_points"] = [[[point] for point in prompted.points.tolist()]]
+            prompt_inputs["input_labels"] = [[[1] for _ in prompted.points]]
+        inputs = processor(images=picture, **prompt_inputs, return_tensors="pt")
         with torch.no_grad():
             outputs = model(**{key: inputs[key] for key in inputs if not key.endswith("sizes")})
         sizes = [inputs[key] for key in ("original_sizes", "reshaped_input_sizes") if key in inputs]
         [masks] = processor.post_process_masks(outputs.pred_masks, *sizes)
         best = outputs.iou_scores[0].argmax(1)
-        truth = [task.annotations.masks[one["id"]] for one in task._instances(batch.images[0])]
+        truth = [task.annotations.masks[annotation["id"]] for annotation in task._instances(batch.images[0])]
         for number, rle in enumerate(truth):
             mask, true = np.asarray(masks[number, best[number]]), mask_tools.decode(rle) > 0
             ious.append(float((mask & true).sum() / (mask | true).sum()))
-    ours = task.score(predictions_of(task, model))["mIoU"]
+    mean = task.score(predictions_of(task, model))["mIoU"]
     assert len(set(ious)) > 3
-    assert 0.001 < ours < 0.9
-    assert ours == pytest.approx(np.mean(ious), abs=1e-6)
+    assert 0.001 < mean < 0.9
+    assert mean == pytest.approx(np.mean(ious), abs=1e-6)
 
 
 @pytest.mark.parametrize("name", ["lraspp_mobilenet_v3_large", "fcn", "deeplabv3_mobilenet_v3_large"])
@@ -308,8 +308,8 @@ def test_torchvision_semantic(name: str, photographs: list[Path]) -> None:
         pairs.append((np.asarray(Image.open(labels / f"{path.stem}.png")), scores.argmax(1)))
     connected = sv.connect(model)
     task = connected.task(photographs[0].parent, labels, classes=("a", "b", "c"))
-    ours = task.score(predictions_of(task, connected.model))["mIoU"]
-    assert ours == pytest.approx(mean_iou(pairs, 3), abs=1e-12)
+    mean = task.score(predictions_of(task, connected.model))["mIoU"]
+    assert mean == pytest.approx(mean_iou(pairs, 3), abs=1e-12)
 
 
 def test_transformers_semantic(photographs: list[Path]) -> None:
@@ -322,12 +322,12 @@ def test_transformers_semantic(photographs: list[Path]) -> None:
     for path in photographs:
         with torch.no_grad():
             outputs = model(**processor(images=pixels(path), return_tensors="pt"))
-        [found] = processor.post_process_semantic_segmentation(outputs, target_sizes=[size_of(path)])
-        pairs.append((np.asarray(Image.open(labels / f"{path.stem}.png")), found))
+        [label_map] = processor.post_process_semantic_segmentation(outputs, target_sizes=[size_of(path)])
+        pairs.append((np.asarray(Image.open(labels / f"{path.stem}.png")), label_map))
     connected = sv.connect(model, processor=processor)
     task = connected.task(photographs[0].parent, labels)
-    ours = task.score(predictions_of(task, connected.model))["mIoU"]
-    assert ours == pytest.approx(mean_iou(pairs, 3), abs=1e-12)
+    mean = task.score(predictions_of(task, connected.model))["mIoU"]
+    assert mean == pytest.approx(mean_iou(pairs, 3), abs=1e-12)
 
 
 @pytest.mark.parametrize("classes", [3, 1])
@@ -347,14 +347,14 @@ def test_smp(classes: int, photographs: list[Path]) -> None:
         with torch.no_grad():
             scores = model(torch.from_numpy(x).float().permute(2, 0, 1)[None])
         truth = torch.from_numpy(np.asarray(Image.open(labels / path.name))).long()[None]
-        found = (scores[:, 0] > 0).long() if classes == 1 else scores.argmax(1)
+        predicted = (scores[:, 0] > 0).long() if classes == 1 else scores.argmax(1)
         kind = {"mode": "multiclass", "num_classes": max(classes, 2)}
-        counted.append(torch.stack(smp.metrics.get_stats(found, truth, **kind)).sum(1))
+        counted.append(torch.stack(smp.metrics.get_stats(predicted, truth, **kind)).sum(1))
     expected = smp.metrics.iou_score(*torch.stack(counted).sum(0).unsqueeze(1), reduction="macro")
     connected = sv.connect(model, image_size=(96, 128), classes=("a", "b", "c")[: max(classes, 2)])
     task = connected.task(images[0].parent, labels)
-    ours = task.score(predictions_of(task, connected.model))["mIoU"]
-    assert ours == pytest.approx(float(expected), abs=1e-6)  # smp's is of float32
+    mean = task.score(predictions_of(task, connected.model))["mIoU"]
+    assert mean == pytest.approx(float(expected), abs=1e-6)  # smp's is of float32
 
 
 def class_folders(photographs: list[Path], classes: int) -> Path:
@@ -386,7 +386,7 @@ def test_timm(photographs: list[Path]) -> None:
     predictions = predictions_of(task, connected.model)
     assert task.score(predictions)["top1"] == pytest.approx(top1, abs=1e-7)
     assert top3 >= top1
-    assert [one["best"] for one in predictions.values()] == scores.argmax(1).tolist()
+    assert [prediction["best"] for prediction in predictions.values()] == scores.argmax(1).tolist()
 
 
 def test_torchvision_classification(photographs: list[Path]) -> None:
@@ -406,4 +406,4 @@ def test_torchvision_classification(photographs: list[Path]) -> None:
     task = connected.task(root)
     predictions = predictions_of(task, connected.model)
     assert task.score(predictions)["top1"] == pytest.approx(expected)
-    assert [one["best"] for one in predictions.values()] == scores.argmax(1).tolist()
+    assert [prediction["best"] for prediction in predictions.values()] == scores.argmax(1).tolist()

@@ -30,9 +30,9 @@ def connected(**settings):
 
 @pytest.mark.parametrize("package", ["torchvision", "ultralytics", "transformers", "timm", "effdet"])
 def test_a_family_is_found_by_the_package_of_a_class_or_of_its_parents(package):
-    theirs = type("Net", (nn.Module,), {"__module__": f"{package}.models.net"})
-    assert family_of(theirs()) == package
-    assert family_of(type("Own", (theirs,), {"__module__": "mine"})()) == package
+    net_type = type("Net", (nn.Module,), {"__module__": f"{package}.models.net"})
+    assert family_of(net_type()) == package
+    assert family_of(type("Own", (net_type,), {"__module__": "mine"})()) == package
     assert family_of(type("Unet", (nn.Module,), {"__module__": "segmentation_models_pytorch.unet"})()) == "smp"
     assert family_of(nn.Linear(1, 1)) is None
 
@@ -54,8 +54,8 @@ def test_other_labels_count_the_ids_in_ascending_order():
 
 def test_predictions_of_classes_that_the_data_lack_are_left_out():
     rows = torch.tensor([[0, 0, 4, 4, 0.9, 7], [1, 1, 5, 5, 0.8, 2]])
-    [kept] = OfKnownLabels(boxes, (2, 5))([rows], [(8, 8)])
-    assert {key: value.tolist() for key, value in kept.items()} == {
+    [known] = OfKnownLabels(boxes, (2, 5))([rows], [(8, 8)])
+    assert {key: value.tolist() for key, value in known.items()} == {
         "boxes": [[1, 1, 5, 5]],
         "scores": [pytest.approx(0.8)],
         "labels": [2],
@@ -100,9 +100,9 @@ def test_a_network_of_no_family_and_a_family_that_is_unknown_are_told():
 def test_a_package_that_is_missing_is_named_with_the_extra(family, monkeypatch):
     for name in [family, *(name for name in sys.modules if name.startswith(f"{family}."))]:
         monkeypatch.setitem(sys.modules, name, None)  # as if it were not installed
-    theirs = type("Net", (nn.Module,), {"__module__": f"{family}.models.net", "num_classes": 3, "config": None})()
+    net = type("Net", (nn.Module,), {"__module__": f"{family}.models.net", "num_classes": 3, "config": None})()
     with pytest.raises(MissingPackageError, match=rf"needs the package '{family}.*pip install .*\[{family}\]"):
-        connect(theirs)
+        connect(net)
 
 
 def test_a_task_without_labels_or_classes_asks_for_them(tmp_path):

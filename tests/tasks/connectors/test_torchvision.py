@@ -32,11 +32,11 @@ def test_boxes_are_those_that_the_network_gives_for_the_images(name, tmp_path, p
     task = connected.task(tmp_path / "images", annotations)
     predictions = predictions_of(task, model)
     for position, picture in enumerate(pictures):
-        [theirs] = model([torch.from_numpy(picture).permute(2, 0, 1).float() / 255])
-        known = np.isin(theirs["labels"].numpy(), (2, 5, 9))
+        [expected] = model([torch.from_numpy(picture).permute(2, 0, 1).float() / 255])
+        known = np.isin(expected["labels"].numpy(), (2, 5, 9))
         assert known.any()
-        np.testing.assert_array_equal(predictions[position]["labels"], theirs["labels"].numpy()[known])
-        np.testing.assert_allclose(predictions[position]["boxes"], theirs["boxes"].numpy()[known], atol=1e-4)
+        np.testing.assert_array_equal(predictions[position]["labels"], expected["labels"].numpy()[known])
+        np.testing.assert_allclose(predictions[position]["boxes"], expected["boxes"].numpy()[known], atol=1e-4)
 
 
 def test_masks_are_those_above_one_half(tmp_path, pictures, annotations):
@@ -48,10 +48,10 @@ def test_masks_are_those_above_one_half(tmp_path, pictures, annotations):
     connected = sv.connect(model)
     assert connected.purpose == "instance segmentation"
     task = connected.task(tmp_path / "images", annotations)
-    [theirs] = model([torch.from_numpy(pictures[0]).permute(2, 0, 1).float() / 255])
-    known = np.isin(theirs["labels"].numpy(), (2, 5, 9))
-    ours = mask_tools.decode(predictions_of(task, model)[0]["masks"])
-    np.testing.assert_array_equal(ours.transpose(2, 0, 1) > 0, theirs["masks"][:, 0].numpy()[known] > 0.5)
+    [expected] = model([torch.from_numpy(pictures[0]).permute(2, 0, 1).float() / 255])
+    known = np.isin(expected["labels"].numpy(), (2, 5, 9))
+    masks = mask_tools.decode(predictions_of(task, model)[0]["masks"])
+    np.testing.assert_array_equal(masks.transpose(2, 0, 1) > 0, expected["masks"][:, 0].numpy()[known] > 0.5)
 
 
 def test_the_parts_in_front_of_post_processing_exist():

@@ -26,11 +26,11 @@ def test_boxes_are_those_of_its_processor_and_labels_go_by_name(detector, tmp_pa
     predictions = predictions_of(task, connected.model)
     for position, picture in enumerate(pictures):
         outputs = detector(**processor(images=picture, return_tensors="pt"))
-        [theirs] = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[SIZES[position]])
-        known = theirs["labels"] != 1
-        ids = np.array([5, -1, 9, 2])[theirs["labels"][known]]
+        [expected] = processor.post_process_object_detection(outputs, threshold=0.0, target_sizes=[SIZES[position]])
+        known = expected["labels"] != 1
+        ids = np.array([5, -1, 9, 2])[expected["labels"][known]]
         np.testing.assert_array_equal(predictions[position]["labels"], ids)
-        np.testing.assert_allclose(predictions[position]["boxes"], theirs["boxes"][known].numpy(), atol=1e-3)
+        np.testing.assert_allclose(predictions[position]["boxes"], expected["boxes"][known].numpy(), atol=1e-3)
 
 
 def test_a_detector_is_wrapped_and_swept(detector, tmp_path, annotations):
@@ -68,10 +68,10 @@ def test_a_segmenter_gives_label_maps_of_the_original_size(tmp_path, pictures):
     task = connected.task(tmp_path / "images", tmp_path / "labels")
     for position, prediction in predictions_of(task, connected.model).items():
         outputs = model(**processor(images=pictures[position], return_tensors="pt"))
-        [theirs] = processor.post_process_semantic_segmentation(outputs, target_sizes=[SIZES[position]])
+        [label_map] = processor.post_process_semantic_segmentation(outputs, target_sizes=[SIZES[position]])
         truth = pictures[position][..., 0] % 3
         expected = np.zeros((3, 3), np.int64)
-        np.add.at(expected, (truth.ravel(), theirs.numpy().ravel()), 1)
+        np.add.at(expected, (truth.ravel(), label_map.numpy().ravel()), 1)
         np.testing.assert_array_equal(prediction["confusion"], expected)
 
 

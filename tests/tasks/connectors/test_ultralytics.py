@@ -36,8 +36,8 @@ def test_an_image_is_prepared_as_by_its_letterbox(pictures):
         height, width = (min(int(np.ceil(side * ratio)), SIDE) for side in picture.shape[:2])
         resized = cv2.resize(picture, (width, height), interpolation=cv2.INTER_LINEAR)
         expected = LetterBox((SIDE, SIDE), auto=False, scaleup=False)(image=resized)
-        ours = connected.preprocess(picture)
-        np.testing.assert_array_equal(ours.permute(1, 2, 0).numpy(), expected.astype(np.float32) / 255)
+        prepared = connected.preprocess(picture)
+        np.testing.assert_array_equal(prepared.permute(1, 2, 0).numpy(), expected.astype(np.float32) / 255)
 
 
 @pytest.mark.parametrize("name", ["yolov8n.yaml", "yolo11n.yaml", "yolov10n.yaml"])
@@ -47,11 +47,11 @@ def test_boxes_are_those_of_its_suppression_in_original_pixels(name, tmp_path, a
     task = connected.task(tmp_path / "images", annotations, batch_size=3)
     [batch] = task.batches()
     end2end = bool(getattr(model.model[-1], "end2end", False))
-    found = nms.non_max_suppression(
+    suppressed = nms.non_max_suppression(
         model(batch.inputs[0]), 0.001, 0.7, multi_label=True, max_det=300, end2end=end2end, max_time_img=60
     )
     predictions = predictions_of(task, model)
-    for position, (rows, size) in enumerate(zip(found, SIZES, strict=True)):
+    for position, (rows, size) in enumerate(zip(suppressed, SIZES, strict=True)):
         known = rows[:, 5] < 3  # labels 0, 1, 2 are the file's categories
         boxes = ops.scale_boxes((SIDE, SIDE), rows[known, :4].clone(), size)
         np.testing.assert_allclose(predictions[position]["boxes"], boxes.numpy(), atol=1e-4)

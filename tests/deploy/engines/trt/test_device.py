@@ -18,17 +18,17 @@ pytestmark = [
 def test_memory_at_an_address_is_read_as_it_was_written(dtype: torch.dtype) -> None:
     device = CudaDevice()
     tensor = torch.arange(24).reshape(2, 3, 4).to(dtype)
-    there = device.upload(tensor)
-    assert there.is_cuda
-    found = device.read(there.data_ptr(), (2, 3, 4), dtype, device.stream)
-    assert torch.equal(found, tensor)
+    uploaded = device.upload(tensor)
+    assert uploaded.is_cuda
+    values = device.read(uploaded.data_ptr(), (2, 3, 4), dtype, device.stream)
+    assert torch.equal(values, tensor)
 
 
 def test_strides_are_gone_on_the_device() -> None:
     tensor = torch.arange(24).reshape(2, 3, 4).permute(2, 0, 1)
-    there = CudaDevice().upload(tensor)
-    assert there.is_contiguous()
-    assert torch.equal(there.cpu(), tensor)
+    uploaded = CudaDevice().upload(tensor)
+    assert uploaded.is_contiguous()
+    assert torch.equal(uploaded.cpu(), tensor)
 
 
 def test_work_takes_time() -> None:

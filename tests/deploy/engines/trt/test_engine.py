@@ -53,9 +53,9 @@ def test_batch_sizes_out_of_order_are_refused(batch: tuple[int, int, int]) -> No
 
 def test_host_memory_is_read_as_a_copy() -> None:
     tensor = torch.arange(6, dtype=torch.int16).reshape(2, 3)
-    found = read_host(tensor.data_ptr(), (2, 3), torch.int16)
+    values = read_host(tensor.data_ptr(), (2, 3), torch.int16)
     tensor.zero_()
-    assert found.tolist() == [[0, 1, 2], [3, 4, 5]]
+    assert values.tolist() == [[0, 1, 2], [3, 4, 5]]
     assert read_host(tensor.data_ptr(), (0, 3), torch.int16).shape == (0, 3)
 
 
@@ -64,5 +64,5 @@ def test_the_backend_imports_without_tensorrt_and_does_not_look_for_it() -> None
         "import sys; import sensitivity.deploy.engines.trt.engine, sensitivity.deploy.engines.trt.build; "
         "sys.exit('tensorrt' in sys.modules)"
     )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert found.returncode == 0, found.stderr
+    completed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert completed.returncode == 0, completed.stderr

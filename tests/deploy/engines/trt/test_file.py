@@ -31,11 +31,11 @@ def test_an_engine_for_something_else_is_refused(tmp_path: Path, changed: dict[s
         read_engine(tmp_path / "a.engine", replace(IDENTITY, **changed))
 
 
-@pytest.mark.parametrize("kept", [len(MAGIC) + 20, -1])
-def test_a_file_cut_short_is_damaged(tmp_path: Path, kept: int) -> None:
+@pytest.mark.parametrize("length", [len(MAGIC) + 20, -1])
+def test_a_file_cut_short_is_damaged(tmp_path: Path, length: int) -> None:
     path = tmp_path / "a.engine"
     write_engine(path, PLAN, IDENTITY)
-    path.write_bytes(path.read_bytes()[:kept])
+    path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(EngineError, match="damaged"):
         read_engine(path, IDENTITY)
 

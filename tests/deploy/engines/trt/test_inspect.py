@@ -11,8 +11,8 @@ from tests.deploy.engines.trt.contract.inspector_texts import INSPECTOR
 
 @pytest.mark.parametrize("major", ["10", "11"])
 def test_both_schemas_tell_the_same(major: str) -> None:
-    found = read_layers(INSPECTOR[major], {"conv1": 0.5})
-    assert [(one.nodes, one.precision, one.time_s) for one in found] == [
+    layers = read_layers(INSPECTOR[major], {"conv1": 0.5})
+    assert [(layer.nodes, layer.precision, layer.time_s) for layer in layers] == [
         (("Reformatting CopyNode for Input Tensor 0 to conv1",), "fp32", None),
         (("conv1.weight_dequantize", "conv1", "relu[0]"), "int8", 0.5),
         (("head", "PWN(sigmoid)"), "fp32", None),
@@ -81,8 +81,8 @@ def test_what_is_not_told_is_unknown_not_guessed() -> None:
 def test_a_copy_does_not_claim_the_node_that_another_layer_computes() -> None:
     copy = {"Name": "copy", "LayerType": "Reformat", "Metadata": "[ONNX Layer: conv1]\x1e[ONNX Layer: concat]"}
     conv = {"Name": "conv1", "LayerType": "CaskConvolution", "Metadata": "[ONNX Layer: conv1]"}
-    found = read_layers(json.dumps({"Layers": [copy, conv]}))
-    assert [layer.nodes for layer in found] == [("concat",), ("conv1",)]
+    layers = read_layers(json.dumps({"Layers": [copy, conv]}))
+    assert [layer.nodes for layer in layers] == [("concat",), ("conv1",)]
 
 
 @pytest.mark.parametrize("text", ["", "not JSON", "[]", "{}", "null"])

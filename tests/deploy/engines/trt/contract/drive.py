@@ -78,7 +78,7 @@ def another_order_in_the_plan(folder: Path) -> Any:
 def dynamic_batch(folder: Path) -> Any:
     engine = built(batch=(1, 4, 16))
     images = np.concatenate([IMAGE, IMAGE + 1, IMAGE + 2])
-    return [bool(np.array_equal(engine.run(one)[0], 2 * one + 1)) for one in (IMAGE, images)]
+    return [bool(np.array_equal(engine.run(batch)[0], 2 * batch + 1)) for batch in (IMAGE, images)]
 
 
 @scenario(*DYNAMIC)
@@ -113,7 +113,7 @@ def timing_cache(folder: Path) -> Any:
     for _ in range(2):
         built(timing_cache=path)
         sizes.append(path.stat().st_size)
-    return {"sizes": sizes, "files": [one.name for one in path.parent.iterdir()]}
+    return {"sizes": sizes, "files": [file.name for file in path.parent.iterdir()]}
 
 
 @scenario(*FIXED, "fault setTimingCache")
@@ -152,8 +152,8 @@ def no_repeats(folder: Path) -> Any:
 def debug_tensors(folder: Path) -> Any:
     engine = built(debug_tensors=True)
     tensors = engine.debug_tensors(IMAGE)
-    found = {name: [str(tensor.dtype), tensor.tolist()] for name, tensor in tensors.items()}
-    return {"found": found, "unread": engine.unread}
+    values = {name: [str(tensor.dtype), tensor.tolist()] for name, tensor in tensors.items()}
+    return {"found": values, "unread": engine.unread}
 
 
 @scenario(*FIXED)
@@ -233,7 +233,7 @@ def awkward_inputs(folder: Path) -> Any:
     read_only = IMAGE.copy()
     read_only.flags.writeable = False
     inputs = (read_only, IMAGE[:, ::-1], np.repeat(IMAGE, 2, axis=-1)[..., ::2], torch.from_numpy(IMAGE))
-    return [bool(np.array_equal(engine.run(one)[0], 2 * np.asarray(one) + 1)) for one in inputs]
+    return [bool(np.array_equal(engine.run(array)[0], 2 * np.asarray(array) + 1)) for array in inputs]
 
 
 @scenario(*FIXED)
@@ -410,22 +410,22 @@ def play(name: str, folder: Path, reset: Any) -> dict[str, Any]:
     (folder / "script").write_text("\n".join([*script, f"inspector {inspector}"]), encoding="utf-8")
     (folder / "log").touch()
     reset(str(folder / "script").encode(), str(folder / "log").encode())
-    found: dict[str, Any] = {"returned": None, "error": None, "message": "", "crash": ""}
+    outcome: dict[str, Any] = {"returned": None, "error": None, "message": "", "crash": ""}
     try:
-        found["returned"] = function(folder)
+        outcome["returned"] = function(folder)
     except SensitivityError as error:
-        found |= {"error": type(error).__name__, "message": str(error)}
+        outcome |= {"error": type(error).__name__, "message": str(error)}
     except (TypeError, ValueError, AttributeError, RuntimeError, OSError, LookupError):
-        found["crash"] = traceback.format_exc()
-    found["calls"] = (folder / "log").read_text(encoding="utf-8").splitlines()
-    return found
+        outcome["crash"] = traceback.format_exc()
+    outcome["calls"] = (folder / "log").read_text(encoding="utf-8").splitlines()
+    return outcome
 
 
 def main(folder: Path) -> None:
     reset = ctypes.CDLL(os.environ["MOCK_LIBRARY"]).mock_reset
     for name in SCENARIOS:
-        found = play(name, folder / name, reset)
-        (folder / f"{name}.json").write_text(json.dumps(found, default=str), encoding="utf-8")
+        outcome = play(name, folder / name, reset)
+        (folder / f"{name}.json").write_text(json.dumps(outcome, default=str), encoding="utf-8")
     sys.stdout.flush()
     os._exit(0)  # the mock keeps no account of what the bindings would free on the way out
 

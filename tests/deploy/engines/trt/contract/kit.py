@@ -58,7 +58,7 @@ class Kit:
     def run(self, arguments: list[str], **environment: str) -> subprocess.CompletedProcess[str]:
         """Python with these bindings and the mock in the place of TensorRT's libraries."""
         library = self.folder / f"libnvinfer.so.{self.major}"
-        given = {
+        own = {
             "PYTHONPATH": os.pathsep.join([str(self.folder / "bindings"), str(REPOSITORY)]),
             "LD_LIBRARY_PATH": os.pathsep.join(filter(None, [str(self.folder), os.environ.get("LD_LIBRARY_PATH")])),
             "MOCK_LIBRARY": str(library),
@@ -72,7 +72,7 @@ class Kit:
             timeout=120,
             check=False,
             cwd=REPOSITORY,
-            env={**os.environ, **given, **environment},
+            env={**os.environ, **own, **environment},
         )
 
 
@@ -89,33 +89,33 @@ def kit(version: str, cache: Path) -> Kit:
     """The kit of a version, from the cache or made now."""
     sources = (HERE / "mock.cpp").read_bytes() + (HERE / "probe.py").read_bytes() + (HERE / "kit.py").read_bytes()
     key = f"{version}-{sys.implementation.cache_tag}-{hashlib.sha256(sources).hexdigest()[:12]}"
-    found = Kit(version, cache / key)
+    made = Kit(version, cache / key)
     with locked(cache / f"{key}.making"):
-        if not found.slots.is_file():
-            shutil.rmtree(found.folder, ignore_errors=True)
-            found.folder.mkdir(parents=True)
-            _fetch(version, found.folder / "bindings")
-            _compile(found)
-            _probe(found)
-    return found
+        if not made.slots.is_file():
+            shutil.rmtree(made.folder, ignore_errors=True)
+            made.folder.mkdir(parents=True)
+            _fetch(version, made.folder / "bindings")
+            _compile(made)
+            _probe(made)
+    return made
 
 
 def _fetch(version: str, folder: Path) -> None:
-    with tempfile.TemporaryDirectory() as there:
+    with tempfile.TemporaryDirectory() as target:
         words = [
             "download",
             "--no-deps",
             "--only-binary=:all:",
             "-q",
             "-d",
-            there,
+            target,
             f"{PACKAGES[version]}=={version}",
         ]
-        found = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
-        if found.returncode:
-            reason = (found.stderr.strip() or "no reason given").splitlines()[-1]
+        completed = subprocess.run([sys.executable, "-m", "pip", *words], capture_output=True, text=True, check=False)
+        if completed.returncode:
+            reason = (completed.stderr.strip() or "no reason given").splitlines()[-1]
             raise UnavailableError(f"pip cannot download the bindings of TensorRT {version}: {reason}")
-        for wheel in Path(there).glob("*.whl"):
+        for wheel in Path(target).glob("*.whl"):
             zipfile.ZipFile(wheel).extractall(folder)
 
 
@@ -129,14 +129,16 @@ def _compile(made: Kit) -> None:
         (made.folder / "empty.cpp").touch()
         target = made.folder / f"lib{library}.so.{made.major}"
         words = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-o", str(target), str(source)]
-        found = subprocess.run([compiler, *words], capture_output=True, text=True, check=False)
-        assert found.returncode == 0, found.stderr
+        completed = subprocess.run([compiler, *words], capture_output=True, text=True, check=False)
+        assert completed.returncode == 0, completed.stderr
 
 
 def _probe(made: Kit) -> None:
-    found = made.run([str(HERE / "probe.py")])
-    assert found.returncode == 0, f"the probe of TensorRT {made.version} failed:\n{found.stdout}\n{found.stderr}"
-    made.slots.write_text(found.stdout, encoding="utf-8")
+    completed = made.run([str(HERE / "probe.py")])
+    assert completed.returncode == 0, (
+        f"the probe of TensorRT {made.version} failed:\n{completed.stdout}\n{completed.stderr}"
+    )
+    made.slots.write_text(completed.stdout, encoding="utf-8")
 
 
 def played(made: Kit, folder: Path) -> Callable[[str], dict[str, Any]]:
@@ -145,16 +147,16 @@ def played(made: Kit, folder: Path) -> Callable[[str], dict[str, Any]]:
         done = folder / "done"
         if not done.exists():
             (folder / "runs").mkdir()
-            found = made.run(
+            completed = made.run(
                 ["-m", "tests.deploy.engines.trt.contract.drive", str(folder / "runs")], OMP_NUM_THREADS="1"
             )
-            done.write_text(f"exit code {found.returncode}\n{found.stderr}", encoding="utf-8")
+            done.write_text(f"exit code {completed.returncode}\n{completed.stderr}", encoding="utf-8")
 
     def scenario(name: str) -> dict[str, Any]:
         path = folder / "runs" / f"{name}.json"
         assert path.is_file(), f"the process did not finish {name!r}: {done.read_text(encoding='utf-8')}"
-        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        assert not found["crash"], found["crash"]
-        return found
+        outcome: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        assert not outcome["crash"], outcome["crash"]
+        return outcome
 
     return scenario

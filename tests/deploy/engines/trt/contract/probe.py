@@ -34,10 +34,10 @@ def entries(call: Callable[[], Any], *, zero: bool = True) -> tuple[list[int], A
 
 def slot(kind: str, method: str, call: Callable[[], Any]) -> Any:
     """Print the entry of a method, and give back a fresh object where it makes one."""
-    found, _ = entries(call)
-    if not found:
+    slots, _ = entries(call)
+    if not slots:
         raise SystemExit(f"{kind}.{method} reached no entry of the mock")
-    print(kind, method, found[0])
+    print(kind, method, slots[0])
     return entries(call, zero=False)[1]
 
 

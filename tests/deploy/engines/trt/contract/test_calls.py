@@ -59,24 +59,24 @@ def test_the_model_arrives_byte_for_byte(scenario: Scenario) -> None:
 
 
 def test_a_wrapped_model_arrives_as_the_graph_with_qdq_and_runs(scenario: Scenario) -> None:
-    found = scenario("from_a_model")
-    graph = bytes.fromhex(found["returned"]["bytes"])
-    assert named(found["calls"], "parser parse") == [checksum(graph)]
-    assert found["returned"]["right"] is True
-    assert len(found["returned"]["quantized"]) == 2
+    outcome = scenario("from_a_model")
+    graph = bytes.fromhex(outcome["returned"]["bytes"])
+    assert named(outcome["calls"], "parser parse") == [checksum(graph)]
+    assert outcome["returned"]["right"] is True
+    assert len(outcome["returned"]["quantized"]) == 2
     operators = [node.op_type for node in onnx.load_from_string(graph).graph.node]
     assert operators.count("QuantizeLinear") == 2
     assert operators.count("DequantizeLinear") == 4
 
 
 def test_a_rest_in_fp16_arrives_as_a_graph_in_fp16_with_casts_around_what_stays_in_fp32(scenario: Scenario) -> None:
-    found = scenario("with_the_rest_in_fp16")
-    written = bytes.fromhex(found["returned"]["bytes"])
-    assert named(found["calls"], "parser parse") == [checksum(written)]
-    assert written.hex() != found["returned"]["plain"]
-    assert named(found["calls"], "config setFlag") == []  # neither FP16, which 11 does not know, nor REFIT
-    assert found["returned"]["right"] is True
-    assert "it was built from another model" in found["returned"]["refusal"]  # one with nothing kept in fp32
+    outcome = scenario("with_the_rest_in_fp16")
+    written = bytes.fromhex(outcome["returned"]["bytes"])
+    assert named(outcome["calls"], "parser parse") == [checksum(written)]
+    assert written.hex() != outcome["returned"]["plain"]
+    assert named(outcome["calls"], "config setFlag") == []  # neither FP16, which 11 does not know, nor REFIT
+    assert outcome["returned"]["right"] is True
+    assert "it was built from another model" in outcome["returned"]["refusal"]  # one with nothing kept in fp32
     graph = onnx.load_from_string(written)
     onnx.checker.check_model(graph, full_check=True)
     inferred = onnx.shape_inference.infer_shapes(graph, strict_mode=True).graph
@@ -85,24 +85,24 @@ def test_a_rest_in_fp16_arrives_as_a_graph_in_fp16_with_casts_around_what_stays_
     half, single = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
     of = {node.op_type: node for node in graph.graph.node}
     assert {types[of["Conv"].output[0]], types[of["QuantizeLinear"].input[1]]} == {half}
-    kept = [name for node in graph.graph.node if "Normalization" in node.op_type for name in node.output]
-    assert kept
-    assert {types[name] for name in kept} == {single}
+    outputs = [name for node in graph.graph.node if "Normalization" in node.op_type for name in node.output]
+    assert outputs
+    assert {types[name] for name in outputs} == {single}
     assert graph.opset_import[0].version == 19
 
 
 def test_inputs_and_outputs_in_fp16_are_given_and_taken_as_such(scenario: Scenario) -> None:
-    found = scenario("with_inputs_and_outputs_in_fp16")
-    graph = onnx.load_from_string(bytes.fromhex(found["returned"]["bytes"])).graph
+    outcome = scenario("with_inputs_and_outputs_in_fp16")
+    graph = onnx.load_from_string(bytes.fromhex(outcome["returned"]["bytes"])).graph
     ports = {port.type.tensor_type.elem_type for port in (*graph.input, *graph.output)}
     assert ports == {onnx.TensorProto.FLOAT16}
-    assert found["returned"]["right"] is True
+    assert outcome["returned"]["right"] is True
 
 
 def test_the_order_is_parse_configure_build_load(scenario: Scenario) -> None:
     wanted = ["createInferBuilder", "parser parse", "config clearFlag", "builder buildSerializedNetwork", "runtime"]
     calls = scenario("fixed_shape")["calls"]
-    places = [next(place for place, call in enumerate(calls) if call.startswith(one)) for one in wanted]
+    places = [next(place for place, call in enumerate(calls) if call.startswith(prefix)) for prefix in wanted]
     assert places == sorted(places)
 
 
@@ -113,12 +113,12 @@ def test_a_fixed_shape_needs_no_profile(scenario: Scenario) -> None:
 
 
 def test_the_engine_gets_the_addresses_of_torchs_memory_and_its_stream(scenario: Scenario) -> None:
-    found = scenario("fixed_shape")
-    addresses = named(found["calls"], "context setTensorAddress")
-    given = dict(line.split() for line in addresses)
-    assert [int(given[name]) for name in "xyz"] == found["returned"]["addresses"]
-    assert named(found["calls"], "context enqueueV3") == ["stream=4711"]
-    assert found["returned"]["waited"] == 1
+    outcome = scenario("fixed_shape")
+    addresses = named(outcome["calls"], "context setTensorAddress")
+    bound = dict(line.split() for line in addresses)
+    assert [int(bound[name]) for name in "xyz"] == outcome["returned"]["addresses"]
+    assert named(outcome["calls"], "context enqueueV3") == ["stream=4711"]
+    assert outcome["returned"]["waited"] == 1
 
 
 def test_outputs_are_what_the_engine_wrote_there(scenario: Scenario) -> None:
@@ -145,9 +145,9 @@ def test_a_dynamic_batch_has_one_profile_with_its_three_shapes(scenario: Scenari
 
 
 def test_a_dynamic_batch_runs_with_every_size(scenario: Scenario) -> None:
-    found = scenario("dynamic_batch")
-    assert found["returned"] == [True, True]
-    assert named(found["calls"], "context setInputShape") == ["x 1x3x2x2", "x 3x3x2x2"]
+    outcome = scenario("dynamic_batch")
+    assert outcome["returned"] == [True, True]
+    assert named(outcome["calls"], "context setInputShape") == ["x 1x3x2x2", "x 3x3x2x2"]
 
 
 def test_settings_reach_the_builder(scenario: Scenario) -> None:
@@ -160,12 +160,12 @@ def test_settings_reach_the_builder(scenario: Scenario) -> None:
 
 
 def test_the_timing_cache_is_read_shared_and_written(scenario: Scenario) -> None:
-    found = scenario("timing_cache")
-    assert named(found["calls"], "config setTimingCache") == ["ignore_mismatch=0", "ignore_mismatch=0"]
+    outcome = scenario("timing_cache")
+    assert named(outcome["calls"], "config setTimingCache") == ["ignore_mismatch=0", "ignore_mismatch=0"]
     # each build reads the file once before it and once after it, to keep what others have written meanwhile
-    assert named(found["calls"], "config createTimingCache") == ["size=0", "size=0", "size=1", "size=1"]
-    assert named(found["calls"], "timing_cache combine") == ["ignore_mismatch=0", "ignore_mismatch=0"]
-    assert found["returned"] == {"sizes": [1, 3], "files": ["gpu.cache"]}  # and leaves no half-written file behind
+    assert named(outcome["calls"], "config createTimingCache") == ["size=0", "size=0", "size=1", "size=1"]
+    assert named(outcome["calls"], "timing_cache combine") == ["ignore_mismatch=0", "ignore_mismatch=0"]
+    assert outcome["returned"] == {"sizes": [1, 3], "files": ["gpu.cache"]}  # and leaves no half-written file behind
 
 
 def test_no_timing_cache_is_attached_unasked(scenario: Scenario) -> None:
@@ -173,69 +173,69 @@ def test_no_timing_cache_is_attached_unasked(scenario: Scenario) -> None:
 
 
 def test_layers_have_their_executed_precision_in_the_schema_of_this_version(scenario: Scenario) -> None:
-    found = scenario("latency_and_profile")
-    nodes = {name: nodes for name, nodes, _, _ in found["returned"]["after"]}
-    precision = {name: precision for name, _, precision, _ in found["returned"]["after"]}
+    outcome = scenario("latency_and_profile")
+    nodes = {name: nodes for name, nodes, _, _ in outcome["returned"]["after"]}
+    precision = {name: precision for name, _, precision, _ in outcome["returned"]["after"]}
     assert nodes["conv1"] == ["conv1.weight_dequantize", "conv1", "relu[0]"]
     assert precision["conv1"] == "int8"
     assert precision["head + PWN(sigmoid)"] == "fp32"
     json = scenario("the_flags_of_this_version")["returned"]["json"]
-    assert named(found["calls"], "inspector getEngineInformation") == [str(json), str(json)]
-    assert named(found["calls"], "inspector setExecutionContext") == ["context", "context"]
+    assert named(outcome["calls"], "inspector getEngineInformation") == [str(json), str(json)]
+    assert named(outcome["calls"], "inspector setExecutionContext") == ["context", "context"]
 
 
 def test_layers_have_times_once_profiled_and_a_context_of_their_own(scenario: Scenario) -> None:
-    found = scenario("latency_and_profile")
-    assert found["returned"]["before"] == [None, None, None]
+    outcome = scenario("latency_and_profile")
+    assert outcome["returned"]["before"] == [None, None, None]
     reformat = "Reformatting CopyNode for Input Tensor 0 to conv1"
-    assert found["returned"]["times_s"] == pytest.approx({"conv1": 0.0005, reformat: 0.00025})
-    times_s = {name: time_s for name, _, _, time_s in found["returned"]["after"]}
-    assert times_s == {**found["returned"]["times_s"], "head + PWN(sigmoid)": None}
-    assert len(named(found["calls"], "engine createExecutionContext")) == 2
+    assert outcome["returned"]["times_s"] == pytest.approx({"conv1": 0.0005, reformat: 0.00025})
+    times_s = {name: time_s for name, _, _, time_s in outcome["returned"]["after"]}
+    assert times_s == {**outcome["returned"]["times_s"], "head + PWN(sigmoid)": None}
+    assert len(named(outcome["calls"], "engine createExecutionContext")) == 2
 
 
 def test_an_engine_is_saved_loaded_and_profiled_through_the_public_verbs(scenario: Scenario) -> None:
-    found = scenario("saved_loaded_and_profiled_through_the_public_verbs")["returned"]
-    assert {"engines/model.engine", "engines/model.onnx", "engines/README.md"} <= set(found["files"])
-    assert found["built_again"] == 0
-    assert found["equal"]
-    assert found["profile"] == pytest.approx({found["layer"][0]: 0.0005})
-    assert "it was built from another model" in found["refusal"]
+    returned = scenario("saved_loaded_and_profiled_through_the_public_verbs")["returned"]
+    assert {"engines/model.engine", "engines/model.onnx", "engines/README.md"} <= set(returned["files"])
+    assert returned["built_again"] == 0
+    assert returned["equal"]
+    assert returned["profile"] == pytest.approx({returned["layer"][0]: 0.0005})
+    assert "it was built from another model" in returned["refusal"]
 
 
 def test_after_a_run_layers_are_profiled_once_without_being_asked(scenario: Scenario, kit: kits.Kit) -> None:
-    found = scenario("layers_after_a_run")
-    layers, version = found["returned"]
+    outcome = scenario("layers_after_a_run")
+    layers, version = outcome["returned"]
     assert version == kit.version
     assert dict(layers)["conv1"] == pytest.approx(0.0005)
     assert len(layers) == 6
-    assert len(named(found["calls"], "context enqueueV3")) == 1 + 5 + 20  # the run, a warm-up, one profile
+    assert len(named(outcome["calls"], "context enqueueV3")) == 1 + 5 + 20  # the run, a warm-up, one profile
 
 
 def test_latency_is_timed_after_a_warm_up_with_the_memory_bound_once(scenario: Scenario) -> None:
-    found = scenario("latency_and_profile")
-    assert found["returned"]["latency_s"] > 0
-    assert len(named(found["calls"], "context enqueueV3")) == (5 + 3) + (5 + 4)  # latency, then the profile
-    assert len(named(found["calls"], "context setTensorAddress x")) == 2
+    outcome = scenario("latency_and_profile")
+    assert outcome["returned"]["latency_s"] > 0
+    assert len(named(outcome["calls"], "context enqueueV3")) == (5 + 3) + (5 + 4)  # latency, then the profile
+    assert len(named(outcome["calls"], "context setTensorAddress x")) == 2
 
 
 def test_debug_tensors_come_back_as_the_engine_has_them_or_the_version_is_too_old(
     scenario: Scenario, kit: kits.Kit
 ) -> None:
     if not kit.shows_tensors:
-        found = scenario("debug_tensors_wanted")
-        assert found["error"] == "EngineBuildError"
-        assert f"needs TensorRT 10.12 or newer, and this is {kit.version}" in found["message"]
+        outcome = scenario("debug_tensors_wanted")
+        assert outcome["error"] == "EngineBuildError"
+        assert f"needs TensorRT 10.12 or newer, and this is {kit.version}" in outcome["message"]
         return
-    found = scenario("debug_tensors")
-    assert found["returned"]["found"]["conv1.in_quantized"] == ["torch.int8", [[0, 1, 2], [3, 4, 5]]]
-    dtype, values = found["returned"]["found"]["conv1.out"]
+    outcome = scenario("debug_tensors")
+    assert outcome["returned"]["found"]["conv1.in_quantized"] == ["torch.int8", [[0, 1, 2], [3, 4, 5]]]
+    dtype, values = outcome["returned"]["found"]["conv1.out"]
     assert dtype == "torch.float32"
     assert len(values) == 2
-    assert list(found["returned"]["unread"]) == ["packed"]
-    assert "INT4, which torch cannot hold" in found["returned"]["unread"]["packed"]
-    assert named(found["calls"], "network markUnfusedTensorsAsDebugTensors") == [""]
-    assert named(found["calls"], "context setUnfusedTensorsDebugState") == ["1"]
+    assert list(outcome["returned"]["unread"]) == ["packed"]
+    assert "INT4, which torch cannot hold" in outcome["returned"]["unread"]["packed"]
+    assert named(outcome["calls"], "network markUnfusedTensorsAsDebugTensors") == [""]
+    assert named(outcome["calls"], "context setUnfusedTensorsDebugState") == ["1"]
 
 
 def test_fusion_is_not_touched_unasked(scenario: Scenario) -> None:
@@ -243,10 +243,10 @@ def test_fusion_is_not_touched_unasked(scenario: Scenario) -> None:
 
 
 def test_a_saved_engine_runs_without_being_built_again(scenario: Scenario) -> None:
-    found = scenario("saved_and_loaded")
-    assert found["returned"] is True
-    assert len(named(found["calls"], "builder buildSerializedNetwork")) == 1
-    assert named(found["calls"], "runtime deserializeCudaEngine") == ["'a plan'", "'a plan'"]
+    outcome = scenario("saved_and_loaded")
+    assert outcome["returned"] is True
+    assert len(named(outcome["calls"], "builder buildSerializedNetwork")) == 1
+    assert named(outcome["calls"], "runtime deserializeCudaEngine") == ["'a plan'", "'a plan'"]
 
 
 @pytest.mark.parametrize(
@@ -258,11 +258,11 @@ def test_a_saved_engine_runs_without_being_built_again(scenario: Scenario) -> No
     ],
 )
 def test_an_engine_is_refused_where_it_does_not_belong(scenario: Scenario, name: str, difference: str) -> None:
-    found = scenario(name)
-    assert found["error"] == "EngineError"
-    assert difference in found["message"]
-    assert found["message"].endswith("Build it again.")
-    assert len(named(found["calls"], "runtime deserializeCudaEngine")) == 1  # the one that was saved, not the other
+    outcome = scenario(name)
+    assert outcome["error"] == "EngineError"
+    assert difference in outcome["message"]
+    assert outcome["message"].endswith("Build it again.")
+    assert len(named(outcome["calls"], "runtime deserializeCudaEngine")) == 1  # the one that was saved, not the other
 
 
 @pytest.mark.parametrize(
@@ -301,9 +301,9 @@ def test_an_engine_is_refused_where_it_does_not_belong(scenario: Scenario, name:
 def test_a_fault_is_an_error_of_ours_with_tensorrts_own_words(
     scenario: Scenario, name: str, error: str, words: str
 ) -> None:
-    found = scenario(name)
-    assert found["error"] == error
-    assert words in found["message"]
+    outcome = scenario(name)
+    assert outcome["error"] == error
+    assert words in outcome["message"]
 
 
 def test_nothing_runs_after_a_refused_input(scenario: Scenario) -> None:
