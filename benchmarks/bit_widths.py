@@ -25,22 +25,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with weights/ and tiny_coco/")
     parser.add_argument("--limit", type=int, help="use the first so many images (default: all)")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     sys.path.insert(0, str(EXAMPLE))
     from detectors import DETECTORS
 
     detector = DETECTORS["yolo-fastest-xl"]
-    model = detector.load(given.data / "weights" / "yolo_fastest_1_1_xl.safetensors")
+    model = detector.load(options.data / "weights" / "yolo_fastest_1_1_xl.safetensors")
     side = detector.preprocess.side
     wrapped = sv.wrap(model, torch.zeros(1, 3, side, side))
     task = sv.CocoDetection(
-        given.data / "tiny_coco" / "val2017",
-        given.data / "tiny_coco" / "annotations" / "instances_val2017.json",
+        options.data / "tiny_coco" / "val2017",
+        options.data / "tiny_coco" / "annotations" / "instances_val2017.json",
         preprocess=detector.preprocess,
         adapter=detector.decode,
         batch_size=10,
-        limit=given.limit,
+        limit=options.limit,
     )
     print(f"{len(wrapped.layers)} layers, {len(task)} images\n")
     print("| weights | granularity | AP | AP50 | KiB |\n|---|---|---:|---:|---:|")

@@ -93,7 +93,7 @@ def measure_time(arm: str, count: int) -> dict[str, Any]:
         "wall_ratio": round(statistics.median(ratios[1]), 3),
         "cpu_ratio_of_sums_with_start_and_end": round((whole - plain_cpu) / plain_cpu, 3),
         "plain_ms_an_image": round(1e3 * plain_cpu / count, 1),
-        "state_mb": round(sum(len(pickle.dumps(one)) for one in made) / 1e6, 3),
+        "state_mb": round(sum(len(pickle.dumps(calibrator)) for calibrator in made) / 1e6, 3),
         "observers": len(made),
     }
 
@@ -141,22 +141,22 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--arms", nargs="+", choices=SPECS, default=list(SPECS))
     parser.add_argument("--only-memory-of", choices=["plain", *SPECS], help=argparse.SUPPRESS)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    if given.only_memory_of:
-        print(json.dumps(measure_memory(given.only_memory_of, given.images)))
+    if options.only_memory_of:
+        print(json.dumps(measure_memory(options.only_memory_of, options.images)))
         return
-    memory = {a: in_process("--only-memory-of", a, "--images", str(given.images)) for a in ("plain", *given.arms)}
-    print(json.dumps({"images": given.images, "plain_pass_takes_mb": round(memory["plain"], 1)}))
-    for arm in given.arms:
-        found = measure_time(arm, given.images)
-        found["peak_above_plain_mb"] = round(memory[arm] - memory["plain"], 1)
-        found["within_bars"] = (
-            found["cpu_ratio"] <= BARS[arm]
-            and found["peak_above_plain_mb"] <= MEMORY_BAR_MB
-            and found["state_mb"] < STATE_BAR_MB
+    memory = {a: in_process("--only-memory-of", a, "--images", str(options.images)) for a in ("plain", *options.arms)}
+    print(json.dumps({"images": options.images, "plain_pass_takes_mb": round(memory["plain"], 1)}))
+    for arm in options.arms:
+        measured = measure_time(arm, options.images)
+        measured["peak_above_plain_mb"] = round(memory[arm] - memory["plain"], 1)
+        measured["within_bars"] = (
+            measured["cpu_ratio"] <= BARS[arm]
+            and measured["peak_above_plain_mb"] <= MEMORY_BAR_MB
+            and measured["state_mb"] < STATE_BAR_MB
         )
-        print(json.dumps({"arm": arm} | found), flush=True)
+        print(json.dumps({"arm": arm} | measured), flush=True)
 
 
 if __name__ == "__main__":

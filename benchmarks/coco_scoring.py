@@ -49,21 +49,21 @@ def draw_truth(draw: np.random.Generator, images: int, categories: int) -> Plain
     labels = of_image[owners, draw.integers(0, 3, number)]
     annotations = [
         {
-            "id": one + 1,
-            "image_id": int(owners[one]) + 1,
-            "category_id": int(labels[one]) + 1,
+            "id": number + 1,
+            "image_id": int(owners[number]) + 1,
+            "category_id": int(labels[number]) + 1,
             "bbox": box,
             "area": box[2] * box[3],
             "iscrowd": int(crowd),
         }
-        for one, (box, crowd) in enumerate(
+        for number, (box, crowd) in enumerate(
             zip(draw_boxes(draw, number).tolist(), draw.random(number) < 0.01, strict=True)
         )
     ]
     return {
-        "images": [{"id": one + 1, "width": int(WIDTH), "height": int(HEIGHT)} for one in range(images)],
+        "images": [{"id": number + 1, "width": int(WIDTH), "height": int(HEIGHT)} for number in range(images)],
         "annotations": annotations,
-        "categories": [{"id": one + 1, "name": str(one)} for one in range(categories)],
+        "categories": [{"id": number + 1, "name": str(number)} for number in range(categories)],
     }
 
 
@@ -73,9 +73,9 @@ def draw_detections(draw: np.random.Generator, truth: Plain, per_image: int) -> 
     images_of = np.repeat(np.arange(images), per_image)
     boxes = draw_boxes(draw, len(images_of))
     labels = draw.integers(1, len(truth["categories"]) + 1, len(images_of))
-    objects = np.array([one["bbox"] for one in truth["annotations"]])
-    owners = np.array([one["image_id"] - 1 for one in truth["annotations"]])
-    categories = np.array([one["category_id"] for one in truth["annotations"]])
+    objects = np.array([annotation["bbox"] for annotation in truth["annotations"]])
+    owners = np.array([annotation["image_id"] - 1 for annotation in truth["annotations"]])
+    categories = np.array([annotation["category_id"] for annotation in truth["annotations"]])
     order = np.argsort(owners, kind="stable")
     first, counts = np.searchsorted(owners[order], images_of), np.bincount(owners, minlength=images)[images_of]
     chosen = order[np.minimum(first + (draw.random(len(images_of)) * counts).astype(int), len(order) - 1)]
@@ -95,8 +95,13 @@ def as_coco(truth: Plain, objects: list[Plain]) -> COCO:
     return coco
 
 
-def as_results(found: DetectionTable) -> list[Plain]:
-    columns = found.images.tolist(), found.categories.tolist(), found.scores.tolist(), found.shapes.tolist()
+def as_results(detections: DetectionTable) -> list[Plain]:
+    columns = (
+        detections.images.tolist(),
+        detections.categories.tolist(),
+        detections.scores.tolist(),
+        detections.shapes.tolist(),
+    )
     return [
         {"id": n, "image_id": i + 1, "category_id": c, "score": s, "bbox": b, "area": b[2] * b[3], "iscrowd": 0}
         for n, (i, c, s, b) in enumerate(zip(*columns, strict=True), start=1)
@@ -109,20 +114,20 @@ def timed(work: Callable[..., Any], *arguments: Any) -> tuple[float, Any]:
     return time.perf_counter() - started, result
 
 
-def pycocotools_scores(truth: COCO, found: COCO) -> list[float]:
+def pycocotools_scores(truth: COCO, detections: COCO) -> list[float]:
     with contextlib.redirect_stdout(io.StringIO()):
-        evaluation = COCOeval(truth, found, "bbox")
+        evaluation = COCOeval(truth, detections, "bbox")
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
     return evaluation.stats.tolist()
 
 
-def aps_without(prepared: GroundTruth, found: DetectionTable, images: Sequence[int], groups: int) -> list[float]:
+def aps_without(prepared: GroundTruth, detections: DetectionTable, images: Sequence[int], groups: int) -> list[float]:
     """AP of all images, and of these less each group: what an interval of a drop takes."""
-    matches = prepared.match(found, images, limit=100)
+    matches = prepared.match(detections, images, limit=100)
     left_out = [[], *deal(images, groups)]
-    places = found.images[matches.detections]
+    places = detections.images[matches.detections]
     without = Matched(prepared, matches, places, images, limits=(100,)).curves_without(left_out, "all")
     return [curves.average_precision() for curves in without]
 
@@ -136,14 +141,14 @@ def compare(images: int, per_image: int, categories: int, pairs: int, seed: int)
     theirs_s, ours_s, equal = [], [], []
     intervals_s: dict[int, list[float]] = {GROUPS: [], GROUPS_OF_A_STOP: []}
     for _ in range(pairs):
-        found = draw_detections(draw, truth, per_image)
-        reference_found = as_coco(truth, as_results(found))
+        detections = draw_detections(draw, truth, per_image)
+        reference_found = as_coco(truth, as_results(detections))
         seconds, expected = timed(pycocotools_scores, reference_truth, reference_found)
         theirs_s.append(seconds)
-        runs = [timed(coco_metrics, prepared, found, range(images)) for _ in range(3)]
+        runs = [timed(coco_metrics, prepared, detections, range(images)) for _ in range(3)]
         ours_s.append(statistics.median(seconds for seconds, _ in runs))
         for groups, taken in intervals_s.items():
-            taken.append(timed(aps_without, prepared, found, range(images), groups)[0])
+            taken.append(timed(aps_without, prepared, detections, range(images), groups)[0])
         equal.append([runs[0][1][name] for name in COCO_METRICS] == expected)
     return {
         "images": images,
@@ -170,8 +175,12 @@ def main() -> None:
     parser.add_argument("--categories", type=int, default=80)
     parser.add_argument("--pairs", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
-    print(json.dumps(compare(given.images, given.detections, given.categories, given.pairs, given.seed), indent=2))
+    options = parser.parse_args()
+    print(
+        json.dumps(
+            compare(options.images, options.detections, options.categories, options.pairs, options.seed), indent=2
+        )
+    )
 
 
 if __name__ == "__main__":

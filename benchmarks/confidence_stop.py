@@ -59,14 +59,14 @@ def draw_counts(draw: np.random.Generator) -> np.ndarray:
 
 def draw_values(draw: np.random.Generator, drop: float, number: int) -> np.ndarray:
     """(number,) losses of single instances with the drop's mean and its standard deviation."""
-    size, (one, other) = abs(drop), RUINED
+    size, (alpha, other) = abs(drop), RUINED
     deviation = 0.01 + np.sqrt(size) / 2
-    mean, square = one / (one + other), one / (one + other) * (one + 1) / (one + other + 1)
+    mean, square = alpha / (alpha + other), alpha / (alpha + other) * (alpha + 1) / (alpha + other + 1)
     if size > mean:  # more than everything would have to be ruined this way: all are, to a degree
         strength = size * (1 - size) / deviation**2 - 1
         everywhere: np.ndarray = np.copysign(1, drop) * draw.beta(size * strength, (1 - size) * strength, number)
         return everywhere
-    ruined = np.where(draw.random(number) < size / mean, draw.beta(one, other, number), 0.0)
+    ruined = np.where(draw.random(number) < size / mean, draw.beta(alpha, other, number), 0.0)
     rest = deviation**2 - (size / mean * square - size**2)
     noise = draw.laplace(0, np.sqrt(rest / (1 - UNTOUCHED) / 2), number) * (draw.random(number) >= UNTOUCHED)
     values: np.ndarray = np.copysign(1, drop) * np.clip(ruined + noise, -1, 1)
@@ -99,8 +99,8 @@ def simulate(losses: np.ndarray, counts: np.ndarray, confidence: Confidence) -> 
     for start in range(0, len(race.order), BATCH):
         images = race.order[start : start + BATCH].tolist()
         for layer in map(int, race.running):
-            found = race.add(layers[layer], images, losses[layer, images])
-            held[layer] = found.low - ROUNDING <= truths[layer] <= found.high + ROUNDING
+            estimate = race.add(layers[layer], images, losses[layer, images])
+            held[layer] = estimate.low - ROUNDING <= truths[layer] <= estimate.high + ROUNDING
             always[layer] &= held[layer]
         race.place()
     used = np.array([race.estimate(layer).images for layer in layers])
@@ -170,12 +170,12 @@ def thesis(drops: np.ndarray, repetitions: int) -> list[dict[str, float]]:
         draw = np.random.default_rng(repetition)
         counts = draw_counts(draw)
         losses = np.stack([draw_losses(draw, drop, counts) for drop in drops])
-        for (level, tolerance, share), found in zip(settings, runs, strict=True):
+        for (level, tolerance, share), outcomes in zip(settings, runs, strict=True):
             confidence = Confidence(level=level, tolerance=tolerance, relative=share, seed=repetition)
-            found.append(simulate(losses, counts, confidence))
+            outcomes.append(simulate(losses, counts, confidence))
     return [
-        {"level": level, "tolerance": tolerance, "relative": share} | summary(found)
-        for (level, tolerance, share), found in zip(settings, runs, strict=True)
+        {"level": level, "tolerance": tolerance, "relative": share} | summary(outcomes)
+        for (level, tolerance, share), outcomes in zip(settings, runs, strict=True)
     ]
 
 

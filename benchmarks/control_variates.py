@@ -70,16 +70,16 @@ def predicted(net: str, data: Path, cache: Path, *, each: int, layers: int) -> t
     }
     together = {f"{name} together": Perturbation(dict.fromkeys(table, recipe)) for name, recipe in RECIPES.items()}
     forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True)
-    found: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+    by_variant: defaultdict[str, dict[int, Any]] = defaultdict(dict)
     with torch.no_grad():
         for batch in task.batches():
             run = functools.partial(predict, task, wrapped.model, batch)
-            found["baseline"] |= zip(batch.images, forward.baseline(run, list(variants.values())), strict=True)
+            by_variant["baseline"] |= zip(batch.images, forward.baseline(run, list(variants.values())), strict=True)
             for name, variant in (variants | together).items():
-                found[name] |= zip(batch.images, forward.variant(run, variant), strict=True)
-            print(f"{len(found['baseline'])} of {len(task)} views", flush=True)
-    file.write_bytes(pickle.dumps(dict(found)))
-    return task, dict(found)
+                by_variant[name] |= zip(batch.images, forward.variant(run, variant), strict=True)
+            print(f"{len(by_variant['baseline'])} of {len(task)} views", flush=True)
+    file.write_bytes(pickle.dumps(dict(by_variant)))
+    return task, dict(by_variant)
 
 
 class Sample:
@@ -114,9 +114,9 @@ def estimate(drop: Floats, controls: Floats, truth: Floats, *, seen: float) -> t
     return float(drop[0] - weights @ (controls[:, 0] - truth)), error * student_quantile(0.95, freedom)
 
 
-def compare(task: Task, found: Mapping[str, Predictions], sizes: Sequence[int], repeats: int) -> None:
+def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[int], repeats: int) -> None:
     """Draw samples, estimate every drop on each, and print how good the estimates are."""
-    whole = {name: task.score(one)[task.metric] for name, one in found.items()}
+    whole = {name: task.score(predictions)[task.metric] for name, predictions in by_variant.items()}
     draw = np.random.default_rng(0)
     print("| recipe | views | controls | variance left | error, points | intervals that hold | half width |")
     print("|---|---|---|---|---|---|---|")
@@ -125,9 +125,9 @@ def compare(task: Task, found: Mapping[str, Predictions], sizes: Sequence[int], 
         for _ in range(repeats):
             images = draw.choice(len(task), size, replace=False).tolist()
             sample = Sample(task, images)
-            samples.append({name: sample.scores(one) for name, one in found.items()})
+            samples.append({name: sample.scores(predictions) for name, predictions in by_variant.items()})
         for recipe in RECIPES:
-            names = [name for name in found if name.startswith(recipe) and not name.endswith("together")]
+            names = [name for name in by_variant if name.startswith(recipe) and not name.endswith("together")]
             errors = {
                 controls: _errors(samples, whole, names, recipe, CONTROLS[controls], seen=size / len(task))
                 for controls in CONTROLS
@@ -153,14 +153,14 @@ def _errors(
     """(R, L) errors of the estimates, and half widths of their intervals."""
     together = f"{recipe} together"
     truths = {"baseline": whole["baseline"], "together": whole["baseline"] - whole[together]}
-    found = []
+    estimates = []
     for sample in samples:
         values = {"baseline": sample["baseline"], "together": sample["baseline"] - sample[together]}
-        known = np.array([values[one] for one in controls]).reshape(len(controls), len(sample["baseline"]))
-        truth = np.array([truths[one] for one in controls])
-        found.append([estimate(sample["baseline"] - sample[name], known, truth, seen=seen) for name in names])
+        known = np.array([values[control] for control in controls]).reshape(len(controls), len(sample["baseline"]))
+        truth = np.array([truths[control] for control in controls])
+        estimates.append([estimate(sample["baseline"] - sample[name], known, truth, seen=seen) for name in names])
     drops = np.array([whole["baseline"] - whole[name] for name in names])
-    results = np.array(found)
+    results = np.array(estimates)
     return results[..., 0] - drops, results[..., 1]
 
 
@@ -173,11 +173,11 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200])
     parser.add_argument("--repeats", type=int, default=100)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    given.cache.mkdir(parents=True, exist_ok=True)
-    task, found = predicted(given.net, given.data, given.cache, each=given.each, layers=given.layers)
-    compare(task, found, given.sizes, given.repeats)
+    options.cache.mkdir(parents=True, exist_ok=True)
+    task, by_variant = predicted(options.net, options.data, options.cache, each=options.each, layers=options.layers)
+    compare(task, by_variant, options.sizes, options.repeats)
 
 
 if __name__ == "__main__":

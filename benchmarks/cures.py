@@ -57,18 +57,18 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with weights/ and tiny_coco/")
     parser.add_argument("--nets", nargs="+", choices=tuple(real_nets()), default=["yolo_fastest_1_1_xl"])
     parser.add_argument("--equalized", action="store_true", help="equalize the networks first")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     print("| network | recipe | score | calibration | statistics |\n|---|---|---|---|---|")
-    for name in given.nets:
+    for name in options.nets:
         net = real_nets()[name]
-        wrapped = net.wrapped(given.data)
-        if given.equalized:
+        wrapped = net.wrapped(options.data)
+        if options.equalized:
             net, wrapped = replace(net, name=f"{name}, equalized"), wrapped.equalized()
-        score = wrapped.evaluate(net.split(given.data, "val")).value
+        score = wrapped.evaluate(net.split(options.data, "val")).value
         print(f"| {net.name} | fp32 | {score:.4f} | | |", flush=True)
         for recipe in recipes():
-            print(row(wrapped, net, given.data, recipe), flush=True)
+            print(row(wrapped, net, options.data, recipe), flush=True)
 
 
 if __name__ == "__main__":

@@ -43,34 +43,34 @@ INT8 = sv.Scheme.all(sv.INT8)
 PROTECTED = 8
 
 
-def facts(found: sv.Verification) -> dict[str, Any]:
-    compared = [check for check in found.layers if check.code_share is not None]
-    statuses = [check.status for check in found.layers]
+def facts(verification: sv.Verification) -> dict[str, Any]:
+    compared = [check for check in verification.layers if check.code_share is not None]
+    statuses = [check.status for check in verification.layers]
     return {
-        "passed": found.passed,
+        "passed": verification.passed,
         "layers": {status: statuses.count(status) for status in sorted(set(statuses))},
         "codes_compared": sum(check.codes for check in compared),
         "largest_share_of_a_layer": max(check.code_share or 0.0 for check in compared),
         "largest_step": max(check.code_steps or 0 for check in compared),
-        "output_sqnr_db": found.output_sqnr_db,
-        "simulation_sqnr_db": found.simulation_sqnr_db,
-        "latency_int8_ms": 1e3 * (found.latency_int8_s or 0.0),
-        "latency_fp32_ms": 1e3 * (found.latency_fp32_s or 0.0),
-        "int8_is_faster": found.speedup,
+        "output_sqnr_db": verification.output_sqnr_db,
+        "simulation_sqnr_db": verification.simulation_sqnr_db,
+        "latency_int8_ms": 1e3 * (verification.latency_int8_s or 0.0),
+        "latency_fp32_ms": 1e3 * (verification.latency_fp32_s or 0.0),
+        "int8_is_faster": verification.speedup,
     }
 
 
-def metrics(found: sv.Verification) -> dict[str, Any]:
+def metrics(verification: sv.Verification) -> dict[str, Any]:
     return {
-        "images": found.images,
-        "fp32": found.metric_fp32,
-        "simulated": found.metric_simulated,
-        "deployed": found.metric_deployed,
-        "difference": found.metric_difference,
-        "allowed": found.metric_tolerance,
-        "passes": found.metric_pass,
-        "roundings": dict(found.metric_variants),
-        "spread_of_roundings": found.metric_spread,
+        "images": verification.images,
+        "fp32": verification.metric_fp32,
+        "simulated": verification.metric_simulated,
+        "deployed": verification.metric_deployed,
+        "difference": verification.metric_difference,
+        "allowed": verification.metric_tolerance,
+        "passes": verification.metric_pass,
+        "roundings": dict(verification.metric_variants),
+        "spread_of_roundings": verification.metric_spread,
     }
 
 
@@ -143,21 +143,21 @@ def detector(data: Path) -> dict[str, Any]:
 
     scored, seen = task("val2017"), task("train2017")
     wrapped.calibrate(seen, sv.INT8)
-    found = wrapped.verify(wrapped.deploy(INT8), scored, strict=True)
+    verification = wrapped.verify(wrapped.deploy(INT8), scored, strict=True)
     study = wrapped.analyze(scored, sv.INT8, progress=False)
-    worst = sorted(study.measurements, key=lambda one: -(one.drop or 0.0))[:5]
+    worst = sorted(study.measurements, key=lambda row: -(row.drop or 0.0))[:5]
     protected = study.protect(top=PROTECTED)
     return {
-        "all_int8": facts(found) | {"AP": metrics(found)},
+        "all_int8": facts(verification) | {"AP": metrics(verification)},
         "worst_five_one_at_a_time": {
-            one.layer: {"swept": one.score} | both(wrapped, sv.Scheme.only(one.layer, sv.INT8), scored) for one in worst
+            row.layer: {"swept": row.score} | both(wrapped, sv.Scheme.only(row.layer, sv.INT8), scored) for row in worst
         },
         f"worst_{PROTECTED}_protected": metrics(wrapped.verify(wrapped.deploy(protected), scored)),
         "in_integers": {
             "all_int8": in_integers(wrapped, INT8, scored),
             f"worst_{PROTECTED}_protected": in_integers(wrapped, protected, scored),
         },
-        "in_the_thesis_style": in_the_thesis_style(wrapped, scored, seen, found.metric_deployed or 0.0),
+        "in_the_thesis_style": in_the_thesis_style(wrapped, scored, seen, verification.metric_deployed or 0.0),
     }
 
 
@@ -170,22 +170,22 @@ def demo(scenes: int) -> dict[str, Any]:
             *write_scenes(folder, scenes, HELD_OUT_SEED), segment=functools.partial(segment, sam), name="scenes"
         )
         wrapped.calibrate(calibration, sv.INT8)
-        found = wrapped.verify(wrapped.deploy(INT8), task, strict=True)
-        style = in_the_thesis_style(wrapped, task, calibration, found.metric_deployed or 0.0)
-        return {"all_int8": facts(found) | {"mIoU": metrics(found)}, "in_the_thesis_style": style}
+        verification = wrapped.verify(wrapped.deploy(INT8), task, strict=True)
+        style = in_the_thesis_style(wrapped, task, calibration, verification.metric_deployed or 0.0)
+        return {"all_int8": facts(verification) | {"mIoU": metrics(verification)}, "in_the_thesis_style": style}
 
 
 def nets() -> dict[str, Any]:
     sys.path.insert(0, str(ROOT))
     from tests.deploy.nets import NETS, build, images
 
-    found = {}
+    facts_of_net = {}
     for name, make in NETS.items():
         wrapped = sv.wrap(build(make), images(1), name=name)
         wrapped.calibrate([images(8, seed=1)])
         task = sv.FeatureFidelity(list(images(8, seed=11)))
-        found[name] = facts(wrapped.verify(wrapped.deploy(INT8), task, samples=8, strict=True))
-    return found
+        facts_of_net[name] = facts(wrapped.verify(wrapped.deploy(INT8), task, samples=8, strict=True))
+    return facts_of_net
 
 
 def fault() -> dict[str, Any]:
@@ -193,8 +193,8 @@ def fault() -> dict[str, Any]:
     environment = {**os.environ, "ONEDNN_MAX_CPU_ISA": "AVX2"}
     command = [sys.executable, "-W", "ignore", __file__, "nets"]
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    found: dict[str, Any] = json.loads(done.stdout)["nets"]
-    return found
+    facts_of_nets: dict[str, Any] = json.loads(done.stdout)["nets"]
+    return facts_of_nets
 
 
 def main() -> None:
@@ -202,17 +202,17 @@ def main() -> None:
     parser.add_argument("what", choices=["detector", "demo", "nets", "fault"])
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--scenes", type=int, default=100)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     started = time.perf_counter()
     runs: dict[str, Any] = {
-        "detector": lambda: detector(given.data),
-        "demo": lambda: demo(given.scenes),
+        "detector": lambda: detector(options.data),
+        "demo": lambda: demo(options.scenes),
         "nets": nets,
         "fault": fault,
     }
-    found = runs[given.what]()
-    print(json.dumps({given.what: found, "seconds": round(time.perf_counter() - started, 1)}, indent=1))
+    result = runs[options.what]()
+    print(json.dumps({options.what: result, "seconds": round(time.perf_counter() - started, 1)}, indent=1))
 
 
 if __name__ == "__main__":

@@ -71,9 +71,9 @@ class TimedTask(sv.CocoDetection):
             self.network_s += seconds
             return outputs
 
-        seconds, found = cpu_seconds(lambda: super(TimedTask, self).predict(timed, batch))
+        seconds, predictions = cpu_seconds(lambda: super(TimedTask, self).predict(timed, batch))
         self.decoding_s += seconds - (self.network_s - before)
-        return found
+        return predictions
 
 
 def cpu_seconds(run: Callable[[], Any]) -> tuple[float, Any]:
@@ -86,23 +86,23 @@ def naive(
     wrapped: sv.Wrapped, task: sv.CocoDetection, truth: COCO, recipe: sv.Recipe, layers: list[str]
 ) -> list[float]:
     """AP with each of the layers quantized, nothing shared between them."""
-    found = []
+    scores = []
     for layer in [None, *layers]:
         scheme = sv.Scheme.only(layer, recipe) if layer else sv.Scheme()
         results: list[dict[str, Any]] = []
         with wrapped.quantized(scheme) as model, torch.no_grad():
             for batch in task.batches():
-                for image, one in zip(batch.images, task.predict(model, batch), strict=True):
-                    results += as_results(task, image, one)
-        found.append(average_precision(truth, results))
-    return found
+                for image, prediction in zip(batch.images, task.predict(model, batch), strict=True):
+                    results += as_results(task, image, prediction)
+        scores.append(average_precision(truth, results))
+    return scores
 
 
-def as_results(task: sv.CocoDetection, image: int, found: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+def as_results(task: sv.CocoDetection, image: int, prediction: dict[str, np.ndarray]) -> list[dict[str, Any]]:
     number = task.annotations.images[image]["id"]
-    boxes = found["boxes"].copy()
+    boxes = prediction["boxes"].copy()
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(boxes.tolist(), found["scores"].tolist(), found["labels"].tolist(), strict=True)
+    rows = zip(boxes.tolist(), prediction["scores"].tolist(), prediction["labels"].tolist(), strict=True)
     return [{"image_id": number, "bbox": box, "score": score, "category_id": label} for box, score, label in rows]
 
 
@@ -135,16 +135,23 @@ def views(folder: Path, number: int, into: Path) -> tuple[Path, Path]:
             name = f"{len(images):06d}.png"
             (ImageOps.mirror(shown) if mirrored else shown).save(into / name, compress_level=1)
             images.append({"id": len(images), "file_name": name, "width": width, "height": height})
-            for one in (one for one in truth["annotations"] if one["image_id"] == image["id"]):
-                x, y, w, h = one["bbox"]
+            for annotation in (
+                annotation for annotation in truth["annotations"] if annotation["image_id"] == image["id"]
+            ):
+                x, y, w, h = annotation["bbox"]
                 x0, y0 = max(x - left, 0.0), max(y - top, 0.0)
                 x1, y1 = min(x + w - left, float(width)), min(y + h - top, float(height))
                 area = max(x1 - x0, 0.0) * max(y1 - y0, 0.0)
                 if area == 0.0 or area < 0.5 * w * h:
                     continue
                 box = [width - x1 if mirrored else x0, y0, x1 - x0, y1 - y0]
-                kept = {"category_id": one["category_id"], "iscrowd": one["iscrowd"], "bbox": box, "area": area}
-                objects.append(kept | {"id": len(objects) + 1, "image_id": len(images) - 1})
+                cropped = {
+                    "category_id": annotation["category_id"],
+                    "iscrowd": annotation["iscrowd"],
+                    "bbox": box,
+                    "area": area,
+                }
+                objects.append(cropped | {"id": len(objects) + 1, "image_id": len(images) - 1})
     file = into / "instances.json"
     file.write_text(json.dumps({"images": images, "annotations": objects, "categories": truth["categories"]}))
     return into, file
@@ -159,22 +166,22 @@ def main() -> None:
     parser.add_argument("--minimum-images", type=int, default=16, help="of the stop")
     parser.add_argument("--views", type=int, default=0, help="of each image; 0 takes the val split as it is")
     parser.add_argument("--arms", nargs="+", choices=ARMS, default=ARMS)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as made:
-        tiny = given.data / "tiny_coco"
+        tiny = options.data / "tiny_coco"
         split = tiny / "val2017", tiny / "annotations" / "instances_val2017.json"
-        compare(given, *(views(tiny, given.views, Path(made)) if given.views else split))
+        compare(options, *(views(tiny, options.views, Path(made)) if options.views else split))
 
 
-def compare(given: argparse.Namespace, images: Path, annotations: Path) -> None:
-    detector = DETECTORS[given.model]
-    model = detector.load(given.data / "weights" / f"{FILES[given.model]}.safetensors")
+def compare(options: argparse.Namespace, images: Path, annotations: Path) -> None:
+    detector = DETECTORS[options.model]
+    model = detector.load(options.data / "weights" / f"{FILES[options.model]}.safetensors")
     side = detector.preprocess.side
     naming = detector.naming(model) if detector.naming else None
 
     def wrapped_as(some: nn.Module) -> sv.Wrapped:
-        return sv.wrap(some, torch.zeros(1, 3, side, side), name=given.model, naming=naming)
+        return sv.wrap(some, torch.zeros(1, 3, side, side), name=options.model, naming=naming)
 
     wrapped = wrapped_as(model)
     last = wrapped_as(copy.deepcopy(model).to(memory_format=torch.channels_last))
@@ -183,7 +190,7 @@ def compare(given: argparse.Namespace, images: Path, annotations: Path) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         truth = COCO(str(annotations))
     recipe, names = sv.INT4_WEIGHTS, [layer.name for layer in wrapped.layers]
-    stop = sv.Confidence(tolerance=given.tolerance, minimum_images=given.minimum_images)
+    stop = sv.Confidence(tolerance=options.tolerance, minimum_images=options.minimum_images)
     every: dict[str, Callable[[], sv.Study]] = {
         "exact": lambda: wrapped.analyze(task, recipe, intervals=False, progress=False),
         "channels_last": lambda: last.analyze(task, recipe, intervals=False, progress=False),
@@ -192,19 +199,19 @@ def compare(given: argparse.Namespace, images: Path, annotations: Path) -> None:
         "stop": lambda: wrapped.analyze(task, recipe, stop=stop, progress=False),
         "folded_stop": lambda: folded.analyze(task, recipe, stop=stop, progress=False),
     }
-    arms = {arm: every[arm] for arm in given.arms}
+    arms = {arm: every[arm] for arm in options.arms}
     first, parts = {}, {}
     for arm, run in arms.items():
         task.network_s = task.decoding_s = 0.0
         first[arm] = cpu_seconds(run)[0]
         parts[arm] = {"network_s": round(task.network_s, 1), "decoding_s": round(task.decoding_s, 1)}
-    some = names[:: given.every]
+    some = names[:: options.every]
     naive_s, scores = cpu_seconds(lambda: naive(wrapped, task, truth, recipe, some))
     whole_s = naive_s / (len(some) + 1) * (len(names) + 1)
     second = {arm: cpu_seconds(run) for arm, run in arms.items()}
     seconds = {arm: statistics.median([first[arm], second[arm][0]]) for arm in arms}
     report: dict[str, Any] = {
-        "model": given.model,
+        "model": options.model,
         "layers": len(names),
         "images": len(task),
         "seconds": {"naive": round(whole_s, 1)} | {arm: round(taken, 1) for arm, taken in seconds.items()},
@@ -212,19 +219,24 @@ def compare(given: argparse.Namespace, images: Path, annotations: Path) -> None:
         "scores_compared": len(some),
     }
     for arm, (_, study) in second.items():
-        found = {one.layer: one for one in study.measurements}
-        drops = [(found[name], scores[0] - score) for name, score in zip(some, scores[1:], strict=True)]
+        by_layer = {measurement.layer: measurement for measurement in study.measurements}
+        drops = [(by_layer[name], scores[0] - score) for name, score in zip(some, scores[1:], strict=True)]
         report[arm] = parts[arm]
         if "stop" in arm:
             report[arm] |= {
-                "tolerance": given.tolerance,
-                "share_of_images": sum(one.images for one in study.measurements) / len(names) / len(task),
-                "intervals_that_hold_the_naive_drop": sum(within(one, drop) for one, drop in drops),
-                "most_images": max(one.images for one in study.measurements),
+                "tolerance": options.tolerance,
+                "share_of_images": sum(measurement.images for measurement in study.measurements)
+                / len(names)
+                / len(task),
+                "intervals_that_hold_the_naive_drop": sum(within(row, drop) for row, drop in drops),
+                "most_images": max(measurement.images for measurement in study.measurements),
             }
         else:
-            apart = [abs((one.drop or 0.0) - drop) for one, drop in drops]
-            report[arm] |= {"scores_that_differ": sum(one > 1e-12 for one in apart), "largest_difference": max(apart)}
+            apart = [abs((row.drop or 0.0) - drop) for row, drop in drops]
+            report[arm] |= {
+                "scores_that_differ": sum(distance > 1e-12 for distance in apart),
+                "largest_difference": max(apart),
+            }
         if arm == "intervals":
             report[arm]["standard_deviation_an_image"] = statistics.median(deviations(study))
     print(json.dumps(report, indent=1))
@@ -232,15 +244,19 @@ def compare(given: argparse.Namespace, images: Path, annotations: Path) -> None:
 
 def deviations(study: sv.Study) -> list[float]:
     """Standard deviation of each layer's drop on one image: of its interval, times the root of the images."""
-    known = [one for one in study.measurements if one.drop is not None and one.drop_high is not None]
+    known = [
+        measurement
+        for measurement in study.measurements
+        if measurement.drop is not None and measurement.drop_high is not None
+    ]
     freedom, level = GROUPS - 1, 1 - (1 - LEVEL) / len(study.measurements)
-    errors = [((one.drop_high or 0.0) - (one.drop or 0.0)) / student_quantile(level, freedom) for one in known]
-    return [error * one.images**0.5 for error, one in zip(errors, known, strict=True)]
+    errors = [((row.drop_high or 0.0) - (row.drop or 0.0)) / student_quantile(level, freedom) for row in known]
+    return [error * row.images**0.5 for error, row in zip(errors, known, strict=True)]
 
 
-def within(one: Measurement, drop: float) -> bool:
+def within(row: Measurement, drop: float) -> bool:
     """Whether the interval of a layer holds what naive found; of one that saw all images, to rounding."""
-    low, high = one.drop_low, one.drop_high
+    low, high = row.drop_low, row.drop_high
     return low is not None and high is not None and low - 1e-12 <= drop <= high + 1e-12
 
 

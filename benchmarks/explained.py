@@ -34,10 +34,10 @@ def main() -> None:
         wrapped, task_of = net_and_task(name, options.data)
         with tempfile.TemporaryDirectory() as folder:
             task = task_of(options.images, Path(folder))
-            told = wrapped.explain(task, RECIPE).seconds
+            estimate_s = wrapped.explain(task, RECIPE).seconds
             took = cpu_seconds(lambda: wrapped.analyze(task, RECIPE, workers=None, progress=False))  # noqa: B023
-        ratios.append(told / took)
-        print(f"| {name} | {told:.2f} | {took:.2f} | {told / took:.2f} |", flush=True)
+        ratios.append(estimate_s / took)
+        print(f"| {name} | {estimate_s:.2f} | {took:.2f} | {estimate_s / took:.2f} |", flush=True)
     print(f"\nfarthest from 1: {max(ratios, key=lambda ratio: abs(ratio - 1)):.2f}")
 
 

@@ -105,9 +105,9 @@ def outputs(model: Callable[[Tensor], Any], images: list[Tensor]) -> list[Tensor
         return [leaf.clone() for image in images for leaf in tree_leaves(model(image)) if isinstance(leaf, Tensor)]
 
 
-def row(wrapped: sv.Wrapped, scheme: sv.Scheme, images: list[Tensor], kept: tuple[str, ...]) -> dict[str, float]:
+def row(wrapped: sv.Wrapped, scheme: sv.Scheme, images: list[Tensor], keep_fp32: tuple[str, ...]) -> dict[str, float]:
     measured = {}
-    for rest, whole in (("fp32", scheme), ("fp16", scheme.with_rest("fp16", keep_fp32=kept))):
+    for rest, whole in (("fp32", scheme), ("fp16", scheme.with_rest("fp16", keep_fp32=keep_fp32))):
         deployed = wrapped.deploy(whole, "onnxruntime", threads=1)
         with deployed.plan.simulated() as model:
             simulated = outputs(model, images)

@@ -67,7 +67,7 @@ def measure(make: Callable[[int], tuple[nn.Module, Tensor]], layers: int) -> dic
     model.eval()
     wrap_s, wrapped = timed(lambda: sv.wrap(model, example))
     variants_s, _ = timed(
-        lambda: [one.digest for one in plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")]
+        lambda: [variant.digest for variant in plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")]
     )
     modules = [{model.get_submodule(layer.module)} for layer in wrapped.layers]
     replayer = Replayer(model)
@@ -96,12 +96,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, nargs="+", default=[250, 500, 1000, 2000])
     parser.add_argument("--repeats", type=int, default=1)
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     measure(plain, 8)  # the first time, torch imports what it traces with
     for make in (plain, residual, transformer):
-        for layers in given.layers:
-            runs = [measure(make, layers) for _ in range(given.repeats)]
+        for layers in options.layers:
+            runs = [measure(make, layers) for _ in range(options.repeats)]
             least = {name: round(min(run[name] for run in runs), 4) for name in runs[0]}
             print(json.dumps({"network": make.__name__, "layers": layers} | least), flush=True)
 

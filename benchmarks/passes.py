@@ -64,7 +64,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     study = wrapped.analyze(task, recipe, replay=not options.full, progress=False)
     ended = time.process_time()
     units.append(plain_passes(model, task))
-    predictions = {image: found for batch in task.batches() for image, found in one(model, task, batch)}
+    predictions = {image: prediction for batch in task.batches() for image, prediction in one_pass(model, task, batch)}
     unit = {name: statistics.median(u[name] for u in units) for name in units[0]}
     return {
         "model": options.model,
@@ -82,7 +82,7 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def one(model: torch.nn.Module, task: sv.CocoDetection, batch: Any) -> zip[tuple[int, Any]]:
+def one_pass(model: torch.nn.Module, task: sv.CocoDetection, batch: Any) -> zip[tuple[int, Any]]:
     with torch.no_grad():
         return zip(batch.images, task.predict(model, batch), strict=True)
 
@@ -98,7 +98,7 @@ def plain_passes(model: torch.nn.Module, task: sv.CocoDetection) -> dict[str, fl
 
     def pipeline() -> None:
         for batch in task.batches():
-            list(one(model, task, batch))
+            list(one_pass(model, task, batch))
 
     network()
     return {

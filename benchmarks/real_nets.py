@@ -73,13 +73,13 @@ def real_nets() -> dict[str, RealNet]:
     import espnetv2  # type: ignore[import-not-found]
 
     def detector(name: str, key: str) -> RealNet:
-        found = detectors.DETECTORS[key]
+        source = detectors.DETECTORS[key]
         return RealNet(
             name=name,
-            side=found.preprocess.side,
-            load=lambda weights: found.load(weights / f"{name}.safetensors"),
+            side=source.preprocess.side,
+            load=lambda weights: source.load(weights / f"{name}.safetensors"),
             task=lambda images, annotations: sv.CocoDetection(
-                images, annotations, preprocess=found.preprocess, adapter=found.decode, batch_size=10
+                images, annotations, preprocess=source.preprocess, adapter=source.decode, batch_size=10
             ),
         )
 
@@ -111,7 +111,10 @@ def voc_labels(annotations: Path, classes: tuple[str, ...]) -> Any:
     """COCO's objects painted as VOC's classes; a folder of label maps where that is given."""
     if annotations.is_dir():
         return annotations
-    ids = {one["name"]: one["id"] for one in json.loads(annotations.read_text(encoding="utf-8"))["categories"]}
+    ids = {
+        category["name"]: category["id"]
+        for category in json.loads(annotations.read_text(encoding="utf-8"))["categories"]
+    }
     numbers = {ids[COCO_NAMES.get(name, name)]: number for number, name in enumerate(classes) if number > 0}
     return CocoLabels(annotations, classes=numbers)
 
@@ -199,9 +202,9 @@ def _write_annotated(task: Task, data: Path, each: int, into: Path) -> None:  # 
         images.append({"id": len(images) + 1, "file_name": name, "width": view.width, "height": view.height})
         for known in truth["annotations"]:
             if known["image_id"] == image["id"] and (box := view.box(known["bbox"])) is not None:
-                kept = {"category_id": known["category_id"], "iscrowd": known["iscrowd"], "bbox": box}
+                cropped = {"category_id": known["category_id"], "iscrowd": known["iscrowd"], "bbox": box}
                 area = known["area"] * (box[2] * box[3]) / (known["bbox"][2] * known["bbox"][3])
-                objects.append(kept | {"area": area, "id": len(objects) + 1, "image_id": len(images)})
+                objects.append(cropped | {"area": area, "id": len(objects) + 1, "image_id": len(images)})
     content = {"images": images, "annotations": objects, "categories": truth["categories"]}
     (into / "instances.json").write_text(json.dumps(content), encoding="utf-8")
 

@@ -135,18 +135,18 @@ def write_views(data: Path, folder: Path, count: int) -> Path:
             cv2.imwrite(str(images / name), cut(picture), [cv2.IMWRITE_PNG_COMPRESSION, 1])
         size = {"height": rows.stop - rows.start, "width": columns.stop - columns.start}
         records.append({"id": number + 1, "file_name": name, **size})
-        for one in truth.imgToAnns[source["id"]]:
-            seen = mask_tools.encode(np.asfortranarray(cut(truth.annToMask(one))))
+        for annotation in truth.imgToAnns[source["id"]]:
+            seen = mask_tools.encode(np.asfortranarray(cut(truth.annToMask(annotation))))
             if area := int(mask_tools.area(seen)):
                 whole = number < len(identifiers)
                 annotations.append(
                     {
                         "id": len(annotations) + 1,
                         "image_id": number + 1,
-                        "category_id": one["category_id"],
-                        "iscrowd": one["iscrowd"],
-                        "area": one["area"] if whole else area,
-                        "bbox": one["bbox"] if whole else mask_tools.toBbox(seen).tolist(),
+                        "category_id": annotation["category_id"],
+                        "iscrowd": annotation["iscrowd"],
+                        "area": annotation["area"] if whole else area,
+                        "bbox": annotation["bbox"] if whole else mask_tools.toBbox(seen).tolist(),
                         "segmentation": {"size": seen["size"], "counts": seen["counts"].decode()},
                     }
                 )
@@ -163,9 +163,9 @@ def window(turn: int, source: Mapping[str, Any]) -> tuple[slice, slice, bool]:
     random = np.random.default_rng([turn, source["id"]])
 
     def part(length: int) -> slice:
-        kept = round(length * random.uniform(*SIDES))
-        start = int(random.integers(length - kept + 1))
-        return slice(start, start + kept)
+        width = round(length * random.uniform(*SIDES))
+        start = int(random.integers(length - width + 1))
+        return slice(start, start + width)
 
     return part(height), part(width), bool(random.integers(2))
 
@@ -317,8 +317,8 @@ def compare(net: Net, baseline: Mapping[int, Any], predictions: Mapping[int, Any
     metric = net.task.metric
     difference = net.task.score(predictions)[metric] - net.task.score(baseline)[metric]
     without = [
-        mine - theirs
-        for mine, theirs in zip(
+        without - without_reference
+        for without, without_reference in zip(
             scores_without(net.task, predictions, groups), scores_without(net.task, baseline, groups), strict=True
         )
     ]
@@ -327,10 +327,10 @@ def compare(net: Net, baseline: Mapping[int, Any], predictions: Mapping[int, Any
 
 
 def read_predictions(out: Path, name: str, recipe: str) -> dict[int, Any]:
-    found: dict[int, Any] = {}
+    predictions: dict[int, Any] = {}
     for place in sorted((out / "predictions" / name).glob(f"{file_name(recipe)}-*.pickle")):
-        found |= pickle.loads(place.read_bytes())
-    return dict(sorted(found.items()))
+        predictions |= pickle.loads(place.read_bytes())
+    return dict(sorted(predictions.items()))
 
 
 def main() -> None:
@@ -342,17 +342,17 @@ def main() -> None:
     parser.add_argument("--recipes", nargs="+", metavar="NAME", help="only these, by the names in the table")
     parser.add_argument("--no-rest", action="store_true", help="leave out SQNR and the time of calibration")
     parser.add_argument("--table", action="store_true", help="print the table of what is done, and measure nothing")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
-    recipes = [recipe for recipe in make_recipes() if given.recipes is None or recipe.name in given.recipes]
-    nets = {name: NETS[name](given.data, given.out, given.views) for name in given.nets}
-    if not given.table:
-        for chunk in range(given.views // CHUNK):
+    recipes = [recipe for recipe in make_recipes() if options.recipes is None or recipe.name in options.recipes]
+    nets = {name: NETS[name](options.data, options.out, options.views) for name in options.nets}
+    if not options.table:
+        for chunk in range(options.views // CHUNK):
             for name, net in nets.items():
-                measure(name, net, recipes, given.out, chunk)
-        for name, net in () if given.no_rest else nets.items():
-            measure_rest(name, net, recipes, given.out)
-    tell(nets, recipes, given.out)
+                measure(name, net, recipes, options.out, chunk)
+        for name, net in () if options.no_rest else nets.items():
+            measure_rest(name, net, recipes, options.out)
+    tell(nets, recipes, options.out)
 
 
 if __name__ == "__main__":

@@ -88,9 +88,11 @@ def main() -> None:
     ways = {options.without: False} if options.without else {}
     replayer = Replayer(model, memory_limit=limit, **ways)
     with torch.no_grad(), untouched(model):
-        found = measure(model, x, replayer, options.repeats, options.every)
+        measured = measure(model, x, replayer, options.repeats, options.every)
     print(
-        json.dumps({"model": options.model, "size": size, "batch": options.batch, "without": options.without} | found)
+        json.dumps(
+            {"model": options.model, "size": size, "batch": options.batch, "without": options.without} | measured
+        )
     )
 
 
@@ -138,7 +140,7 @@ def _sweep(
     record = statistics.median(
         seconds(lambda: replayer.record(lambda: model(x), variants)) for _ in range(PLAIN_PASSES)
     )
-    kept = replayer.kept_bytes
+    kept_bytes = replayer.kept_bytes
     sums = {"naive": 0.0, "suffix": 0.0, "replayed": 0.0, "differ": 0.0}
     for layer in layers:
         full, whole, suffix = _naive(model, x, layer, perturber)
@@ -155,7 +157,7 @@ def _sweep(
         "replayed": record + times * sums["replayed"],
         "record": record,
         "plain": plain,
-        "kept": kept,
+        "kept": kept_bytes,
         "differ": sums["differ"],
         "compared": len(layers),
     }

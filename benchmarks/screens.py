@@ -27,19 +27,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="folder with weights/ and tiny_coco/")
     parser.add_argument("--limit", type=int, default=50, help="images that drops are measured on")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     sys.path.insert(0, str(EXAMPLE))
     from detectors import DETECTORS
 
     detector = DETECTORS["yolo-fastest-xl"]
-    model = detector.load(given.data / "weights" / "yolo_fastest_1_1_xl.safetensors")
+    model = detector.load(options.data / "weights" / "yolo_fastest_1_1_xl.safetensors")
     wrapped = sv.wrap(model, torch.zeros(1, 3, detector.preprocess.side, detector.preprocess.side))
 
     def task(limit: int, batch_size: int) -> sv.CocoDetection:
         return sv.CocoDetection(
-            given.data / "tiny_coco" / "val2017",
-            given.data / "tiny_coco" / "annotations" / "instances_val2017.json",
+            options.data / "tiny_coco" / "val2017",
+            options.data / "tiny_coco" / "annotations" / "instances_val2017.json",
             preprocess=detector.preprocess,
             adapter=detector.decode,
             batch_size=batch_size,
@@ -48,7 +48,7 @@ def main() -> None:
 
     seconds = {}
     started = time.perf_counter()
-    study = wrapped.analyze(task(given.limit, 10), sv.INT4_WEIGHTS, progress=False)
+    study = wrapped.analyze(task(options.limit, 10), sv.INT4_WEIGHTS, progress=False)
     seconds["sweep"] = time.perf_counter() - started
     started = time.perf_counter()
     screened = wrapped.screen(task(1, 1), sv.INT4_WEIGHTS)
@@ -66,11 +66,11 @@ def main() -> None:
         json.dumps(
             {
                 "layers": len(wrapped.layers),
-                "images": given.limit,
+                "images": options.limit,
                 "rank_correlation_with_drops_in_AP": agreement(study),
                 "rank_correlation_with_drops_in_SQNR_of_other_images": agreement(fidelity),
                 "seconds": {name: round(value, 1) for name, value in seconds.items()},
-                "flags": {name: flags for name, flags in told(study).items() if flags},
+                "flags": {name: flags for name, flags in measured_flags(study).items() if flags},
             }
         )
     )
@@ -81,10 +81,10 @@ def agreement(study: sv.Study) -> dict[str, float]:
     return {name: round(value, 3) for name, value in correlations.items()}
 
 
-def told(study: sv.Study) -> dict[str, list[str]]:
+def measured_flags(study: sv.Study) -> dict[str, list[str]]:
     """Layers with a flag that a signal raised."""
     measured = {"dead", "saturated", "outlier-channels"}
-    return {name: sorted(found & measured) for name, found in study.flags().items()}
+    return {name: sorted(flags & measured) for name, flags in study.flags().items()}
 
 
 if __name__ == "__main__":

@@ -71,12 +71,14 @@ def cheap() -> Job:
 
 def first_images(data: Path, count: int, into: Path) -> Path:
     """The annotations of the first so many images of the val split."""
-    found = json.loads((data / "tiny_coco" / "annotations" / "instances_val2017.json").read_text(encoding="utf-8"))
-    found["images"] = found["images"][:count]
-    kept = {image["id"] for image in found["images"]}
-    found["annotations"] = [one for one in found["annotations"] if one["image_id"] in kept]
+    document = json.loads((data / "tiny_coco" / "annotations" / "instances_val2017.json").read_text(encoding="utf-8"))
+    document["images"] = document["images"][:count]
+    image_ids = {image["id"] for image in document["images"]}
+    document["annotations"] = [
+        annotation for annotation in document["annotations"] if annotation["image_id"] in image_ids
+    ]
     file = into / "first.json"
-    file.write_text(json.dumps(found), encoding="utf-8")
+    file.write_text(json.dumps(document), encoding="utf-8")
     return file
 
 
@@ -90,10 +92,10 @@ def naive(wrapped: sv.Wrapped, task: Task, layers: list[str]) -> list[float]:
         for name in layers:
             layer = wrapped.layers[name]
             weight = wrapped.model.get_submodule(layer.module).get_parameter("weight")
-            kept = weight.clone()
+            original = weight.clone()
             weight.copy_(quantize_weight(weight, spec))
             scores.append(score(wrapped.model, task))
-            weight.copy_(kept)
+            weight.copy_(original)
     return scores
 
 
@@ -119,19 +121,19 @@ def main() -> None:
     parser.add_argument("--images", nargs="+", type=int, default=(1, 4, 32))
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--longest", type=float, default=20.0, help="seconds of a naive loop that is not repeated")
-    given = parser.parse_args()
+    options = parser.parse_args()
     torch.set_num_threads(1)
     print("| network | layers | images | naive, s | sweep, s | naive : sweep |\n|---|---|---|---|---|---|")
     ratios = []
-    for name in given.nets:
-        wrapped, made = net_and_task(name, given.data)
+    for name in options.nets:
+        wrapped, made = net_and_task(name, options.data)
         names = [layer.name for layer in wrapped.layers]
-        for images in given.images:
+        for images in options.images:
             with tempfile.TemporaryDirectory() as folder:
                 task = made(images, Path(folder))
-                for count in given.layers:
+                for count in options.layers:
                     layers = names[:: max(1, len(names) // count)][:count] if count else names
-                    times = timed(wrapped, task, layers, given.repeats, given.longest)
+                    times = timed(wrapped, task, layers, options.repeats, options.longest)
                     ratios.append(times[0] / times[1])
                     print(
                         f"| {name} | {len(layers)} | {images} | {times[0]:.3f} | {times[1]:.3f} | {ratios[-1]:.2f} |",
@@ -151,7 +153,7 @@ def timed(wrapped: sv.Wrapped, task: Task, layers: list[str], repeats: int, long
         pairs.append((cpu_seconds(lambda: naive(wrapped, task, layers)), cpu_seconds(sweep)))
         if pairs[0][0] > longest:
             break
-    return min(one for one, _ in pairs), min(one for _, one in pairs)
+    return min(duration_s for duration_s, _ in pairs), min(duration_s for _, duration_s in pairs)
 
 
 if __name__ == "__main__":

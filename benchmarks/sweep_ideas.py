@@ -53,9 +53,9 @@ def main() -> None:
             model(x)
             print(statistics.median(seconds(lambda: model(x)) for _ in range(options.repeats)))
             return
-        found = {name: compared(model, x, change, options.repeats) for name, change in IDEAS.items()}
-    found["malloc"] = malloc(options)
-    print(json.dumps({"model": options.model, "batch": options.batch, "ideas": found}))
+        compared_ideas = {name: compared(model, x, change, options.repeats) for name, change in IDEAS.items()}
+    compared_ideas["malloc"] = malloc(options)
+    print(json.dumps({"model": options.model, "batch": options.batch, "ideas": compared_ideas}))
 
 
 def channels_last(model: nn.Module, x: Tensor) -> Callable[[], Any]:
@@ -115,9 +115,9 @@ def with_folded_norms(model: nn.Module) -> nn.Module:
 
 def compared(model: nn.Module, x: Tensor, change: Callable[..., Callable[[], Any]], repeats: int) -> dict[str, Any]:
     run = change(model, x)
-    expected, found = list(tensors_in(model(x))), list(tensors_in(run()))
-    times = len(found[0]) / len(expected[0])
-    parts = [(e.double(), f[: len(e)].double()) for e, f in zip(expected, found, strict=True)]
+    expected, computed = list(tensors_in(model(x))), list(tensors_in(run()))
+    times = len(computed[0]) / len(expected[0])
+    parts = [(e.double(), f[: len(e)].double()) for e, f in zip(expected, computed, strict=True)]
     ratios = [times * seconds(lambda: model(x)) / seconds(run) for _ in range(repeats)]
     return {
         "speedup": round(statistics.median(ratios), 3),

@@ -45,23 +45,23 @@ def main() -> None:
         print(json.dumps(measure(options.model, options.batch, options.every, options.what)))
         return
     plain = measured(options, "plain")
-    sweeps = {what: measured(options, what) for what in ("unlimited", *map(str, options.limits))}
-    for found in sweeps.values():
-        found["peak_over_plain"] = round(found["peak_megabytes"] / plain["peak_megabytes"], 2)
-        found["passes_for_each_layer"] = round(found.pop("replay_s") / plain["pass_s"], 3)
+    sweeps = {limit: measured(options, limit) for limit in ("unlimited", *map(str, options.limits))}
+    for sweep in sweeps.values():
+        sweep["peak_over_plain"] = round(sweep["peak_megabytes"] / plain["peak_megabytes"], 2)
+        sweep["passes_for_each_layer"] = round(sweep.pop("replay_s") / plain["pass_s"], 3)
     named = {"model": options.model, "batch": options.batch, "plain_peak_megabytes": plain["peak_megabytes"]}
     print(json.dumps(named | {"sweeps_by_limit": sweeps}))
 
 
-def measured(options: argparse.Namespace, what: str) -> dict[str, Any]:
+def measured(options: argparse.Namespace, limit: str) -> dict[str, Any]:
     """The figures of one process."""
     command = [sys.executable, __file__, options.model, "--batch", str(options.batch), "--every", str(options.every)]
-    done = subprocess.run([*command, "--what", what], capture_output=True, text=True, check=True)
-    found: dict[str, Any] = json.loads(done.stdout)
-    return found
+    done = subprocess.run([*command, "--what", limit], capture_output=True, text=True, check=True)
+    result: dict[str, Any] = json.loads(done.stdout)
+    return result
 
 
-def measure(name: str, batch: int, every: int, what: str) -> dict[str, Any]:
+def measure(name: str, batch: int, every: int, limit: str) -> dict[str, Any]:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     make, size = MODELS[name]
@@ -69,9 +69,9 @@ def measure(name: str, batch: int, every: int, what: str) -> dict[str, Any]:
     x = torch.randn(batch, 3, size, size)
     layers = list(find_layers(model, x[:1]))
     with torch.no_grad(), untouched(model):
-        found = plain(model, x) if what == "plain" else sweep(model, x, layers, every, what)
+        result = plain(model, x) if limit == "plain" else sweep(model, x, layers, every, limit)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"peak_megabytes": round(peak / 1e6), **found}
+    return {"peak_megabytes": round(peak / 1e6), **result}
 
 
 def plain(model: torch.nn.Module, x: torch.Tensor) -> dict[str, Any]:
@@ -87,10 +87,10 @@ def sweep(model: torch.nn.Module, x: torch.Tensor, layers: list[sv.Layer], every
     perturber = Perturber(model)
     replayer = Replayer(model, memory_limit=None if limit == "unlimited" else int(limit) * 10**6)
     touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
-    kept, seconds = 0, []
+    kept_bytes, seconds = 0, []
     for images in (x, x + 1):
         replayer.record(lambda images=images: model(images), touched)
-        kept = max(kept, replayer.kept_bytes)
+        kept_bytes = max(kept_bytes, replayer.kept_bytes)
         for number, (layer, modules) in enumerate(zip(layers, touched, strict=True)):
             if number % every == 0:
                 started = time.process_time()
@@ -100,7 +100,11 @@ def sweep(model: torch.nn.Module, x: torch.Tensor, layers: list[sv.Layer], every
             replayer.done(modules)
     copies = sum(layer.weight_bytes for layer in layers)
     mean = sum(seconds) / len(seconds)
-    return {"kept_megabytes": round(kept / 1e6, 1), "weights_copy_megabytes": round(copies / 1e6, 1), "replay_s": mean}
+    return {
+        "kept_megabytes": round(kept_bytes / 1e6, 1),
+        "weights_copy_megabytes": round(copies / 1e6, 1),
+        "replay_s": mean,
+    }
 
 
 if __name__ == "__main__":

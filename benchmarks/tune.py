@@ -38,23 +38,23 @@ def main() -> None:
     parser.add_argument("--engine", default="openvino", help="engine to tune for (default: %(default)s)")
     parser.add_argument("--skip-diagnosis", action="store_true", help="tune alone")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    given = parser.parse_args()
-    given.out.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
     rows = [HEAD, RULE]
-    for name in given.nets:
+    for name in options.nets:
         net = real_nets()[name]
-        wrapped = net.wrapped(given.data)
-        val, train = net.split(given.data, "val"), net.split(given.data, "train")
-        if not given.skip_diagnosis:
-            diagnose(wrapped, train, given.out / f"{name}-diagnosis.png")
+        wrapped = net.wrapped(options.data)
+        val, train = net.split(options.data, "val"), net.split(options.data, "train")
+        if not options.skip_diagnosis:
+            diagnose(wrapped, train, options.out / f"{name}-diagnosis.png")
         processor, clock = processor_s(), time.perf_counter()
-        tuned = wrapped.tune(val, max_drop=given.max_drop, engine=given.engine, calibration=train, progress=False)
+        tuned = wrapped.tune(val, max_drop=options.max_drop, engine=options.engine, calibration=train, progress=False)
         processor, clock = processor_s() - processor, time.perf_counter() - clock
         rows.append(row(tuned, processor, clock))
         print(f"{tuned}\n{processor:.0f} s of the processor, {clock:.0f} s by the clock\n", flush=True)
-        tuned.plot(given.out / f"{name}-path.png")
-        tuned.save(given.out / f"{name}.json")
+        tuned.plot(options.out / f"{name}-path.png")
+        tuned.save(options.out / f"{name}.json")
     print("\n".join(rows))
 
 

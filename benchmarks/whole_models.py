@@ -94,9 +94,9 @@ def row(name: str) -> str:
     wrapped.calibrate(images, recipe)
     deployed = wrapped.deploy(sv.Scheme.all(recipe), "openvino")
     record = wrapped.verify(deployed)
-    found = Counter(str(check.status) for check in record.layers)
+    counts_by_status = Counter(str(check.status) for check in record.layers)
     parts = "whole" if [part.path for part in deployed.parts] == [""] else f"{len(deployed.parts)} parts"
-    counts = ", ".join(f"{count} {status}" for status, count in found.most_common())
+    counts = ", ".join(f"{count} {status}" for status, count in counts_by_status.most_common())
     for attempt in deployed.attempts[:2]:
         print(f"  {name}: not exported: {attempt}"[:300], flush=True)
     for reason, count in Counter(deployed.plan.left_out.values()).most_common(3):

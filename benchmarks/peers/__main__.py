@@ -92,12 +92,12 @@ class Bench:
             file.write_bytes(pickle.dumps(predictions_of(self.task, network)))
         return dict(pickle.loads(file.read_bytes()))
 
-    def row(self, label: str, file: Path | None, told: dict[str, Any]) -> dict[str, Any]:
+    def row(self, label: str, file: Path | None, report: dict[str, Any]) -> dict[str, Any]:
         """All that is known of one network that a tool made, or why there is none."""
         known = self.folder / f"{label}-{self.views}-row.json"
         if known.exists():
             return dict(json.loads(known.read_text(encoding="utf-8")))
-        row = {"net": self.net.name, "tool": label} | {key: told.get(key) for key in ("seconds", "lines", "error")}
+        row = {"net": self.net.name, "tool": label} | {key: report.get(key) for key in ("seconds", "lines", "error")}
         if file is not None:
             try:
                 row |= self._measured(label, file)
@@ -133,11 +133,11 @@ class Bench:
         if file.suffix != ".onnx" or file == self.float_file:
             return run, None
         other = on_onnxruntime(file)
-        here, there = (sqnr_db(each, self.float_run, images) for each in (run, other))
-        return (other, here) if here < there - WRONG_DB else (run, None)
+        first_db, second_db = (sqnr_db(each, self.float_run, images) for each in (run, other))
+        return (other, first_db) if first_db < second_db - WRONG_DB else (run, None)
 
 
-def ours(bench: Bench) -> Iterator[tuple[str, Callable[[], sv.Scheme]]]:
+def own_schemes(bench: Bench) -> Iterator[tuple[str, Callable[[], sv.Scheme]]]:
     """What this library offers: name, and what makes the scheme."""
     for name in ("INT8_MINMAX", "INT8", "INT8_AFFINE"):
         if hasattr(sv, name):
@@ -198,8 +198,8 @@ def peer_row(bench: Bench, peer: Peer, variant: str, environments: Path) -> dict
         )
         job.write(out.with_suffix(".job"))
         answer.write_text(json.dumps(run_worker(peer, out, environments)), encoding="utf-8")
-    told = json.loads(answer.read_text(encoding="utf-8"))
-    return bench.row(label, bench.folder / told["file"] if "file" in told else None, told)
+    report = json.loads(answer.read_text(encoding="utf-8"))
+    return bench.row(label, bench.folder / report["file"] if "file" in report else None, report)
 
 
 def run_worker(peer: Peer, out: Path, environments: Path) -> dict[str, Any]:
@@ -261,7 +261,7 @@ def main() -> None:
     for name in arguments.nets:
         bench = Bench(real_nets()[name], arguments.data, arguments.work, arguments.views, arguments.max_drop)
         rows.append(bench.row("fp32", bench.float_file, {"seconds": 0.0, "lines": 0}))
-        for label, make in ours(bench):
+        for label, make in own_schemes(bench):
             rows.append(our_row(bench, label, make))
         for peer in (PEERS[peer] for peer in arguments.peers):
             for variant in peer.variants:

@@ -114,32 +114,32 @@ def int8_layers(network: Any) -> tuple[int, int]:
 
 def latency_ratio(network: Any, float_network: Any, image: Any) -> float:
     """Median time of a run over that of the float network; runs are interleaved."""
-    requests = [one.create_infer_request() for one in (network, float_network)]
+    requests = [compiled.create_infer_request() for compiled in (network, float_network)]
     times: list[list[float]] = [[], []]
     for _ in range(LATENCY_ROUNDS):
         for request, own in zip(requests, times, strict=True):
             started = time.perf_counter()
             request.infer([image])
             own.append(time.perf_counter() - started)
-    ours, theirs = (statistics.median(own[3:]) for own in times)
-    return ours / theirs
+    own_s, float_s = (statistics.median(own[3:]) for own in times)
+    return own_s / float_s
 
 
 def sqnr_db(network: Network, float_network: Network, images: Any) -> float:
     """Signal-to-quantization-noise ratio of all outputs over some images, against the float network."""
     signal = noise = 0.0
     for image in images:
-        for ours, theirs in zip(network(image), float_network(image), strict=True):
-            signal += float(np.square(theirs.astype(np.float64)).sum())
-            noise += float(np.square(ours.astype(np.float64) - theirs).sum())
+        for output, reference in zip(network(image), float_network(image), strict=True):
+            signal += float(np.square(reference.astype(np.float64)).sum())
+            noise += float(np.square(output.astype(np.float64) - reference).sum())
     return float(10 * np.log10(signal / noise)) if noise else float("inf")
 
 
 def difference(
-    task: Task, ours: Mapping[int, Any], theirs: Mapping[int, Any], groups: Sequence[Sequence[int]]
+    task: Task, predictions: Mapping[int, Any], float_predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]
 ) -> tuple[float, float]:
     """How much more the first predictions score, and half the width of its 95 % interval; by leaving groups out."""
-    gain = task.score(ours)[task.metric] - task.score(theirs)[task.metric]
-    pairs = zip(scores_without(task, ours, groups), scores_without(task, theirs, groups), strict=True)
+    gain = task.score(predictions)[task.metric] - task.score(float_predictions)[task.metric]
+    pairs = zip(scores_without(task, predictions, groups), scores_without(task, float_predictions, groups), strict=True)
     error = standard_error([first - second for first, second in pairs])
     return gain, student_quantile(LEVEL, len(groups) - 1) * error

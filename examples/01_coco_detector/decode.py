@@ -76,9 +76,11 @@ def decode_fastestdet(
     image, cell = torch.nonzero(scores > score_threshold, as_tuple=True)
     scale = boxes.new_tensor([[width, height, width, height] for height, width in sizes])
     pixels, scores, labels = boxes[image, cell] * scale[image], scores[image, cell], labels[image, cell]
-    kept = batched_nms(pixels, scores, labels + CLASSES * image, iou_threshold)  # all images at once
-    by_image = [kept[image[kept] == number] for number in range(len(sizes))]
-    return [{"boxes": pixels[mine], "scores": scores[mine], "labels": labels[mine]} for mine in by_image]
+    survivors = batched_nms(pixels, scores, labels + CLASSES * image, iou_threshold)  # all images at once
+    by_image = [survivors[image[survivors] == number] for number in range(len(sizes))]
+    return [
+        {"boxes": pixels[of_image], "scores": scores[of_image], "labels": labels[of_image]} for of_image in by_image
+    ]
 
 
 def _yolo_head(output: Tensor, anchors: Sequence[tuple[float, float]]) -> tuple[Tensor, Tensor]:
@@ -107,5 +109,5 @@ def _suppress(
 ) -> Detections:
     height, width = size
     pixels = boxes * boxes.new_tensor([width, height, width, height])
-    kept = batched_nms(pixels, scores, labels, iou_threshold, max_kept=limit)
-    return {"boxes": pixels[kept], "scores": scores[kept], "labels": labels[kept]}
+    survivors = batched_nms(pixels, scores, labels, iou_threshold, max_kept=limit)
+    return {"boxes": pixels[survivors], "scores": scores[survivors], "labels": labels[survivors]}

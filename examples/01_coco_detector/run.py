@@ -19,31 +19,31 @@ CURES = (sv.INT8, sv.INT8_AFFINE)  # the same eight bits, with ranges that were 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Layers, baseline, sweep, dips, schemes: the main job from end to end."""
-    given = parse(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    detector = DETECTORS[given.model]
-    model = detector.load(given.weights)
+    options = parse(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    detector = DETECTORS[options.model]
+    model = detector.load(options.weights)
     side = detector.preprocess.side
     naming = detector.naming(model) if detector.naming else None
-    wrapped = sv.wrap(model, torch.zeros(1, 3, side, side), name=given.model, naming=naming)
+    wrapped = sv.wrap(model, torch.zeros(1, 3, side, side), name=options.model, naming=naming)
     print(wrapped.layers)
 
-    task = make_task(detector, given.images, given.annotations, given.limit)
-    calibration = make_task(detector, given.calibration_images, given.calibration_annotations, given.limit)
+    task = make_task(detector, options.images, options.annotations, options.limit)
+    calibration = make_task(detector, options.calibration_images, options.calibration_annotations, options.limit)
     wrapped.calibrate(calibration, [sv.INT8_MINMAX, *CURES])
-    if given.explain:
-        print(wrapped.explain(task, RECIPES, layers=given.layers))
+    if options.explain:
+        print(wrapped.explain(task, RECIPES, layers=options.layers))
         return
     started = time.perf_counter()
-    study = wrapped.analyze(task, RECIPES, layers=given.layers, store=given.out / "store.jsonl")
+    study = wrapped.analyze(task, RECIPES, layers=options.layers, store=options.out / "store.jsonl")
     print(f"\n{len(study.measurements)} measurements on {len(task)} images in {time.perf_counter() - started:.0f} s")
     metrics = study.baseline.metrics
     print(f"unperturbed, calibrated on {len(calibration)} images: AP {metrics['AP']:.4f}, AP50 {metrics['AP50']:.4f}")
     for recipe in RECIPES:
-        tell_dips(study, recipe.name, given.protect)
+        tell_dips(study, recipe.name, options.protect)
 
-    tell_schemes(wrapped, study, task, given.protect, given.out)
-    write(study, given.out)
+    tell_schemes(wrapped, study, task, options.protect, options.out)
+    write(study, options.out)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -31,18 +31,18 @@ COCO_NAMES = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Layers, baseline, sweep, everything quantized, worst layers."""
-    given = parse(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
-    model = load(given.weights, width=given.width)
-    wrapped = sv.wrap(model, torch.zeros(1, 3, INPUT_SIDE, INPUT_SIDE), name=f"ESPNetv2 {given.width}")
+    options = parse(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
+    model = load(options.weights, width=options.width)
+    wrapped = sv.wrap(model, torch.zeros(1, 3, INPUT_SIDE, INPUT_SIDE), name=f"ESPNetv2 {options.width}")
     print(wrapped.layers)
 
-    task = make_task(given.images, given.annotations, given.limit)
-    calibration = make_task(given.calibration_images, given.calibration_annotations, given.limit)
-    recipe = RECIPES[given.recipe]
+    task = make_task(options.images, options.annotations, options.limit)
+    calibration = make_task(options.calibration_images, options.calibration_annotations, options.limit)
+    recipe = RECIPES[options.recipe]
     started = time.perf_counter()
-    store = given.out / "store.jsonl"
-    study = wrapped.analyze(task, recipe, layers=given.layers, calibration=calibration, store=store)
+    store = options.out / "store.jsonl"
+    study = wrapped.analyze(task, recipe, layers=options.layers, calibration=calibration, store=store)
     print(f"\n{len(study.measurements)} measurements on {len(task)} images in {time.perf_counter() - started:.0f} s")
     print(f"unperturbed: mIoU {study.baseline.value:.4f}")
     print(f"everything in {recipe.name}: mIoU {wrapped.evaluate(task, sv.Scheme.all(recipe)).value:.4f}")
@@ -51,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for row in table.nlargest(WORST, "drop").itertuples():
         print(f"  {row.name:42} {row.drop:6.2f} points  {row.verdict:9}  {row.traits}".rstrip())
 
-    study.save(given.out / "study.json")
-    study.plot(given.out / "dips.png")
-    study.table().to_csv(given.out / "layers.csv", index=False)
-    print(f"\nwrote {', '.join(sorted(path.name for path in given.out.iterdir()))} to {given.out}")
+    study.save(options.out / "study.json")
+    study.plot(options.out / "dips.png")
+    study.table().to_csv(options.out / "layers.csv", index=False)
+    print(f"\nwrote {', '.join(sorted(path.name for path in options.out.iterdir()))} to {options.out}")
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -74,7 +74,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def make_task(images: Path, annotations: Path, limit: int | None) -> sv.SemanticSegmentation:
     """COCO's objects painted as VOC's classes; other things are background."""
-    ids = {one["name"]: one["id"] for one in json.loads(annotations.read_text(encoding="utf-8"))["categories"]}
+    ids = {
+        category["name"]: category["id"]
+        for category in json.loads(annotations.read_text(encoding="utf-8"))["categories"]
+    }
     classes = {ids[COCO_NAMES.get(name, name)]: number for number, name in enumerate(CLASSES) if number > 0}
     labels = CocoLabels(annotations, classes=classes)
     return sv.SemanticSegmentation(images, labels, classes=CLASSES, preprocess=preprocess, batch_size=5, limit=limit)

@@ -22,14 +22,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tables", type=Path, required=True, help="folder of l0.csv ... xl1.csv, tables_simulated.csv")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
 
-    studies = {name: sv.read_thesis(given.tables / f"{name}.csv") for name in MODELS}
+    studies = {name: sv.read_thesis(options.tables / f"{name}.csv") for name in MODELS}
     for name, study in studies.items():
-        study.plot(given.out / f"{name}.png")
+        study.plot(options.out / f"{name}.png")
     tables = {name: study.table() for name, study in studies.items()}
-    whole = read_whole_schemes(given.tables / "tables_simulated.csv")
+    whole = read_whole_schemes(options.tables / "tables_simulated.csv")
     sections = [
         ("The largest drops", worst_layers(studies)),
         ("Largest drop by role, in points", by_role(tables)),
@@ -38,9 +38,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     ]
     text = "\n\n".join(f"### {title}\n\n{as_markdown(table)}" for title, table in sections)
     notes = "\n".join(f"- {name.upper()}: {note}" for name, study in studies.items() for note in study.notes)
-    (given.out / "findings.md").write_text(f"{text}\n\n### What the tables lack\n\n{notes}\n", encoding="utf-8")
+    (options.out / "findings.md").write_text(f"{text}\n\n### What the tables lack\n\n{notes}\n", encoding="utf-8")
     print(text)
-    print(f"\nwrote {', '.join(sorted(path.name for path in given.out.iterdir()))} to {given.out}")
+    print(f"\nwrote {', '.join(sorted(path.name for path in options.out.iterdir()))} to {options.out}")
 
 
 def worst_layers(studies: dict[str, sv.Study]) -> pd.DataFrame:
@@ -76,8 +76,8 @@ def by_role(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
             "neck": neck,
         }
         columns[name.upper()] = {label: table.loc[chosen, "drop"].max() for label, chosen in sorts.items()}
-    found = pd.DataFrame(columns).map(lambda drop: "" if pd.isna(drop) else f"{drop:.3f}")
-    return found.rename_axis("layers").reset_index()
+    cells = pd.DataFrame(columns).map(lambda drop: "" if pd.isna(drop) else f"{drop:.3f}")
+    return cells.rename_axis("layers").reset_index()
 
 
 def by_flag(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -87,7 +87,7 @@ def by_flag(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
         large = table["drop"] > LARGE_DROP
         worst = table["drop"].rank(ascending=False) <= WORST
         flags = table["traits"].str.split(", ")
-        flagged = flags.map(lambda found: "exit" in found or "depthwise" in found)
+        flagged = flags.map(lambda names: "exit" in names or "depthwise" in names)
         rows.append(
             [
                 name.upper(),
@@ -106,14 +106,14 @@ def additivity(studies: dict[str, sv.Study], whole: dict[tuple[str, str], float]
     for name, study in studies.items():
         table = study.table()
         mbconv = table["kind"].isin(["mb", "att"]) & table["role"].isin(["expand", "depthwise", "exit"])
-        kept = {
+        in_float = {
             "full-INT8": table["name"] == "",
             "Mix-DWSC": mbconv & (table["role"] != "expand"),
             "Mix-MBC-Neck": mbconv | table["name"].str.startswith("neck:"),
         }
         cells = [name.upper(), f"{table['drop'].max():.1f}"]
         for scheme in SCHEMES:
-            total = table.loc[~kept[scheme], "drop"].clip(lower=0).sum()
+            total = table.loc[~in_float[scheme], "drop"].clip(lower=0).sum()
             measured = 100 * study.baseline.value - whole[name.upper(), scheme]
             cells.append(f"{total:.1f} / {measured:.1f}")
         rows.append(cells)

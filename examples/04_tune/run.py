@@ -22,8 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
     parser.add_argument("--engine", default="openvino", help="engine to tune for (default: %(default)s)")
-    given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
 
     model = trained()
@@ -34,21 +34,21 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     diagnosis = wrapped.diagnose(calibration[:32], sv.INT8_MINMAX, calibration=calibration)
     print(diagnosis)
-    diagnosis.plot(given.out / "diagnosis.png")
+    diagnosis.plot(options.out / "diagnosis.png")
 
     tuned = wrapped.tune(
         task,
         max_drop=1.0,
-        engine=given.engine,
+        engine=options.engine,
         candidates=[sv.INT8_MINMAX, sv.INT8_AFFINE],
         calibration=calibration,
-        store=given.out / "tune.jsonl",
+        store=options.out / "tune.jsonl",
         progress=False,
     )
     print(f"\n{tuned}")
-    tuned.plot(given.out / "path.png")
-    tuned.to_html(given.out / "path.html")
-    tuned.save(given.out / "tuned.json")
+    tuned.plot(options.out / "path.png")
+    tuned.to_html(options.out / "path.html")
+    tuned.save(options.out / "tuned.json")
 
 
 def trained() -> nn.Module:

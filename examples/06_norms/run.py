@@ -30,14 +30,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--network", default="bars", choices=("bars", *DETECTORS), help="default: %(default)s")
     parser.add_argument("--out", type=Path, required=True, help="folder to write to")
-    given = parser.parse_args(arguments)
-    given.out.mkdir(parents=True, exist_ok=True)
+    options = parser.parse_args(arguments)
+    options.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(1)
-    tables = [norm_table(given.network)]
-    if given.network == "bars":
-        tables.append(sparsity_table(given.out))
+    tables = [norm_table(options.network)]
+    if options.network == "bars":
+        tables.append(sparsity_table(options.out))
     text = "\n\n".join(tables) + "\n"
-    (given.out / "tables.md").write_text(text, encoding="utf-8")
+    (options.out / "tables.md").write_text(text, encoding="utf-8")
     print(text, end="")
 
 

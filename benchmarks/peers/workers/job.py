@@ -57,12 +57,12 @@ def answer(work: Callable[[Job], dict[str, Any]]) -> None:
     job = Job(**json.loads(path.read_text(encoding="utf-8")))
     started = time.perf_counter()
     try:
-        told = work(job)
+        report = work(job)
     except Exception as error:  # noqa: BLE001 - a peer that fails is a row of the table, with its reason
         traceback.print_exc()
-        told = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
-    told.setdefault("seconds", time.perf_counter() - started)
-    Path(job.out).with_suffix(".json").write_text(json.dumps(told, indent=1), encoding="utf-8")
+        report = {"error": f"{type(error).__name__}: {error}".splitlines()[0][:300]}
+    report.setdefault("seconds", time.perf_counter() - started)
+    Path(job.out).with_suffix(".json").write_text(json.dumps(report, indent=1), encoding="utf-8")
 
 
 def torch_model(job: Job) -> Any:
