@@ -1,6 +1,7 @@
 """What the sources must not hold: variables that do not say what they hold, replaced words, asserts that act, noise.
 
-The words that may not come back stand here and nowhere else. ``test_architecture.py`` applies them to every file.
+The words that may not come back stand here and nowhere else. ``test_architecture.py`` applies them to every file of
+the package, the tests, the examples and the benchmarks.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ FIELD_WORDS = {
     "wishes": "candidates",
 }
 SOURCES = sorted(PACKAGE.rglob("*.py"))
+# Names are chosen alike wherever a reader meets them; the other rules are of the package.
+NAMED_SOURCES = SOURCES + sorted(
+    path for folder in ("tests", "examples", "benchmarks") for path in (PACKAGE.parent / folder).rglob("*.py")
+)
 # What an assert may call: it asks, and changes nothing.
 ASKING = {"all", "any", "callable", "hasattr", "isinstance", "issubclass", "len", "max", "min", "sorted", "sum"}
 
@@ -100,11 +105,11 @@ def docstrings_inside_functions(source: str) -> list[str]:
     ]
 
 
-def complaints(check: Callable[[str], list[str]]) -> list[str]:
-    """What a check says of every file of the package."""
+def complaints(check: Callable[[str], list[str]], sources: list[Path] = SOURCES) -> list[str]:
+    """What a check says of every file of the package, or of other sources."""
     return [
-        f"{path.relative_to(PACKAGE)}: {complaint}"
-        for path in SOURCES
+        f"{path.relative_to(PACKAGE.parent)}: {complaint}"
+        for path in sources
         if "testing" not in path.parts or check is not asserts_that_act  # suites are asserts, run by pytest
         for complaint in check(path.read_text(encoding="utf-8"))
     ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.naming import (
+    NAMED_SOURCES,
     SOURCES,
     asserts_that_act,
     complaints,
@@ -93,7 +94,7 @@ def module_name(path: Path) -> str:
 
 def imports(path: Path) -> set[str]:
     """Absolute names of everything a file imports at run time, also inside functions."""
-    found: set[str] = set()
+    names: set[str] = set()
 
     def visit(node: ast.AST) -> None:
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
@@ -101,16 +102,16 @@ def imports(path: Path) -> set[str]:
                 visit(child)
             return
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: imports are absolute"
-            found.add(node.module or "")
-            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+            names.add(node.module or "")
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
         for inner in ast.iter_child_nodes(node):
             visit(inner)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return found
+    return names
 
 
 @pytest.mark.parametrize("path", sources(), ids=module_name)
@@ -178,7 +179,7 @@ def is_patch(target: ast.AST) -> bool:
 
 
 def is_setattr(call: ast.Call) -> bool:
-    return "setattr" in ast.unparse(call) and any(ast.unparse(one).endswith("nn.Module") for one in call.args)
+    return "setattr" in ast.unparse(call) and any(ast.unparse(argument).endswith("nn.Module") for argument in call.args)
 
 
 def test_nn_module_is_patched_in_one_file_only() -> None:
@@ -237,11 +238,17 @@ def test_every_module_imports_in_a_fresh_interpreter() -> None:
 
 
 def test_a_variable_says_what_it_holds() -> None:
-    assert complaints(empty_names) == []
+    assert complaints(empty_names, NAMED_SOURCES) == []
 
 
 def test_a_name_uses_the_word_of_the_field() -> None:
-    assert complaints(replaced_words) == []
+    assert complaints(replaced_words, NAMED_SOURCES) == []
+
+
+def test_names_are_checked_in_tests_examples_and_benchmarks_too() -> None:
+    folders = {path.relative_to(PACKAGE.parent).parts[0] for path in NAMED_SOURCES}
+    assert folders == {"sensitivity", "tests", "examples", "benchmarks"}
+    assert len(NAMED_SOURCES) > len(SOURCES) + 300
 
 
 def test_no_assert_has_an_effect_that_python_without_asserts_would_lack() -> None:
