@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.sweep.plan import plan
+from sensitivity.sweep.plan import plan_sweep
 from sensitivity.sweep.replay.replayer import Replayer
 
 REPLAYED = 16
@@ -67,7 +67,9 @@ def measure(make: Callable[[int], tuple[nn.Module, Tensor]], layers: int) -> dic
     model.eval()
     wrap_s, wrapped = timed(lambda: sv.wrap(model, example))
     variants_s, _ = timed(
-        lambda: [variant.digest for variant in plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")]
+        lambda: [
+            variant.digest for variant in plan_sweep(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")
+        ]
     )
     modules = [{model.get_submodule(layer.module)} for layer in wrapped.layers]
     replayer = Replayer(model)

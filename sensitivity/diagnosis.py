@@ -54,4 +54,4 @@ class Diagnosis(DiagnosisRecord):
         return damage.summary(self)
 
     def _repr_html_(self) -> str:
-        return damage.html(self)
+        return damage.fragment(self)

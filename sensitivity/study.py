@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Self
 from sensitivity.advise.flags import flags
 from sensitivity.advise.frontier import FrontierPoint, frontier, spread_out
 from sensitivity.advise.protect import costs, protect
-from sensitivity.advise.rank import ONE_AT_A_TIME, agreement, worst_first
+from sensitivity.advise.rank import ONE_AT_A_TIME, rank_agreement, worst_first
 from sensitivity.advise.size import saved_bytes
 from sensitivity.advise.verdicts import images_needed, stored_tolerance, verdicts
 from sensitivity.errors import StudyError
@@ -108,11 +108,11 @@ class Study(StudyRecord):
         Raises:
             StudyError: If a recipe is unknown, or left out where a study has several, or the names are the same.
         """
-        from sensitivity.report.table import compare, named
+        from sensitivity.report.table import compare, with_study_names
 
         recipes = self._recipes_with(other, recipe, other_recipe)
         frame = compare(self, other, recipe=recipes[0], other_recipe=recipes[1])
-        return frame if names is None else named(frame, names)
+        return frame if names is None else with_study_names(frame, names)
 
     @checked(StudyError)
     def plot_comparison(
@@ -409,7 +409,7 @@ def read(study: StudyRecord) -> Reading:
         worst_first={name: worst_first(study, name) for name in recipes},
         saved_bytes={name: saved_bytes(study, name) for name in recipes},
         tolerance=stored_tolerance(study, None),
-        agreement={name: agreement(study, name) for name in recipes},
+        agreement={name: rank_agreement(study, name) for name in recipes},
     )
 
 

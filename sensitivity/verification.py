@@ -73,7 +73,7 @@ class Verification(VerificationRecord):
             return None
         from sensitivity.report.figures.agreement import agreement as draw
 
-        return agreement.html(self, draw(self).to_svg() if self.layers else "")
+        return agreement.fragment(self, draw(self).to_svg() if self.layers else "")
 
     def to_markdown(self) -> str:
         """Facts and all layers in GitHub's markdown."""
@@ -83,4 +83,4 @@ class Verification(VerificationRecord):
         return agreement.summary(self)
 
     def _repr_html_(self) -> str:
-        return agreement.html(self)
+        return agreement.fragment(self)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import ast
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1] / "sensitivity"
@@ -31,6 +32,18 @@ FIELD_WORDS = {
     "wish": "candidate",
     "wishes": "candidates",
 }
+# Functions of one name on purpose: each module does the same for another kind, and a caller picks the module.
+INTERFACES = {
+    **dict.fromkeys(("register", "run"), "cli"),  # of every command
+    **dict.fromkeys(("build", "load"), "zoo"),  # of every model that ships
+    **dict.fromkeys(("facts", "fragment", "frame", "markdown", "row_classes", "rows", "summary", "title"), "report"),
+    "connect": "tasks",  # of every family, and the one that picks the family
+    "describe_device": "deploy/engines",
+    "handed_over": "deploy/handover",
+    "main": "",  # of every program
+}
+# Verbs that a user calls: each hands on to the function of its name.
+FRONT = ("wrapped/", "study.py")
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Names are chosen alike wherever a reader meets them; the other rules are of the package.
 NAMED_SOURCES = SOURCES + sorted(
@@ -103,6 +116,27 @@ def docstrings_inside_functions(source: str) -> list[str]:
         for inner in ast.walk(outer)
         if inner is not outer and isinstance(inner, ast.FunctionDef) and ast.get_docstring(inner)
     ]
+
+
+def homes(kind: type[ast.FunctionDef] | type[ast.ClassDef]) -> dict[str, list[str]]:
+    """The files of the package in which each public function or class is defined."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in SOURCES:
+        names = {node.name for node in parsed(path.read_text(encoding="utf-8")).body if isinstance(node, kind)}
+        for name in sorted(names):
+            if not name.startswith("_"):
+                files[name].append(path.relative_to(PACKAGE).as_posix())
+    return files
+
+
+def homonyms(functions: Mapping[str, list[str]]) -> dict[str, list[str]]:
+    """Functions of one name in several files that are neither an interface nor a verb and what it hands on to."""
+    return {
+        name: files
+        for name, files in functions.items()
+        if len([file for file in files if not file.startswith(FRONT)]) > 1
+        and not (name in INTERFACES and all(file.startswith(INTERFACES[name]) for file in files))
+    }
 
 
 def complaints(check: Callable[[str], list[str]], sources: list[Path] = SOURCES) -> list[str]:

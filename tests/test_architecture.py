@@ -5,19 +5,20 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
-from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from tests.naming import (
+    INTERFACES,
     NAMED_SOURCES,
     SOURCES,
     asserts_that_act,
     complaints,
     docstrings_inside_functions,
     empty_names,
-    parsed,
+    homes,
+    homonyms,
     replaced_words,
 )
 
@@ -260,13 +261,25 @@ def test_functions_inside_functions_have_no_docstring() -> None:
 
 
 def test_public_classes_do_not_share_a_name() -> None:
-    homes: dict[str, list[str]] = defaultdict(list)
-    for path in SOURCES:
-        for node in parsed(path.read_text(encoding="utf-8")).body:
-            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
-                homes[node.name].append(str(path.relative_to(PACKAGE)))
-    assert len(homes) > 100
-    assert {name: files for name, files in homes.items() if len(files) > 1} == {}
+    classes = homes(ast.ClassDef)
+    assert len(classes) > 100
+    assert {name: files for name, files in classes.items() if len(files) > 1} == {}
+
+
+def test_public_functions_of_one_name_do_the_same() -> None:
+    functions = homes(ast.FunctionDef)
+    assert len(functions) > 500
+    assert homonyms(functions) == {}
+    shared = {name for name, files in functions.items() if len(files) > 1}
+    assert set(INTERFACES) <= shared, "an interface of one function needs no entry"
+
+
+def test_a_function_of_another_meaning_is_seen() -> None:
+    verb = {"tune": ["search/tune.py", "wrapped/tuning.py"], "frame": ["report/path.py", "report/table.py"]}
+    assert homonyms(verb) == {}
+    for stranger in ("sweep/plan.py", "cli/tune.py"):
+        both = {name: [*files, stranger] for name, files in verb.items()}
+        assert homonyms(both) == both
 
 
 @pytest.mark.parametrize(

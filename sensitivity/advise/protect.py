@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from statistics import NormalDist
 from typing import Literal
 
-from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop, worst_first
+from sensitivity.advise.rank import ONE_AT_A_TIME, has_drop, stored_drop, worst_first
 from sensitivity.advise.verdicts import verdicts
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
@@ -222,9 +222,9 @@ class Advice:
 
         def worth(measurement: Measurement) -> float:
             extra = extra_of(measurement.layer)
-            return drop_of(measurement) / extra if extra > 0 else inf
+            return stored_drop(measurement) / extra if extra > 0 else inf
 
-        return sorted((m for m in self.ranked if drop_of(m) > 0.0), key=worth, reverse=True)
+        return sorted((m for m in self.ranked if stored_drop(m) > 0.0), key=worth, reverse=True)
 
     def scheme(self, protected: Sequence[Measurement], *, max_drop: float | None = None) -> Scheme:
         """The scheme that protects these, and the layers nothing is known of; ``max_drop`` is what it should meet."""
@@ -244,7 +244,7 @@ class Advice:
     def _chance_beyond(self, max_drop: float, left: Sequence[Measurement]) -> float | None:
         """Chance that the sum of the positive drops of these is larger on other images; None where it is not known."""
         error = self.error_of(left)
-        distance = fsum(max(drop_of(m), 0.0) for m in left) - max_drop
+        distance = fsum(max(stored_drop(m), 0.0) for m in left) - max_drop
         return NormalDist().cdf(distance / error) if error else None
 
     def error_of(self, left: Sequence[Measurement]) -> float | None:
@@ -252,7 +252,7 @@ class Advice:
 
         What the sum is without each group of images tells its spread, and how layers move together.
         """
-        harmful = [m for m in left if drop_of(m) > 0.0]
+        harmful = [m for m in left if stored_drop(m) > 0.0]
         groups = {len(m.drops_without) for m in harmful}
         if self.study.unit == DECIBEL or len(groups) != 1 or groups == {0}:
             return None
@@ -263,7 +263,7 @@ class Advice:
 
     def _together(self, left: Sequence[Measurement]) -> float:
         """Drop that is predicted where these are left quantized; ``protect`` says how."""
-        losses = [max(drop_of(m), 0.0) for m in left]
+        losses = [max(stored_drop(m), 0.0) for m in left]
         if self.study.unit != DECIBEL or not losses:
             return fsum(losses)
         baseline = self.study.baseline.value
@@ -292,7 +292,7 @@ class Advice:
         return layer_bytes(layer, None) - layer_bytes(layer, self.recipe)
 
     def _reason(self, measurement: Measurement, rank: int) -> str:
-        drop = drop_of(measurement) * self.study.scale
+        drop = stored_drop(measurement) * self.study.scale
         digits = ".1g" if 0.0 < abs(drop) < 0.005 else ".2f"
         place = f"drop {drop:{digits}}{after_drop(self.study.unit)} (rank {rank} of {len(self.ranked)})"
         verdict = self.verdicts.get(measurement.layer)

@@ -28,20 +28,20 @@ def worst_first(study: StudyRecord, recipe: RecipeLike | None = None) -> list[Me
     """
     measured = [m for m in study.of_recipe(recipe) if has_drop(m)]
     direction = -1.0 if study.direction == ONE_AT_A_TIME else 1.0
-    return sorted(measured, key=lambda m: direction * drop_of(m))
+    return sorted(measured, key=lambda m: direction * stored_drop(m))
 
 
-def drop_of(measurement: Measurement) -> float:
+def stored_drop(measurement: Measurement) -> float:
     """The drop as stored (a fraction where the study's unit is ``%``); NaN where the measurement came to none."""
     return nan if measurement.drop is None else measurement.drop
 
 
 def has_drop(measurement: Measurement) -> bool:
     """Whether the measurement came to a number."""
-    return not isnan(drop_of(measurement))
+    return not isnan(stored_drop(measurement))
 
 
-def agreement(study: StudyRecord, recipe: RecipeLike | None = None) -> dict[str, float]:
+def rank_agreement(study: StudyRecord, recipe: RecipeLike | None = None) -> dict[str, float]:
     """Spearman's rank correlation of each signal and estimate with the measured drops.
 
     1 means that the signal puts the layers in the order of their drops, 0 that it says nothing of them; the sign of
@@ -63,7 +63,7 @@ def agreement(study: StudyRecord, recipe: RecipeLike | None = None) -> dict[str,
     correlations = {}
     for name in (*ESTIMATES, *SIMILARITIES):
         sign = 1.0 if name in ESTIMATES else -1.0
-        pairs = [(sign * m.signals[name], drop_of(m)) for m in measured if isfinite(m.signals.get(name, nan))]
+        pairs = [(sign * m.signals[name], stored_drop(m)) for m in measured if isfinite(m.signals.get(name, nan))]
         correlation = spearman([signal for signal, _ in pairs], [drop for _, drop in pairs])
         if len(pairs) >= FEWEST_LAYERS and not isnan(correlation):
             correlations[name] = correlation

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from math import ceil, floor, isfinite, log10
 
-from sensitivity.advise.rank import ONE_AT_A_TIME, drop_of, has_drop
+from sensitivity.advise.rank import ONE_AT_A_TIME, has_drop, stored_drop
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, StudyRecord
 from sensitivity.records.info import IntervalOf
@@ -87,7 +87,7 @@ def verdict_of(measurement: Measurement, limit: float, *, intervals: bool) -> Ve
         limit: The tolerance as ``stored_tolerance`` gives it.
         intervals: Whether intervals were computed; without them the drop itself is judged.
     """
-    drop, low, high = drop_of(measurement), measurement.drop_low, measurement.drop_high
+    drop, low, high = stored_drop(measurement), measurement.drop_low, measurement.drop_high
     if low is None or high is None:
         if intervals:
             return Verdict.UNDECIDED
@@ -103,7 +103,7 @@ def images_to_decide(measurement: Measurement, limit: float, *, whole: int | Non
         limit: The tolerance as ``stored_tolerance`` gives it.
         whole: Images of the data set that the intervals are about; None where they are about other images.
     """
-    drop, low, high, images = drop_of(measurement), measurement.drop_low, measurement.drop_high, measurement.images
+    drop, low, high, images = stored_drop(measurement), measurement.drop_low, measurement.drop_high, measurement.images
     if low is None or high is None or images < 1:
         return None
     gap, spread = abs(drop - limit), drop - low if drop > limit else high - drop

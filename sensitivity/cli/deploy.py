@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sensitivity.cli.arguments import add_json, add_scheme
-from sensitivity.cli.models import NamedModel, calibrate, check_engine, made_model, needing_images
+from sensitivity.cli.models import NamedModel, add_ranges, check_engine, made_model, needing_images
 from sensitivity.cli.output import Answer, check_place, writing
 from sensitivity.records import Scheme
 from sensitivity.records.files import write_bytes
@@ -62,7 +62,7 @@ def made_deployed(options: argparse.Namespace) -> tuple[NamedModel, Deployed]:
     scheme = Scheme.load(options.scheme)
     needy = needing_images(scheme.recipes, options.calibration)
     model = made_model(options)
-    calibrate(model, options.calibration if needy else None, needy)
+    add_ranges(model, options.calibration if needy else None, needy)
     parts = options.parts or (None if model.connected is None else model.connected.parts)
     return model, model.wrapped.deploy(scheme, options.engine, parts=parts)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.arguments import add_calibration, add_json, add_model, add_task
-from sensitivity.cli.models import calibrate, made_model, made_task, needing_images
+from sensitivity.cli.models import add_ranges, made_model, made_task, needing_images
 from sensitivity.cli.output import Answer
 from sensitivity.records import Scheme, Score
 from sensitivity.records.units import after_drop, after_score, scale_of
@@ -41,7 +41,7 @@ def run(options: argparse.Namespace) -> Answer:
     needy = needing_images(scheme.recipes, options.calibration)
     model = made_model(options)
     wrapped, task = model.wrapped, made_task(options.task, model, options.limit)
-    calibrate(model, options.calibration if needy else None, needy)
+    add_ranges(model, options.calibration if needy else None, needy)
     from sensitivity.perturb.reference import with_reference
     from sensitivity.score import FirstLook, score_of
     from sensitivity.sweep.stopping.paired import drop_interval

@@ -152,7 +152,7 @@ def needing_images(recipes: Iterable[Recipe], calibration: str | None) -> list[R
     return needy
 
 
-def calibrate(named_model: NamedModel, calibration: str | None, recipes: Sequence[Recipe]) -> None:
+def add_ranges(named_model: NamedModel, calibration: str | None, recipes: Sequence[Recipe]) -> None:
     """Give a model the ranges that recipes need: those in a calibration, or measured on images."""
     from sensitivity.quantize.calibration import Calibration
 

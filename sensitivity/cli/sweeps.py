@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sensitivity.cli.models import NamedModel, calibrate, made_model, made_task, needing_images
+from sensitivity.cli.models import NamedModel, add_ranges, made_model, made_task, needing_images
 from sensitivity.cli.recipes import recipe
 from sensitivity.errors import StudyError
 
@@ -35,7 +35,7 @@ def checked_recipes(options: argparse.Namespace) -> list[Recipe]:
 def calibrated(options: argparse.Namespace, recipes: Sequence[Recipe]) -> tuple[NamedModel, Task]:
     """The model of the command line with the ranges that its recipes need, and the task that scores it."""
     model = made_model(options)
-    calibrate(model, options.calibration, [each for each in recipes if each.needs_calibration])
+    add_ranges(model, options.calibration, [each for each in recipes if each.needs_calibration])
     return model, made_task(options.task, model, options.limit)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from sensitivity.errors import LayerNotFoundError
 from sensitivity.layers.select import select
-from sensitivity.markup.elements import Markup, element, listed, table
+from sensitivity.markup.elements import Markup, element, html_table, listed
 from sensitivity.markup.view import view
 from sensitivity.records import Layer, SkippedModule
 from sensitivity.records.arguments import checked
@@ -130,7 +130,7 @@ def _stage_view(name: str, layers: Sequence[Layer], *, opened: bool) -> Markup:
     return element(
         "details",
         element("summary", f"{name}: {counted}, {parameters:,} parameters"),
-        table(_VIEWED, rows, numeric=(*[False] * 7, *[True] * 3)),
+        html_table(_VIEWED, rows, numeric=(*[False] * 7, *[True] * 3)),
         open=opened,
     )
 

@@ -328,7 +328,7 @@ def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
         tape, _ = _run(twin, inputs)
     except Exception as error:
         raise TracingError(
-            f"{type(model).__name__} failed with the example inputs ({describe(example_inputs)}): "
+            f"{type(model).__name__} failed with the example inputs ({describe_inputs(example_inputs)}): "
             f"{type(error).__name__}: {error}. Give wrap() inputs that the model accepts: a tensor, a tuple of "
             "positional or a dict of keyword arguments."
         ) from error
@@ -392,7 +392,7 @@ def _record(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
     return tape, recorder.execution
 
 
-def describe(inputs: Any) -> str:
+def describe_inputs(inputs: Any) -> str:
     """Shapes and types of inputs, for messages."""
     args, kwargs = arguments_of(inputs)
     return ", ".join([*map(_show, args), *(f"{key}={_show(value)}" for key, value in kwargs.items())])

@@ -56,7 +56,7 @@ def described(pairs: Iterable[tuple[str, str]]) -> Markup:
     return element("dl", *(joined(element("dt", name), element("dd", text)) for name, text in pairs))
 
 
-def table(
+def html_table(
     header: Sequence[str],
     rows: Iterable[Sequence[str]],
     *,

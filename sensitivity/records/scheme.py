@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from sensitivity.errors import RecipeError
-from sensitivity.markup.elements import element, table
+from sensitivity.markup.elements import element, html_table
 from sensitivity.markup.view import view
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.files import load_json, write_json
@@ -108,7 +108,7 @@ class Scheme:
             (rule.pattern, rule.recipe.name if rule.recipe else "protected", self.reasons.get(rule.pattern, ""))
             for rule in self.rules
         ]
-        return view(element("strong", self._title), table(("layers", "recipe", "reason"), rows))
+        return view(element("strong", self._title), html_table(("layers", "recipe", "reason"), rows))
 
     @property
     def _title(self) -> str:

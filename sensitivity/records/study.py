@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Self
 
 from sensitivity.errors import StudyError
-from sensitivity.markup.elements import element, table
+from sensitivity.markup.elements import element, html_table
 from sensitivity.markup.view import view
 from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.info import StudyInfo
@@ -47,7 +47,9 @@ class Score:
 
     def _repr_html_(self) -> str:
         header = ("metric", f"value ({self.unit})" if self.unit else "value")
-        return view(element("strong", self._title), table(header, list(self._shown_metrics), numeric=(False, True)))
+        return view(
+            element("strong", self._title), html_table(header, list(self._shown_metrics), numeric=(False, True))
+        )
 
     def __repr__(self) -> str:
         """The metric in the unit people see, and the other metrics below it."""

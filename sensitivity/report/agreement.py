@@ -11,7 +11,7 @@ from sensitivity.markup import elements
 from sensitivity.markup.view import view
 from sensitivity.records.units import after_drop, after_score, scale_of
 from sensitivity.records.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
-from sensitivity.report.markdown import escaped, table
+from sensitivity.report.markdown import escaped_markdown, markdown_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,12 +59,12 @@ def summary(record: VerificationRecord) -> str:
 
 def markdown(record: VerificationRecord) -> str:
     """The facts as a list and the layers as a table in GitHub's Markdown."""
-    lines = [f"**{escaped(title(record))}**", ""]
-    lines += [f"- {escaped(f'{name}: {text} {verdict}'.strip())}" for name, text, verdict in facts(record)]
-    return "\n".join([*lines, "", table(COLUMNS, rows(record), numeric=NUMERIC)]) + "\n"
+    lines = [f"**{escaped_markdown(title(record))}**", ""]
+    lines += [f"- {escaped_markdown(f'{name}: {text} {verdict}'.strip())}" for name, text, verdict in facts(record)]
+    return "\n".join([*lines, "", markdown_table(COLUMNS, rows(record), numeric=NUMERIC)]) + "\n"
 
 
-def html(record: VerificationRecord, picture: str = "") -> str:
+def fragment(record: VerificationRecord, picture: str = "") -> str:
     """The same as a part of a page.
 
     Args:
@@ -75,7 +75,7 @@ def html(record: VerificationRecord, picture: str = "") -> str:
         elements.element("strong", title(record)),
         facts_list(record),
         elements.Markup(picture),
-        elements.table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
+        elements.html_table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from sensitivity.markup.elements import element, listed, table
+from sensitivity.markup.elements import element, html_table, listed
 from sensitivity.markup.view import view
 from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
 from sensitivity.report.spread import spread_of
@@ -62,12 +62,12 @@ def summary(record: DiagnosisRecord) -> str:
     return "\n".join([*lines, *record.notes])
 
 
-def html(record: DiagnosisRecord) -> str:
+def fragment(record: DiagnosisRecord) -> str:
     """The same as a part of a page."""
     rows = [(finding.layer, sentence(record, finding), spread_of(finding)) for finding in record.hurt[:SHOWN]]
     return view(
         element("strong", title(record)),
-        table(("layer", "SQNR of the outputs, cause and cure", "inputs and weights"), rows),
+        html_table(("layer", "SQNR of the outputs, cause and cure", "inputs and weights"), rows),
         listed([*(f"{layer}: not measured: {reason}" for layer, reason in record.failed.items()), *record.notes]),
     )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sensitivity.markup.elements import Markup, described, element, table
+from sensitivity.markup.elements import Markup, described, element, html_table
 from sensitivity.markup.view import view
 from sensitivity.report.facts import study_facts
 from sensitivity.report.reading import Reading
@@ -28,4 +28,4 @@ def _worst(reading: Reading, recipe: str) -> Markup:
     layers = rows(reading, recipe)
     by_layer = {row[0]: row for row in layers.body}
     ranked = reading.worst_first[recipe][:WORST]
-    return table(layers.header, [by_layer[m.layer] for m in ranked], numeric=layers.numeric)
+    return html_table(layers.header, [by_layer[m.layer] for m in ranked], numeric=layers.numeric)

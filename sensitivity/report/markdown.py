@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 _CODES = {ord("<"): "&lt;", ord("&"): "&amp;", **{ord(letter): f"\\{letter}" for letter in "\\|*_`"}}
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[bool] = ()) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequence[bool] = ()) -> str:
     """A table in GitHub's Markdown, its columns as wide in the text as in the page.
 
     Args:
@@ -17,14 +17,14 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], *, numeric: Sequ
         numeric: For each column, whether it is set flush right; empty for none.
     """
     right = tuple(numeric) or (False,) * len(header)
-    cells = [[escaped(cell) for cell in row] for row in (header, *rows)]
+    cells = [[escaped_markdown(cell) for cell in row] for row in (header, *rows)]
     widths = [max(3, *map(len, column)) for column in zip(*cells, strict=True)]
     rule = [f"{'':-<{width - flush}}{':' * flush}" for width, flush in zip(widths, right, strict=True)]
     lines = [_padded(row, widths, right) for row in (cells[0], rule, *cells[1:])]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def escaped(text: str) -> str:
+def escaped_markdown(text: str) -> str:
     """Text as one line in which nothing is markup."""
     return _guarded(one_line(text).translate(_CODES))
 

@@ -6,7 +6,7 @@ from collections import Counter
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from sensitivity.markup.elements import element, listed, table
+from sensitivity.markup.elements import element, html_table, listed
 from sensitivity.markup.view import view
 from sensitivity.records.tuned import Step, TunedRecord
 from sensitivity.records.units import after_drop, after_score
@@ -66,7 +66,7 @@ def fragment(record: TunedRecord) -> str:
     return view(
         element("strong", title(record)),
         listed(f"{name}: {text}" for name, text in facts(record)),
-        table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
+        html_table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
     )
 
 

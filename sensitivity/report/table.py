@@ -130,7 +130,7 @@ def compare(
     return both
 
 
-def named(frame: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
+def with_study_names(frame: pd.DataFrame, names: tuple[str, str]) -> pd.DataFrame:
     """A table of ``compare`` whose columns name the two studies.
 
     Raises:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from sensitivity.records import Status
 from sensitivity.records.study import RecipeLike
 from sensitivity.records.verdict import Verdict
-from sensitivity.report.markdown import escaped, one_line, table
+from sensitivity.report.markdown import escaped_markdown, markdown_table, one_line
 from sensitivity.report.metric_rows import metric_rows
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import Rows, rows
@@ -108,9 +108,9 @@ def markdown(reading: Reading, extract: Extract = WHOLE) -> str:
         StudyError: If the recipe is unknown.
     """
     layers = _rows(reading, extract)
-    text = table(layers.header, layers.body, numeric=layers.numeric)
+    text = markdown_table(layers.header, layers.body, numeric=layers.numeric)
     caption = caption_of(reading, extract)
-    return f"{escaped(caption)}\n\n{text}" if caption else text
+    return f"{escaped_markdown(caption)}\n\n{text}" if caption else text
 
 
 def latex(reading: Reading, extract: Extract = WHOLE) -> str:
@@ -166,7 +166,11 @@ def _escaped(table: Rows, replacements: Mapping[str, str], guard: Callable[[str]
     def escaped(cells: Iterable[str]) -> tuple[str, ...]:
         return tuple(guard(one_line(cell).translate(codes)) for cell in cells)
 
-    return Rows(escaped(table.header), table.numeric, tuple(map(escaped, table.body)))
+    return Rows(
+        escaped(table.header),
+        table.numeric,
+        tuple(map(escaped, table.body)),
+    )
 
 
 def _guard_latex(cell: str) -> str:

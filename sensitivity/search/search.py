@@ -16,7 +16,7 @@ from sensitivity.search.budget import Option, budget_of, least_noise, options_of
 from sensitivity.search.groups import Group
 from sensitivity.search.proposals import Proposal, propose
 from sensitivity.search.side import MakeSide, Side
-from sensitivity.search.space import Space, drop_of
+from sensitivity.search.space import Space, drop_of_trial
 from sensitivity.search.trials import Trial
 
 ROUNDS = 3
@@ -77,14 +77,14 @@ class Search:
         """Of what was tried: the cheapest that meets the goal, or the nearest to it."""
         meeting = [trial for trial in self.tried if self.space.meets(trial)]
         if meeting and self.space.goal.max_drop is not None:
-            return min(meeting, key=lambda trial: (self.space.cost(trial.assignment), drop_of(trial)))
+            return min(meeting, key=lambda trial: (self.space.cost(trial.assignment), drop_of_trial(trial)))
         if meeting:
-            return min(meeting, key=drop_of)
+            return min(meeting, key=drop_of_trial)
         return min(self.tried, key=self._distance)
 
     def _distance(self, trial: Trial) -> tuple[float, float]:
         """How far from the goal: what is beyond the budget first, then the drop."""
-        return self.space.over_budget(trial.assignment), drop_of(trial)
+        return self.space.over_budget(trial.assignment), drop_of_trial(trial)
 
     def _whole_networks(self) -> None:
         space = self.space
@@ -168,7 +168,7 @@ class Search:
             description = f"{recipe or 'other recipes'} for {_count(names)}"
             trial = self._try([_Plan(StepKind.CURE, description, assignment, names, recipe)], passes=passes)[0]
             passes = 0.0
-            if drop_of(trial) < drop_of(best):
+            if drop_of_trial(trial) < drop_of_trial(best):
                 best = trial
             if self.space.meets(trial):
                 break
@@ -229,7 +229,7 @@ class Search:
         """
         while True:
             best = self.best()
-            if math.isinf(drop_of(best)):
+            if math.isinf(drop_of_trial(best)):
                 raise TaskError(f"none of the schemes could be measured: {best.measurement.reason}")
             if best.measurement.images == self.images:
                 self._mark(best)
@@ -255,8 +255,8 @@ class Search:
         trials = side.measure([plan.assignment for plan in plans])
         seconds = (time.perf_counter() - started) / len(plans)
         for number, (plan, trial) in enumerate(zip(plans, trials, strict=True)):
-            before = min(map(drop_of, self.tried), default=math.inf)
-            drop = drop_of(trial)
+            before = min(map(drop_of_trial, self.tried), default=math.inf)
+            drop = drop_of_trial(trial)
             step = Step(
                 kind=plan.kind,
                 what=plan.what,
@@ -304,7 +304,7 @@ def _facts(trial: Trial, space: Space) -> dict[str, Any]:
         "drop_low": row.drop_low,
         "drop_high": row.drop_high,
         "images": row.images,
-        "meets": None if math.isinf(drop_of(trial)) else space.meets(trial),
+        "meets": None if math.isinf(drop_of_trial(trial)) else space.meets(trial),
         "reason": "" if row.score is not None else row.reason,
     }
 

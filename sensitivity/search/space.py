@@ -65,9 +65,9 @@ class Space:
 
     def meets(self, trial: Trial) -> bool:
         """Whether a scheme meets the goal; its latency as the sum of its layers, until the engine has run it."""
-        if math.isinf(drop_of(trial)) or self.over_budget(trial.assignment) > 0.0:
+        if math.isinf(drop_of_trial(trial)) or self.over_budget(trial.assignment) > 0.0:
             return False
-        return self.goal.max_drop is None or drop_of(trial) * self.scale <= self.goal.max_drop + ROUNDING
+        return self.goal.max_drop is None or drop_of_trial(trial) * self.scale <= self.goal.max_drop + ROUNDING
 
     def over_budget(self, assignment: Assignment) -> float:
         """Bytes and seconds beyond what the goal allows, each as a share of that; 0 within the budget."""
@@ -85,7 +85,7 @@ def runs_in_integers(recipe: Recipe | None) -> bool:
     return recipe is not None and recipe.weights is not None and recipe.activations is not None
 
 
-def drop_of(trial: Trial) -> float:
+def drop_of_trial(trial: Trial) -> float:
     """The drop as stored; infinite where the measurement failed."""
     drop = trial.measurement.drop
     return math.inf if drop is None or math.isnan(drop) else drop

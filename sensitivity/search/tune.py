@@ -40,7 +40,7 @@ from sensitivity.search.groups import groups_of
 from sensitivity.search.noise import OutputNoise
 from sensitivity.search.search import Search
 from sensitivity.search.side import Apart, Side
-from sensitivity.search.space import Space, drop_of
+from sensitivity.search.space import Space, drop_of_trial
 from sensitivity.search.trials import Trial, Trials
 from sensitivity.sweep.arguments import stored_stop
 from sensitivity.sweep.run import Settings
@@ -252,7 +252,7 @@ def tune(
         baseline=side.trials.baseline,
         scheme=scheme,
         score=_score(chosen, side.trials.baseline),
-        drop=drop_of(chosen),
+        drop=drop_of_trial(chosen),
         drop_low=chosen.measurement.drop_low,
         drop_high=chosen.measurement.drop_high,
         size_bytes=bytes_under(subject.layers, chosen.assignment),

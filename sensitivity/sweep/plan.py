@@ -137,7 +137,7 @@ class Variant(Perturbation):
         return self.layer.name
 
 
-def plan(layers: Sequence[Layer], recipes: Sequence[Recipe], *, direction: Direction) -> list[Variant]:
+def plan_sweep(layers: Sequence[Layer], recipes: Sequence[Recipe], *, direction: Direction) -> list[Variant]:
     """Every variant of a sweep, layers in execution order.
 
     Args:

@@ -31,7 +31,7 @@ from sensitivity.sweep.scoring import Scoring, SweepOutcome
 from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.stopping.judge import Judge, judge_of
 from sensitivity.sweep.stopping.race import Confidence
-from sensitivity.sweep.storage.claim import claim, facts
+from sensitivity.sweep.storage.claim import claim, sweep_facts
 from sensitivity.sweep.storage.journal import MemoryStore
 from sensitivity.sweep.storage.results import Images, Results
 from sensitivity.turns import process_state
@@ -99,7 +99,7 @@ def sweep(
         if recipe.needs_calibration:
             perturber.calibration_for(recipe)
     if store is not None:
-        claim(store, facts(model, task, variants, perturber))
+        claim(store, sweep_facts(model, task, variants, perturber))
     results = Results(MemoryStore() if store is None else store)
     with untouched(model) as state, torch.no_grad():
         subject = _Subject(model, task, variants, perturber, state, stored=store is not None)

@@ -45,7 +45,7 @@ def records_of(plain: Mapping[str, Any], part: str, keys: Sequence[str], origin:
     return records
 
 
-def check_images(images: Sequence[Record], origin: str) -> None:
+def check_image_sizes(images: Sequence[Record], origin: str) -> None:
     """Make the sizes of all images ints.
 
     Raises:

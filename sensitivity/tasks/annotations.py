@@ -17,7 +17,7 @@ from sensitivity.tasks.annotation_checks import (
     Record,
     check_annotations,
     check_categories,
-    check_images,
+    check_image_sizes,
     check_links,
     check_segmentations,
     records_of,
@@ -69,13 +69,13 @@ class CocoAnnotations:
                 occurs twice, if an annotation belongs to no image or category, or if a size, box, area, crowd flag or
                 (with masks) segmentation cannot be scored. The message names the record.
         """
-        plain = source if isinstance(source, Mapping) else read_json(source)
+        plain = source if isinstance(source, Mapping) else read_annotation_file(source)
         origin = "the annotations given" if isinstance(source, Mapping) else str(source)
         if not isinstance(plain, Mapping):
             raise AnnotationError(f"{origin} holds a {type(plain).__name__}; expected a COCO object with 'images'.")
         keys = (*_ANNOTATION_KEYS, "segmentation") if with_masks else _ANNOTATION_KEYS
         images = records_of(plain, "images", _IMAGE_KEYS, origin)
-        check_images(images, origin)
+        check_image_sizes(images, origin)
         categories = records_of(plain, "categories", _CATEGORY_KEYS, origin)
         check_categories(categories, origin)
         annotations = records_of(plain, "annotations", keys, origin)
@@ -159,7 +159,7 @@ class CocoAnnotations:
             raise AnnotationError(f"{self.origin} cannot be written as JSON: {error}. Give plain records.") from error
 
 
-def read_json(path: str | Path) -> Any:
+def read_annotation_file(path: str | Path) -> Any:
     """What a JSON file (UTF-8, with or without a byte order mark) holds.
 
     Raises:

@@ -11,7 +11,7 @@ import numpy as np
 
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.annotations import CocoAnnotations, read_json
+from sensitivity.tasks.annotations import CocoAnnotations, read_annotation_file
 from sensitivity.tasks.curves import Curves, Matched
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
 from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
@@ -167,7 +167,7 @@ def read_results(detections: str | Path | Sequence[Mapping[str, Any]]) -> Sequen
         AnnotationError: If the file is missing or not JSON.
         PredictionError: If it is no list.
     """
-    results = read_json(detections) if isinstance(detections, str | Path) else detections
+    results = read_annotation_file(detections) if isinstance(detections, str | Path) else detections
     if isinstance(results, Mapping) or not isinstance(results, Sequence):
         raise PredictionError(f"detections are a {type(results).__name__}; expected a list of COCO results.")
     return results

@@ -14,7 +14,7 @@ from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.fingerprint import fingerprint
-from sensitivity.tasks.pixels import leaves_folder, opened
+from sensitivity.tasks.pixels import leaves_folder, opened_image
 from sensitivity.tasks.segmentations import decode_mask, whole_number
 
 LabelMap: TypeAlias = npt.NDArray[np.integer[Any]]
@@ -83,7 +83,7 @@ class PngLabels:
             AnnotationError: If the file cannot be decoded or has colours instead of one index a pixel.
         """
         path = self._paths[position]
-        with opened(path, AnnotationError, "a label map") as image:
+        with opened_image(path, AnnotationError, "a label map") as image:
             labels = np.asarray(image)
         if labels.dtype == bool:  # a PNG of one bit
             labels = labels.astype(np.uint8)

@@ -13,7 +13,7 @@ from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import as_array, choose_positions, predicted_positions, run_on
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.loader_batches import LoaderBatches
-from sensitivity.tasks.samples import alone, as_tree, chunks, joined, split
+from sensitivity.tasks.samples import alone, as_batch, as_tree, chunks, split
 
 
 @runtime_checkable
@@ -157,7 +157,7 @@ class LoaderTask:
         metric = copy.deepcopy(self._metric)
         units = list(predictions.values())
         for chunk in chunks(units) if self._loader.per_sample else ([unit] for unit in units):
-            batch = joined if self._loader.per_sample else alone
+            batch = as_batch if self._loader.per_sample else alone
             metric.update(batch([unit["prediction"] for unit in chunk]), batch([unit["target"] for unit in chunk]))
         return self._numbers(metric.compute())
 

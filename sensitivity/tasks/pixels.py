@@ -42,7 +42,7 @@ def leaves_folder(name: str) -> bool:
 
 
 @contextmanager
-def opened(path: Path, error_type: type[TaskError], content: str) -> Iterator[Image.Image]:
+def opened_image(path: Path, error_type: type[TaskError], content: str) -> Iterator[Image.Image]:
     """An image file, its header read and its pixels not; whatever Pillow raises until the block ends is translated.
 
     Args:
@@ -83,7 +83,7 @@ def read_image(path: Path) -> Pixels:
         ImageError: If the file cannot be decoded, is of a format that is not read, has too many pixels, or numbers
             outside 0..65535; the message names it.
     """
-    with opened(path, ImageError, "an image") as image:
+    with opened_image(path, ImageError, "an image") as image:
         if image.mode in ("I", "F") or image.mode.startswith("I;16"):
             gray = _eight_bits(np.asarray(image), path)
             return np.repeat(gray[..., None], 3, axis=2)

@@ -97,7 +97,7 @@ def _shapes(value: Any) -> Any:
     return np.shape(value) if isinstance(value, np.ndarray | np.generic | int | float) else type(value).__name__
 
 
-def joined(values: list[Any]) -> Any:
+def as_batch(values: list[Any]) -> Any:
     """Samples as one batch: arrays and numbers stacked, dicts (a detector's) as a list of them."""
     if isinstance(values[0], np.ndarray | np.generic | int | float):
         return torch.from_numpy(np.stack([np.asarray(value) for value in values]))

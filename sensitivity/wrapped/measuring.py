@@ -19,7 +19,7 @@ from sensitivity.sweep.arguments import check_arguments, stored_stop
 from sensitivity.sweep.explain import Explanation
 from sensitivity.sweep.explain import explain as explain_sweep
 from sensitivity.sweep.plan import Direction
-from sensitivity.sweep.plan import plan as variants_of
+from sensitivity.sweep.plan import plan_sweep as variants_of
 from sensitivity.sweep.record import study_record
 from sensitivity.sweep.run import Settings, sweep
 from sensitivity.sweep.settings import Sweep, SweepKeywords, settings_of
@@ -27,7 +27,7 @@ from sensitivity.sweep.signals.estimated import Loss, estimate_signals
 from sensitivity.sweep.signals.measured import measure_signals
 from sensitivity.sweep.signals.passes import output_passes
 from sensitivity.sweep.stopping.race import Confidence
-from sensitivity.sweep.storage.journal import opened
+from sensitivity.sweep.storage.journal import usable_store
 from sensitivity.wrapped.arguments import Patterns, Recipes, StoreLike
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def analyze(
         perturber = wrapped._perturber(recipes, calibration, progress=progress)
         variants = variants_of(wrapped.layers.select(layers), recipes, direction=direction)
         total = len(variants) * len(task)
-        with how.workplace() as executor, opened(store) as opened_store, watching(total, progress) as watch:
+        with how.workplace() as executor, usable_store(store) as opened_store, watching(total, progress) as watch:
             passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
             outcome = sweep(wrapped.model, task, variants, perturber, settings=passes, store=opened_store, watch=watch)
         facts: dict[str, Any] = {"direction": direction, "stop": stop, "started": started}

@@ -20,7 +20,7 @@ from sensitivity.records.latency import Latency
 from sensitivity.records.tuned import Goal
 from sensitivity.sweep.arguments import check_arguments
 from sensitivity.sweep.stopping.race import Confidence
-from sensitivity.sweep.storage.journal import opened
+from sensitivity.sweep.storage.journal import usable_store
 from sensitivity.wrapped.arguments import Patterns, Recipes, StoreLike
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def tune(
         subject = _subject(wrapped, request.candidates, calibration, progress=progress)
         request = request.with_ranges(subject.perturber.calibrations)
         settings = settings_for(request.goal, task, stop=stop, executor=executor)
-        with opened(store) as opened_store, watching(None, progress) as watch:
+        with usable_store(store) as opened_store, watching(None, progress) as watch:
             record = tune(subject, task, request, settings=settings, store=opened_store, watch=watch)
     deployed = subject.equalized() if record.equalized and subject.equalized is not None else subject
     return Tuned.of(record, partial(deployed.deploy, engine=engine or "torch"))

@@ -145,7 +145,7 @@ def _over_channels(values: Tensor, x: Tensor) -> Tensor:
     return values.view(1, -1, *[1] * (x.dim() - 2))
 
 
-def groups_of(channels: int) -> int:
+def norm_groups(channels: int) -> int:
     """The groups of a group norm over C channels: 32, or the largest divisor of both where C is no multiple of 32."""
     return gcd(channels, GROUPS)
 
@@ -165,10 +165,10 @@ KINDS: MappingProxyType[str, Callable[[int, float, int], nn.Module]] = MappingPr
         "batch": _batch,
         "sync-batch": lambda channels, eps, _: nn.SyncBatchNorm(channels, eps=eps),
         "frozen-batch": lambda channels, eps, _: FrozenBatchNorm(channels, eps),
-        "group": lambda channels, eps, _: nn.GroupNorm(groups_of(channels), channels, eps=eps),
+        "group": lambda channels, eps, _: nn.GroupNorm(norm_groups(channels), channels, eps=eps),
         "layer": lambda channels, eps, _: nn.GroupNorm(1, channels, eps=eps),
         "instance": _instance,
-        "evonorm-s0": lambda channels, eps, _: EvoNormS0(channels, groups_of(channels), eps),
+        "evonorm-s0": lambda channels, eps, _: EvoNormS0(channels, norm_groups(channels), eps),
         "switchable": lambda channels, eps, _: SwitchableNorm(channels, eps),
     }
 )

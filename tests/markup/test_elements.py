@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sensitivity.markup.elements import Markup, described, element, escaped, joined, listed, table
+from sensitivity.markup.elements import Markup, described, element, escaped, html_table, joined, listed
 from tests.report.page.reader import Reader
 
 EVIL = "<script>alert('x')</script>&\""
@@ -35,7 +35,9 @@ def test_lists_escape_and_an_empty_list_is_nothing() -> None:
 
 
 def test_a_table_has_its_cells_its_classes_and_its_caption() -> None:
-    text = table(("a", "b"), [("x", "1"), ("<", "2")], numeric=(False, True), row_classes=("", "fails"), caption="c")
+    text = html_table(
+        ("a", "b"), [("x", "1"), ("<", "2")], numeric=(False, True), row_classes=("", "fails"), caption="c"
+    )
     assert Reader(text).tables == [[["a", "b"], ["x", "1"], ["<", "2"]]]
     assert '<tr class="fails"><td>&lt;</td><td class="number">2</td></tr>' in text
     assert "<caption>c</caption>" in text

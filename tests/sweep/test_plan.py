@@ -11,8 +11,8 @@ from torch import nn
 
 import sensitivity as sv
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.sweep.plan import Direction, Variant, plan
-from sensitivity.sweep.storage.claim import facts
+from sensitivity.sweep.plan import Direction, Variant, plan_sweep
+from sensitivity.sweep.storage.claim import sweep_facts
 from tests.sweep.recording_task import RecordingTask
 
 
@@ -25,8 +25,8 @@ def layers() -> list[sv.Layer]:
 def test_one_at_a_time_perturbs_the_layer_alone_and_all_but_one_the_others_in_execution_order(
     layers: list[sv.Layer],
 ) -> None:
-    alone = plan(layers, [sv.INT8], direction="one-at-a-time")
-    others = plan(layers, [sv.INT8], direction="all-but-one")
+    alone = plan_sweep(layers, [sv.INT8], direction="one-at-a-time")
+    others = plan_sweep(layers, [sv.INT8], direction="all-but-one")
     assert [list(variant.recipes.items()) for variant in alone] == [[(layer, sv.INT8)] for layer in layers]
     for layer, variant in zip(layers, others, strict=True):
         assert variant.layer is layer
@@ -43,16 +43,16 @@ def test_a_variant_is_told_by_what_it_does_and_not_by_the_names_of_its_recipes(
     direction: Direction, layers: list[sv.Layer]
 ) -> None:
     renamed = replace(sv.INT8, name="another name")
-    variants, again = (plan(layers, [recipe], direction=direction) for recipe in (sv.INT8, renamed))
+    variants, again = (plan_sweep(layers, [recipe], direction=direction) for recipe in (sv.INT8, renamed))
     assert variants == again
     assert len({*variants, *again}) == len(layers)
-    assert set(variants).isdisjoint(plan(layers, [sv.INT4_WEIGHTS], direction=direction))
+    assert set(variants).isdisjoint(plan_sweep(layers, [sv.INT4_WEIGHTS], direction=direction))
     assert pickle.loads(pickle.dumps(variants)) == variants, "workers know them by the same digests"
 
 
 def test_both_directions_are_the_same_where_they_perturb_the_same(layers: list[sv.Layer]) -> None:
     first, second = layers[:2]
-    [without_first, without_second] = plan([first, second], [sv.INT8], direction="all-but-one")
+    [without_first, without_second] = plan_sweep([first, second], [sv.INT8], direction="all-but-one")
     assert without_first == Variant.alone(second, sv.INT8)
     assert without_second == Variant.alone(first, sv.INT8)
     assert without_second != without_first
@@ -83,5 +83,5 @@ def test_a_store_knows_the_ranges_of_every_recipe_that_a_variant_applies(layers:
     calibration = sv.wrap(model, images[:1]).calibrate(images, recipes)
     mixed = Variant(dict(zip(layers, recipes, strict=False)), layers[0], sv.INT8)
     assert mixed.distinct_recipes == set(recipes)
-    keys = {fact.key for fact in facts(model, RecordingTask([images]), [mixed], Perturber(model, [calibration]))}
+    keys = {fact.key for fact in sweep_facts(model, RecordingTask([images]), [mixed], Perturber(model, [calibration]))}
     assert {f"fact calibration {recipe.digest}" for recipe in recipes} <= keys

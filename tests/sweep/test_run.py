@@ -15,7 +15,7 @@ import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError, RecipeError, TaskError
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.state import ModelState
-from sensitivity.sweep.plan import plan
+from sensitivity.sweep.plan import plan_sweep
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.sweep.run import sweep
 from tests.sweep.mean_task import Chain, MeanTask
@@ -213,7 +213,7 @@ def test_a_task_that_compares_with_the_unperturbed_model_gets_its_reference(
 def test_a_watcher_is_told_the_layer_the_count_and_the_worst_layers_so_far() -> None:
     wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
     reports: list[tuple[int, int, str]] = []
-    variants = plan(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")
+    variants = plan_sweep(list(wrapped.layers), [sv.INT4_WEIGHTS], direction="one-at-a-time")
     task = MeanTask(16)
     sweep(wrapped.model, task, variants, Perturber(wrapped.model, []), watch=lambda *report: reports.append(report))
     assert [done for done, _, _ in reports] == list(range(4, 65, 4))

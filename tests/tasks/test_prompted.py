@@ -183,7 +183,7 @@ def test_a_real_sam_is_prompted_through_its_methods(scenes: Scenes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("prompts", "kept"), [("boxes", {"ious", "areas"}), ("detections", {"masks", "predicted_ious"})]
+    ("prompts", "keys"), [("boxes", {"ious", "areas"}), ("detections", {"masks", "predicted_ious"})]
 )
 def test_what_a_sweep_keeps_scores_the_same(scenes: Scenes, prompts: str, keys: set[str]) -> None:
     task = make(scenes, prompts=detections() if prompts == "detections" else prompts)

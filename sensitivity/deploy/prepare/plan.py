@@ -13,7 +13,7 @@ from sensitivity.deploy.prepare.basis import Basis
 from sensitivity.deploy.prepare.multiplied import Multiplied, find_multiplied
 from sensitivity.deploy.prepare.omission import Omission, OmissionKind
 from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target
-from sensitivity.deploy.prepare.simulation import Watch, simulated
+from sensitivity.deploy.prepare.simulation import Watch, simulated_plan
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.cures import compensation_of, corrected_bias
 from sensitivity.perturb.half_precision import Watch as HalfWatch
@@ -268,5 +268,5 @@ class Plan:
     def simulated(
         self, *, rounding: Rounding = "onnx", watch: Watch | None = None, halves: HalfWatch | None = None
     ) -> contextlib.AbstractContextManager[nn.Module]:
-        """``model`` made to compute the plan inside a ``with`` block; see ``deploy.prepare.simulation.simulated``."""
-        return simulated(self, rounding=rounding, watch=watch, halves=halves)
+        """``model`` made to compute the plan inside a ``with`` block; see ``deploy.prepare.simulation``."""
+        return simulated_plan(self, rounding=rounding, watch=watch, halves=halves)

@@ -47,7 +47,7 @@ register_pytree_node(  # of our own class: nothing changes for others
 )
 
 
-def opened(value: Any) -> Any:
+def opened_dataclasses(value: Any) -> Any:
     """A nest with the dataclasses opened that pytree takes for leaves."""
     return tree_map(_open, value)
 
@@ -62,12 +62,12 @@ def _open(leaf: Any) -> Any:
         return leaf  # it is not made of its fields: it cannot be filled with others
     if any(getattr(again, name, None) is not value for name, value in values.items()):
         return leaf  # it changes what it is given
-    return _Fields(type(leaf), {name: opened(value) for name, value in values.items()})
+    return _Fields(type(leaf), {name: opened_dataclasses(value) for name, value in values.items()})
 
 
 def flatten(value: Any) -> tuple[list[Any], TreeSpec]:
     """The leaves of a nest of tuples, dicts, dataclasses and whatever pytree knows, and its shape."""
-    return tree_flatten(opened(value))
+    return tree_flatten(opened_dataclasses(value))
 
 
 def tensors_of_nest(value: Any) -> list[Tensor]:
@@ -193,7 +193,9 @@ def signature_of(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
 def _run(module: nn.Module, inputs: Tree, tensors: Sequence[Tensor]) -> Any:
     """The module's outputs, for copies of the inputs: it may change them, and may return them."""
     args, kwargs = inputs.filled([tensor.clone() for tensor in tensors])
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, opened(module(*args, **kwargs)))
+    return tree_map(
+        lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, opened_dataclasses(module(*args, **kwargs))
+    )
 
 
 _REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AssertionError, NotImplementedError)

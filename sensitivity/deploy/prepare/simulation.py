@@ -29,7 +29,7 @@ Watch = Callable[[Layer, int, str, Tensor], None]
 
 
 @contextlib.contextmanager
-def simulated(
+def simulated_plan(
     plan: Plan, *, rounding: Rounding = "onnx", watch: Watch | None = None, halves: HalfWatch | None = None
 ) -> Iterator[nn.Module]:
     """The folded copy with layers fake-quantized, as the exported graph says, and the others as the scheme says.

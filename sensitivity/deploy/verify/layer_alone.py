@@ -124,7 +124,7 @@ def _tried(deployed: Deployed, part: DeployedPart, trial: LayerTrial, engines: d
         return Agreement(reason=f"{name} {shapes}: the graph does more than the layer between input and output")
     if wanted.is_floating_point():
         return Agreement(sqnr_db=sqnr_db(wanted, computed.reshape(wanted.shape)))
-    return Agreement(compare(computed, wanted))
+    return Agreement(compare_codes(computed, wanted))
 
 
 def _together(several: Sequence[Agreement]) -> Agreement:
@@ -262,7 +262,7 @@ def merged(counts: Sequence[Counts]) -> Counts:
     )
 
 
-def compare(engine_codes: Any, codes: Tensor) -> Counts:
+def compare_codes(engine_codes: Any, codes: Tensor) -> Counts:
     """Codes compared, codes that differ, and the largest difference in steps.
 
     Args:

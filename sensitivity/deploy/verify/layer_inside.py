@@ -21,7 +21,7 @@ from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.integer import codes_of, verify_graph
-from sensitivity.deploy.verify.layer_alone import Counts, SimulatedCall, compare, merged, simulate_and_record
+from sensitivity.deploy.verify.layer_alone import Counts, SimulatedCall, compare_codes, merged, simulate_and_record
 from sensitivity.records import Layer
 
 SAME_SHARE = 1e-2
@@ -72,7 +72,7 @@ def _compared(output: Any, seen: SimulatedCall | None) -> Counts | None:
     """None where the simulation has no such codes, or another number of them: what is kept depends on the data."""
     if seen is None or seen.codes is None or seen.codes.numel() != output.size:
         return None
-    return compare(output, seen.codes.cpu())
+    return compare_codes(output, seen.codes.cpu())
 
 
 def _judged(

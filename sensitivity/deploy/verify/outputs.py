@@ -13,7 +13,7 @@ from torch.utils._pytree import keystr, tree_flatten_with_path
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import EngineModule
 from sensitivity.deploy.prepare.measures import sqnr_of_all_db
-from sensitivity.deploy.prepare.signature import opened
+from sensitivity.deploy.prepare.signature import opened_dataclasses
 from sensitivity.records.verification import Gates, OutputCheck
 
 Tensors = dict[str, Tensor]
@@ -77,7 +77,7 @@ def check_output(name: str, passes: Sequence[tuple[Tensor | None, ...]]) -> Outp
 
 
 def _tensors(outputs: Any, part: str) -> Tensors:
-    leaves, _ = tree_flatten_with_path(opened(outputs))
+    leaves, _ = tree_flatten_with_path(opened_dataclasses(outputs))
     return {f"{part}{keystr(path)}": leaf.clone() for path, leaf in leaves if isinstance(leaf, Tensor)}
 
 

@@ -52,7 +52,7 @@ def cures(record: DiagnosisRecord, *, label: int) -> Picture:
     return picture
 
 
-def colour_of(finding: Finding) -> str:
+def cause_colour(finding: Finding) -> str:
     """The colour of a layer's main cause; grey where it is not hurt."""
     if not finding.hurt:
         return _HARMLESS
@@ -69,7 +69,7 @@ def _limit(axes: Axes, record: DiagnosisRecord) -> None:
 
 
 def _draw(axes: Axes, position: int, finding: Finding, top: float) -> None:
-    colour = colour_of(finding)
+    colour = cause_colour(finding)
     axes.plot([position, position], [top, finding.output_db], color=colour, linewidth=0.9, alpha=0.45)
     axes.plot([position], [finding.output_db], "o", markersize=6 if finding.hurt else 3.5, color=colour, gid="damage")
     if finding.cured_db is not None:

@@ -34,7 +34,7 @@ class Fact:
     value: str
 
 
-def facts(model: nn.Module, task: Task, variants: Sequence[Variant], perturber: Perturber) -> list[Fact]:
+def sweep_facts(model: nn.Module, task: Task, variants: Sequence[Variant], perturber: Perturber) -> list[Fact]:
     """What the results of a sweep depend on, beyond what each variant perturbs.
 
     Not among them: the code of model and task, the machine and the number of threads. Where they change what the

@@ -204,7 +204,7 @@ if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork
 
 
 @contextlib.contextmanager
-def opened(store: Store | str | Path | None) -> Iterator[Store | None]:
+def usable_store(store: Store | str | Path | None) -> Iterator[Store | None]:
     """The store that a caller meant: a path is opened as a journal and closed afterwards.
 
     Raises:

@@ -44,7 +44,7 @@ class BuildSettings:
             raise EngineBuildError(f"batch={self.batch} must be (smallest, usual, largest) with 1 <= each <= the next.")
 
 
-def build_engine(onnx: bytes, settings: BuildSettings) -> BuiltEngine:
+def build_serialized(onnx: bytes, settings: BuildSettings) -> BuiltEngine:
     """Build an engine and serialize it.
 
     Args:

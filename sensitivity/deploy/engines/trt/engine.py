@@ -17,7 +17,7 @@ from torch import Tensor
 
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import TENSORRT
-from sensitivity.deploy.engines.trt.build import BuildSettings, build_engine, started
+from sensitivity.deploy.engines.trt.build import BuildSettings, build_serialized, started
 from sensitivity.deploy.engines.trt.device import CudaDevice, Device
 from sensitivity.deploy.engines.trt.file import BuiltEngine, EngineIdentity, read_engine, write_engine
 from sensitivity.deploy.engines.trt.inspect import read_layers
@@ -114,7 +114,7 @@ class TensorRTEngine(Engine):
             debug_tensors=debug_tensors,
         )
         identity, device, data = _here(onnx, device)
-        return cls(build_engine(data, settings), identity, device)
+        return cls(build_serialized(data, settings), identity, device)
 
     @classmethod
     def load(cls, path: str | Path, onnx: bytes | str | Path, *, device: Device | None = None) -> TensorRTEngine:
