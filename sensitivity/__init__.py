@@ -25,7 +25,7 @@ _HOME = {
     "Study": "study",
     "Tuned": "tuned",
     "read_thesis": "study",
-    "pareto": "study",
+    "pareto": "tradeoff",
     "Layer": "records",
     "Recipe": "records",
     "QuantSpec": "records",
@@ -140,7 +140,7 @@ if TYPE_CHECKING:
     from sensitivity.records.formats import NumberFormat, register_format
     from sensitivity.records.observers import register_observer
     from sensitivity.records.verification import Gates
-    from sensitivity.study import Study, pareto, read_thesis
+    from sensitivity.study import Study, read_thesis
     from sensitivity.sweep.passes.ray_workers import ray_executor
     from sensitivity.sweep.settings import Sweep
     from sensitivity.sweep.stopping.race import Confidence
@@ -156,6 +156,7 @@ if TYPE_CHECKING:
     from sensitivity.tasks.lvis import Lvis
     from sensitivity.tasks.prompted import PromptedMasks
     from sensitivity.tasks.semantic import SemanticSegmentation
+    from sensitivity.tradeoff import pareto
     from sensitivity.tuned import Tuned
     from sensitivity.verification import Verification
     from sensitivity.wrapped import Wrapped, verify, wrap

@@ -43,7 +43,7 @@ INTERFACES = {
     "main": "",  # of every program
 }
 # Verbs that a user calls: each hands on to the function of its name.
-FRONT = ("wrapped/", "study.py")
+FRONT = ("wrapped/", "study.py", "tradeoff.py")
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Names are chosen alike wherever a reader meets them; the other rules are of the package.
 NAMED_SOURCES = SOURCES + sorted(

@@ -47,7 +47,8 @@ def test_everything_a_study_does_works_without_torch(tmp_path: Path) -> None:
     code = f"""
 import sys
 sys.modules["torch"] = None  # any import of it now fails
-from sensitivity.study import Study, pareto
+from sensitivity.study import Study
+from sensitivity.tradeoff import pareto
 folder = {str(tmp_path)!r}
 study = Study.load(folder + "/study.json")
 study.table(); study.flags(); study.verdicts(); study.images_needed()

@@ -25,7 +25,7 @@ from torch import nn
 import sensitivity as sv
 from sensitivity.deploy.engines import registry as engines
 from sensitivity.errors import SensitivityError
-from sensitivity.quantize.observers import MinMaxObserver
+from sensitivity.quantize.extremes import MinMaxObserver
 from sensitivity.records.formats import _FORMATS as FORMATS
 from sensitivity.records.latency import Latency
 from sensitivity.records.observers import _OBSERVERS as OBSERVERS

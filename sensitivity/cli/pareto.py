@@ -14,7 +14,8 @@ from sensitivity.errors import StudyError
 from sensitivity.records.latency import latency_of
 from sensitivity.records.tuned import TunedRecord
 from sensitivity.records.units import after_drop, after_score
-from sensitivity.study import Study, pareto
+from sensitivity.study import Study
+from sensitivity.tradeoff import pareto
 
 COSTS = {"size": ("size_bytes", 2.0**20, "MiB"), "latency": ("latency_s", 1e-3, "ms")}
 Curves = Mapping[str, Sequence[tuple[float, float]]]

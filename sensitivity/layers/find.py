@@ -14,7 +14,7 @@ from sensitivity.layers.names import NamingScheme, name_layers
 from sensitivity.layers.roles import Structure, structure_of
 from sensitivity.layers.sites import Site, find_sites
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.tape import trace
+from sensitivity.layers.tracing import trace
 from sensitivity.records import Layer
 
 ATTENTION_ROLES = frozenset({"qkv", "proj", "scale-depthwise", "scale-pointwise"})

@@ -9,7 +9,8 @@ from math import prod
 from torch import nn
 
 from sensitivity.layers.products import is_transposed, may_be_weight, operand_positions, output_axis_of_operand
-from sensitivity.layers.tape import FACTORIES, Call, Op, Ref, Tape
+from sensitivity.layers.recorder import FACTORIES
+from sensitivity.layers.tape import Call, Op, Ref, Tape
 
 _WRITTEN_BY_HOOKS = {"weight_v": "weight", "weight_g": "weight"}  # torch.nn.utils.weight_norm
 

@@ -14,7 +14,8 @@ from sensitivity.errors import LayerNotFoundError
 from sensitivity.layers.neighbours import Neighbours
 from sensitivity.layers.operators import DIVISIONS, FUSED_NORMS, REDUCTIONS
 from sensitivity.layers.sites import find_sites
-from sensitivity.layers.tape import Call, Op, Tape, trace
+from sensitivity.layers.tape import Call, Op, Tape
+from sensitivity.layers.tracing import trace
 from sensitivity.records import Layer, Scheme
 
 NORMS, ATTENTION = "norms", "attention"

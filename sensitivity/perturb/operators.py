@@ -28,7 +28,7 @@ from sensitivity.layers.products import (
     operand_positions,
     output_axis_of_operand,
 )
-from sensitivity.layers.tape import FACTORIES, storage_key, written_by
+from sensitivity.layers.recorder import FACTORIES, storage_key, written_by
 
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 """Modules of torch that compute all their products in one operator where nothing keeps them from it."""

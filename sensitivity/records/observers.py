@@ -48,17 +48,19 @@ class ObserverKind:
     version: str = ""
 
 
-_HOME = "sensitivity.quantize.observers"
+_EXTREMES, _COUNTING = "sensitivity.quantize.extremes", "sensitivity.quantize.counting"
 _OBSERVERS = Registry(
     "observer",
     "sv.register_observer(name, MyObserver)",
     (
-        ObserverKind("minmax", f"{_HOME}:MinMaxObserver", ("per-tensor", "per-channel"), frozenset()),
-        ObserverKind("mean-minmax", f"{_HOME}:MeanMinMaxObserver", ("per-tensor", "per-channel"), frozenset()),
-        ObserverKind("ema", f"{_HOME}:EmaObserver", depends_on=frozenset()),
-        ObserverKind("percentile", f"{_HOME}:PercentileObserver", depends_on=frozenset({"symmetric"}), samples=True),
-        ObserverKind("mse", f"{_HOME}:MseObserver", samples=True),
-        ObserverKind("entropy", f"{_HOME}:EntropyObserver", samples=True, integers_only=True, weights=False),
+        ObserverKind("minmax", f"{_EXTREMES}:MinMaxObserver", ("per-tensor", "per-channel"), frozenset()),
+        ObserverKind("mean-minmax", f"{_EXTREMES}:MeanMinMaxObserver", ("per-tensor", "per-channel"), frozenset()),
+        ObserverKind("ema", f"{_EXTREMES}:EmaObserver", depends_on=frozenset()),
+        ObserverKind(
+            "percentile", f"{_COUNTING}:PercentileObserver", depends_on=frozenset({"symmetric"}), samples=True
+        ),
+        ObserverKind("mse", f"{_COUNTING}:MseObserver", samples=True),
+        ObserverKind("entropy", f"{_COUNTING}:EntropyObserver", samples=True, integers_only=True, weights=False),
     ),
 )
 

@@ -9,9 +9,10 @@ from sensitivity.contracts import Task
 from sensitivity.markup.elements import element, listed
 from sensitivity.markup.view import view
 from sensitivity.search.proposals import CURED_GROUPS, SUSPECTS
+from sensitivity.search.request import Request, Subject
 from sensitivity.search.search import EQUALIZED_CANDIDATES, RELEASED, ROUNDS
 from sensitivity.search.space import Space
-from sensitivity.search.tune import COMPARED_IMAGES, Request, Subject, space_of
+from sensitivity.search.tune import COMPARED_IMAGES, space_of
 from sensitivity.sweep.explain import duration, explain
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.settings import Sweep

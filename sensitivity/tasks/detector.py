@@ -1,4 +1,4 @@
-"""What a model says about the objects of an image, checked and kept; the ground that COCO and LVIS share."""
+"""Images with annotated objects and a model that finds them: what COCO, LVIS and keypoints share."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.category_labels import Labels, label_table
 from sensitivity.tasks.connectors.known_labels import OfKnownLabels
 from sensitivity.tasks.connectors.registry import as_connected
 from sensitivity.tasks.datasets import (
     ImageFiles,
     Preprocess,
     Size,
-    as_array,
     check_batch_size,
     choose_positions,
     image_batches,
@@ -43,20 +43,15 @@ from sensitivity.tasks.first_look import (
     labels_look_like,
     nothing_fits,
     shapes_look_like,
-    unknown_labels_look_like,
 )
+from sensitivity.tasks.found_objects import SHAPES, Prediction, check_prediction
 from sensitivity.tasks.ground_truth import DetectionTable
 from sensitivity.tasks.poses import Poses
-from sensitivity.tasks.segmentations import as_rle, encode_mask, first_fault, whole_number
 from sensitivity.tasks.shown import seen_objects
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]
-Labels: TypeAlias = str | Sequence[int] | Mapping[int, int]
-Prediction: TypeAlias = dict[str, Any]
 
 IOU_TYPES = ("bbox", "segm")
-_SHAPES = {"bbox": "boxes", "segm": "masks", "keypoints": "keypoints"}
-"""What of a prediction is compared, by IoU type."""
 
 
 class DetectionTask(abc.ABC):
@@ -127,7 +122,7 @@ class DetectionTask(abc.ABC):
             preprocess, batch_size = preprocess or connected.preprocess, batch_size or connected.batch_size
             if adapter is None and connected.adapter is not None:
                 labels = connected.labels_in(self.annotations.categories) if labels is None else labels
-                adapter = OfKnownLabels(connected.adapter, tuple(_label_table(labels, self.annotations.category_ids)))
+                adapter = OfKnownLabels(connected.adapter, tuple(label_table(labels, self.annotations.category_ids)))
         if preprocess is None or adapter is None:
             missing = "preprocess" if preprocess is None else "adapter"
             raise TaskError(
@@ -137,7 +132,7 @@ class DetectionTask(abc.ABC):
         self._adapter = adapter
         self._iou_type = iou_type
         self._labels: Labels = "index" if labels is None else labels
-        self._categories = _label_table(self._labels, self.annotations.category_ids)
+        self._categories = label_table(self._labels, self.annotations.category_ids)
         self._batch_size = check_batch_size(8 if batch_size is None else batch_size)
         self._input_sizes: dict[int, Size] = {}
 
@@ -237,7 +232,7 @@ class DetectionTask(abc.ABC):
 
     def _nothing_fits(self, images: Sequence[PredictedImage], predictions: Mapping[int, Prediction]) -> str | None:
         scores = [np.asarray(prediction["scores"], np.float64).reshape(-1) for prediction in predictions.values()]
-        return nothing_fits(images, np.concatenate(scores), _SHAPES[self._iou_type])
+        return nothing_fits(images, np.concatenate(scores), SHAPES[self._iou_type])
 
     def _shapes_look_like(self, images: Sequence[PredictedImage]) -> str | None:
         """What the shapes look like if they are in another order or unit; masks are as large as the image."""
@@ -328,142 +323,6 @@ def check_iou_type(iou_type: str) -> None:
     """
     if iou_type not in IOU_TYPES:
         raise TaskError(f"iou_type={iou_type!r} is unknown. Choose 'bbox' for boxes or 'segm' for masks.")
-
-
-def check_prediction(prediction: Any, size: Size, *, iou_type: str, categories: Mapping[int, int]) -> Prediction:
-    """What an adapter says about one image, in the form that is kept and scored.
-
-    Args:
-        prediction: A dict with ``scores``, ``labels`` and ``boxes`` or ``masks``, arrays or tensors of any dtype on
-            any device, with or without gradients.
-        size: (height, width) of the original image.
-        iou_type: ``bbox`` keeps the boxes, ``segm`` the masks, ``keypoints`` the x and y of keypoints.
-        categories: Category id of each label.
-
-    Raises:
-        PredictionError: If it is no dict, a key is missing, a shape is wrong, a number is not finite or a label is
-            unknown.
-    """
-    part = _SHAPES[iou_type]
-    if not isinstance(prediction, Mapping):
-        kind = type(prediction).__name__
-        raise PredictionError(f"a prediction is a {kind}; expected a dict with scores, labels and {part}.")
-    missing = [key for key in ("scores", "labels", part) if key not in prediction]
-    if missing:
-        has = sorted(map(str, prediction))
-        raise PredictionError(f"a prediction lacks {missing}; it has {has}. The adapter must return them.")
-    scores = _finite_array(prediction, "scores", shape=(-1,))
-    labels = _array(prediction, "labels").reshape(-1)
-    unknown = sorted({label for label in labels.tolist() if label not in categories})
-    if unknown:
-        advice = unknown_labels_look_like(set(labels.tolist()), categories)
-        raise PredictionError(
-            f"predictions have labels {unknown[:5]}, which are no category. Known are {_span(categories)}. {advice}"
-        )
-    if part == "boxes":
-        shapes: Any = _finite_array(prediction, "boxes", shape=(-1, 4))
-    elif part == "keypoints":
-        shapes = _keypoints(prediction)
-    else:
-        shapes = _masks(prediction["masks"], size)
-    if not len(scores) == len(labels) == len(shapes):
-        raise PredictionError(
-            f"a prediction has {len(scores)} scores, {len(labels)} labels and {len(shapes)} {part}; expected as many."
-        )
-    ids = np.array([categories[label] for label in labels.tolist()], np.int64)
-    return {"scores": scores, "labels": ids, part: shapes}
-
-
-def _label_table(labels: Labels, category_ids: Sequence[int]) -> dict[int, int]:
-    """Category id of each label that an adapter may give."""
-    if isinstance(labels, str) and labels == "category_id":
-        return {category: category for category in category_ids}
-    if isinstance(labels, Mapping):
-        table = dict(zip(labels, _listed_ids(list(labels.values())), strict=True))
-    else:
-        listed = category_ids if isinstance(labels, str) and labels == "index" else _listed_ids(labels)
-        table = dict(enumerate(listed))
-    unknown = sorted(set(table.values()) - set(category_ids))
-    if unknown:
-        raise TaskError(f"labels= has the category ids {unknown[:5]}, which the annotation file does not know.")
-    return table
-
-
-def _listed_ids(labels: Labels) -> list[int]:
-    """The category ids that somebody listed, also in an array.
-
-    Raises:
-        TaskError: If they are something else.
-    """
-    listed = [] if isinstance(labels, str) else [whole_number(label) for label in np.asarray(labels).tolist()]
-    numbers = [number for number in listed if number is not None]
-    if not numbers or len(numbers) < len(listed):
-        raise TaskError(f"labels={labels!r} is unknown. Choose 'index', 'category_id' or a sequence of category ids.")
-    return numbers
-
-
-def _array(prediction: Mapping[str, Any], key: str) -> npt.NDArray[Any]:
-    try:
-        values = as_array(prediction[key])
-    except PredictionError as error:
-        raise PredictionError(f"{key} of a prediction cannot be used: {error}") from error
-    if values.dtype.kind not in "biuf":
-        raise PredictionError(f"{key} of a prediction are {values.dtype}; expected numbers.")
-    return values
-
-
-def _finite_array(prediction: Mapping[str, Any], key: str, *, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
-    values = _array(prediction, key).astype(np.float64)
-    if values.size == 0:
-        return values.reshape(0, *shape[1:])
-    if values.ndim != len(shape) or values.shape[1:] != shape[1:]:
-        wanted = "(N,)" if len(shape) == 1 else f"(N, {shape[1]})"
-        raise PredictionError(f"{key} of a prediction have the shape {values.shape}; expected {wanted}.")
-    if not np.isfinite(values).all():
-        raise PredictionError(
-            f"{np.count_nonzero(~np.isfinite(values))} numbers among the {key} of a prediction are NaN or infinite; "
-            "expected finite ones. The model, as perturbed, may have overflowed."
-        )
-    return values
-
-
-def _keypoints(prediction: Mapping[str, Any]) -> npt.NDArray[np.float64]:
-    """(N, K, 2) x and y of each keypoint; what the adapter has besides, such as visibility, is not scored."""
-    points = _array(prediction, "keypoints").astype(np.float64)
-    if not points.size:
-        return np.zeros((0, 1, 2))
-    if points.ndim != 3 or points.shape[2] not in (2, 3):
-        raise PredictionError(
-            f"keypoints of a prediction have the shape {points.shape}; expected (N, K, 2) or (N, K, 3): x and y in "
-            "pixels of the original image first."
-        )
-    if not np.isfinite(points[..., :2]).all():
-        raise PredictionError("keypoints of a prediction are NaN or infinite. The model, as perturbed, may overflow.")
-    return points[..., :2]
-
-
-def _masks(masks: Any, size: Size) -> list[dict[str, Any]]:
-    if isinstance(masks, Sequence) and all(isinstance(mask, Mapping) for mask in masks):
-        fault = first_fault((mask, size) for mask in masks)
-        if fault is not None:
-            raise PredictionError(f"mask {fault[0]} of a prediction {fault[1]}. The adapter must return sound RLE.")
-        return [as_rle(mask, *size) for mask in masks]
-    pixels = _array({"masks": masks}, "masks")
-    if pixels.size and (pixels.ndim != 3 or pixels.dtype != bool):
-        raise PredictionError(
-            f"masks of a prediction are {pixels.dtype} {pixels.shape}; expected bool (N, H, W) or a list of RLE."
-        )
-    if pixels.size and pixels.shape[1:] != tuple(size):
-        raise PredictionError(
-            f"masks of a prediction have (height, width) {pixels.shape[1:]}, the image has {tuple(size)}. "
-            "The adapter must bring masks to the original size."
-        )
-    return [encode_mask(mask) for mask in pixels] if pixels.size else []
-
-
-def _span(categories: Mapping[int, int]) -> str:
-    known = sorted(categories)
-    return f"{known[0]} to {known[-1]} ({len(known)} of them)" if known else "none"
 
 
 def _with_ends(boxes: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +24,7 @@ from sensitivity.tasks.first_masks import PromptedImage, masks_look_like
 from sensitivity.tasks.ground_truth import GroundTruth
 from sensitivity.tasks.pixels import Pixels
 from sensitivity.tasks.segmentations import Rle, decode_mask, encode_mask
+from sensitivity.tasks.segmenting import SamSegment, Segment, SegmentTogether, as_bool_masks
 from sensitivity.tasks.shown import painted
 
 IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
@@ -32,81 +32,6 @@ IOU_METRICS = ("mIoU", "mIoU_small", "mIoU_medium", "mIoU_large")
 Floats = npt.NDArray[np.float64]
 Prediction: TypeAlias = dict[str, Any]
 _OUTLINES = ("mask_boxes", "mask_areas")
-
-
-Segment: TypeAlias = Callable[[Any, Pixels, Prompts], tuple[Any, Any]]
-
-
-@runtime_checkable
-class SegmentTogether(Protocol):
-    """A ``segment`` that cuts out what the prompts of several images mean in one call."""
-
-    def together(self, model: Any, images: Sequence[Pixels], prompts: Sequence[Prompts]) -> Sequence[tuple[Any, Any]]:
-        """What ``segment`` returns, for each image.
-
-        Args:
-            model: What is analysed.
-            images: Each (H, W, 3) uint8 RGB.
-            prompts: Of each image, at least one.
-        """
-
-
-class PromptableModel(Protocol):
-    """What ``SamSegment`` asks of a model; the SAMs of ``sensitivity.zoo`` have it."""
-
-    def preprocess(self, image: Pixels) -> Any:
-        """The encoder's input for an image (H, W, 3) uint8 RGB."""
-
-    def encode(self, x: Any) -> Any:
-        """The embedding of a preprocessed image."""
-
-    def predict_masks(self, embedding: Any, *, original_size: tuple[int, int], **prompts: Any) -> Any:
-        """Mask logits (P, M, H, W) at the original size and predicted IoU (P, M), first in a tuple.
-
-        Args:
-            embedding: Of the image.
-            original_size: (height, width).
-            prompts: ``boxes`` (P, 4), or ``points`` (P, 1, 2) with ``labels`` (P, 1) of ones; and ``multimask_output``.
-        """
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamSegment:
-    """Segments with a ``PromptableModel``: the image is encoded once, for all of its prompts.
-
-    Attributes:
-        multimask_output: Ask for three masks a prompt (the one with the best predicted IoU counts) or for one.
-        prompts_at_once: Prompts decoded together; bounds the memory, since every mask has the size of the image.
-    """
-
-    multimask_output: bool = True
-    prompts_at_once: int = 16
-
-    def __post_init__(self) -> None:
-        if self.prompts_at_once < 1:
-            raise TaskError(f"prompts_at_once={self.prompts_at_once}: it must be 1 or more.")
-
-    def __call__(self, model: PromptableModel, image: Pixels, prompts: Prompts) -> tuple[Any, Any]:
-        """Masks (P, M, H, W) bool and predicted IoU (P, M).
-
-        Raises:
-            TaskError: If the model lacks a method of ``PromptableModel``.
-        """
-        missing = [name for name in ("preprocess", "encode", "predict_masks") if not hasattr(model, name)]
-        if missing:
-            raise TaskError(
-                f"a {type(model).__name__} cannot be prompted: it has no {', '.join(missing)}. "
-                "Give the whole SAM instead of its encoder, or segment= for a model of your own."
-            )
-        embedding = model.encode(model.preprocess(image))
-        size = (image.shape[0], image.shape[1])
-        masks, ious = [], []
-        for some in prompts.chunks(self.prompts_at_once):
-            keywords = _sam_prompts(some) | {"multimask_output": self.multimask_output}
-            logits, predicted = model.predict_masks(embedding, original_size=size, **keywords)[:2]
-            masks.append(_as_bool(logits))
-            ious.append(as_array(predicted))
-        return np.concatenate(masks), np.concatenate(ious)
 
 
 class PromptedMasks:
@@ -407,7 +332,7 @@ def _by_image(
 
 def _prediction(image: Pixels, prompts: Prompts, masks: Any, predicted: Any) -> Prediction:
     """The best mask of every prompt, of what ``segment`` returned for an image."""
-    pixels, ious = _as_bool(masks), as_array(predicted).astype(np.float64)
+    pixels, ious = as_bool_masks(masks), as_array(predicted).astype(np.float64)
     expected = (len(prompts), ious.shape[1] if ious.ndim == 2 else 1, *image.shape[:2])
     if pixels.shape != expected or ious.shape != expected[:2]:
         raise PredictionError(
@@ -452,18 +377,3 @@ def _pairwise_iou(masks: Sequence[Rle], truth: Sequence[Rle]) -> Floats:
     """IoU of each mask with the truth at the same place; 0 where both are empty."""
     pairs = zip(masks, truth, strict=True)
     return np.array([mask_tools.iou([mask], [true], [0])[0, 0] for mask, true in pairs], np.float64)
-
-
-def _sam_prompts(prompts: Prompts) -> dict[str, Any]:
-    if prompts.points is None:
-        return {"boxes": prompts.boxes}
-    return {"points": prompts.points[:, None, :], "labels": np.ones((len(prompts), 1), np.int64)}
-
-
-def _as_bool(masks: Any) -> npt.NDArray[np.bool_]:
-    pixels = as_array(masks)
-    if pixels.dtype == bool:
-        return pixels
-    if not np.isfinite(pixels).all():
-        raise PredictionError("mask logits are NaN or infinite. The model, as perturbed, may have overflowed.")
-    return np.asarray(pixels > 0)

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from sensitivity.deploy.engines.registry import Build
     from sensitivity.diagnosis import Diagnosis
     from sensitivity.search.explain import TuneExplanation
-    from sensitivity.search.tune import Subject
+    from sensitivity.search.request import Subject
     from sensitivity.tuned import Tuned
     from sensitivity.wrapped.model import Wrapped
 
@@ -80,7 +80,8 @@ def tune(
         MissingPackageError: If a latency is asked for, and the engine's package is not installed.
         StoreError: As in ``analyze``.
     """
-    from sensitivity.search.tune import request_of, settings_for, tune
+    from sensitivity.search.request import request_of
+    from sensitivity.search.tune import settings_for, tune
     from sensitivity.tuned import Tuned
 
     request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates, latency)
@@ -121,7 +122,8 @@ def explain_tune(
         EngineError: If the engine runs none of the candidates, or cannot tell a latency asked for.
     """
     from sensitivity.search.explain import explain_tune
-    from sensitivity.search.tune import request_of, settings_for
+    from sensitivity.search.request import request_of
+    from sensitivity.search.tune import settings_for
 
     request = request_of(Goal(max_drop, size_bytes, latency_s), engine, candidates, latency)
     check_arguments(task, calibration=calibration, stop=stop)
@@ -143,7 +145,7 @@ def _subject(
 ) -> Subject:
     """This model as a search takes it, with ranges for its candidates, and its equalized copy."""
     from sensitivity.deploy.prepare.equalized import equalized_copy
-    from sensitivity.search.tune import Subject
+    from sensitivity.search.request import Subject
 
     ready = wrapped._calibrator.ready_for(candidates, calibration, progress=progress)
     ranges: dict[str, Any] = {"calibration": ready or None}

@@ -16,7 +16,7 @@ from sensitivity.errors import ExportError
 from sensitivity.layers.channels import Channels, LayerChannels, find_channels
 from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.tape import trace
+from sensitivity.layers.tracing import trace
 from sensitivity.perturb.cures import incurable
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.cures.equalize import Sizes, equalizing_scales

@@ -15,7 +15,8 @@ from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Score
 from sensitivity.records.latency import Latency
 from sensitivity.report.figures.pareto import MIB, ParetoPoint, front
-from sensitivity.study import Study, pareto
+from sensitivity.study import Study
+from sensitivity.tradeoff import pareto
 from tests.made_studies import make_study, random_study, with_second_recipe
 
 
