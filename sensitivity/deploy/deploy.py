@@ -98,7 +98,7 @@ def deploy(
     for part, qdq in zip(exported.parts, graphs, strict=True):
         graph = to_half(qdq, plan, part.path, io=io) if builds_in_half(kind, plan.scheme) else qdq.graph
         built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
-    deployed = Deployed(plan, built, exported.attempts, build, kind, settings)
+    deployed = Deployed(plan, built, exported.attempts, build, kind, settings=settings)
     if is_registered(kind):
         _tell_whether_it_saturates(deployed)
     if deployed.saturating:

@@ -51,6 +51,7 @@ class Deployed:
         attempts: Iterable[Attempt],
         build: Callable[..., Engine],
         kind: EngineKind,
+        *,
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         self.plan = plan
@@ -65,7 +66,9 @@ class Deployed:
     def in_fp32(self) -> Deployed:
         """The same engines, with non-quantized layers in fp32 for all that is simulated or built from now on."""
         plan = self.plan.in_fp32()
-        return Deployed(plan, self.parts, self.attempts, partial(self.build, as_planned=plan), self.kind, self.settings)
+        return Deployed(
+            plan, self.parts, self.attempts, partial(self.build, as_planned=plan), self.kind, settings=self.settings
+        )
 
     @property
     def scheme(self) -> Scheme:

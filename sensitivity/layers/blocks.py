@@ -101,7 +101,7 @@ def _with_activated_end(near: Neighbours, main: int, skip: int) -> Block | None:
     size = near.tape.values[main].shape[2:]
     if len(size) < 1 or any(near.tape.values[call.end].shape[2:] != size for _, call in pairs):
         return None
-    return _block(near, main, start, last[0], None, Ending.ACTIVATED_ADD)
+    return _block(near, main, start, last[0], None, ending=Ending.ACTIVATED_ADD)
 
 
 def _with_skip(near: Neighbours, main: int, skip: int) -> Block | None:
@@ -123,7 +123,7 @@ def _with_skip(near: Neighbours, main: int, skip: int) -> Block | None:
 
 
 def _block(
-    near: Neighbours, main: int, start: int, last: Site, shortcut: Site | None, ending: Ending = Ending.ADD
+    near: Neighbours, main: int, start: int, last: Site, shortcut: Site | None, *, ending: Ending = Ending.ADD
 ) -> Block | None:
     pairs, ops = near.behind(main, stop=start, layers_too=True)
     members = list({id(site): site for site, _ in pairs if site is not shortcut}.values())

@@ -28,7 +28,7 @@ FACTORIES = frozenset(
 )
 
 
-class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class TapeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes every operator on the tape; tensors are known by identity, versions by what was written to them."""
 
     def __init__(self, tape: Tape, parameters: Mapping[int, str]) -> None:
@@ -132,7 +132,7 @@ def written_by(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> l
 
 
 @contextlib.contextmanager
-def module_calls_noted(recorder: Recorder, paths: Mapping[int, str]) -> Iterator[None]:
+def module_calls_noted(recorder: TapeRecorder, paths: Mapping[int, str]) -> Iterator[None]:
     """Note which module calls are open while operators run.
 
     No hook is added to anybody's model.

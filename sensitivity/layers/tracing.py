@@ -19,7 +19,7 @@ from sensitivity.layers.generators import generators_forked
 from sensitivity.layers.inputs import arguments_of, tensors_in
 from sensitivity.layers.leaks import Execution, replace_leaks
 from sensitivity.layers.modes import TorchModes
-from sensitivity.layers.recorder import Recorder, module_calls_noted
+from sensitivity.layers.recorder import TapeRecorder, module_calls_noted
 from sensitivity.layers.tape import Tape, Value
 from sensitivity.turns import process_state
 
@@ -130,7 +130,7 @@ def _run(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
 def _record(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
     tape = Tape(modules=dict(twin.named_modules()))
     paths = {id(module): path for path, module in twin.named_modules()}
-    recorder = Recorder(tape, {id(p): path for path, p in twin.named_parameters()})
+    recorder = TapeRecorder(tape, {id(p): path for path, p in twin.named_parameters()})
     args, kwargs = arguments_of(example_inputs)
     for tensor in tensors_in((args, kwargs)):
         number = recorder.add(tensor, Value(None, tuple(tensor.shape), is_input=True, dynamic=True))
