@@ -36,7 +36,10 @@ FIELD_WORDS = {
 INTERFACES = {
     **dict.fromkeys(("register", "run"), "cli"),  # of every command
     **dict.fromkeys(("build", "load"), "zoo"),  # of every model that ships
-    **dict.fromkeys(("facts", "fragment", "frame", "markdown", "row_classes", "rows", "summary", "title"), "report"),
+    **dict.fromkeys(
+        ("facts", "fragment", "frame", "markdown", "row_classes", "rows", "sentence", "summary", "title"), "report"
+    ),
+    "change_of": "deploy/engines",  # of every engine that tells of changes of format
     "connect": "tasks",  # of every family, and the one that picks the family
     "describe_device": "deploy/engines",
     "handed_over": "deploy/handover",

@@ -56,7 +56,7 @@ def test_masks_are_shown_as_the_category_of_each_pixel_and_boxes_around_them(tmp
 
 
 def test_poses_are_shown_as_the_boxes_around_their_keypoints(tmp_path: Path) -> None:
-    posed = [one | {"keypoints": [1.0, 1.0, 2, 4.0, 8.0, 2]} for one in ANNOTATIONS]
+    posed = [annotation | {"keypoints": [1.0, 1.0, 2, 4.0, 8.0, 2]} for annotation in ANNOTATIONS]
     scenes = write_scenes(tmp_path, SIZES, posed)
     points = torch.tensor([[[4.0, 9.0], [1.0, 30.0]]])
     output = {"keypoints": points, "scores": torch.tensor([0.5]), "labels": torch.tensor([3])}

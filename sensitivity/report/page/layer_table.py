@@ -6,7 +6,7 @@ from sensitivity.markup.elements import Markup
 from sensitivity.records.diagnosis import DiagnosisRecord
 from sensitivity.report.page.sortable import line, sortable
 from sensitivity.report.page.study_data import causes_and_cures
-from sensitivity.report.page.values import counted
+from sensitivity.report.page.values import findings_with_values
 from sensitivity.report.reading import Reading
 from sensitivity.report.rows import ABSENT, rows
 from sensitivity.report.spread import spread_of
@@ -35,7 +35,7 @@ def layer_table(reading: Reading, recipes: tuple[str, ...], diagnosis: Diagnosis
             (*row, causes.get(row[0], ABSENT) if recipes[place[1]] == diagnosis.recipe.name else ABSENT)
             for row, place in zip(body, [*places, *[(0, 0)] * len(reading.study.skipped)], strict=True)
         ]
-    spread = {finding.layer: spread_of(finding) for finding in counted(diagnosis)}
+    spread = {finding.layer: spread_of(finding) for finding in findings_with_values(diagnosis)}
     if spread:
         header, numeric = (*header, "inputs and weights"), (*numeric, False)
         body = [(*row, spread.get(row[0]) or ABSENT) for row in body]

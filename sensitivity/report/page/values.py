@@ -21,7 +21,7 @@ RANGE_INK = style.KIND_INKS["mb"]
 CURE_INK = style.CURED_INK
 
 
-def counted(diagnosis: DiagnosisRecord | None) -> list[Finding]:
+def findings_with_values(diagnosis: DiagnosisRecord | None) -> list[Finding]:
     """The findings with a distribution."""
     findings = () if diagnosis is None else diagnosis.findings
     return [finding for finding in findings if finding.inputs is not None or finding.weights is not None]
@@ -32,7 +32,7 @@ def values_section(reading: Reading, diagnosis: DiagnosisRecord) -> Section:
     places = {layer.name: place for place, layer in enumerate(reading.study.layers)}
     options = [
         element("option", finding.layer, value=str(places[finding.layer]))
-        for finding in counted(diagnosis)
+        for finding in findings_with_values(diagnosis)
         if finding.layer in places
     ]
     chooser = element("select", *options, id="values-layer", aria_describedby="values-inputs-said values-weights-said")
@@ -75,7 +75,7 @@ def _place(noun: str, words: str) -> Markup:
 
 def values_data(reading: Reading, diagnosis: DiagnosisRecord | None) -> dict[str, Any] | None:
     """Plain values of the distributions, by the place of the layer; None where there are none."""
-    findings = {finding.layer: finding for finding in counted(diagnosis)}
+    findings = {finding.layer: finding for finding in findings_with_values(diagnosis)}
     layers = {
         str(place): {"inputs": _plain(finding.inputs, "inputs"), "weights": _plain(finding.weights, "weights")}
         for place, layer in enumerate(reading.study.layers)
