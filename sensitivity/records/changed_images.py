@@ -13,6 +13,7 @@ from sensitivity.errors import StudyError
 from sensitivity.records.arguments import check_fields
 from sensitivity.records.saved import FileKind, Saved
 from sensitivity.records.scheme import Scheme
+from sensitivity.records.units import scale_of
 
 MOST_PICTURE_BYTES = 500_000
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG"
@@ -144,7 +145,7 @@ class ChangedImagesRecord(Sequence[ChangedImage], Saved):
     @property
     def scale(self) -> float:
         """What scores are multiplied by to be in the unit that people see."""
-        return 100.0 if self.unit == "%" else 1.0
+        return scale_of(self.unit)
 
     def to_json(self) -> dict[str, Any]:
         """Plain values that ``from_json`` turns back into an equal record; pictures as base64."""

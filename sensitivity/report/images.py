@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.markup.view import view
 from sensitivity.records.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
+from sensitivity.records.units import after_drop, after_score
 from sensitivity.report.box_changes import BoxChanges, box_changes
 
 NAMED = 6
@@ -46,9 +47,8 @@ def sentence(record: ChangedImagesRecord, image: ChangedImage) -> str:
 
 def _score(record: ChangedImagesRecord, image: ChangedImage) -> str:
     before, after = (_shown(record, result) for result in (image.before, image.after))
-    unit = f" {record.unit}".rstrip()
-    points = " points" if record.unit == "%" else unit
-    change = "" if image.change is None else f" ({image.change * record.scale:+.1f}{points})"
+    unit = after_score(record.unit)
+    change = "" if image.change is None else f" ({image.change * record.scale:+.1f}{after_drop(record.unit)})"
     return f"{record.metric} of this image {before}{unit}, then {after}{unit}{change}"
 
 

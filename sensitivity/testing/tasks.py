@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, ScoresPart, Task
+from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, ScoresPart, ShowsImages, Task
 
 
 class TaskSuite:
@@ -152,6 +152,24 @@ class TaskSuite:
         if isinstance(task, LeavesOut):
             of_whole, of_parts = (task.scores_without(some, [[]])[0] for some in (predictions, parts))
             assert self._close(of_whole, of_parts)
+
+    def test_images_and_what_a_model_says_about_them_can_be_looked_at(self, task: Task, model: Any) -> None:
+        """An image is RGB of 8 bits, boxes have a class and a score each, and pixels are those of the image."""
+        if not isinstance(task, ShowsImages):
+            return
+        for batch in task.batches():
+            with torch.no_grad():
+                answers = task.seen(model, batch)
+            assert len(answers) == len(batch.images)
+            for image, seen in zip(batch.images, answers, strict=True):
+                shown = task.picture(image)
+                assert shown.name
+                assert shown.pixels.dtype == np.uint8
+                assert (shown.pixels.ndim, shown.pixels.shape[-1]) == (3, 3)
+                assert len(seen.boxes) == len(seen.labels) == len(seen.scores)
+                assert list(seen.scores) == sorted(seen.scores, reverse=True), "the best box comes first"
+                if seen.pixels is not None:
+                    assert seen.pixels.shape == shown.pixels.shape[:2]
 
     def _close(self, first: float, second: float) -> bool:
         near = math.isclose(first, second, rel_tol=self.tolerance, abs_tol=self.tolerance)

@@ -12,9 +12,10 @@ from PIL import Image
 from torch import Tensor
 
 import sensitivity as sv
-from sensitivity.contracts import ShowsImages
+from sensitivity.contracts import Seen, ShownImage, ShowsImages
 from sensitivity.errors import TaskError
 from sensitivity.tasks.shown import tensor_as_pixels
+from sensitivity.testing.tasks import TaskSuite
 from tests.tasks.made_scenes import ANNOTATIONS, SIZES, Recall, adapter, truth_as_output, write_scenes
 
 
@@ -146,3 +147,30 @@ def test_tasks_without_images_of_their_own_do_not_claim_to_show_any() -> None:
     assert not isinstance(sv.FeatureFidelity(torch.ones(2, 3, 4, 4)), ShowsImages)
     assert not isinstance(sv.callback_task(lambda model: 1.0), ShowsImages)
     assert isinstance(sv.Classification(torch.rand(2, 3, 4, 4), labels=[0, 1]), ShowsImages)
+
+
+class Faulty(sv.Classification):
+    """Shows its images with one thing wrong."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__(torch.rand(2, 3, 4, 4), labels=[0, 1])
+        self.fault = fault
+
+    def picture(self, position: int) -> ShownImage:
+        shown = super().picture(position)
+        return ShownImage("image", shown.pixels / 255) if self.fault == "fractions" else shown  # type: ignore[arg-type]
+
+    def seen(self, model: Any, batch: Any) -> list[Seen]:
+        boxes, scores = np.zeros((2, 4)), [0.5, 0.9] if self.fault == "the worst first" else [0.9, 0.5]
+        labels = ["cat"] if self.fault == "too few labels" else ["cat", "dog"]
+        pixels = np.zeros((2, 2) if self.fault == "small pixels" else (4, 4))
+        seen = [Seen(boxes=boxes, labels=labels, scores=scores, pixels=pixels) for _ in batch.images]
+        return seen[1:] if self.fault == "too few images" else seen
+
+
+@pytest.mark.parametrize("fault", ["fractions", "the worst first", "too few labels", "small pixels", "too few images"])
+def test_the_suite_finds_what_is_wrong_with_what_a_task_shows(fault: str) -> None:
+    check = TaskSuite().test_images_and_what_a_model_says_about_them_can_be_looked_at
+    check(Faulty("nothing"), None)
+    with pytest.raises(AssertionError):
+        check(Faulty(fault), None)

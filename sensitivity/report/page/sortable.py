@@ -9,6 +9,9 @@ from sensitivity.markup.elements import Markup, element, joined
 LONG = 36
 """Letters of a cell from which on it is broken into lines."""
 
+SENTENCES = 90
+"""Letters from which on its lines are long, so that a row is not many lines high."""
+
 
 def sortable(
     anchor: str,
@@ -79,9 +82,16 @@ def line(cells: Sequence[str], numeric: Sequence[bool], *, class_: str = "", **p
     return element(
         "tr",
         *(
-            element("td", content, class_="number" if flush else "long" if len(text) > LONG else None)
+            element("td", content, class_="number" if flush else _width(text))
             for content, text, flush in zip((first, *cells[1:]), cells, numeric, strict=True)
         ),
         class_=class_ or None,
         **place,
     )
+
+
+def _width(text: str) -> str | None:
+    """The class of a cell of text, by how long that is."""
+    if len(text) > SENTENCES:
+        return "long sentences"
+    return "long" if len(text) > LONG else None

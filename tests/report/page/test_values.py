@@ -53,6 +53,8 @@ await press('End'); kept.uncounted = chooser.value;
 chooser.value = '4'; chooser.dispatchEvent(new Event('change')); await pause(200);
 kept.chosen = [text('inputs').split('\\n')[0], text('weights'), said().split('\\n')[0], weights.data.length];
 kept.options = [...chooser.options].map((option) => option.textContent);
+const heights = [...document.querySelectorAll('#layer-table tbody tr')].map((row) => row.offsetHeight);
+kept.rowLines = Math.max(...heights) / 19.5;
 kept.overflow = document.documentElement.scrollWidth - innerWidth;
 """
 
@@ -100,6 +102,10 @@ def test_pointing_at_a_layer_or_choosing_it_draws_its_values(in_browser: dict[st
     assert in_browser["chosen"] == ["inputs of stage2:0:0", "weights of stage2:0:0 were not counted", "stage2:0:0", 0]
     assert in_browser["options"] == ["stage0:0:0", "stage1:0:0", "stage2:0:0"]
     assert in_browser["overflow"] <= 0
+
+
+def test_sentences_in_the_table_make_no_row_higher_than_four_lines(in_browser: dict[str, Any]) -> None:
+    assert 1.0 <= in_browser["rowLines"] <= 4.5
 
 
 def test_the_page_without_a_script_and_the_view_of_a_notebook_have_the_words() -> None:
