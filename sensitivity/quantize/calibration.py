@@ -353,7 +353,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except FileNotFoundError as error:
         raise CalibrationError(f"no calibration at {path}. Calibration.save writes one.") from error
-    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+    except (SafetensorError, OSError, ValueError, RecursionError, MemoryError) as error:
         raise CalibrationError(
             f"{path} holds no calibration, or is damaged: {error}. Give a file that Calibration.save wrote."
         ) from error

@@ -13,12 +13,15 @@ import numpy.typing as npt
 from PIL import Image
 
 from sensitivity.errors import ImageError, TaskError
+from sensitivity.records.files import check_regular
 
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are opened, by content and not by suffix; Pillow knows others that run programs (EPS) or fetch files."""
 
+_LONGEST_HEADER = 2**16
+_COMMENT = re.compile(rb"#[^\r\n]*")
 _FULL_SCALES = (1.0, 255.0, 65535.0)
 
 
@@ -56,6 +59,8 @@ def opened_image(path: Path, error_type: type[TaskError], content: str) -> Itera
             the file.
     """
     try:
+        check_regular(path)
+        _check_header_ends(path)
         with Image.open(path, formats=FORMATS) as image:
             yield image
     except (TaskError, MemoryError):
@@ -65,6 +70,18 @@ def opened_image(path: Path, error_type: type[TaskError], content: str) -> Itera
         raise error_type(
             f"{path} cannot be read as {content}: {error}. Replace the file or leave it out. Formats read: {known}."
         ) from error
+
+
+def _check_header_ends(path: Path) -> None:
+    """Refuse a netpbm file whose header goes on and on: Pillow would read its comments byte by byte.
+
+    Raises:
+        ValueError: If so.
+    """
+    with path.open("rb") as file:
+        start = file.read(_LONGEST_HEADER)
+    if start[:1] == b"P" and len(start) == _LONGEST_HEADER and len(_COMMENT.sub(b" ", start).split(None, 4)) < 5:
+        raise ValueError(f"its header has no end in {_LONGEST_HEADER} bytes")
 
 
 def read_image(path: Path) -> Pixels:

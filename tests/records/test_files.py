@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from pathlib import Path
 
 import pytest
 
 from sensitivity.errors import RecipeError, StudyError
 from sensitivity.records import Scheme, StudyRecord
+from sensitivity.records.files import read_bytes
 from sensitivity.records.verification import VerificationRecord
 
 KINDS = [(StudyRecord, StudyError), (Scheme, RecipeError), (VerificationRecord, StudyError)]
@@ -57,3 +59,25 @@ def test_json_of_something_else_is_told(kind: type, error: type[Exception], cont
     (tmp_path / "a.json").write_text(content, encoding="utf-8")
     with pytest.raises(error, match="not a "):
         kind.load(tmp_path / "a.json")  # type: ignore[attr-defined]
+
+
+def test_a_file_that_is_too_large_is_refused_before_memory_is_taken(tmp_path: Path) -> None:
+    with (tmp_path / "large").open("wb") as file:
+        file.truncate(2**40)  # a file of holes
+    tracemalloc.start()
+    try:
+        with pytest.raises(OSError, match="it has more than the 33554432 bytes of the largest study"):
+            read_bytes(tmp_path / "large", "study", most=2**25)
+        assert tracemalloc.get_traced_memory()[1] < 2**20
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_small_file_takes_memory_for_what_it_holds(tmp_path: Path) -> None:
+    (tmp_path / "small").write_bytes(b"{}")
+    tracemalloc.start()
+    try:
+        assert read_bytes(tmp_path / "small", "study") == b"{}"
+        assert tracemalloc.get_traced_memory()[1] < 2**20  # not the most that a study may have
+    finally:
+        tracemalloc.stop()

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,22 @@ def test_a_decompression_bomb_is_refused_before_it_is_decoded(tmp_path: Path) ->
         read_image(tmp_path / "big.png")
     with pytest.raises(AnnotationError, match=r"big\.png cannot be read as a label map: .*182000000 pixels"):
         PngLabels(tmp_path).read(0)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"a\.png cannot be read as an image: it is a pipe or a device"):
+        read_image(tmp_path / "a.png")
+
+
+def test_a_header_that_goes_on_and_on_is_refused_and_a_long_comment_is_read(tmp_path: Path) -> None:
+    (tmp_path / "endless.ppm").write_bytes(b"P6\n" + b"#" * 10**7)
+    with pytest.raises(ImageError, match=r"endless\.ppm .* its header has no end in 65536 bytes"):
+        read_image(tmp_path / "endless.ppm")
+    pixels = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
+    (tmp_path / "long.ppm").write_bytes(b"P6\n#" + b"x" * 5000 + b"\n200 200\n# y\n255\n" + pixels.tobytes())
+    np.testing.assert_array_equal(read_image(tmp_path / "long.ppm"), pixels)
 
 
 def test_formats_that_are_not_asked_for_are_refused(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.contracts import Engine
+from sensitivity.deploy.bundle.external_data import check_self_contained
 from sensitivity.deploy.bundle.manifest import Manifest, PartFiles
 from sensitivity.deploy.bundle.write import NAMES
 from sensitivity.deploy.engines.inputs import Array
@@ -43,8 +44,13 @@ class LoadedDeployment:
     @property
     def names(self) -> list[dict[str, str]]:
         """For each node of a layer: layer, torch module, part, ONNX node, the engine's name, precision and recipe."""
-        with (self.folder / NAMES).open(encoding="utf-8", newline="") as file:
-            return [{column: from_cell(cell) for column, cell in row.items()} for row in csv.DictReader(file)]
+        try:
+            with (self.folder / NAMES).open(encoding="utf-8", newline="") as file:
+                return [{column: from_cell(cell) for column, cell in row.items()} for row in csv.DictReader(file)]
+        except (OSError, UnicodeDecodeError, csv.Error, TypeError, AttributeError) as error:
+            raise EngineError(
+                f"{self.folder / NAMES} is no table of names: {error}. Save the deployment again."
+            ) from error
 
     @property
     def verification(self) -> VerificationRecord | None:
@@ -123,6 +129,14 @@ def load_deployment(folder: str | Path, *, engine: str | Build | None = None) ->
 
     def made(part: PartFiles) -> Engine:
         built = None if part.engine is None or engine is not None else place / part.engine
-        return engine_from_files(kind, (place / part.onnx).read_bytes(), built, **settings)
+        graph = (place / part.onnx).read_bytes()
+        check_self_contained(graph, part.onnx)
+        try:
+            return engine_from_files(kind, graph, built, **settings)
+        except TypeError as error:
+            raise EngineError(
+                f"{place} has settings that {kind.name} does not take: {settings!r:.80}: {error}. Save the deployment "
+                "again."
+            ) from error
 
     return LoadedDeployment(place, manifest, {part.path: made(part) for part in manifest.parts})

@@ -12,7 +12,7 @@ from typing import Any
 
 from sensitivity.errors import EngineError
 from sensitivity.records.arguments import check_fields
-from sensitivity.records.files import read_json, write_json
+from sensitivity.records.files import check_regular, read_json, write_json
 from sensitivity.records.scheme import IoType
 
 MANIFEST = "deployment.json"
@@ -135,6 +135,7 @@ class Manifest:
         manifest = cls.from_json(plain)
         for name, expected in manifest.files.items():
             _check_file(folder, name, expected)
+        _check_parts(folder, manifest)
         return manifest
 
 
@@ -149,11 +150,30 @@ def hash_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _check_parts(folder: Path, manifest: Manifest) -> None:
+    """Nothing, if every part has a path of its own and files whose hashes are known.
+
+    Raises:
+        EngineError: If not.
+    """
+    paths = [part.path for part in manifest.parts]
+    if not paths or len(set(paths)) != len(paths):
+        raise EngineError(f"{folder / MANIFEST} has the parts {paths!r:.80}; expected one or more different ones.")
+    named = [name for part in manifest.parts for name in (part.onnx, part.engine) if name is not None]
+    unknown = next((name for name in named if name not in manifest.files), None)
+    if unknown is not None:
+        raise EngineError(
+            f"{folder / MANIFEST} names {unknown!r:.80} as a part and has no hash of it. Do not trust it; save the "
+            "deployment again."
+        )
+
+
 def _check_file(folder: Path, name: str, expected: str) -> None:
     path = folder / name
     if Path(name).is_absolute() or ".." in Path(name).parts:
         raise EngineError(f"{folder / MANIFEST} names {name!r}, which lies outside of its folder. Do not trust it.")
     try:
+        check_regular(path)
         actual = hash_of(path)
     except OSError as error:
         raise EngineError(f"{path} belongs to this deployment and cannot be read: {error}. Save it again.") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pandas as pd
 import pytest
 import torch
 from torch import nn
 
 import sensitivity as sv
+from sensitivity.deploy.bundle.external_data import check_self_contained
 from sensitivity.deploy.bundle.manifest import MANIFEST, Manifest
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.errors import EngineError
@@ -114,6 +118,81 @@ def test_a_manifest_that_names_files_elsewhere_is_not_trusted(saved: Path) -> No
     replace(manifest, files={"../elsewhere": "0" * 64}).save(saved)
     with pytest.raises(EngineError, match=r"names '\.\./elsewhere', which lies outside of its folder"):
         sv.load_deployment(saved)
+
+
+@pytest.mark.parametrize("name", ["../elsewhere.onnx", "/elsewhere.onnx", "unlisted.onnx"])
+@pytest.mark.parametrize("field", ["onnx", "engine"])
+def test_a_part_whose_file_has_no_hash_is_not_read(field: str, name: str, saved: Path) -> None:
+    manifest = Manifest.load(saved)
+    shutil.copy(saved / "model.onnx", saved / "unlisted.onnx")
+    part: Any = replace(manifest.parts[0], **{field: name})
+    replace(manifest, parts=(part,)).save(saved)
+    with pytest.raises(EngineError, match=rf"names '.*{Path(name).name}' as a part and has no hash of it"):
+        sv.load_deployment(saved)
+
+
+@pytest.mark.parametrize("times", [0, 2])
+def test_a_manifest_without_parts_or_with_one_twice_is_refused(times: int, saved: Path) -> None:
+    manifest = Manifest.load(saved)
+    replace(manifest, parts=manifest.parts * times).save(saved)
+    with pytest.raises(EngineError, match=r"has the parts \[.*\]; expected one or more different ones"):
+        sv.load_deployment(saved)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no named pipes on this system")
+def test_a_pipe_in_the_place_of_a_file_is_not_waited_for(saved: Path) -> None:
+    (saved / "names.csv").unlink()
+    os.mkfifo(saved / "names.csv")
+    with pytest.raises(EngineError, match=r"names\.csv belongs to this deployment and cannot be read: it is a pipe"):
+        sv.load_deployment(saved)
+
+
+def test_settings_that_an_engine_does_not_take_are_refused(saved: Path) -> None:
+    replace(Manifest.load(saved), settings={"colour": "red"}).save(saved)
+    with pytest.raises(EngineError, match=r"has settings that onnxruntime does not take: \{'colour': 'red'\}"):
+        sv.load_deployment(saved)
+
+
+def test_names_that_are_no_text_are_refused(saved: Path) -> None:
+    loaded = sv.load_deployment(saved)
+    (saved / "names.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(EngineError, match=r"names\.csv is no table of names"):
+        _ = loaded.names
+
+
+def with_weights_elsewhere(graph: bytes) -> bytes:
+    """The same graph with its first weight in a file of its own, named as ONNX does it."""
+    model = onnx.load_model_from_string(graph)
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value="weights.bin")
+    return model.SerializeToString()
+
+
+@pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("has_onnx", [True, False])
+def test_weights_in_other_files_are_not_read(
+    has_onnx: bool, engine: str, saved: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graph = with_weights_elsewhere((saved / "model.onnx").read_bytes())
+    (saved / "model.onnx").write_bytes(graph)
+    plain = json.loads((saved / MANIFEST).read_text(encoding="utf-8"))
+    plain["files"]["model.onnx"] = hashlib.sha256(graph).hexdigest()
+    plain.pop("digest")
+    Manifest.from_json(plain).save(saved)
+    monkeypatch.chdir(tmp_path)
+    Path("weights.bin").write_bytes(bytes(10_000))
+    if not has_onnx:
+        monkeypatch.setattr("sensitivity.deploy.bundle.external_data.find_spec", lambda _: None)
+    with pytest.raises(EngineError, match=r"model\.onnx holds a graph whose weights lie in other files"):
+        sv.load_deployment(saved, engine=engine)
+
+
+def test_a_graph_that_has_a_location_in_a_name_is_read(saved: Path) -> None:
+    graph = onnx.load_model(saved / "model.onnx")
+    graph.doc_string = "location"
+    check_self_contained(graph.SerializeToString(), "model.onnx")
 
 
 @pytest.mark.parametrize("plain", [{}, {"schema": 9}, {"schema": 1}])
