@@ -151,3 +151,35 @@ def test_what_cannot_be_shown_is_refused(wrapped: sv.Wrapped, task: sv.CocoDetec
         wrapped.changed_images(task, sv.Scheme(), top=0)
     with pytest.raises(StudyError, match="least_score=nan: give a number"):
         wrapped.changed_images(task, sv.Scheme(), least_score=float("nan"))
+
+
+class Brightness(nn.Module):
+    """Says of each pixel whether its colour is 1 or more."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Conv2d(3, 2, 1)
+        self.layer.weight.data = torch.tensor([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]]).reshape(2, 3, 1, 1)
+        self.layer.bias.data = torch.tensor([0.5 / 255, 0.0])  # type: ignore[union-attr]
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.layer(x)
+        return scores
+
+
+def test_pixels_that_get_another_class_are_counted_and_marked(tmp_path: Path) -> None:
+    colours = np.tile(np.arange(4, dtype=np.uint8), (4, 1))
+    for folder, pixels in (("images", np.repeat(colours[..., None], 3, axis=2)), ("labels", (colours > 0) * 1)):
+        (tmp_path / folder).mkdir()
+        Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / folder / "0.png")
+    task = sv.SemanticSegmentation(
+        tmp_path / "images", tmp_path / "labels", classes=["dark", "bright"], preprocess=sv.Resize(height=4, width=4)
+    )
+    wrapped = sv.wrap(Brightness().eval(), torch.zeros(1, 3, 4, 4))
+    (image,) = wrapped.changed_images(task, sv.Scheme.all(COARSE), calibration=next(task.batches()).inputs[0])
+    assert image.before.score == 1.0
+    assert image.after.score == pytest.approx((4 / 8 + 8 / 12) / 2)  # the second column becomes dark
+    assert image.changed_pixels == 0.25
+    assert image.overlay is not None
+    overlay = np.asarray(Image.open(io.BytesIO(image.overlay)).convert("RGBA"))
+    assert (overlay[..., 3] == [[0, 255, 0, 0]] * 4).all()

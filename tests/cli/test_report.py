@@ -11,6 +11,7 @@ from sensitivity.cli.main import main
 from tests.made_studies import make_study, with_second_recipe
 from tests.report.page.made import TUNED, VERIFICATION
 from tests.report.page.test_study_page import DIAGNOSIS
+from tests.report.test_images import RECORD as CHANGED_IMAGES
 
 
 @pytest.fixture
@@ -126,6 +127,7 @@ def test_what_else_is_known_of_the_model_joins_the_page(study: Path) -> None:
         "tuned": TUNED,
         "verification": VERIFICATION,
         "diagnosis": DIAGNOSIS,
+        "changed-images": CHANGED_IMAGES,
         "other": make_study([0.1, 0.2, 0.0, 0.01]),
     }
     words = []
@@ -138,6 +140,7 @@ def test_what_else_is_known_of_the_model_joins_the_page(study: Path) -> None:
     assert "The path of the search" in text
     assert "Simulated against deployed" in text
     assert "outliers (+9.0 dB)" in text
+    assert text.count("<figure") == len(CHANGED_IMAGES)
     assert "Compared with INT8, the other study" in text
 
 

@@ -294,6 +294,34 @@ def test_table_and_picture_show_every_layer_and_an_arrow_for_every_cure(tmp_path
         diagnosis.plot(tmp_path / "cures.txt")
 
 
+def test_the_values_of_a_layer_tell_the_illness_that_was_built_in_and_cost_one_pass(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wrapped = wrapped_with("outliers")
+    passes: list[object] = []
+    wrapped.model.register_forward_hook(lambda *_: passes.append(None))
+    diagnosis = wrapped.diagnose(images(), MINMAX, enough_db=-200.0)
+    with_values = len(passes)
+    monkeypatch.setattr("sensitivity.search.diagnose._with_distributions", lambda _, __, ___, findings, ____: findings)
+    bare = wrapped.diagnose(images(), MINMAX, enough_db=-200.0)
+    batches = with_values - (len(passes) - with_values)
+    assert batches == 4  # one pass of each image
+    sick, well = diagnosis[3], diagnosis[2]
+    assert sick.inputs is not None
+    assert well.inputs is not None
+    read: list[Tensor] = []
+    wrapped.model.get_submodule("layers.3").register_forward_pre_hook(lambda _, args: read.append(args[0].detach()))
+    wrapped.model(images())
+    assert (sick.inputs.low, sick.inputs.high) == pytest.approx((float(read[0].min()), float(read[0].max())), rel=1e-5)
+    assert sick.inputs.covered is not None
+    assert sick.inputs.covered[1] == pytest.approx(sick.inputs.high)
+    assert sick.inputs.most_within < 0.05 * sick.inputs.high
+    assert well.inputs.most_within > 0.5 * well.inputs.high
+    assert sick.weights is not None
+    assert sick.weights.high == float(wrapped.model.get_submodule("layers.3").weight.detach().max())  # type: ignore[arg-type]
+    assert [replace(finding, inputs=None, weights=None) for finding in diagnosis] == list(bare)
+
+
 def test_what_cannot_be_diagnosed_is_said() -> None:
     wrapped = wrapped_with("none")
     for recipe in (MINMAX, sv.INT8_WEIGHTS):
