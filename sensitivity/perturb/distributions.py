@@ -113,7 +113,7 @@ def _counting(
 
 def _ends(quantize: Callable[[Tensor], Tensor], like: Tensor) -> Ends:
     """The lowest and the highest value that codes stand for: what infinities become."""
-    infinite = torch.full_like(like[:1] if like.dim() else like, torch.inf)
+    infinite = torch.full_like(like, torch.inf)  # of the whole shape: channels may have ranges of their own
     return float(quantize(-infinite).min()), float(quantize(infinite).max())
 
 

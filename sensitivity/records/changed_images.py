@@ -6,7 +6,7 @@ import base64
 import binascii
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, Self, overload
 
 from sensitivity.errors import StudyError
@@ -73,12 +73,12 @@ class ChangedImage:
     name: str
     width: int
     height: int
-    jpeg: bytes
+    jpeg: bytes = field(repr=False)
     before: ImageResult
     after: ImageResult
     answer: str = ""
     changed_pixels: float | None = None
-    overlay: bytes | None = None
+    overlay: bytes | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         for part in (self, self.before, self.after, *self.before.boxes, *self.after.boxes):

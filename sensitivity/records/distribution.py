@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from sensitivity.errors import StudyError
@@ -41,8 +41,8 @@ class Distribution:
 
     first: float
     width: float
-    before: tuple[int, ...]
-    after: tuple[int, ...]
+    before: tuple[int, ...] = field(repr=False)
+    after: tuple[int, ...] = field(repr=False)
     low: float
     high: float
     most_within: float

@@ -105,6 +105,19 @@ def test_the_range_of_the_cure_is_told_beside_that_of_the_recipe() -> None:
     assert counted.cured[1] == pytest.approx(counted.covered[1])
 
 
+def test_channels_with_ranges_of_their_own_are_covered_from_the_lowest_to_the_highest() -> None:
+    model = Net().eval()
+    spec = sv.QuantSpec("int8", "per-channel")
+    counted = distributions_of(model, [images()], sv.Recipe("channels", activations=spec))[1]
+    assert counted is not None
+    largest = inputs_of_second(model).amax((0, 2, 3))
+    scales = largest / 127
+    zeros = torch.zeros(6, dtype=torch.int32)
+    quantized = torch.fake_quantize_per_channel_affine(inputs_of_second(model), scales, zeros, 1, -128, 127)
+    assert counted.covered == pytest.approx((-128 / 127 * float(largest.max()), float(largest.max())))
+    assert list(counted.after) == np.histogram(quantized.numpy(), edges(counted))[0].tolist()
+
+
 def test_inputs_that_a_recipe_leaves_alone_are_counted_once() -> None:
     model = Net().eval()
     wrapped = sv.wrap(model, images(1))

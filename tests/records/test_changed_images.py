@@ -19,6 +19,7 @@ def test_they_come_back_from_json_as_they_were() -> None:
     assert [image.change for image in RECORD] == [-0.5, -0.25, -1.0]
     assert RECORD[1:] == RECORD.shown[1:]
     assert RECORD[0] in RECORD
+    assert len(repr(RECORD[0])) < 600
 
 
 @pytest.mark.parametrize(

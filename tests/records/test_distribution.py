@@ -24,6 +24,11 @@ def test_a_diagnosis_with_distributions_comes_back_from_json_as_it_was() -> None
     assert DIAGNOSIS["a"].inputs.largest == 0.9
 
 
+def test_what_is_printed_of_a_finding_leaves_the_counts_out() -> None:
+    assert "before" not in repr(DIAGNOSIS["a"])
+    assert "most_within=0.7" in repr(DIAGNOSIS["a"])
+
+
 def test_a_diagnosis_of_an_older_version_has_none() -> None:
     plain = DIAGNOSIS.to_json()
     for finding in plain["findings"]:

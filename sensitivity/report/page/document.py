@@ -23,6 +23,9 @@ _ALLOWED = "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-in
 """What a browser lets the page do: what is in it, and no request to anywhere."""
 
 
+_WITHOUT_SCRIPT = "The charts need JavaScript; every number is in the tables."
+
+
 @dataclass(frozen=True, slots=True)
 class Section:
     """One part of a page.
@@ -53,6 +56,7 @@ def document(
     """
     charts = {chart.anchor: chart.data() for part in sections for chart in part.charts}
     data = {"charts": charts} | ({} if study is None else {"study": study})
+    has_charts = bool(charts) or study is not None
     navigation = element(
         "nav", *(element("a", part.title, href=f"#{part.anchor}") for part in sections), aria_label="Sections"
     )
@@ -61,7 +65,7 @@ def document(
         element("h1", title),
         element("div", *(element("p", paragraph) for paragraph in lead), class_="lead"),
         navigation,
-        element("noscript", element("p", "The charts need JavaScript; every number is in the tables.")),
+        *([element("noscript", element("p", _WITHOUT_SCRIPT))] if has_charts else []),
         *(
             element("section", element("h2", part.title), part.content, id=part.anchor, class_=part.anchor)
             for part in sections
@@ -80,7 +84,7 @@ def document(
     )
     scripts = [
         element("script", _json(data), type="application/json", id="data"),
-        element("script", plotting_library(), type="application/octet-stream", id="library"),
+        *([element("script", plotting_library(), type="application/octet-stream", id="library")] if has_charts else []),
         element("script", own_script()),
     ]
     body = element("body", "\n", joined(main, *scripts, between="\n"), "\n", class_="sensitivity")

@@ -5,6 +5,10 @@ function startPage() {
     if (chart.id === 'dips') return [chart, watchDips, drawDips];
     return chart.dataset.values ? [chart, watchValues, drawValues] : [chart, watchPoints, drawPoints];
   });
+  if (!present.length) { // a page without charts has no plotting library
+    document.body.dataset.charts = 'none';
+    return;
+  }
   for (const [chart, watch] of present) watch(chart);
   const drawAll = () => Promise.all(present.map(([chart, , draw]) => draw(chart)));
   loadLibrary().then(drawAll).then(
