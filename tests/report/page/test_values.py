@@ -114,7 +114,7 @@ def test_the_page_without_a_script_and_the_view_of_a_notebook_have_the_words() -
     assert table[0][-1] == "inputs and weights"
     assert "Channel 7 reaches 40 times" in table[3][-1]
     assert table[4][-1] == "–"
-    assert "None of the inputs is below zero" in damage.html(DIAGNOSIS)
+    assert "None of the inputs is below zero" in damage.fragment(DIAGNOSIS)
 
 
 def test_a_diagnosis_without_distributions_adds_no_part_to_the_page() -> None:
