@@ -47,6 +47,7 @@ class Attributes:
 
     Attributes:
         tensors: Those in the things that the modules hold, with their paths; the modules' own are not among them.
+        functions_left_out: Whether passes may call more functions than are looked at.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
@@ -165,6 +166,7 @@ class Attributes:
             for kind in named_classes(function):
                 self._link_class(function, kind)
             waiting += [(function, inner) for inner in named_functions(function, classes)]
+        self.functions_left_out = any(id(function) not in self._parts for _, function in waiting)
         self._functions = []
 
     def _remember(self, value: Any, held: list[Holder]) -> None:

@@ -16,6 +16,7 @@ from sensitivity.errors import ModelError
 from sensitivity.layers.generators import RandomState
 from sensitivity.layers.modes import TorchModes
 from sensitivity.perturb.attributes import Attributes, recomputed
+from sensitivity.perturb.functions import MOST_FUNCTIONS
 from sensitivity.turns import process_state
 from sensitivity.weights import raw_bytes
 
@@ -107,6 +108,16 @@ class ModelState:
             self._random = RandomState.now(self.cuda)
         self._modes_of_passes: TorchModes | None = None  # those of the first one: this may be made with gradients on
         self._volatile: list[_Remembered] = []
+
+    @property
+    def remark(self) -> str | None:
+        """What a reader should know of what is not put back; None where nothing is known to be left out."""
+        if not self._attributes.functions_left_out:
+            return None
+        return (
+            f"a pass of this model may call more than {MOST_FUNCTIONS} functions: what the others keep in closures and "
+            "global variables is not put back between passes"
+        )
 
     def for_passes(self) -> ModelState:
         """The same content, with the flags, modes and generators of now; all of it is not read and copied again."""

@@ -154,6 +154,20 @@ def test_functions_of_torch_and_numpy_are_not_looked_into() -> None:
     assert "float" not in holders[0].content
 
 
+@pytest.mark.parametrize("most", [1, 4000])
+def test_a_model_that_leads_into_more_functions_than_are_looked_at_has_a_note(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in ("attributes", "state"):
+        monkeypatch.setattr(f"sensitivity.perturb.{module}.MOST_FUNCTIONS", most)
+    wrapped = sv.wrap(Held(in_a_list).eval(), torch.ones(1, 3, 4, 4))
+    study = wrapped.analyze(
+        sv.FeatureFidelity(torch.ones(2, 3, 4, 4)), sv.INT8_WEIGHTS, settings=sv.Sweep(workers=None)
+    )
+    remarks = [note for note in study.notes if "may call more than" in note]
+    assert len(remarks) == (most == 1)
+
+
 def test_of_this_library_only_the_models_that_it_ships_are_looked_into() -> None:
     assert not is_looked_at(sv.wrap)  # type: ignore[arg-type]
     assert list(entries([mpvit.build("tiny", classes=2)]))

@@ -106,6 +106,8 @@ class Forward:
         self.spent_before_s = 0.0
         self._model = model
         self._state = ModelState(model) if state is None else state.for_passes()
+        if self._state.remark is not None:
+            self.notes.append(Note(NoteKind.REMARK, self._state.remark))
         self._changed: Set[int] = frozenset()  # modules that the last recorded pass has changed
         self.replayer = Replayer(model, memory_limit=memory_limit, changed=lambda: self._changed) if replay else None
         self._learnt = False
