@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import sensitivity as sv
 from sensitivity.cli.families import connected_family
@@ -30,6 +31,50 @@ def test_a_name_makes_a_network_that_can_be_wrapped(text: str, package: str, pur
     connected = connected_family(text, trained=False)
     assert connected.purpose == purpose
     assert len(sv.wrap(connected.model, connected.example_inputs).layers) > 10
+
+
+@pytest.mark.parametrize("trained", [True, False])
+def test_a_folder_of_transformers_makes_its_network_with_its_own_weights(tmp_path: Path, trained: bool) -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.YolosConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=16,
+        image_size=[64, 64],
+        num_labels=3,
+    )
+    saved = transformers.YolosForObjectDetection(config)
+    saved.save_pretrained(tmp_path)
+    transformers.YolosImageProcessor(size={"height": 64, "width": 64}).save_pretrained(tmp_path)
+    connected = connected_family(f"transformers:{tmp_path}", trained=trained)
+    assert connected.purpose == "detection"
+    assert same_weights(connected.model, saved) == trained
+    assert sv.wrap(connected.model, connected.example_inputs).layers
+
+
+def test_a_folder_of_smp_makes_its_network_with_its_own_weights(tmp_path: Path) -> None:
+    smp = pytest.importorskip("segmentation_models_pytorch")
+    saved = smp.Unet("resnet18", encoder_weights=None, classes=3)
+    saved.save_pretrained(tmp_path)
+    connected = connected_family(f"smp:{tmp_path}", trained=True)
+    assert connected.purpose == "semantic segmentation"
+    assert same_weights(connected.model, saved)
+    with pytest.raises(ModelError, match="leave out --random-weights"):
+        connected_family(f"smp:{tmp_path}", trained=False)
+
+
+def test_a_file_of_ultralytics_makes_its_network_with_its_own_weights(tmp_path: Path) -> None:
+    ultralytics = pytest.importorskip("ultralytics")
+    saved = ultralytics.YOLO("yolo11n.yaml")
+    saved.save(tmp_path / "mine.pt")
+    connected = connected_family(f"ultralytics:{tmp_path / 'mine.pt'}", trained=True)
+    assert same_weights(connected.model.half(), saved.model.half())  # the file holds halves
+
+
+def same_weights(first: nn.Module, second: nn.Module) -> bool:
+    """Whether two networks of one form hold the same parameters."""
+    return all(map(torch.equal, first.parameters(), second.parameters()))
 
 
 def test_an_unknown_name_is_told_with_its_neighbours() -> None:
