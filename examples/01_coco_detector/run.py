@@ -1,4 +1,4 @@
-"""Finds the layers of a COCO detector that plain ranges break, and compares protecting the worst with better ranges."""
+"""Finds the layers of a COCO detector that plain ranges break, says why, and cures them: on the engine, with its AP."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ import sensitivity as sv
 
 RECIPES = (sv.INT8_MINMAX, sv.INT4_WEIGHTS)
 CURES = (sv.INT8, sv.INT8_AFFINE)  # the same eight bits, with ranges that were chosen better
+DIAGNOSED = 8  # images that the diagnosis compares outputs on
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Layers, baseline, sweep, dips, schemes: the main job from end to end."""
+    """Layers, sweep, dips, schemes, diagnosis, tuned scheme: the main job from end to end."""
     options = parse(arguments)
     options.out.mkdir(parents=True, exist_ok=True)
     detector = DETECTORS[options.model]
@@ -43,7 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tell_dips(study, recipe.name, options.protect)
 
     tell_schemes(wrapped, study, task, options.protect, options.out)
-    write(study, options.out)
+    few = make_task(detector, options.calibration_images, options.calibration_annotations, DIAGNOSED)
+    diagnosis = wrapped.diagnose(few, sv.INT8_MINMAX, layers=options.layers, calibration=calibration)
+    print(f"\n{diagnosis}")
+    tuned = wrapped.tune(
+        task,
+        max_drop=options.max_drop,
+        candidates=[sv.INT8_MINMAX, *CURES],
+        calibration=calibration,
+        engine=None if options.engine == "none" else options.engine,
+        store=options.out / "tune.jsonl",
+    )
+    print(f"\n{tuned}")
+    write(study, diagnosis, tuned, options.out)
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -58,6 +71,10 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--limit", type=int, help="use the first so many images of each folder (default: all)")
     parser.add_argument("--layers", default="*", help="pattern of the layers to measure, e.g. @exit (default: all)")
     parser.add_argument("--protect", type=int, default=8, help="layers to keep in float (default: %(default)s)")
+    parser.add_argument("--max-drop", type=float, default=1.0, help="points of AP that may be lost (default: 1)")
+    parser.add_argument(
+        "--engine", default="openvino", help="engine that runs the tuned scheme, or none (default: openvino)"
+    )
     parser.add_argument("--explain", action="store_true", help="tell what the sweep would cost, and stop there")
     return parser.parse_args(arguments)
 
@@ -107,9 +124,14 @@ def tell_scheme(label: str, score: sv.Score, size_bytes: int) -> None:
     print(f"{label:44} {score.metrics['AP']:6.4f} {score.metrics['AP50']:6.4f} {size_bytes / 1024:6.0f}")
 
 
-def write(study: sv.Study, folder: Path) -> None:
+def write(study: sv.Study, diagnosis: sv.Diagnosis, tuned: sv.Tuned, folder: Path) -> None:
     study.save(folder / "study.json")
     study.plot(folder / "dips.png")
+    study.to_html(folder / "report.html", diagnosis=diagnosis, tuned=tuned)
+    diagnosis.save(folder / "diagnosis.json")
+    diagnosis.plot(folder / "diagnosis.png")
+    tuned.plot(folder / "path.png")
+    tuned.save(folder / "tuned.json")
     study.table().to_csv(folder / "layers.csv", index=False)
     (folder / "layers.md").write_text(study.to_markdown() + "\n", encoding="utf-8")
     print(f"\nwrote {', '.join(sorted(path.name for path in folder.iterdir()))} to {folder}")

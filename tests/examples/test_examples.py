@@ -50,10 +50,10 @@ def test_the_detector_example_tells_what_a_sweep_would_cost(
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("model", "weights", "expected", "layers", "exits"),
+    ("model", "weights", "expected", "layers", "exits", "engine"),
     [
-        ("yolo-fastest-xl", "yolo_fastest_1_1_xl", (0.2290, 0.4170), "stage1:0:*", 24),
-        ("fastestdet", "fastestdet", (0.1551, 0.2834), "backbone.first_conv", 1),
+        ("yolo-fastest-xl", "yolo_fastest_1_1_xl", (0.2290, 0.4170), "stage1:0:*", 24, "openvino"),
+        ("fastestdet", "fastestdet", (0.1551, 0.2834), "backbone.first_conv", 1, "none"),
     ],
 )
 def test_the_detector_example_goes_from_real_images_to_a_measured_scheme(
@@ -62,13 +62,14 @@ def test_the_detector_example_goes_from_real_images_to_a_measured_scheme(
     expected: tuple[float, float],
     layers: str,
     exits: int,
+    engine: str,
     repository: Path,
     shared_data: Path,
     tmp_path: Path,
 ) -> None:
     pytest.importorskip("cv2", reason="the detector example resizes with OpenCV (extra: examples)")
     weights_file = shared_data / "weights" / f"{weights}.safetensors"
-    arguments = ["--model", model, "--weights", weights_file, *coco(shared_data), "--out", tmp_path]
+    arguments = ["--model", model, "--weights", weights_file, *coco(shared_data), "--out", tmp_path, "--engine", engine]
     printed = run(repository, "01_coco_detector", *arguments, "--layers", layers, "--protect", "1")
     match = re.search(r"unperturbed, calibrated on 50 images: AP ([\d.]+), AP50 ([\d.]+)", printed)
     assert match is not None
@@ -81,7 +82,13 @@ def test_the_detector_example_goes_from_real_images_to_a_measured_scheme(
     with (tmp_path / "layers.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 2 * len(study.layers)
     assert (tmp_path / "layers.md").read_text(encoding="utf-8").startswith("| layer")
-    assert (tmp_path / "dips.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("dips.png", "diagnosis.png", "path.png"):
+        assert (tmp_path / picture).read_bytes().startswith(b"\x89PNG")
+    diagnosis, tuned = sv.Diagnosis.load(tmp_path / "diagnosis.json"), sv.Tuned.load(tmp_path / "tuned.json")
+    assert {finding.layer for finding in diagnosis} == {measurement.layer for measurement in study.measurements}
+    assert tuned.met
+    assert (tuned.engine is None) == (engine == "none")
+    assert tuned.model in (tmp_path / "report.html").read_text(encoding="utf-8")
     for recipe in (sv.INT8_MINMAX, sv.INT4_WEIGHTS):
         scheme = sv.Scheme.load(tmp_path / f"scheme-{recipe.name}.json")
         assert scheme.recipes == (recipe,)
