@@ -49,7 +49,7 @@ def test_the_numbers_are_those_of_the_official_package(shared_data: Path, iou_ty
     folder = shared_data / "lvis"
     scores = evaluate_lvis(folder / "lvis_val_100.json", folder / "synthetic_results_100.json", iou_type)
     expected = json.loads((folder / "expected_lvis_api.json").read_text())[iou_type]
-    assert scores == expected
+    assert scores == pytest.approx(expected, rel=1e-12, nan_ok=True)  # recorded with another numpy
     assert tuple(scores) == LVIS_METRICS == tuple(expected)
 
 

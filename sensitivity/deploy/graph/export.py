@@ -231,15 +231,18 @@ def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
 def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> tuple[ModelProto, str]:
     """Through ``torch.export``; constants are folded, bar parameters: weights keep name and content."""
     import onnx_ir
+    from onnx_ir.passes.common import RemoveUnusedOpsetsPass
     from onnxscript import optimizer
 
     with _translated("torch.onnx.export(dynamo=True)") as printed, step_by_step(module):
         program = torch.onnx.export(module, example, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
         assert program is not None
         model = program.model
+        optimizer.inline(model)  # torch before 2.11 writes some operators as functions, which engines do not know
         parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
         optimizer.fold_constants(model, should_fold=lambda node: _may_be_folded(node, parameters))
         optimizer.remove_unused_nodes(model)
+        RemoveUnusedOpsetsPass()(model)
         graph: ModelProto = onnx_ir.to_proto(model)
     return graph, printed.getvalue()
 

@@ -28,7 +28,7 @@ def test_the_engines_of_the_test_extra_work_here() -> None:
     for name in ("torch", "export", "openvino", "onnxruntime", "onnxruntime-int8"):
         assert findings[name].works, findings[name].note
         assert findings[name].version
-    assert findings["torch"].version == torch.__version__
+    assert torch.__version__.partition("+")[0] == findings["torch"].version.partition("+")[0]
     assert findings["openvino"].note.startswith("runs int8 as int8")
     assert findings["onnxruntime-int8"].note.startswith("runs int8 as int8")
     assert findings["onnxruntime"].note.startswith("runs int8 layers in fp32, sums exact (checked on one convolution)")
