@@ -72,6 +72,8 @@ class Resize:
             raise TaskError(f"Resize(height={self.height}, width={self.width}): both must be 1 or more.")
         if self.divisor == 0 or 0 in np.atleast_1d(self.std):
             raise TaskError(f"Resize(divisor={self.divisor}, std={self.std}): pixels cannot be divided by 0.")
+        if not all(np.isfinite(numbers).all() for numbers in (self.divisor, self.mean, self.std)):
+            raise TaskError(f"Resize(divisor={self.divisor}, mean={self.mean}, std={self.std}): give finite numbers.")
         if self.interpolation not in _FILTERS:
             raise TaskError(f"Resize(interpolation={self.interpolation!r}) is unknown. Choose one of {list(_FILTERS)}.")
         if self.channels not in ("RGB", "BGR"):

@@ -63,6 +63,9 @@ def test_boxes_find_their_way_back_to_the_original_image(keep_aspect: bool) -> N
         ({"channels": "GRB"}, "channels='GRB'"),
         ({"std": (1.0, 0.0, 1.0)}, "cannot be divided by 0"),
         ({"divisor": 0.0}, "cannot be divided by 0"),
+        ({"divisor": float("inf")}, r"Resize\(divisor=inf, .*give finite numbers"),
+        ({"std": (1.0, float("inf"), 1.0)}, "give finite numbers"),
+        ({"mean": float("-inf")}, "give finite numbers"),
     ],
 )
 def test_resize_refuses_settings_that_make_no_sense(settings: dict[str, Any], message: str) -> None:
