@@ -98,13 +98,16 @@ def class_names(kind: type) -> Holder:
     def read() -> dict[str, Any]:
         return {name: value for name, value in vars(kind).items() if _is_data(name, value)}
 
-    def write(content: dict[str, Any]) -> None:
-        for name in read().keys() - content.keys():
-            type.__delattr__(kind, name)
-        for name, value in content.items():
-            type.__setattr__(kind, name, value)
-
+    write = functools.partial(_write_attributes, kind, type, read)
     return Holder(kind.__name__, read, _same_bindings, read(), write, owner=vars(kind))
+
+
+def _write_attributes(owner: Any, kind: Any, read: Callable[[], dict[str, Any]], content: dict[str, Any]) -> None:
+    """Let an owner have these attributes and no others, past methods of its own: ``kind`` is object, or type."""
+    for name in read().keys() - content.keys():
+        kind.__delattr__(owner, name)
+    for name, value in content.items():
+        kind.__setattr__(owner, name, value)
 
 
 def holders_of(value: Any, path: str) -> Iterator[Holder]:
@@ -273,13 +276,8 @@ def _attributes(value: Any, path: str) -> Iterator[Holder]:
     def read() -> dict[str, Any]:
         return {name: getattr(value, name) for name in slots if hasattr(value, name)}
 
-    def write(content: dict[str, Any]) -> None:
-        for name in read().keys() - content.keys():
-            object.__delattr__(value, name)
-        for name, part in content.items():
-            object.__setattr__(value, name, part)
-
     if slots:
+        write = functools.partial(_write_attributes, value, object, read)
         yield Holder(path, read, _same_bindings, read(), write)
 
 

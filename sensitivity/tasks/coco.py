@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -10,33 +10,33 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import PredictionError, TaskError
-from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations import CocoAnnotations, read_annotation_file
-from sensitivity.tasks.curves import Curves, Matched
+from sensitivity.tasks.curves import Matched, MetricReading, matched
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
+from sensitivity.tasks.found_objects import Prediction
 from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.segmentations import as_rle, finite_number, finite_numbers, first_fault, whole_number
 
 _LIMITS = (1, 10, 100)
-_READINGS: dict[str, tuple[str, Callable[[Curves], float]]] = {
-    "AP": ("all", lambda curves: curves.average_precision()),
-    "AP50": ("all", lambda curves: curves.average_precision(iou=0.5)),
-    "AP75": ("all", lambda curves: curves.average_precision(iou=0.75)),
-    "APs": ("small", lambda curves: curves.average_precision()),
-    "APm": ("medium", lambda curves: curves.average_precision()),
-    "APl": ("large", lambda curves: curves.average_precision()),
-    "AR1": ("all", lambda curves: curves.average_recall(1)),
-    "AR10": ("all", lambda curves: curves.average_recall(10)),
-    "AR100": ("all", lambda curves: curves.average_recall(100)),
-    "ARs": ("small", lambda curves: curves.average_recall(100)),
-    "ARm": ("medium", lambda curves: curves.average_recall(100)),
-    "ARl": ("large", lambda curves: curves.average_recall(100)),
+_READINGS = {
+    "AP": MetricReading("all", lambda curves: curves.average_precision()),
+    "AP50": MetricReading("all", lambda curves: curves.average_precision(iou=0.5)),
+    "AP75": MetricReading("all", lambda curves: curves.average_precision(iou=0.75)),
+    "APs": MetricReading("small", lambda curves: curves.average_precision()),
+    "APm": MetricReading("medium", lambda curves: curves.average_precision()),
+    "APl": MetricReading("large", lambda curves: curves.average_precision()),
+    "AR1": MetricReading("all", lambda curves: curves.average_recall(1)),
+    "AR10": MetricReading("all", lambda curves: curves.average_recall(10)),
+    "AR100": MetricReading("all", lambda curves: curves.average_recall(100)),
+    "ARs": MetricReading("small", lambda curves: curves.average_recall(100)),
+    "ARm": MetricReading("medium", lambda curves: curves.average_recall(100)),
+    "ARl": MetricReading("large", lambda curves: curves.average_recall(100)),
 }
 COCO_METRICS = tuple(_READINGS)
 
 
 class CocoDetection(DetectionTask):
-    """COCO's twelve numbers for boxes or masks.
+    """COCO's twelve numbers for boxes or masks; see ``evaluate_coco`` for what they average.
 
     Equal to pycocotools 2.0.11 to the last bit. For any other file of images and objects too, as long as it is in
     COCO's format. Arguments, predictions and errors: see ``DetectionTask``.
@@ -49,24 +49,11 @@ class CocoDetection(DetectionTask):
     metrics = COCO_METRICS
     program = "COCO"
 
-    @checked(TaskError)
-    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
-        """The twelve numbers over the images predicted, as fractions; see ``evaluate_coco`` for what they average.
+    def _readings(self) -> Mapping[str, MetricReading]:
+        return _READINGS
 
-        Args:
-            predictions: Position of the image to its prediction. No object found anywhere scores 0.
-
-        Raises:
-            TaskError: If there is no prediction, or no image at a position.
-        """
-        return coco_metrics(self._truth, self._detections(predictions), list(predictions))
-
-    @checked(TaskError)
-    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
-        """The metric over the images predicted less each group of them; what is matched once serves them all."""
-        size, read = _READINGS[self.metric]
-        matched = _matched(self._truth, self._detections(predictions), list(predictions))
-        return [read(curves) for curves in matched.curves_without(groups, size)]
+    def _matched(self, predictions: Mapping[int, Prediction]) -> Matched:
+        return matched(self._truth, self._detections(predictions), list(predictions), _LIMITS)
 
     @cached_property
     def _truth(self) -> GroundTruth:
@@ -98,7 +85,7 @@ def evaluate_coco(
         detections: COCO results: ``image_id``, ``category_id``, ``score`` and ``bbox`` (x, y, width, height) or
             ``segmentation`` (RLE); a list or a JSON file of one. It may be empty.
         iou_type: ``bbox`` or ``segm``.
-        images: Ids of the images to score; None for all of the file. DetectionTable on others are left out.
+        images: Ids of the images to score; None for all of the file. Detections on others are left out.
         use_categories: Whether category and detection must agree; False scores proposals.
 
     Raises:
@@ -117,19 +104,13 @@ def coco_metrics(truth: GroundTruth, detections: DetectionTable, images: Sequenc
 
     Args:
         truth: The objects.
-        detections: DetectionTable; those on images that are not scored are left out.
+        detections: Those on images that are not scored are left out.
         images: Positions of the images to score.
 
     Raises:
         PredictionError: If a category is unknown.
     """
-    by_size = _matched(truth, detections, images).curves()
-    return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
-
-
-def _matched(truth: GroundTruth, detections: DetectionTable, images: Sequence[int]) -> Matched:
-    matches = truth.match(detections, images, limit=_LIMITS[-1])
-    return Matched(truth, matches, detections.images[matches.detections], images, _LIMITS)
+    return matched(truth, detections, images, _LIMITS).metrics(_READINGS)
 
 
 def load_annotations(annotations: CocoAnnotations | str | Path | Mapping[str, Any], iou_type: str) -> CocoAnnotations:

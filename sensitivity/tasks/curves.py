@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from sensitivity.tasks.ground_truth import GroundTruth, Matches
+from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth, Matches
 from sensitivity.tasks.matching import IOU_THRESHOLDS, SIZES, Bools, Floats, Ints, by_threshold, place_in_run
 
 RECALL_LEVELS = np.linspace(0.0, 1.0, 101)
@@ -45,11 +45,24 @@ class Curves:
         """Mean over IoU thresholds and categories; NaN if there is no category.
 
         Args:
-            limit: DetectionTable of a category in an image, one of ``recall``.
+            limit: Detections of a category in an image, one of ``recall``.
             iou: One IoU threshold; None for all.
         """
         recall = self.recall[limit]
         return _mean(recall if iou is None else recall[iou == IOU_THRESHOLDS])
+
+
+@dataclass(frozen=True, slots=True)
+class MetricReading:
+    """How a metric is read off precision and recall.
+
+    Attributes:
+        size: The objects that count, one of ``matching.SIZES``.
+        read: Makes a number of the curves at that size.
+    """
+
+    size: str
+    read: Callable[[Curves], float]
 
 
 class Counted:
@@ -58,7 +71,7 @@ class Counted:
     Args:
         matches: What became of the detections.
         size: One of ``matching.SIZES``.
-        limits: DetectionTable of a category in an image up to which recall is given.
+        limits: Detections of a category in an image up to which recall is given.
 
     Source:
         ``COCOeval.accumulate`` of pycocotools 2.0.11: the same numbers to the last bit.
@@ -114,7 +127,7 @@ class Counted:
 
 @dataclass(frozen=True)
 class Matched:
-    """DetectionTable matched with the objects of some images.
+    """Detections matched with the objects of some images.
 
     Attributes:
         truth: The objects.
@@ -148,6 +161,31 @@ class Matched:
             left_out[np.intersect1d(self.images, np.array(group, np.intp))] = True
             remaining = [image for image in self.images if not left_out[image]]
             yield counted.curves(self.truth.count(remaining)[size], left_out[self.places])
+
+    def metrics(self, readings: Mapping[str, MetricReading]) -> dict[str, float]:
+        """Every metric over the images, by name."""
+        by_size = self.curves()
+        return {metric: reading.read(by_size[reading.size]) for metric, reading in readings.items()}
+
+    def metric_without(self, groups: Sequence[Sequence[int]], reading: MetricReading) -> list[float]:
+        """One metric over the images less each group of them; see ``curves_without``."""
+        return [reading.read(curves) for curves in self.curves_without(groups, reading.size)]
+
+
+def matched(truth: GroundTruth, detections: DetectionTable, images: Sequence[int], limits: tuple[int, ...]) -> Matched:
+    """Detections matched with the objects of some images.
+
+    Args:
+        truth: The objects.
+        detections: Those on other images are left out.
+        images: Positions of the images.
+        limits: As for ``Counted``; the best detections of each category and image count, up to the last of these.
+
+    Raises:
+        PredictionError: If a category is unknown.
+    """
+    matches = truth.match(detections, images, limit=limits[-1])
+    return Matched(truth, matches, detections.images[matches.detections], images, limits)
 
 
 def _so_far(counts: Bools) -> Ints:

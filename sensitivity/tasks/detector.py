@@ -20,6 +20,7 @@ from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.category_labels import Labels, label_table
 from sensitivity.tasks.connectors.known_labels import OfKnownLabels
 from sensitivity.tasks.connectors.registry import as_connected
+from sensitivity.tasks.curves import Matched, MetricReading
 from sensitivity.tasks.datasets import (
     ImageFiles,
     Preprocess,
@@ -194,9 +195,30 @@ class DetectionTask(abc.ABC):
             seen_objects(prediction, names, size) for prediction, size in zip(predictions, batch.context, strict=True)
         ]
 
-    @abc.abstractmethod
+    @checked(TaskError)
     def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
-        """Every metric over the images predicted."""
+        """Every metric over the images predicted, as fractions.
+
+        Args:
+            predictions: Position of the image to its prediction. No object found anywhere scores 0.
+
+        Raises:
+            TaskError: If there is no prediction, or no image at a position.
+        """
+        return self._matched(predictions).metrics(self._readings())
+
+    @checked(TaskError)
+    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
+        """The metric over the images predicted less each group of them; what is matched once serves them all."""
+        return self._matched(predictions).metric_without(groups, self._readings()[self.metric])
+
+    @abc.abstractmethod
+    def _readings(self) -> Mapping[str, MetricReading]:
+        """How each metric is read off the curves."""
+
+    @abc.abstractmethod
+    def _matched(self, predictions: Mapping[int, Prediction]) -> Matched:
+        """The predictions matched with the objects of the images predicted."""
 
     def digest(self) -> str:
         """Hash of annotations, image names and file sizes, and all settings but ``name`` and ``batch_size``.

@@ -13,7 +13,7 @@ from sensitivity.errors import AnnotationError, PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.category_labels import Labels
-from sensitivity.tasks.curves import Curves, Matched
+from sensitivity.tasks.curves import Matched, MetricReading, matched
 from sensitivity.tasks.datasets import Preprocess, Size, as_array
 from sensitivity.tasks.detector import Adapter, DetectionTask
 from sensitivity.tasks.fingerprint import fingerprint
@@ -24,17 +24,17 @@ from sensitivity.tasks.poses import COCO_SIGMAS, AnnotatedPoses
 from sensitivity.tasks.segmentations import finite_numbers, whole_number
 
 _LIMITS = (20,)
-_READINGS: dict[str, tuple[str, Callable[[Curves], float]]] = {
-    "AP": ("all", lambda curves: curves.average_precision()),
-    "AP50": ("all", lambda curves: curves.average_precision(iou=0.5)),
-    "AP75": ("all", lambda curves: curves.average_precision(iou=0.75)),
-    "APm": ("medium", lambda curves: curves.average_precision()),
-    "APl": ("large", lambda curves: curves.average_precision()),
-    "AR": ("all", lambda curves: curves.average_recall(20)),
-    "AR50": ("all", lambda curves: curves.average_recall(20, iou=0.5)),
-    "AR75": ("all", lambda curves: curves.average_recall(20, iou=0.75)),
-    "ARm": ("medium", lambda curves: curves.average_recall(20)),
-    "ARl": ("large", lambda curves: curves.average_recall(20)),
+_READINGS = {
+    "AP": MetricReading("all", lambda curves: curves.average_precision()),
+    "AP50": MetricReading("all", lambda curves: curves.average_precision(iou=0.5)),
+    "AP75": MetricReading("all", lambda curves: curves.average_precision(iou=0.75)),
+    "APm": MetricReading("medium", lambda curves: curves.average_precision()),
+    "APl": MetricReading("large", lambda curves: curves.average_precision()),
+    "AR": MetricReading("all", lambda curves: curves.average_recall(20)),
+    "AR50": MetricReading("all", lambda curves: curves.average_recall(20, iou=0.5)),
+    "AR75": MetricReading("all", lambda curves: curves.average_recall(20, iou=0.75)),
+    "ARm": MetricReading("medium", lambda curves: curves.average_recall(20)),
+    "ARl": MetricReading("large", lambda curves: curves.average_recall(20)),
 }
 
 
@@ -44,6 +44,10 @@ class CocoKeypoints(DetectionTask):
     A pose takes the place of a box, and the object keypoint similarity (OKS) that of the intersection over union; the
     best 20 poses of an image count. Objects without an annotated keypoint are neither found nor missed. A detected
     pose is as large as the box around it (pycocotools takes the box of a result that has one).
+
+    AP is the precision averaged over 101 recall levels, then over the categories with ground truth, then over the OKS
+    thresholds .50:.05:.95 (AP50, AP75: that one alone); AR is the recall with 20 poses an image. APm, APl, ARm and ARl
+    count objects of an area of 32^2..96^2 and from 96^2 pixels. Where there is no object, a metric is NaN.
 
     Equal to pycocotools 2.0.11 to 1e-12. Arguments, predictions and errors: see ``DetectionTask``; the adapter's dicts
     have ``keypoints`` (N, K, 2) or (N, K, 3), x and y in original pixels first, in the place of ``boxes``.
@@ -105,37 +109,15 @@ class CocoKeypoints(DetectionTask):
             name=name,
         )
 
-    @checked(TaskError)
-    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
-        """The ten numbers over the images predicted, as fractions.
-
-        AP is the precision averaged over 101 recall levels, then over the categories with ground truth, then over the
-        OKS thresholds .50:.05:.95 (AP50, AP75: that one alone); AR is the recall with 20 poses an image. APm, APl, ARm
-        and ARl count objects of an area of 32^2..96^2 and from 96^2 pixels. Where there is no object, a metric is NaN.
-
-        Args:
-            predictions: Position of the image to its prediction. No pose found anywhere scores 0.
-
-        Raises:
-            TaskError: If there is no prediction, or no image at a position.
-        """
-        by_size = self._matched(predictions).curves()
-        return {metric: read(by_size[size]) for metric, (size, read) in _READINGS.items()}
-
-    @checked(TaskError)
-    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
-        """The metric over the images predicted less each group of them; what is matched once serves them all."""
-        size, read = _READINGS[self.metric]
-        return [read(curves) for curves in self._matched(predictions).curves_without(groups, size)]
+    def _readings(self) -> Mapping[str, MetricReading]:
+        return _READINGS
 
     def digest(self) -> str:
         """Hash of what ``DetectionTask.digest`` has, and of ``sigmas``."""
         return fingerprint([super().digest(), repr(self._sigmas.tolist())])
 
-    def _matched(self, predictions: Mapping[int, Any]) -> Matched:
-        detections, images = self._detections(predictions), list(predictions)
-        matches = self._truth.match(detections, images, limit=_LIMITS[-1])
-        return Matched(self._truth, matches, detections.images[matches.detections], images, _LIMITS)
+    def _matched(self, predictions: Mapping[int, Prediction]) -> Matched:
+        return matched(self._truth, self._detections(predictions), list(predictions), _LIMITS)
 
     @cached_property
     def _truth(self) -> GroundTruth:

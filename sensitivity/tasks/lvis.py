@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.errors import AnnotationError, TaskError
-from sensitivity.records.arguments import checked
+from sensitivity.errors import AnnotationError
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import as_detections, choose_images, load_annotations, read_results
-from sensitivity.tasks.curves import Curves, Matched
+from sensitivity.tasks.curves import Curves, Matched, MetricReading
 from sensitivity.tasks.detector import DetectionTask
+from sensitivity.tasks.found_objects import Prediction
 from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.matching import ALL_CRITERIA, Bools, Ints, place_in_run
 from sensitivity.tasks.segmentations import whole_number
@@ -43,7 +43,9 @@ LVIS_METRICS = tuple(_READINGS)
 
 
 class Lvis(DetectionTask):
-    """LVIS's thirteen numbers for boxes or masks; the ``lvis`` package is not needed.
+    """LVIS's thirteen numbers for boxes or masks; see ``evaluate_lvis`` for what they average.
+
+    The ``lvis`` package is not needed.
 
     Takes LVIS v0.5 and v1 files. Images are looked for by ``file_name``, then by the last one or two parts of
     ``coco_url``. Arguments, predictions and errors: see ``DetectionTask``; an annotation file without LVIS's own keys
@@ -56,24 +58,11 @@ class Lvis(DetectionTask):
     metrics = LVIS_METRICS
     program = "LVIS"
 
-    @checked(TaskError)
-    def score(self, predictions: Mapping[int, Any]) -> dict[str, float]:
-        """The thirteen numbers over the images predicted, as fractions; see ``evaluate_lvis`` for what they average.
+    def _readings(self) -> Mapping[str, MetricReading]:
+        return self._truth.readings()
 
-        Args:
-            predictions: Position of the image to its prediction. No object found anywhere scores 0.
-
-        Raises:
-            TaskError: If there is no prediction, or no image at a position.
-        """
-        return _metrics(self._truth, self._detections(predictions), list(predictions))
-
-    @checked(TaskError)
-    def scores_without(self, predictions: Mapping[int, Any], groups: Sequence[Sequence[int]]) -> list[float]:
-        """The metric over the images predicted less each group of them; what is matched once serves them all."""
-        size, read = _READINGS[self.metric]
-        matched = self._truth.matched(self._detections(predictions), list(predictions))
-        return [read(curves, self._truth.among) for curves in matched.curves_without(groups, size)]
+    def _matched(self, predictions: Mapping[int, Prediction]) -> Matched:
+        return self._truth.matched(self._detections(predictions), list(predictions))
 
     @cached_property
     def _truth(self) -> _FederatedTruth:
@@ -106,7 +95,7 @@ def evaluate_lvis(
         annotations: LVIS file, or what it holds.
         detections: Results as in COCO; a list or a JSON file of one. It may be empty.
         iou_type: ``bbox`` or ``segm``.
-        images: Ids of the images to score; None for all of the file. DetectionTable on others are left out.
+        images: Ids of the images to score; None for all of the file. Detections on others are left out.
 
     Raises:
         AnnotationError: If the annotations are not sound, or are COCO's and not LVIS's.
@@ -117,7 +106,8 @@ def evaluate_lvis(
     _check_federated(annotations)
     chosen = choose_images(annotations, images)
     flat = as_detections(read_results(detections), annotations, iou_type)
-    return _metrics(_FederatedTruth(annotations, iou_type), flat, chosen)
+    truth = _FederatedTruth(annotations, iou_type)
+    return truth.matched(flat, chosen).metrics(truth.readings())
 
 
 class _FederatedTruth:
@@ -129,7 +119,7 @@ class _FederatedTruth:
         self.objects = GroundTruth(replace(annotations, annotations=objects), iou_type)
         frequency_of = {category["id"]: category["frequency"] for category in annotations.categories}
         frequencies = np.array([frequency_of[category] for category in annotations.category_ids], str)
-        self.among = {frequency: frequencies == frequency for frequency in _FREQUENCIES}
+        self._among = {frequency: frequencies == frequency for frequency in _FREQUENCIES}
         self._category_ids = np.array(annotations.category_ids, np.intp)
         self._absent = self._listed(annotations, "neg_category_ids")
         self._incomplete = self._listed(annotations, "not_exhaustive_category_ids")
@@ -143,6 +133,14 @@ class _FederatedTruth:
             matches, ignored=matches.ignored | np.where(excused, ALL_CRITERIA & ~matches.true, np.uint64(0))
         )
         return Matched(self.objects, matches, judged.images[matches.detections], images, (MAX_DETECTIONS,))
+
+    def readings(self) -> dict[str, MetricReading]:
+        """How each metric is read off the curves; the frequency of each category is this file's."""
+
+        def of_this_file(read: Callable[[Curves, Mapping[str, Bools]], float]) -> Callable[[Curves], float]:
+            return lambda curves: read(curves, self._among)
+
+        return {metric: MetricReading(size, of_this_file(read)) for metric, (size, read) in _READINGS.items()}
 
     def _judged(self, detections: DetectionTable) -> DetectionTable:
         """The best 300 of each image, less those without area or on a category that nobody looked for."""
@@ -182,8 +180,3 @@ def _check_federated(annotations: CocoAnnotations) -> None:
             raise AnnotationError(
                 f"category {category['id']} has the frequency {category.get('frequency')!r}; expected 'r', 'c' or 'f'."
             )
-
-
-def _metrics(truth: _FederatedTruth, detections: DetectionTable, images: Sequence[int]) -> dict[str, float]:
-    by_size = truth.matched(detections, images).curves()
-    return {metric: read(by_size[size], truth.among) for metric, (size, read) in _READINGS.items()}

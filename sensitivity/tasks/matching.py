@@ -72,6 +72,12 @@ class Overlaps:
     objects: Ints
     ious: Floats
 
+    @classmethod
+    def joined(cls, parts: Sequence[tuple[Ints, Ints, Floats]]) -> Overlaps:
+        """The pairs of several parts, each of them the three columns; none where there is no part."""
+        nothing = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
+        return cls(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
+
 
 @dataclass(frozen=True)
 class _Candidates:
@@ -180,7 +186,7 @@ def box_overlaps(boxes_found: Floats, truth: Objects, first: Ints, last: Ints) -
 def mask_overlaps(masks: Sequence[Any], truth: Objects, first: Ints, last: Ints) -> Overlaps:
     """Overlaps of masks, by pycocotools; as ``box_overlaps``, but for lists of compressed RLE.
 
-    DetectionTable with the same ``first`` must be neighbours, and each must have an object that it may find.
+    Detections with the same ``first`` must be neighbours, and each must have an object that it may find.
     """
     starts = np.flatnonzero(place_in_run(first) == 0)
     parts = []
@@ -189,8 +195,7 @@ def mask_overlaps(masks: Sequence[Any], truth: Objects, first: Ints, last: Ints)
         ious = mask_tools.iou(masks[start:end], truth.shapes[objects], truth.crowd[objects].tolist())
         rows, columns = np.nonzero(ious >= IOU_THRESHOLDS[0])
         parts.append((rows + start, columns + first[start], ious[rows, columns]))
-    nothing = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
-    return Overlaps(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
+    return Overlaps.joined(parts)
 
 
 def pose_overlaps(poses: Poses, truth: Objects, first: Ints, last: Ints) -> Overlaps:
@@ -203,8 +208,7 @@ def pose_overlaps(poses: Poses, truth: Objects, first: Ints, last: Ints) -> Over
             alike = truth.shapes.similarities(number, poses[waiting])
             enough = np.flatnonzero(alike >= IOU_THRESHOLDS[0])
             parts.append((waiting[enough], np.full(len(enough), number, np.intp), alike[enough]))
-    nothing = (np.zeros(0, np.intp), np.zeros(0, np.intp), np.zeros(0))
-    return Overlaps(*(np.concatenate(column) for column in zip(nothing, *parts, strict=True)))
+    return Overlaps.joined(parts)
 
 
 def assign(overlaps: Overlaps, queues: Ints, truth: Objects) -> tuple[Words, Words]:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from sensitivity.deploy.graph.qdq import QdqGraph
+from sensitivity.deploy.graph.rounded import values_of_type
 from sensitivity.deploy.graph.scopes import Scopes
 from sensitivity.deploy.prepare.overflow import entries_for
 from sensitivity.deploy.prepare.plan import Plan
@@ -159,7 +160,7 @@ class _Converter:
 
         main = self.graph.graph
         inferred = onnx.shape_inference.infer_shapes(self.graph)
-        floats = _float_values(inferred.graph)
+        floats = values_of_type(inferred.graph, _FLOAT)
         self._constants = {tensor.name: tensor for tensor in main.initializer if tensor.data_type == _FLOAT}
         self._initializers = [tensor for tensor in main.initializer if tensor.data_type != _FLOAT]
         for port in main.input:
@@ -304,13 +305,6 @@ class _Signature:
         if kind in self.inputs:
             return kind in halves
         return makes_half and kind in self.may_be_half
-
-
-def _float_values(graph: GraphProto) -> frozenset[str]:
-    """Names of all float32 values of a graph, those of the graphs inside its nodes left out."""
-    ports = (*graph.input, *graph.output, *graph.value_info)
-    named = {port.name for port in ports if port.type.tensor_type.elem_type == _FLOAT}
-    return frozenset(named | {tensor.name for tensor in graph.initializer if tensor.data_type == _FLOAT})
 
 
 def _has_graph(node: NodeProto) -> bool:

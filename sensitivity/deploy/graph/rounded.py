@@ -24,10 +24,14 @@ def half_values(model: ModelProto) -> frozenset[str]:
     """Names of all values of a graph that are float16."""
     import onnx.shape_inference
 
-    graph = onnx.shape_inference.infer_shapes(model).graph
+    return values_of_type(onnx.shape_inference.infer_shapes(model).graph, _HALF)
+
+
+def values_of_type(graph: GraphProto, element_type: int) -> frozenset[str]:
+    """Names of all values of a graph of an ``onnx.TensorProto`` type, those of the graphs inside its nodes left out."""
     ports = (*graph.input, *graph.output, *graph.value_info)
-    halves = {port.name for port in ports if port.type.tensor_type.elem_type == _HALF}
-    return frozenset(halves | {tensor.name for tensor in graph.initializer if tensor.data_type == _HALF})
+    named = {port.name for port in ports if port.type.tensor_type.elem_type == element_type}
+    return frozenset(named | {tensor.name for tensor in graph.initializer if tensor.data_type == element_type})
 
 
 def with_roundings(model: ModelProto, halves: frozenset[str]) -> ModelProto:

@@ -10,15 +10,13 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from sensitivity.errors import StudyError
 from sensitivity.records.verification import LayerCheck, VerificationRecord
 from sensitivity.report import style
-from sensitivity.report.figures.layer_axis import draw_layer_axis, draw_legend, draw_title
+from sensitivity.report.figures.layer_axis import LayerFrame, draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture
 
 _MARKERS = {"circle": "o", "square": "s", "triangle-down": "v", "x-thin": "x", "cross-thin": "+"}
 _NONE = 1e-8
 _TICKS = {1.0: "all", 1e-2: "1 %", 1e-4: "0.01 %", 1e-6: "1 ppm", _NONE: "none"}
-_INCHES_A_LAYER, _FEWEST_INCHES = 0.16, 6.5
-_LEFT, _RIGHT, _ABOVE = 0.85, 1.55, 0.5  # inches around the axes
-_HEIGHT, _INCHES_A_LETTER = 2.6, 0.055
+_FRAME = LayerFrame(layer=0.16, letter=0.055, left=0.85, right=1.55, above=0.5, height=2.6)
 
 
 def agreement(record: VerificationRecord) -> Picture:
@@ -31,11 +29,7 @@ def agreement(record: VerificationRecord) -> Picture:
     """
     if not record.layers:
         raise StudyError(f"nothing to plot: the verification of {record.model} has no layers.")
-    inner = max(_FEWEST_INCHES, _INCHES_A_LAYER * len(record.layers))
-    below = 0.3 + _INCHES_A_LETTER * max(len(check.layer) for check in record.layers)
-    width, height = inner + _LEFT + _RIGHT, _HEIGHT + below + _ABOVE
-    picture = Picture(width, height)
-    axes = picture.add_axes((_LEFT / width, below / height, inner / width, _HEIGHT / height))
+    picture, axes = _FRAME.axes_for([check.layer for check in record.layers])
     _draw(axes, record.layers)
     threshold = record.gates.code_share
     axes.axhline(

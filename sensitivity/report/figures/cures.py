@@ -12,14 +12,12 @@ from sensitivity.errors import StudyError
 from sensitivity.records.diagnosis import DiagnosisRecord, Finding
 from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
-from sensitivity.report.figures.layer_axis import draw_layer_axis, draw_legend, draw_title
+from sensitivity.report.figures.layer_axis import LayerFrame, draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture
 
 _UNKNOWN, _HARMLESS = style.KIND_INKS["independent"].light, style.PALE
 _CURED, _FLOAT = style.CURED_INK.light, style.FAILED
-_INCHES_A_LAYER, _FEWEST_INCHES = 0.13, 6.5
-_LEFT, _RIGHT, _ABOVE, _HEIGHT = 0.75, 2.35, 0.55, 3.4  # inches
-_INCHES_A_LETTER = 0.058
+_FRAME = LayerFrame(layer=0.13, letter=0.058, left=0.75, right=2.35, above=0.55, height=3.4)
 _DOT_PIXELS, _SQUARE_PIXELS = 6.0, 11.0  # half the side of a mark, with the margin of a label's white box
 
 
@@ -37,11 +35,7 @@ def cures(record: DiagnosisRecord, *, label: int) -> Picture:
     """
     if not record.findings:
         raise StudyError(f"nothing to plot: the diagnosis of {record.model} has no findings.")
-    inner = max(_FEWEST_INCHES, _INCHES_A_LAYER * len(record))
-    below = 0.3 + _INCHES_A_LETTER * max(len(finding.layer) for finding in record)
-    width, height = inner + _LEFT + _RIGHT, _HEIGHT + below + _ABOVE
-    picture = Picture(width, height)
-    axes = picture.add_axes((_LEFT / width, below / height, inner / width, _HEIGHT / height))
+    picture, axes = _FRAME.axes_for([finding.layer for finding in record])
     _limit(axes, record)
     axes.axhline(record.enough_db, color=style.BASELINE, linewidth=0.8, linestyle="--", gid="enough")
     axes.axhspan(axes.get_ylim()[0], record.enough_db, color=style.FAILED, alpha=0.05, linewidth=0)

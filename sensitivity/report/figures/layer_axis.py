@@ -3,11 +3,44 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 
 from sensitivity.report import style
+from sensitivity.report.figures.picture import Picture
+
+_FEWEST_INCHES = 6.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LayerFrame:
+    """Sizes of a figure with one position for each layer, in inches.
+
+    Attributes:
+        layer: Width of a position.
+        letter: Height of a letter of a layer's name, which stands upright below.
+        left: Room left of the axes.
+        right: Room right of them.
+        above: Room above them.
+        height: Height of the axes.
+    """
+
+    layer: float
+    letter: float
+    left: float
+    right: float
+    above: float
+    height: float
+
+    def axes_for(self, layers: Sequence[str]) -> tuple[Picture, Axes]:
+        """An empty picture that has room for these names, and its axes."""
+        inner = max(_FEWEST_INCHES, self.layer * len(layers))
+        below = 0.3 + self.letter * max(map(len, layers))
+        width, height = inner + self.left + self.right, self.height + below + self.above
+        picture = Picture(width, height)
+        return picture, picture.add_axes((self.left / width, below / height, inner / width, self.height / height))
 
 
 def draw_layer_axis(axes: Axes, layers: Sequence[str], *, ylabel: str, ylabel_size: float) -> None:
