@@ -45,6 +45,8 @@ INTERFACES = {
     "handed_over": "deploy/handover",
     "main": "",  # of every program
 }
+# Functions whose parameters another package dictates: TensorRT calls this one.
+DICTATED = {"process_debug_tensor"}
 # Verbs that a user calls: each hands on to the function of its name.
 FRONT = ("wrapped/", "study.py", "tradeoff.py")
 SOURCES = sorted(PACKAGE.rglob("*.py"))
@@ -119,6 +121,20 @@ def docstrings_inside_functions(source: str) -> list[str]:
         for inner in ast.walk(outer)
         if inner is not outer and isinstance(inner, ast.FunctionDef) and ast.get_docstring(inner)
     ]
+
+
+def long_functions(source: str) -> list[str]:
+    """Every function with more than five parameters that a caller may give by position, or a body over 50 lines."""
+    faults = []
+    for node in ast.walk(parsed(source)):
+        if isinstance(node, ast.FunctionDef) and node.name not in DICTATED:
+            positional = [*node.args.posonlyargs, *node.args.args]
+            count = sum(argument.arg not in ("self", "cls") for argument in positional)
+            body = node.body[1:] if ast.get_docstring(node) else node.body
+            lines = (body[-1].end_lineno or 0) - body[0].lineno + 1 if body else 0
+            faults += [f"{node.name} in line {node.lineno}: {count} parameters by position"] if count > 5 else []
+            faults += [f"{node.name} in line {node.lineno}: {lines} lines"] if lines > 50 else []
+    return faults
 
 
 def homes(kind: type[ast.FunctionDef] | type[ast.ClassDef]) -> dict[str, list[str]]:

@@ -19,6 +19,7 @@ from tests.naming import (
     empty_names,
     homes,
     homonyms,
+    long_functions,
     replaced_words,
 )
 
@@ -260,6 +261,16 @@ def test_no_assert_has_an_effect_that_python_without_asserts_would_lack() -> Non
 
 def test_functions_inside_functions_have_no_docstring() -> None:
     assert complaints(docstrings_inside_functions) == []
+
+
+def test_no_function_is_long_or_takes_more_than_five_arguments_by_position() -> None:
+    assert complaints(long_functions) == []
+
+
+def test_a_long_function_and_a_long_list_of_arguments_are_seen() -> None:
+    assert long_functions("def f(self, a, b, c, d, e, f): ...") == ["f in line 1: 6 parameters by position"]
+    assert long_functions("def f(a, b, c, d, e, *, f): ...") == []
+    assert long_functions("def f():\n" + "    x = 1\n" * 51) == ["f in line 1: 51 lines"]
 
 
 def test_public_classes_do_not_share_a_name() -> None:
