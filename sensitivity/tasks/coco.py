@@ -12,8 +12,8 @@ import numpy as np
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.tasks.annotations import CocoAnnotations, read_annotation_file
 from sensitivity.tasks.curves import Matched, MetricReading, matched
+from sensitivity.tasks.detections import Prediction
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
-from sensitivity.tasks.found_objects import Prediction
 from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.segmentations import as_rle, finite_number, finite_numbers, first_fault, whole_number
 

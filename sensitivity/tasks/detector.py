@@ -31,6 +31,7 @@ from sensitivity.tasks.datasets import (
     predicted_positions,
     run_on,
 )
+from sensitivity.tasks.detections import SHAPES, Prediction, check_prediction
 from sensitivity.tasks.fingerprint import describe, fingerprint
 from sensitivity.tasks.first_look import (
     BOX_ORDERS,
@@ -45,7 +46,6 @@ from sensitivity.tasks.first_look import (
     nothing_fits,
     shapes_look_like,
 )
-from sensitivity.tasks.found_objects import SHAPES, Prediction, check_prediction
 from sensitivity.tasks.ground_truth import DetectionTable
 from sensitivity.tasks.poses import Poses
 from sensitivity.tasks.shown import seen_objects

@@ -15,10 +15,10 @@ from sensitivity.tasks.annotation_checks import Record
 from sensitivity.tasks.category_labels import Labels
 from sensitivity.tasks.curves import Matched, MetricReading, matched
 from sensitivity.tasks.datasets import Preprocess, Size, as_array
+from sensitivity.tasks.detections import Prediction
 from sensitivity.tasks.detector import Adapter, DetectionTask
 from sensitivity.tasks.fingerprint import fingerprint
 from sensitivity.tasks.first_look import POSE_ORDERS, Floats, Ints, PredictedImage, shapes_look_like
-from sensitivity.tasks.found_objects import Prediction
 from sensitivity.tasks.ground_truth import GroundTruth
 from sensitivity.tasks.poses import COCO_SIGMAS, AnnotatedPoses
 from sensitivity.tasks.segmentations import finite_numbers, whole_number

@@ -14,8 +14,8 @@ from sensitivity.errors import AnnotationError
 from sensitivity.tasks.annotations import CocoAnnotations
 from sensitivity.tasks.coco import as_detections, choose_images, load_annotations, read_results
 from sensitivity.tasks.curves import Curves, Matched, MetricReading
+from sensitivity.tasks.detections import Prediction
 from sensitivity.tasks.detector import DetectionTask
-from sensitivity.tasks.found_objects import Prediction
 from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.matching import ALL_CRITERIA, Bools, Ints, place_in_run
 from sensitivity.tasks.segmentations import whole_number
