@@ -64,7 +64,7 @@ INNER_FLOORS = {
     ),
     "deploy": (
         *("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "engine_module", "executed"),
-        *("deployed", "deploy", "verify"),
+        *("other_sizes", "deployed", "deploy", "verify"),
     ),
 }
 NO_TORCH = {

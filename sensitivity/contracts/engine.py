@@ -54,6 +54,8 @@ class EngineCapabilities:
         keeps_fp32: Whether it computes marked modules in fp32 where the other layers are in half precision.
         times_layers: Whether ``layer_info`` tells the time of every operation once the engine has run.
         takes_threads: Whether it runs on the CPU and is built with the keyword ``threads=``, a number of threads.
+        dynamic: What may change in size in a graph that it runs: ``batch``, the first axis, and ``size``, the height
+            and width of images.
         saturates: Whether large sums of 8-bit products are cut off on this machine, as on an x86 CPU without VNNI;
             None where only a trial can tell: ``sensitivity.deploy.doctor.saturation.capabilities_here``.
     """
@@ -69,6 +71,7 @@ class EngineCapabilities:
     keeps_fp32: bool = False
     times_layers: bool = False
     takes_threads: bool = False
+    dynamic: tuple[str, ...] = ()
     saturates: bool | None = None
 
 

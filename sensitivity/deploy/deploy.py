@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,13 +20,16 @@ from sensitivity.deploy.engines.registry import (
     build_engine,
     builds_in_half,
     check_rest,
+    engine_kinds,
     is_registered,
     kind_of,
     load_engine,
 )
+from sensitivity.deploy.graph.dynamic import DynamicAxis, dynamic_axes
 from sensitivity.deploy.graph.export import Attempt, Part, export
 from sensitivity.deploy.graph.half import check_io, to_half
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
+from sensitivity.deploy.other_sizes import check_other_sizes
 from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.prepare.overflow import check_overflow
@@ -47,6 +50,7 @@ def deploy(
     load: str | Path | None = None,
     io: IoType = "fp32",
     export_limit_s: float | None = None,
+    dynamic: DynamicAxis | Iterable[DynamicAxis] | None = None,
     **settings: Any,
 ) -> Deployed:
     """Export a plan, write Q/DQ and build engines, or load them.
@@ -60,6 +64,8 @@ def deploy(
         load: Folder that ``Deployed.save`` wrote: the engines are read from there and not built.
         io: Type of the float inputs and outputs of a graph in half precision.
         export_limit_s: Seconds that the export may take; None sets no limit.
+        dynamic: What may change in size when the engine is run: ``batch``, ``size`` (height and width of images), or
+            both; checked by running another size. None fixes the sizes of the example.
         settings: The engine's own.
 
     Raises:
@@ -79,7 +85,9 @@ def deploy(
     _check_io(kind, plan.scheme, io)
     if kind.package is not None and kind.extra is not None:
         need(kind.package, kind.extra)  # first: its extra brings what export needs as well
-    exported = export(plan, parts, limit_s=export_limit_s)
+    axes = dynamic_axes(dynamic)
+    _check_dynamic(kind, axes)
+    exported = export(plan, parts, limit_s=export_limit_s, dynamic=axes)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
     plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)
     plan = replace(plan, parts=tuple(part.path for part in exported.parts))
@@ -99,6 +107,7 @@ def deploy(
         graph = to_half(qdq, plan, part.path, io=io) if builds_in_half(kind, plan.scheme) else qdq.graph
         built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
     deployed = Deployed(plan, built, exported.attempts, build, kind, settings=settings)
+    check_other_sizes(plan, built, axes, settings, exact=not deployed.saturating)
     if is_registered(kind):
         _tell_whether_it_saturates(deployed)
     if deployed.saturating:
@@ -113,6 +122,21 @@ def _tell_whether_it_saturates(deployed: Deployed) -> None:
         if engine.saturates is None:
             with contextlib.suppress(AttributeError):
                 engine.saturates = saturates
+
+
+def _check_dynamic(kind: EngineKind, axes: Sequence[DynamicAxis]) -> None:
+    """Nothing, if the engine takes inputs of several sizes.
+
+    Raises:
+        ExportError: If it does not.
+    """
+    for axis in axes:
+        if axis not in kind.capabilities.dynamic:
+            able = [repr(other.name) for other in engine_kinds() if axis in other.capabilities.dynamic]
+            raise ExportError(
+                f"dynamic={axis!r}: {kind.title} is not known to run graphs in which this changes. Leave it out and "
+                f"deploy for each size, or deploy to {' or '.join(able)}."
+            )
 
 
 def _check_io(kind: EngineKind, scheme: Scheme, io: IoType) -> None:

@@ -71,16 +71,25 @@ class EngineModule(nn.Module):
         original: The module it stands for.
         description: Its name in messages.
         io: Type of the engine's float inputs and outputs; what is taken and returned here is float32 all the same.
+        any_batch: Whether the engine takes any number of samples.
     """
 
     def __init__(
-        self, engine: Engine, signature: Signature, original: nn.Module, description: str, io: IoType = "fp32"
+        self,
+        engine: Engine,
+        signature: Signature,
+        original: nn.Module,
+        description: str,
+        io: IoType = "fp32",
+        *,
+        any_batch: bool = False,
     ) -> None:
         super().__init__()
         self._engine = engine
         self._signature = signature
         self._description = description
         self._io = io
+        self._any_batch = any_batch
         object.__setattr__(self, "_original", original)  # not a submodule: its weights are in the engine
         self.eval()
 
@@ -107,7 +116,7 @@ class EngineModule(nn.Module):
         signature, batch = self._signature, self._signature.batch
         counts = {len(t) for t, many in zip(tensors, signature.batched_inputs, strict=True) if many and t.dim()}
         count = counts.pop() if len(counts) == 1 else batch
-        if count == batch:
+        if count == batch or self._any_batch:
             return [tensors]
         if not signature.splits or count % batch:
             why = f"no multiple of {batch}" if signature.splits else "its samples cannot be run one by one"
@@ -176,7 +185,8 @@ def with_engines(model: nn.Module, parts: Iterable[DeployedPart]) -> nn.Module:
 
 
 def _engine_module(part: DeployedPart, original: nn.Module, description: str) -> EngineModule:
-    return EngineModule(part.engine, part.part.signature, original, description, part.io)
+    any_batch = "batch" in part.part.dynamic
+    return EngineModule(part.engine, part.part.signature, original, description, part.io, any_batch=any_batch)
 
 
 def _shallow(module: nn.Module) -> nn.Module:

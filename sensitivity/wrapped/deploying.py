@@ -30,6 +30,7 @@ from sensitivity.wrapped.arguments import Patterns
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
     from sensitivity.deploy.engines.registry import Build
+    from sensitivity.deploy.graph.dynamic import DynamicAxis
     from sensitivity.deploy.handover.handed import Handover
     from sensitivity.deploy.prepare.placement import Target
     from sensitivity.deploy.prepare.plan import Plan
@@ -75,6 +76,7 @@ def deploy(
     load: str | Path | None = None,
     io: IoType = "fp32",
     export_limit_s: float | None = None,
+    dynamic: DynamicAxis | Iterable[DynamicAxis] | None = None,
     **settings: Any,
 ) -> Deployed:
     """Export a scheme and run it on an engine; see ``deploy.deploy.deploy``.
@@ -93,13 +95,16 @@ def deploy(
         io: Type of the float inputs and outputs of a graph in half precision: ``fp32`` or ``fp16``.
         export_limit_s: Seconds that the export may take, after which it is an error; None sets no limit. Only in the
             main thread, and not on Windows.
+        dynamic: What may change in size when the engine is run: ``batch``, ``size`` (height and width of images), or
+            both. It is checked with another number of samples and larger images. ``tensorrt`` takes ``batch`` alone,
+            with its range as ``batch=(smallest, usual, largest)``. None fixes the sizes of ``example``.
         settings: The engine's own.
 
     Returns:
         Something that is called like the model.
 
     Raises:
-        ExportError: If a recipe cannot be expressed as Q/DQ, or nothing can be exported.
+        ExportError: If a recipe cannot be expressed as Q/DQ, nothing can be exported, or not with ``dynamic``.
         EngineBuildError: If the engine cannot be built.
     """
     from sensitivity.deploy.deploy import deploy
@@ -107,7 +112,8 @@ def deploy(
 
     target = kind_of(engine).target
     planned = wrapped.plan(scheme, calibration=calibration, target=target, example=example)
-    return deploy(planned, engine, parts=parts, load=load, io=io, export_limit_s=export_limit_s, **settings)
+    options: dict[str, Any] = {"load": load, "io": io, "export_limit_s": export_limit_s, "dynamic": dynamic}
+    return deploy(planned, engine, parts=parts, **options, **settings)
 
 
 @checked(RecipeError)

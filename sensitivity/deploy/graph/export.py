@@ -11,8 +11,9 @@ import logging
 import re
 import tempfile
 import warnings
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from torch.jit._trace import TracerWarning
 from torch.utils._pytree import tree_map
 
 from sensitivity.deploy.graph.asked import Line, values_asked
+from sensitivity.deploy.graph.dynamic import DynamicAxis, axes_of, with_samples
 from sensitivity.deploy.graph.time_limit import TimeIsUpError, within_seconds
 from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.plan import Plan
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
 
 OPSET = 18
 """The version of ONNX operators that is written; every engine here reads it."""
+
+_Write = Callable[[FlatModule, tuple[Tensor, ...]], "tuple[ModelProto, str]"]
+"""An exporter: gives the graph, and what it printed."""
 
 CORE = "core."
 """Where the module stands that exporters are given: ``FlatModule`` holds it."""
@@ -74,6 +79,7 @@ class Part:
         exporter: Which exporter wrote it.
         example: The input tensors of the example pass.
         printed: What the exporter printed and warned of.
+        dynamic: What may change in size.
     """
 
     path: str
@@ -82,6 +88,7 @@ class Part:
     exporter: str
     example: tuple[Tensor, ...]
     printed: str = ""
+    dynamic: tuple[DynamicAxis, ...] = ()
 
 
 class _ExporterError(ExportError):
@@ -107,7 +114,13 @@ class Exported:
     attempts: tuple[Attempt, ...]
 
 
-def export(plan: Plan, parts: Iterable[str] | None = None, *, limit_s: float | None = None) -> Exported:
+def export(
+    plan: Plan,
+    parts: Iterable[str] | None = None,
+    *,
+    limit_s: float | None = None,
+    dynamic: Sequence[DynamicAxis] = (),
+) -> Exported:
     """Write the folded copy as ONNX graphs in fp32; done once for all plans on one basis.
 
     Args:
@@ -115,6 +128,7 @@ def export(plan: Plan, parts: Iterable[str] | None = None, *, limit_s: float | N
         parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
             can be, submodule by submodule.
         limit_s: Seconds that all of it may take; None sets no limit.
+        dynamic: What may change in size when the graphs are run.
 
     Raises:
         ExportError: If a path is no submodule, one lies inside another, nothing at all can be exported, or the time is
@@ -123,12 +137,13 @@ def export(plan: Plan, parts: Iterable[str] | None = None, *, limit_s: float | N
     """
     need("onnx", "onnx")
     need("onnxscript", "onnx")
-    key = None if parts is None else tuple(parts)
+    paths = None if parts is None else tuple(parts)
+    key = (paths, tuple(dynamic))
     if key not in plan.basis.exports:
         attempts: list[Attempt] = []
         try:
             with within_seconds(limit_s):
-                plan.basis.exports[key] = _export(plan, key, attempts)
+                plan.basis.exports[key] = _export(plan, paths, dynamic, attempts)
         except TimeIsUpError:
             raise _too_slow(plan, limit_s, attempts) from None
     exported: Exported = plan.basis.exports[key]
@@ -143,11 +158,13 @@ def _too_slow(plan: Plan, limit_s: float | None, attempts: Sequence[Attempt]) ->
     )
 
 
-def _export(plan: Plan, parts: tuple[str, ...] | None, attempts: list[Attempt]) -> Exported:
+def _export(
+    plan: Plan, parts: tuple[str, ...] | None, dynamic: Sequence[DynamicAxis], attempts: list[Attempt]
+) -> Exported:
     paths = [""] if parts is None else _checked(plan.model, list(parts))
     exported: list[Part] = []
     for path in paths:
-        _export_or_descend(plan, path, exported, attempts, descend=parts is None)
+        _export_or_descend(plan, path, dynamic, exported, attempts, descend=parts is None)
     if not exported:
         reasons = "\n".join(f"- {attempt}" for attempt in attempts)
         raise ExportError(
@@ -171,10 +188,18 @@ def _checked(model: nn.Module, paths: list[str]) -> list[str]:
     return paths
 
 
-def _export_or_descend(plan: Plan, path: str, exported: list[Part], attempts: list[Attempt], *, descend: bool) -> None:
+def _export_or_descend(
+    plan: Plan,
+    path: str,
+    dynamic: Sequence[DynamicAxis],
+    exported: list[Part],
+    attempts: list[Attempt],
+    *,
+    descend: bool,
+) -> None:
     """Export a submodule, or else its children that hold layers of the model."""
     try:
-        exported.append(_export_part(plan, path, attempts))
+        exported.append(_export_part(plan, path, dynamic, attempts))
         return
     except ExportError as error:
         attempts.append(Attempt(path, "none", str(error)))
@@ -184,10 +209,10 @@ def _export_or_descend(plan: Plan, path: str, exported: list[Part], attempts: li
     for name, _ in plan.model.get_submodule(path).named_children():
         child = prefix + name
         if any(layer.module == child or layer.module.startswith(child + ".") for layer in plan.layers):
-            _export_or_descend(plan, child, exported, attempts, descend=True)
+            _export_or_descend(plan, child, dynamic, exported, attempts, descend=True)
 
 
-def _export_part(plan: Plan, path: str, attempts: list[Attempt]) -> Part:
+def _export_part(plan: Plan, path: str, dynamic: Sequence[DynamicAxis], attempts: list[Attempt]) -> Part:
     module = plan.model.get_submodule(path)
     args, kwargs = call_of(plan, path)
     signature = signature_of(module, args, kwargs)
@@ -195,7 +220,10 @@ def _export_part(plan: Plan, path: str, attempts: list[Attempt]) -> Part:
         raise ExportError("it takes or returns no tensor")
     example = tuple(signature.inputs.tensors_of((args, kwargs), "the part"))
     flat = FlatModule(module, signature).eval()
-    for exporter, write in (("dynamo", _dynamo), ("legacy", _legacy)):
+    exporters: dict[str, _Write] = {"dynamo": _dynamo, "legacy": _legacy}
+    if dynamic:
+        exporters = {"dynamo": partial(_dynamic, axes=axes_of(signature, dynamic))}
+    for exporter, write in exporters.items():
         try:
             graph, printed = write(flat, example)
             graph = _named(graph, path, signature)
@@ -203,8 +231,8 @@ def _export_part(plan: Plan, path: str, attempts: list[Attempt]) -> Part:
             printed = error.printed if isinstance(error, _ExporterError) else ""
             attempts.append(Attempt(path, exporter, str(error), printed))
             continue
-        return Part(path, graph, signature, exporter, example, printed)
-    raise ExportError("neither exporter can write it")
+        return Part(path, graph, signature, exporter, example, printed, tuple(dynamic))
+    raise ExportError("neither exporter can write it" if not dynamic else f"not with dynamic={tuple(dynamic)}")
 
 
 def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -228,14 +256,21 @@ def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return calls[0]
 
 
-def _dynamo(module: FlatModule, example: tuple[Tensor, ...]) -> tuple[ModelProto, str]:
+def _dynamic(module: FlatModule, example: tuple[Tensor, ...], axes: Sequence[Sequence[int]]) -> tuple[ModelProto, str]:
+    """Through ``torch.export`` with axes whose length may change; with two samples, as it takes one for a constant."""
+    shapes = tuple(dict.fromkeys(own, torch.export.Dim.DYNAMIC) for own in axes)
+    return _dynamo(module, tuple(with_samples(example, axes, 2)), dynamic_shapes={"tensors": shapes})
+
+
+def _dynamo(module: FlatModule, example: tuple[Tensor, ...], **options: Any) -> tuple[ModelProto, str]:
     """Through ``torch.export``; constants are folded, bar parameters: weights keep name and content."""
     import onnx_ir
     from onnx_ir.passes.common import RemoveUnusedOpsetsPass
     from onnxscript import optimizer
 
     with _translated("torch.onnx.export(dynamo=True)") as printed, step_by_step(module):
-        program = torch.onnx.export(module, example, dynamo=True, optimize=False, opset_version=OPSET, verbose=False)
+        options |= {"dynamo": True, "optimize": False, "opset_version": OPSET, "verbose": False}
+        program = torch.onnx.export(module, example, **options)
         assert program is not None
         model = program.model
         optimizer.inline(model)  # torch before 2.11 writes some operators as functions, which engines do not know

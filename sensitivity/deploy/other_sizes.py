@@ -1,0 +1,103 @@
+"""Whether a graph with dynamic axes computes the same at sizes other than those it was exported with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sensitivity.deploy.engine_module import DeployedPart
+from sensitivity.deploy.graph.dynamic import DynamicAxis, axes_of, with_other_size, with_samples
+from sensitivity.deploy.prepare.measures import sqnr_db
+from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.deploy.prepare.signature import tensors_of_nest
+from sensitivity.errors import EngineError, ExportError
+
+LOST_DB = 10.0
+"""How much worse an engine may agree with the simulation at another size than at the exported one."""
+
+ABOVE_FLOAT_DB = 6.0
+"""How much closer to the simulation it is at the exported size than the simulation is to float."""
+
+ENOUGH_DB = 30.0
+"""An agreement that is enough at any size."""
+
+
+def check_other_sizes(
+    plan: Plan,
+    parts: Sequence[DeployedPart],
+    dynamic: Sequence[DynamicAxis],
+    settings: Mapping[str, Any],
+    *,
+    exact: bool = True,
+) -> None:
+    """Run every part with two samples (with the most that ``batch=`` allows) and with larger images.
+
+    Args:
+        plan: What was deployed.
+        parts: The engines.
+        dynamic: What may change.
+        settings: The engine's own.
+        exact: Whether the engine should compute what is simulated: False where its sums saturate.
+
+    Raises:
+        ExportError: If an engine does not compute what is simulated when sizes may change, refuses the other size, or
+            agrees with the simulation less there than at the exported one.
+    """
+    samples = int(settings["batch"][2]) if settings.get("batch") else 2
+    for part in parts if dynamic else ():
+        usual_db, float_db = _agreement_db(plan, part, list(part.part.example))
+        if exact and usual_db < min(float_db + ABOVE_FLOAT_DB, ENOUGH_DB):
+            raise ExportError(
+                f"dynamic={tuple(dynamic)}: where sizes may change, {part.path or 'the model'} on {part.engine.name} "
+                f"agrees with the simulation to {usual_db:.1f} dB only, even at the exported sizes; the simulation "
+                f"agrees with float to {float_db:.1f} dB. Leave dynamic out and deploy for each size, or to another "
+                "engine."
+            )
+        axes = axes_of(part.part.signature, dynamic)
+        for axis in dynamic:
+            inputs = _other_inputs(part, axis, axes, samples)
+            try:
+                agreement_db, _ = _agreement_db(plan, part, inputs)
+            except (EngineError, RuntimeError) as error:
+                raise ExportError(f"dynamic={axis!r}: {_with(part, inputs)} fails: {error}") from error
+            if agreement_db < min(usual_db - LOST_DB, ENOUGH_DB):
+                raise ExportError(
+                    f"dynamic={axis!r}: {_with(part, inputs)} agrees with the simulation to {agreement_db:.1f} dB, and "
+                    f"with the exported sizes to {usual_db:.1f} dB. Something of the size is fixed in the graph: leave "
+                    f"{axis!r} out, and deploy for each size."
+                )
+
+
+def _other_inputs(part: DeployedPart, axis: DynamicAxis, axes: Sequence[Sequence[int]], samples: int) -> list[Tensor]:
+    example = part.part.example
+    return with_samples(example, axes, samples) if axis == "batch" else with_other_size(example, axes)
+
+
+def _with(part: DeployedPart, inputs: Sequence[Tensor]) -> str:
+    shapes = ", ".join(str(tuple(tensor.shape)) for tensor in inputs)
+    return f"{part.path or 'the model'} on {part.engine.name} with inputs {shapes}"
+
+
+def _agreement_db(plan: Plan, part: DeployedPart, tensors: list[Tensor]) -> tuple[float, float]:
+    """The lowest SQNR of an output of the engine to the same output of the simulation, and of the latter to float."""
+    args, kwargs = part.part.signature.inputs.filled([tensor.clone() for tensor in tensors])
+    with torch.no_grad():
+        in_float = tensors_of_nest(plan.model.get_submodule(part.path)(*args, **kwargs))
+        with plan.simulated() as model:
+            simulated = tensors_of_nest(model.get_submodule(part.path)(*args, **kwargs))
+    computed = [torch.from_numpy(array) for array in part.engine.run(*part.arrays_of(tensors))]
+    return (
+        min(_same_db(wanted, tensor) for wanted, tensor in zip(simulated, computed, strict=True)),
+        min(_same_db(wanted, tensor) for wanted, tensor in zip(in_float, simulated, strict=True)),
+    )
+
+
+def _same_db(wanted: Tensor, computed: Tensor) -> float:
+    if wanted.shape != computed.shape:
+        return -float("inf")
+    if not wanted.is_floating_point():
+        return ENOUGH_DB if torch.equal(wanted, computed) else -float("inf")
+    return sqnr_db(wanted, computed.to(wanted.dtype))
