@@ -26,7 +26,7 @@ from sensitivity.deploy.engines.registry import (
     load_engine,
 )
 from sensitivity.deploy.graph.dynamic import DynamicAxis, dynamic_axes
-from sensitivity.deploy.graph.export import Attempt, Part, export
+from sensitivity.deploy.graph.export import HALF_OPSET, OPSET, Attempt, GraphForm, Part, export
 from sensitivity.deploy.graph.half import check_io, to_half
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.deploy.other_sizes import check_other_sizes
@@ -87,7 +87,8 @@ def deploy(
         need(kind.package, kind.extra)  # first: its extra brings what export needs as well
     axes = dynamic_axes(dynamic)
     _check_dynamic(kind, axes)
-    exported = export(plan, parts, limit_s=export_limit_s, dynamic=axes)
+    form = GraphForm(axes, HALF_OPSET if builds_in_half(kind, plan.scheme) else OPSET)
+    exported = export(plan, parts, limit_s=export_limit_s, form=form)
     graphs = [insert_qdq(part.graph, plan) for part in exported.parts]
     plan = plan.without(_not_exported(plan, graphs, exported.attempts), OmissionKind.NOT_EXPORTED)
     plan = replace(plan, parts=tuple(part.path for part in exported.parts))

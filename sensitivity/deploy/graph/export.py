@@ -38,7 +38,10 @@ if TYPE_CHECKING:
 OPSET = 18
 """The version of ONNX operators that is written; every engine here reads it."""
 
-_Write = Callable[[FlatModule, tuple[Tensor, ...]], "tuple[ModelProto, str]"]
+HALF_OPSET = 20
+"""The version for graphs in half precision: the first with GELU as one operator, which then rounds once, as torch's."""
+
+_Write = Callable[[FlatModule, tuple[Tensor, ...], int], "tuple[ModelProto, str]"]
 """An exporter: gives the graph, and what it printed."""
 
 CORE = "core."
@@ -66,6 +69,23 @@ class Attempt:
     def __str__(self) -> str:
         subject = self.part or "the whole model"
         return f"{subject}: {self.reason}" if self.exporter == "none" else f"{subject} ({self.exporter}): {self.reason}"
+
+
+@dataclass(frozen=True)
+class GraphForm:
+    """What graphs are written for.
+
+    Attributes:
+        dynamic: What may change in size when they are run.
+        opset: Version of ONNX operators.
+    """
+
+    dynamic: tuple[DynamicAxis, ...] = ()
+    opset: int = OPSET
+
+
+FIXED = GraphForm()
+"""The sizes of the example, for any engine."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -119,7 +139,7 @@ def export(
     parts: Iterable[str] | None = None,
     *,
     limit_s: float | None = None,
-    dynamic: Sequence[DynamicAxis] = (),
+    form: GraphForm = FIXED,
 ) -> Exported:
     """Write the folded copy as ONNX graphs in fp32; done once for all plans on one basis.
 
@@ -128,7 +148,7 @@ def export(
         parts: Paths of the submodules to export; None exports the whole model, and where that fails as much of it as
             can be, submodule by submodule.
         limit_s: Seconds that all of it may take; None sets no limit.
-        dynamic: What may change in size when the graphs are run.
+        form: What the graphs are for.
 
     Raises:
         ExportError: If a path is no submodule, one lies inside another, nothing at all can be exported, or the time is
@@ -138,12 +158,12 @@ def export(
     need("onnx", "onnx")
     need("onnxscript", "onnx")
     paths = None if parts is None else tuple(parts)
-    key = (paths, tuple(dynamic))
+    key = (paths, form)
     if key not in plan.basis.exports:
         attempts: list[Attempt] = []
         try:
             with within_seconds(limit_s):
-                plan.basis.exports[key] = _export(plan, paths, dynamic, attempts)
+                plan.basis.exports[key] = _export(plan, paths, form, attempts)
         except TimeIsUpError:
             raise _too_slow(plan, limit_s, attempts) from None
     exported: Exported = plan.basis.exports[key]
@@ -158,13 +178,11 @@ def _too_slow(plan: Plan, limit_s: float | None, attempts: Sequence[Attempt]) ->
     )
 
 
-def _export(
-    plan: Plan, parts: tuple[str, ...] | None, dynamic: Sequence[DynamicAxis], attempts: list[Attempt]
-) -> Exported:
+def _export(plan: Plan, parts: tuple[str, ...] | None, form: GraphForm, attempts: list[Attempt]) -> Exported:
     paths = [""] if parts is None else _checked(plan.model, list(parts))
     exported: list[Part] = []
     for path in paths:
-        _export_or_descend(plan, path, dynamic, exported, attempts, descend=parts is None)
+        _export_or_descend(plan, path, form, exported, attempts, descend=parts is None)
     if not exported:
         reasons = "\n".join(f"- {attempt}" for attempt in attempts)
         raise ExportError(
@@ -191,7 +209,7 @@ def _checked(model: nn.Module, paths: list[str]) -> list[str]:
 def _export_or_descend(
     plan: Plan,
     path: str,
-    dynamic: Sequence[DynamicAxis],
+    form: GraphForm,
     exported: list[Part],
     attempts: list[Attempt],
     *,
@@ -199,7 +217,7 @@ def _export_or_descend(
 ) -> None:
     """Export a submodule, or else its children that hold layers of the model."""
     try:
-        exported.append(_export_part(plan, path, dynamic, attempts))
+        exported.append(_export_part(plan, path, form, attempts))
         return
     except ExportError as error:
         attempts.append(Attempt(path, "none", str(error)))
@@ -209,10 +227,10 @@ def _export_or_descend(
     for name, _ in plan.model.get_submodule(path).named_children():
         child = prefix + name
         if any(layer.module == child or layer.module.startswith(child + ".") for layer in plan.layers):
-            _export_or_descend(plan, child, dynamic, exported, attempts, descend=True)
+            _export_or_descend(plan, child, form, exported, attempts, descend=True)
 
 
-def _export_part(plan: Plan, path: str, dynamic: Sequence[DynamicAxis], attempts: list[Attempt]) -> Part:
+def _export_part(plan: Plan, path: str, form: GraphForm, attempts: list[Attempt]) -> Part:
     module = plan.model.get_submodule(path)
     args, kwargs = call_of(plan, path)
     signature = signature_of(module, args, kwargs)
@@ -221,18 +239,18 @@ def _export_part(plan: Plan, path: str, dynamic: Sequence[DynamicAxis], attempts
     example = tuple(signature.inputs.tensors_of((args, kwargs), "the part"))
     flat = FlatModule(module, signature).eval()
     exporters: dict[str, _Write] = {"dynamo": _dynamo, "legacy": _legacy}
-    if dynamic:
-        exporters = {"dynamo": partial(_dynamic, axes=axes_of(signature, dynamic))}
+    if form.dynamic:
+        exporters = {"dynamo": partial(_dynamic, axes=axes_of(signature, form.dynamic))}
     for exporter, write in exporters.items():
         try:
-            graph, printed = write(flat, example)
+            graph, printed = write(flat, example, form.opset)
             graph = _named(graph, path, signature)
         except ExportError as error:
             printed = error.printed if isinstance(error, _ExporterError) else ""
             attempts.append(Attempt(path, exporter, str(error), printed))
             continue
-        return Part(path, graph, signature, exporter, example, printed, tuple(dynamic))
-    raise ExportError("neither exporter can write it" if not dynamic else f"not with dynamic={tuple(dynamic)}")
+        return Part(path, graph, signature, exporter, example, printed, form.dynamic)
+    raise ExportError("neither exporter can write it" if not form.dynamic else f"not with dynamic={form.dynamic}")
 
 
 def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -256,20 +274,22 @@ def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     return calls[0]
 
 
-def _dynamic(module: FlatModule, example: tuple[Tensor, ...], axes: Sequence[Sequence[int]]) -> tuple[ModelProto, str]:
+def _dynamic(
+    module: FlatModule, example: tuple[Tensor, ...], opset: int, *, axes: Sequence[Sequence[int]]
+) -> tuple[ModelProto, str]:
     """Through ``torch.export`` with axes whose length may change; with two samples, as it takes one for a constant."""
     shapes = tuple(dict.fromkeys(own, torch.export.Dim.DYNAMIC) for own in axes)
-    return _dynamo(module, tuple(with_samples(example, axes, 2)), dynamic_shapes={"tensors": shapes})
+    return _dynamo(module, tuple(with_samples(example, axes, 2)), opset, dynamic_shapes={"tensors": shapes})
 
 
-def _dynamo(module: FlatModule, example: tuple[Tensor, ...], **options: Any) -> tuple[ModelProto, str]:
+def _dynamo(module: FlatModule, example: tuple[Tensor, ...], opset: int, **options: Any) -> tuple[ModelProto, str]:
     """Through ``torch.export``; constants are folded, bar parameters: weights keep name and content."""
     import onnx_ir
     from onnx_ir.passes.common import RemoveUnusedOpsetsPass
     from onnxscript import optimizer
 
     with _translated("torch.onnx.export(dynamo=True)") as printed, step_by_step(module):
-        options |= {"dynamo": True, "optimize": False, "opset_version": OPSET, "verbose": False}
+        options |= {"dynamo": True, "optimize": False, "opset_version": opset, "verbose": False}
         program = torch.onnx.export(module, example, **options)
         assert program is not None
         model = program.model
@@ -287,7 +307,7 @@ def _may_be_folded(node: Any, parameters: set[str]) -> bool | None:
     return False if any(value is not None and value.name in parameters for value in node.inputs) else None
 
 
-def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> tuple[ModelProto, str]:
+def _legacy(module: FlatModule, example: tuple[Tensor, ...], opset: int) -> tuple[ModelProto, str]:
     """By tracing one pass, if that pass asks no tensor for its value: the answer would become part of the graph."""
     import onnx
 
@@ -296,7 +316,7 @@ def _legacy(module: FlatModule, example: tuple[Tensor, ...]) -> tuple[ModelProto
         with warnings.catch_warnings(record=True) as recorded:
             warnings.simplefilter("always", TracerWarning)
             with step_by_step(module):
-                torch.onnx.export(module, example, path, dynamo=False, opset_version=OPSET)
+                torch.onnx.export(module, example, path, dynamo=False, opset_version=opset)
         graph: ModelProto = onnx.load(path)
         _write_down(recorded, printed)
     lines = {(warning.filename, warning.lineno) for warning in recorded if issubclass(warning.category, TracerWarning)}

@@ -88,7 +88,7 @@ def test_a_rest_in_fp16_arrives_as_a_graph_in_fp16_with_casts_around_what_stays_
     outputs = [name for node in graph.graph.node if "Normalization" in node.op_type for name in node.output]
     assert outputs
     assert {types[name] for name in outputs} == {single}
-    assert graph.opset_import[0].version == 19
+    assert graph.opset_import[0].version == 20
 
 
 def test_inputs_and_outputs_in_fp16_are_given_and_taken_as_such(scenario: Scenario) -> None:
