@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -66,11 +67,15 @@ def wrapped_net(name: str) -> tuple[sv.Wrapped, sv.Scheme]:
     return wrapped, sv.Scheme.all(sv.INT8).protect(protected)
 
 
-def answer_of(target: Target, name: str, environments: Path) -> dict[str, Any]:
+def answer_of(target: Target, name: str, environments: Path, limit_s: float) -> dict[str, Any]:
     """What a tool says that it quantized.
+
+    NNCF compiles an extension for torch modules. It waits for one that another process is building, and for ever for
+    one whose build was interrupted; so it is built in a folder of its own.
 
     Raises:
         CalledProcessError: If it fails.
+        TimeoutExpired: If it takes longer than ``limit_s``.
     """
     wrapped, scheme = wrapped_net(name)
     handover = scheme.handover(target.tool, wrapped.layers)
@@ -88,7 +93,9 @@ def answer_of(target: Target, name: str, environments: Path) -> dict[str, Any]:
         (folder / "source").write_text(target.source)
         python = python_of(target.environment, environments)
         command = [str(python), str(WORKERS / target.worker), text]
-        subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder)
+        own = os.environ | {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "NNCF_EXTENSION_LOAD_TIMEOUT": "0"}
+        options = {"capture_output": True, "text": True, "cwd": folder, "env": own, "timeout": limit_s}
+        subprocess.run(command, check=True, **options)
         answer: dict[str, Any] = json.loads((folder / "answer.json").read_text())
     return answer | {"wanted": sorted(handover.quantized), "layers": len(wrapped.layers)}
 
@@ -124,6 +131,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("tools", nargs="*")
     parser.add_argument("--environments", type=Path, default=Path("environments"))
+    parser.add_argument("--limit-s", type=float, default=900.0, help="seconds that a tool may take for one network")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| tool | net | layers of the scheme quantized | other layers left in float | |\n|---|---|---|---|---|")
@@ -132,10 +140,15 @@ def main() -> None:
             if arguments.tools and target.tool not in arguments.tools:
                 continue
             try:
-                print(row(target.title, name, answer_of(target, name, arguments.environments)), flush=True)
+                print(
+                    row(target.title, name, answer_of(target, name, arguments.environments, arguments.limit_s)),
+                    flush=True,
+                )
             except subprocess.CalledProcessError as error:
                 last = (error.stderr or "").strip().splitlines()[-1:]
                 print(f"| {target.title} | {name} | failed: {''.join(last)[:200]} | | |", flush=True)
+            except subprocess.TimeoutExpired:
+                print(f"| {target.title} | {name} | stopped after {arguments.limit_s:g} s | | |", flush=True)
         if not arguments.tools or "tensorrt" in arguments.tools:
             print(row("TensorRT, ONNX file", name, answer_of_tensorrt(name)), flush=True)
 

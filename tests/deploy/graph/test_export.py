@@ -59,8 +59,8 @@ def test_the_older_exporter_takes_over_and_finds_every_layer(monkeypatch: pytest
 def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.MonkeyPatch) -> None:
     write = exporting._dynamo
 
-    def lossy(module: Any, example: Any) -> Any:
-        graph, printed = write(module, example)
+    def lossy(module: Any, example: Any, opset: int) -> Any:
+        graph, printed = write(module, example, opset)
         for initializer in graph.graph.initializer:
             if initializer.name.endswith("up.weight"):
                 initializer.CopyFrom(
