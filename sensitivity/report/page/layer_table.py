@@ -29,16 +29,15 @@ def layer_table(reading: Reading, recipes: tuple[str, ...], diagnosis: Diagnosis
     header, numeric = (*header, "module"), (*numeric, False)
     body = [(*row, module) for row, module in zip(body, modules, strict=True)]
     if diagnosis is not None:
-        causes = causes_and_cures(diagnosis)
-        header, numeric = (*header, "cause and cure"), (*numeric, False)
+        spread = {finding.layer: spread_of(finding) for finding in findings_with_values(diagnosis)}
+        columns = {"cause and cure": causes_and_cures(diagnosis), **({"inputs and weights": spread} if spread else {})}
+        header, numeric = (*header, *columns), (*numeric, *[False] * len(columns))
+        of_recipe = [recipes[recipe] == diagnosis.recipe.name for _, recipe in places]
+        of_recipe += [False] * len(reading.study.skipped)
         body = [
-            (*row, causes.get(row[0], ABSENT) if recipes[place[1]] == diagnosis.recipe.name else ABSENT)
-            for row, place in zip(body, [*places, *[(0, 0)] * len(reading.study.skipped)], strict=True)
+            (*row, *(texts.get(row[0], ABSENT) if is_diagnosed else ABSENT for texts in columns.values()))
+            for row, is_diagnosed in zip(body, of_recipe, strict=True)
         ]
-    spread = {finding.layer: spread_of(finding) for finding in findings_with_values(diagnosis)}
-    if spread:
-        header, numeric = (*header, "inputs and weights"), (*numeric, False)
-        body = [(*row, spread.get(row[0]) or ABSENT) for row in body]
     lines = [
         line(cells, numeric, data_layer=layer, data_recipe=recipe)
         for cells, (layer, recipe) in zip(body, places, strict=False)

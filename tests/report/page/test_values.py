@@ -16,7 +16,7 @@ from sensitivity.report.page.study_data import study_data
 from sensitivity.report.page.study_page import Beside, study_page
 from sensitivity.report.page.values import AFTER_INK, BEFORE_INK, CURE_INK, RANGE_INK
 from sensitivity.study import read
-from tests.made_studies import INT8, make_study, random_study, with_intervals
+from tests.made_studies import INT8, make_study, random_study, with_intervals, with_second_recipe
 from tests.report.page.browser import run_in_page
 from tests.report.page.reader import Reader, without_library
 
@@ -115,6 +115,13 @@ def test_the_page_without_a_script_and_the_view_of_a_notebook_have_the_words() -
     assert "Channel 7 reaches 40 times" in table[3][-1]
     assert table[4][-1] == "–"
     assert "None of the inputs is below zero" in damage.fragment(DIAGNOSIS)
+
+
+def test_only_rows_of_the_recipe_that_was_diagnosed_tell_of_its_range() -> None:
+    study = with_second_recipe(make_study([0.0] * 10))
+    *_, table = Reader(without_library(study_page(read(study), beside=Beside(DIAGNOSIS)))).tables
+    rows = [row for row in table[1:] if row[0] == "stage1:0:0"]
+    assert ["Channel 7 reaches 40 times" in row[-1] for row in rows] == [True, False]
 
 
 def test_a_diagnosis_without_distributions_adds_no_part_to_the_page() -> None:
