@@ -20,6 +20,7 @@ from sensitivity.deploy.engines.registry import (
     build_engine,
     builds_in_half,
     check_rest,
+    check_settings,
     engine_kinds,
     is_registered,
     kind_of,
@@ -85,6 +86,7 @@ def deploy(
     _check_io(kind, plan.scheme, io)
     if kind.package is not None and kind.extra is not None:
         need(kind.package, kind.extra)  # first: its extra brings what export needs as well
+    check_settings(kind, settings)
     axes = dynamic_axes(dynamic)
     _check_dynamic(kind, axes)
     form = GraphForm(axes, HALF_OPSET if builds_in_half(kind, plan.scheme) else OPSET)

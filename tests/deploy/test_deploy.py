@@ -74,6 +74,22 @@ def test_parts_that_make_no_sense_are_refused(several: sv.Wrapped, parts: list[s
         several.deploy(sv.Scheme(), parts=parts)
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime", "onnxruntime-int8"])
+def test_a_setting_that_an_engine_does_not_have_is_refused_by_its_name(several: sv.Wrapped, engine: str) -> None:
+    with pytest.raises(EngineError, match=f"'{engine}' has no setting 'refit'. It has threads."):
+        several.deploy(SAFE, engine, refit=True)
+
+
+def test_a_setting_of_a_function_that_makes_an_engine_is_handed_to_it(several: sv.Wrapped) -> None:
+    def build(model: bytes, **settings: object) -> OrtEngine:
+        assert settings == {"anything": 1}
+        return OrtEngine(model)
+
+    assert several.deploy(SAFE, build, anything=1).parts
+    with pytest.raises(EngineError, match=r"has no setting 'anything'. It has none."):
+        several.deploy(SAFE, lambda model: OrtEngine(model), anything=1)
+
+
 def test_the_simulation_has_no_settings(several: sv.Wrapped) -> None:
     with pytest.raises(EngineError, match="'torch', the simulation, has no settings; it was given nonsense"):
         several.deploy(sv.Scheme(), "torch", nonsense=1)

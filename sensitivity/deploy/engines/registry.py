@@ -6,7 +6,8 @@ This is the only place that lists the engines of this library. An engine from ou
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from importlib import import_module
 from operator import attrgetter
@@ -85,8 +86,13 @@ class _Lazy:
     module: str
     path: str
 
+    def resolved(self) -> Callable[..., Any]:
+        """What it stands for."""
+        target: Callable[..., Any] = attrgetter(self.path)(import_module(f"sensitivity.deploy.engines.{self.module}"))
+        return target
+
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return attrgetter(self.path)(import_module(f"sensitivity.deploy.engines.{self.module}"))(*args, **kwargs)
+        return self.resolved()(*args, **kwargs)
 
 
 _OURS = (
@@ -266,6 +272,27 @@ def check_rest(kind: EngineKind, scheme: Scheme) -> None:
             "rewrites it, and does not tell all that were marked. Leave keep_fp32 out (bf16 has the range of fp32 and "
             "does not overflow), or deploy to 'torch', the simulation."
         )
+
+
+def check_settings(kind: EngineKind, settings: Mapping[str, Any]) -> None:
+    """Nothing, if an engine has all settings that are given, or does not say which it has.
+
+    Raises:
+        EngineError: If it lacks one.
+    """
+    build = kind.build.resolved() if isinstance(kind.build, _Lazy) else kind.build
+    try:
+        parameters = inspect.signature(build).parameters.values()
+    except (TypeError, ValueError):
+        return
+    names = [parameter.name for parameter in parameters if parameter.kind is not parameter.VAR_KEYWORD][1:]
+    if len(names) + 1 < len(parameters):
+        return
+    known = [name for name in names if name != "rest"]
+    for name in settings:
+        if name not in known:
+            has = f"It has {', '.join(known)}." if known else "It has none."
+            raise EngineError(f"{kind.name!r} has no setting {name!r}. {has}")
 
 
 def build_engine(kind: EngineKind, graph: ModelProto, plan: Plan, part: Part, **settings: Any) -> Engine:
