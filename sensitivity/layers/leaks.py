@@ -140,15 +140,16 @@ def _exchange(fake: Tensor, real: Tensor) -> None:
 
 
 def _leaked(execution: Execution, twin: nn.Module) -> list[tuple[Tensor, int]]:
+    alive = [(tensor, int(value)) for tensor, value in execution.numbers.items()]  # type: ignore[no-untyped-call]
+    made = [
+        (tensor, value) for tensor, value in alive if isinstance(tensor, FakeTensor) and value not in execution.leaves
+    ]
+    if not made:
+        return []
     own = {
         id(leaf)
         for module in twin.modules()
         for leaf in tree_flatten([value for name, value in vars(module).items() if name != "_modules"])[0]
         if isinstance(leaf, Tensor)
     }
-    alive = [(tensor, int(value)) for tensor, value in execution.numbers.items()]  # type: ignore[no-untyped-call]
-    return [
-        (tensor, value)
-        for tensor, value in alive
-        if isinstance(tensor, FakeTensor) and id(tensor) not in own and value not in execution.leaves
-    ]
+    return [(tensor, value) for tensor, value in made if id(tensor) not in own]

@@ -7,12 +7,12 @@ methods or operators.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping
+import functools
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_map
 from torch.utils.weak import WeakIdKeyDictionary
 
 from sensitivity.interception import Original, calls_handled
@@ -67,12 +67,10 @@ class TapeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parts = run_in_products(func, args, kwargs, self)
         if parts is not NotImplemented:
             return parts
-        tensors = [leaf for leaf in tree_flatten((args, kwargs))[0] if isinstance(leaf, Tensor)]
-        inputs = tuple(self.number(tensor) for tensor in tensors)
-        mark = lambda leaf: Ref(self.number(leaf)) if isinstance(leaf, Tensor) else leaf  # noqa: E731
-        seen_args, seen_kwargs = tree_map(mark, args), tree_map(mark, kwargs)
+        inputs = tuple(self.number(tensor) for tensor in _of_kind(Tensor, (args, kwargs)))
+        seen_args, seen_kwargs = _exchanged(Tensor, lambda tensor: Ref(self.number(tensor)), (args, kwargs))
         result = func(*args, **kwargs)
-        outputs = [leaf for leaf in tree_flatten(result)[0] if isinstance(leaf, Tensor)]
+        outputs = list(_of_kind(Tensor, result))
         written = written_by(func, args, kwargs)
         targets = list({id(t): t for t in (*written, *outputs)}.values())
         if not targets:
@@ -85,8 +83,7 @@ class TapeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name = base_name(func)
         name = name.removesuffix("_") if written else name
         self._append(Op(name, tuple(seen_args), seen_kwargs, inputs, numbers, tuple(self.stack)))
-        made = tree_map(lambda leaf: Made(leaf.value) if isinstance(leaf, Ref) else leaf, (seen_args, seen_kwargs))
-        made_args, made_kwargs = made
+        made_args, made_kwargs = _exchanged(Ref, lambda ref: Made(ref.value), (seen_args, seen_kwargs))
         self.execution.steps.append(ExecutedStep(func, made_args, made_kwargs, before, numbers))
         for alias in aliases:
             self._rewrite(alias, numbers[0])
@@ -123,12 +120,42 @@ def storage_key(tensor: Tensor) -> int | None:
 def written_by(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> list[Tensor]:
     """The tensor arguments that an operator writes to, by its schema."""
     written: list[Tensor] = []
-    for position, argument in enumerate(func._schema.arguments):
-        if argument.alias_info is None or not argument.alias_info.is_write:
-            continue
-        argument_value = args[position] if position < len(args) else kwargs.get(argument.name)
-        written += [leaf for leaf in tree_flatten(argument_value)[0] if isinstance(leaf, Tensor)]
+    for position, name in _places_written(func):
+        written += _of_kind(Tensor, args[position] if position < len(args) else kwargs.get(name))
     return written
+
+
+@functools.lru_cache(maxsize=4096)
+def _places_written(func: Any) -> tuple[tuple[int, str], ...]:
+    """Position and name of the arguments that an operator writes to."""
+    return tuple(
+        (position, argument.name)
+        for position, argument in enumerate(func._schema.arguments)
+        if argument.alias_info is not None and argument.alias_info.is_write
+    )
+
+
+def _of_kind(kind: type, nest: Any) -> Iterator[Any]:
+    """The objects of a class in what operators take and return: nests of tuples, lists and dicts."""
+    if isinstance(nest, kind):
+        yield nest
+    elif isinstance(nest, (tuple, list)):
+        for item in nest:
+            yield from _of_kind(kind, item)
+    elif isinstance(nest, dict):
+        for item in nest.values():
+            yield from _of_kind(kind, item)
+
+
+def _exchanged(kind: type, exchange: Callable[[Any], Any], nest: Any) -> Any:
+    """The same nest with others in the place of the objects of a class."""
+    if isinstance(nest, kind):
+        return exchange(nest)
+    if type(nest) in (tuple, list):
+        return type(nest)([_exchanged(kind, exchange, item) for item in nest])
+    if type(nest) is dict:
+        return {name: _exchanged(kind, exchange, item) for name, item in nest.items()}
+    return nest
 
 
 @contextlib.contextmanager
