@@ -78,3 +78,9 @@ def test_a_state_for_passes_remembers_the_flags_of_now_and_the_content_of_then()
     model.passes = 7
     before.restore()
     assert (model.passes, model.training) == (0, True)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit")
+def test_a_scripted_module_is_remembered_although_what_it_binds_cannot_be_iterated() -> None:
+    model = torch.jit.script(nn.Sequential(nn.Linear(2, 2)))  # type: ignore[no-untyped-call]
+    assert ModelState(model).restore() == []
