@@ -3,9 +3,11 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from sensitivity.advise.verdicts import images_to_decide, stored_tolerance, verdict_of
 from sensitivity.errors import RecipeError, StudyError
@@ -13,6 +15,7 @@ from sensitivity.records import Measurement, Score, StudyInfo
 from sensitivity.records.info import IntervalOf
 from sensitivity.records.verdict import Verdict
 from sensitivity.study import Study
+from sensitivity.sweep.stopping.jackknife import deal, half_width
 from tests.made_studies import INT4, INT8, make_study, random_study, with_intervals, with_second_recipe
 
 
@@ -191,3 +194,35 @@ def test_what_the_intervals_mean_is_one_sentence() -> None:
     study = make_study([0.1], info=info | {"interval_of": "this-data-set"})
     assert "of the drops on all images of this data set." in repr(study)
     assert "Intervals: x." in repr(make_study([0.1], info={"intervals": "x"}))
+
+
+def measured_on(losses: NDArray[np.float64], *, around: float | None = None) -> Measurement:
+    """The mean of some losses as a drop, with its interval of 95 %; moved to lie around a drop that is known."""
+    groups, total, images = deal(range(len(losses))), losses.sum(), len(losses)
+    half = half_width([(total - losses[group].sum()) / (images - len(group)) for group in groups], 0.95)
+    assert half is not None
+    drop = float(losses.mean()) if around is None else around
+    measurement = make_study([drop]).measurements[0]
+    return replace(measurement, drop_low=drop - half, drop_high=drop + half, images=images)
+
+
+@pytest.mark.parametrize("drop", [0.0, 0.03], ids=["harmless", "dip"])
+def test_with_the_images_needed_half_of_the_layers_are_decided_and_with_twice_as_many_most(drop: float) -> None:
+    tolerance, draw = 0.01, np.random.default_rng(0)
+    decided: dict[float, list[bool]] = {0.25: [], 1.0: [], 2.0: []}
+    wrong = 0
+    for _ in range(300):
+        first = measured_on(draw.normal(drop, 0.15, 80), around=drop)
+        needed = images_to_decide(first, tolerance)
+        if needed is None or verdict_of(first, tolerance, intervals=True) is not Verdict.UNDECIDED:
+            continue
+        for times, answers in decided.items():
+            verdict = verdict_of(measured_on(draw.normal(drop, 0.15, int(needed * times))), tolerance, intervals=True)
+            answers.append(verdict is not Verdict.UNDECIDED)
+            wrong += verdict is (Verdict.DIP if drop < tolerance else Verdict.HARMLESS)
+    shares = {times: sum(answers) / len(answers) for times, answers in decided.items()}
+    assert len(decided[1.0]) > 200
+    assert shares[0.25] < 0.25
+    assert 0.4 < shares[1.0] < 0.6
+    assert shares[2.0] > 0.75
+    assert wrong <= 5, "of some 800 verdicts, each from an interval of 95 % that errs to either side"

@@ -102,8 +102,9 @@ def _boxes(point: Pixel, width: float, height: float, gap: float) -> list[Bbox]:
 
 
 def _leader(box: Bbox, point: Pixel, gap: float) -> tuple[Pixel, Pixel] | None:
-    """A line from the nearest edge of the box to the point, or None where they are neighbours anyway."""
-    nearest = Pixel(min(max(point.x, box.x0), box.x1), min(max(point.y, box.y0), box.y1))
+    """A line from just outside the box to the point, or None where they are neighbours anyway."""
+    around = box.padded(_MARGIN)  # or the line would touch the text
+    nearest = Pixel(min(max(point.x, around.x0), around.x1), min(max(point.y, around.y0), around.y1))
     centred = abs(point.x - (box.x0 + box.x1) / 2) < box.width / 4
     near = gap * (2.0 if centred else 1.5)
     return None if hypot(nearest.x - point.x, nearest.y - point.y) < near else (nearest, point)

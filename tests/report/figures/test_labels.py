@@ -50,6 +50,8 @@ def test_a_label_keeps_off_marks_and_a_line_leads_to_it() -> None:
     (leader,) = where.findobj(lambda artist: artist.get_gid() == "leader")
     ends = where.transData.transform(leader.get_xydata())
     assert min(abs(ends - (x, y)).sum(axis=1)) < 1
+    box = text.get_window_extent()
+    assert not any(box.padded(2).contains(*end) for end in ends), "the line touches the text"
 
 
 def test_a_label_in_a_corner_stays_inside() -> None:

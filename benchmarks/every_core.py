@@ -1,0 +1,201 @@
+r"""A sweep on several cores: what they cost in processor time, and how the design scales to more than are here.
+
+    python -m benchmarks.every_core DATA [--net fastestdet] [--images 20] [--cores 1 2 4 8 16 32 64] [--measure]
+
+DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. First the parts of a sweep in int4 weights
+are timed in this process, in CPU seconds of one thread: reading a batch, its recorded pass, a replayed variant (every
+fifth layer), and what the parent does for the answer of a worker. Then ``passes.every_core`` is simulated with these
+times: who waits for whom, the shards that it makes, the batches that it starts ahead. The parent's work is added to
+that of the workers, since it runs on one of their cores. Prints one row for each number of cores.
+
+``--measure`` also runs the sweep with one process and with ``workers="auto"`` on the cores that are here, and prints
+wall time and CPU time of the process and its workers. Where other programs are busy, compare CPU time: no wall time
+can be shorter than that by the number of cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import heapq
+import os
+import pickle
+import statistics
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import sensitivity as sv
+from benchmarks.real_nets import real_nets
+from sensitivity.contracts import Batch, Task
+from sensitivity.perturb.perturber import Perturber
+from sensitivity.perturb.restore import untouched
+from sensitivity.score import predict
+from sensitivity.sweep.passes.cores import usable_cores
+from sensitivity.sweep.passes.every_core import PASSES_A_CORE, TIMED_UNITS
+from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.passes.in_process import Unit
+from sensitivity.sweep.passes.workers import SHARDS_A_WORKER, groups, pickled
+from sensitivity.sweep.plan import Variant, plan
+from sensitivity.sweep.storage.journal import MemoryStore
+from sensitivity.sweep.storage.results import Results
+
+RECIPE = sv.INT4_WEIGHTS
+FORK_S = 0.05  # starting a worker, roughly
+
+
+@dataclass(frozen=True)
+class Times:
+    """CPU seconds of the parts of a sweep, for one batch.
+
+    Attributes:
+        load: Reading it.
+        first: The first recorded pass, with the survey and the checks of replay.
+        record: A later one.
+        variant: A variant.
+        send: What the parent does to send it.
+        take: What the parent does with the answer for one variant.
+    """
+
+    load: float
+    first: float
+    record: float
+    variant: float
+    send: float
+    take: float
+
+
+def timed(work: Callable[[], Any]) -> tuple[float, Any]:
+    started = time.process_time()
+    result = work()
+    return time.process_time() - started, result
+
+
+def measured(wrapped: sv.Wrapped, task: Task) -> Times:
+    """The times of a network's first two batches."""
+    load, batches = timed(lambda: list(task.batches()))
+    variants = plan(list(wrapped.layers), [RECIPE], direction="one-at-a-time")
+    results = Results(MemoryStore())
+    with untouched(wrapped.model) as state, torch.no_grad():
+        forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True, state=state)
+        first, _ = timed(lambda: forward.baseline(run_of(wrapped, task, batches[0]), variants))
+        batch = batches[1]
+        run = run_of(wrapped, task, batch)
+        record, expected = timed(lambda: forward.baseline(run, variants))
+        results.keep_baseline(batch.images, expected)
+        variant_times, take_times = [], []
+        for variant in variants[::5]:
+            variant_s, predictions = timed(functools.partial(forward.variant, run, variant))
+            answer = pickled([(0, Unit(None, predictions))])
+            take_s, _ = timed(functools.partial(take, answer, results, variant, batch))
+            variant_times.append(variant_s)
+            take_times.append(take_s)
+    send, _ = timed(lambda: pickled(batch))
+    return Times(load / len(batches), first, record, statistics.mean(variant_times), send, statistics.mean(take_times))
+
+
+def run_of(wrapped: sv.Wrapped, task: Task, batch: Batch) -> Callable[[], list[Any]]:
+    return functools.partial(predict, task, wrapped.model, batch)
+
+
+def take(answer: bytes, results: Results, variant: Variant, batch: Batch) -> None:
+    """What the parent does with what a worker sends."""
+    [(_, unit)] = pickle.loads(answer)
+    results.keep(variant, batch.images, unit.predictions)
+
+
+def simulated(times: Times, *, batch: Batch, images: int, variants: int, cores: int) -> float:
+    """Seconds of a sweep on so many cores.
+
+    Args:
+        times: Of its parts.
+        batch: One of its batches, all of which are taken to be alike.
+        images: Of the task.
+        variants: Of the sweep.
+        cores: Workers; each has a core of its own, but for what the parent needs.
+    """
+    batches = -(-images // len(batch.images))
+    if cores == 1:
+        return batches * (times.load + variants * times.variant) + times.first + (batches - 1) * times.record
+    now = times.load + times.first + TIMED_UNITS * times.variant
+    parent, work = now, 0.0
+    workers = [now + FORK_S] * cores
+    heapq.heapify(workers)
+    waiting: deque[list[tuple[float, int]]] = deque()  # batches under way: when each shard is done, and its variants
+
+    def started(costs: list[tuple[float, int]]) -> list[tuple[float, int]]:
+        nonlocal work
+        done = []
+        for cost, count in costs:
+            begun = max(now, heapq.heappop(workers))
+            heapq.heappush(workers, begun + cost)
+            done.append((begun + cost, count))
+            work += cost
+        return done
+
+    def take_in() -> None:
+        nonlocal now, parent
+        for done, count in waiting.popleft():
+            now = max(now, done) + count * times.take
+            parent += count * times.take
+
+    left = max(0, variants - TIMED_UNITS)
+    size = max(1, left // (PASSES_A_CORE * cores))
+    waiting.append(started([(size * times.variant, size)] * (-(-left // size))))
+    take_in()
+    shards = [len(group) for group in groups(batch, list(range(variants)), images=images, workers=cores)]  # type: ignore[arg-type]
+    for _ in range(batches - 1):
+        now += times.load + times.send
+        parent += times.load + times.send
+        waiting.append(started([(times.record + count * times.variant, count) for count in shards]))
+        while len(waiting) > SHARDS_A_WORKER * cores:
+            take_in()
+    while waiting:
+        take_in()
+    return max(now, (parent + work) / cores)
+
+
+def spent(run: Callable[[], Any]) -> tuple[float, float]:
+    """Wall seconds, and CPU seconds of this process and of workers that it has ended."""
+    started, before = time.perf_counter(), os.times()
+    run()
+    after = os.times()
+    return time.perf_counter() - started, sum(after[:4]) - sum(before[:4])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--net", default="fastestdet")
+    parser.add_argument("--images", type=int, default=5000, help="that the simulated sweep has")
+    parser.add_argument("--cores", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
+    parser.add_argument("--measure", action="store_true", help="run the sweep of the 50 images here as well")
+    arguments = parser.parse_args()
+    cores = usable_cores()
+    torch.set_num_threads(1)
+    net = real_nets()[arguments.net]
+    wrapped, task = net.wrapped(arguments.data), net.split(arguments.data, "val")
+    times = measured(wrapped, task)
+    print(f"{arguments.net}, seconds for a batch: {times}")
+    batch = next(iter(task.batches()))
+    simulate = functools.partial(simulated, times, batch=batch, variants=len(wrapped.layers), images=arguments.images)
+    print("| cores | seconds, simulated | share of one core's | efficiency |\n|---|---|---|---|")
+    alone_s = simulate(cores=1)
+    for count in arguments.cores:
+        seconds = simulate(cores=count)
+        print(f"| {count} | {seconds:.0f} | {seconds / alone_s:.3f} | {alone_s / seconds / count:.0%} |")
+    if arguments.measure:
+        print("| processes | wall, s | CPU, s |\n|---|---|---|")
+        for threads in (1, cores):
+            torch.set_num_threads(threads)
+            wall, cpu = spent(lambda: wrapped.analyze(task, RECIPE, intervals=False, progress=False))
+            print(f"| {threads} | {wall:.1f} | {cpu:.1f} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
