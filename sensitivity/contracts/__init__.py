@@ -14,6 +14,7 @@ from sensitivity.contracts.observer import Observer, RangesRows
 from sensitivity.contracts.sweep import Executor, SharesOnce, Store
 from sensitivity.contracts.task import (
     Batch,
+    Condenses,
     LeavesOut,
     LooksAtPredictions,
     MeanOfInstances,
@@ -28,6 +29,7 @@ from sensitivity.contracts.task import (
 
 __all__ = [
     "Batch",
+    "Condenses",
     "Connected",
     "Connector",
     "Engine",

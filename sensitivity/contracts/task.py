@@ -117,6 +117,18 @@ class ScoresPart(Protocol):
         """A prediction without what ``score`` and the others here do not look at; the one given is not changed."""
 
 
+@runtime_checkable
+class Condenses(Protocol):
+    """What a ``Task`` may have besides: it knows predictions that are scored alike and take less room in a store."""
+
+    def condensed(self, predictions: Mapping[int, Any]) -> dict[int, Any]:
+        """Other predictions that ``score`` and the others here cannot tell from these; these are not changed.
+
+        Args:
+            predictions: Position of the image to the prediction of a perturbed model, reduced to its scored part.
+        """
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class ShownImage:
     """An image as people look at it.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields, replace
 import torch
 from torch import nn
 
-from sensitivity.contracts import Executor, Store, Task
+from sensitivity.contracts import Condenses, Executor, Store, Task
 from sensitivity.errors import StoreConflictError
 from sensitivity.layers.generators import RandomState
 from sensitivity.perturb.perturber import Perturber
@@ -100,7 +100,8 @@ def sweep(
             perturber.calibration_for(recipe)
     if store is not None:
         claim(store, sweep_facts(model, task, variants, perturber))
-    results = Results(MemoryStore() if store is None else store)
+    condense = task.condensed if store is not None and isinstance(task, Condenses) else None
+    results = Results(MemoryStore() if store is None else store, condense)
     with untouched(model) as state, torch.no_grad():
         subject = _Subject(model, task, variants, perturber, state, stored=store is not None)
         try:

@@ -8,6 +8,7 @@ from typing import Any
 
 from sensitivity.contracts import (
     Batch,
+    Condenses,
     LeavesOut,
     LooksAtPredictions,
     MeanOfInstances,
@@ -101,6 +102,10 @@ class FirstImages:
     def scored_part(self, prediction: Any) -> Any:
         """See ``ScoresPart``."""
         return self.task.scored_part(prediction) if isinstance(self.task, ScoresPart) else prediction
+
+    def condensed(self, predictions: Mapping[int, Any]) -> dict[int, Any]:
+        """See ``Condenses``."""
+        return self.task.condensed(predictions) if isinstance(self.task, Condenses) else dict(predictions)
 
     def suspicion(self, predictions: Mapping[int, Any]) -> str | None:
         """See ``LooksAtPredictions``."""

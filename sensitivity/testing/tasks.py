@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, ScoresPart, ShowsImages, Task
+from sensitivity.contracts import Batch, Condenses, LeavesOut, MeanOfInstances, ScoresPart, ShowsImages, Task
 
 
 class TaskSuite:
@@ -170,6 +170,20 @@ class TaskSuite:
                 assert list(seen.scores) == sorted(seen.scores, reverse=True), "the best box comes first"
                 if seen.pixels is not None:
                     assert seen.pixels.shape == shown.pixels.shape[:2]
+
+    def test_condensed_predictions_score_the_same(self, task: Task, model: Any) -> None:
+        """In every way that a task scores; and the prediction that it was made of stays whole."""
+        if not isinstance(task, Condenses):
+            return
+        predictions = _predictions(task, model)
+        whole = task.score(predictions)
+        less = task.condensed(predictions)
+        for scores in (task.score(less), task.score(predictions)):
+            assert all(self._close(whole[name], scores[name]) for name in whole)
+        if isinstance(task, LeavesOut):
+            groups = [[], list(predictions)[:1]]
+            of_whole, of_less = (task.scores_without(some, groups) for some in (predictions, less))
+            assert all(map(self._close, of_whole, of_less))
 
     def _close(self, first: float, second: float) -> bool:
         near = math.isclose(first, second, rel_tol=self.tolerance, abs_tol=self.tolerance)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -18,6 +18,7 @@ from sensitivity.perturb.state import ModelState
 from sensitivity.sweep.plan import plan_sweep
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.sweep.run import sweep
+from sensitivity.sweep.storage.journal import MemoryStore
 from tests.sweep.mean_task import Chain, MeanTask
 from tests.sweep.recording_task import RecordingTask
 
@@ -282,3 +283,20 @@ def test_a_sweep_reads_what_the_model_holds_once(monkeypatch: pytest.MonkeyPatch
     for images in (1, 20):
         wrapped.analyze(MeanTask(images), sv.INT4_WEIGHTS, progress=False)
     assert reads == [wrapped.model] * 2
+
+
+class Condensing(MeanTask):
+    """Notes the images whose predictions it was asked to condense."""
+
+    def condensed(self, predictions: Mapping[int, Any]) -> dict[int, Any]:
+        self.condensed_images = [*getattr(self, "condensed_images", []), *predictions]
+        return dict(predictions)
+
+
+def test_predictions_of_variants_are_condensed_where_a_store_keeps_them() -> None:
+    wrapped, task, store = sv.wrap(Chain().eval(), MeanTask(1).inputs), Condensing(8), MemoryStore()
+    without = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    assert not hasattr(task, "condensed_images")
+    study = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False, store=store)
+    assert sorted(task.condensed_images) == sorted(list(range(8)) * 4), "each image of each of the four layers"
+    assert [row.drop for row in study.measurements] == [row.drop for row in without.measurements]

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import PredictionError, StoreFormatError
+from sensitivity.sweep.storage.stacked import can_be_stacked, stack_arrays, unstack_arrays
 
 MAX_DEPTH = 64
 """Nests in nests; predictions have two or three."""
@@ -99,6 +100,9 @@ def _decode(plain: Any, depth: int) -> Any:
 
 
 def _encode_dict(tree: dict[Any, Any], depth: int) -> dict[str, Any]:
+    values = list(tree.values())
+    if can_be_stacked(values) and sum(array.nbytes for value in values for array in value.values()) <= MAX_ARRAY_BYTES:
+        return {"$stack": [[_encode(key, depth + 1) for key in tree], stack_arrays(values)]}
     if all(type(key) is str and not key.startswith("$") for key in tree):
         return {key: _encode(value, depth + 1) for key, value in tree.items()}
     return {"$dict": [[_encode(key, depth + 1), _encode(value, depth + 1)] for key, value in tree.items()]}
@@ -180,6 +184,15 @@ def _decode_pairs(pairs: list[list[Any]], depth: int) -> dict[Any, Any]:
     return tree
 
 
+def _decode_stack(pair: list[Any], depth: int) -> dict[Any, Any]:
+    keys, plain = _listed(pair)
+    names = [_decode(key, depth + 1) for key in _listed(keys)]
+    tree = dict(zip(names, unstack_arrays(plain, len(names), most_bytes=MAX_ARRAY_BYTES), strict=True))
+    if len(tree) != len(names):
+        raise ValueError("a key that stands twice")
+    return tree
+
+
 def _decode_tuple(items: list[Any], depth: int) -> tuple[Any, ...]:
     return tuple(_decode(item, depth + 1) for item in _listed(items))
 
@@ -196,5 +209,6 @@ _DECODERS: dict[str, Callable[[Any, int], Any]] = {
     "$bytes": _decode_bytes,
     "$dict": _decode_pairs,
     "$float": _decode_float,
+    "$stack": _decode_stack,
     "$tuple": _decode_tuple,
 }

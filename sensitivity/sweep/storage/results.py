@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -34,13 +34,15 @@ class Results:
 
     Args:
         store: Where units are kept; what it holds already is not measured again.
+        condense: Makes predictions that are scored the same of those for some images; None keeps them as they are.
 
     Attributes:
         seconds: Time that variants took in this run, by their digests.
     """
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, condense: Callable[[dict[int, Any]], dict[int, Any]] | None = None) -> None:
         self.store = store
+        self._condense = condense
         self.seconds: defaultdict[str, float] = defaultdict(float)
         self._batches: list[Images] = []
         self._images = 0  # in them
@@ -175,6 +177,8 @@ class Results:
         """Keep what a variant predicts on a batch whose baseline was kept by this run."""
         predicted = zip(images, settled(predictions), strict=True)
         changed = {image: prediction for image, prediction in predicted if not same(prediction, self._expected[image])}
+        if self._condense is not None:
+            changed = self._condense(changed)
         self.store.add(_BEGUN, True)
         self.store.add(self._unit(variant.digest, images), changed)
 
