@@ -142,7 +142,9 @@ def read_bytes(path: str | Path, noun: str, *, most: int = MAX_JSON_BYTES) -> by
     check_regular(path)
     with path.open("rb") as file:
         size = os.fstat(file.fileno()).st_size  # no memory is asked for that the file has not
-        content = file.read(size + 1) if size <= most else b""  # a file may grow while it is read
+        content = file.read(size + 1) if size <= most else b""
+        if len(content) > size:  # a file may grow while it is read, or not tell its size
+            content += file.read(most + 1 - len(content))
     if max(size, len(content)) > most:
         raise OSError(f"it has more than the {most} bytes of the largest {noun}")
     return content

@@ -73,7 +73,7 @@ def masks_look_like(images: Sequence[PromptedImage]) -> str | None:
 
 _EMPTY = (
     "are empty. segment must return logits that are above 0 inside, or bools. Look at the sign and the threshold of "
-    "the masks, and whether the prompts reach the model."
+    "the masks, at whether the prompts reach the model, and at its weights."
 )
 _INVERTED = (
     "cover all but what is pointed at: they look like masks of the background. segment must return logits that are "
@@ -81,7 +81,7 @@ _INVERTED = (
 )
 _EVERYWHERE = (
     "cover the whole image. segment must return logits that are above 0 inside, or bools: give probabilities as "
-    "masks > 0.5, and label maps as labels == the object's."
+    "masks > 0.5, and label maps as labels == the object's. Where they are right, look at the model's weights."
 )
 
 

@@ -21,7 +21,8 @@ FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 """Formats that are opened, by content and not by suffix; Pillow knows others that run programs (EPS) or fetch files."""
 
 _LONGEST_HEADER = 2**16
-_COMMENT = re.compile(rb"#[^\r\n]*")
+_NETPBM = {numbers: re.compile(rb"(?:(?:\s|#[^\r\n]*[\r\n])+[-+.\de]+){%d}\s" % numbers) for numbers in (2, 3)}
+"""So many numbers between spaces and comments, and what ends the last one."""
 _FULL_SCALES = (1.0, 255.0, 65535.0)
 
 
@@ -80,7 +81,10 @@ def _check_header_ends(path: Path) -> None:
     """
     with path.open("rb") as file:
         start = file.read(_LONGEST_HEADER)
-    if start[:1] == b"P" and len(start) == _LONGEST_HEADER and len(_COMMENT.sub(b" ", start).split(None, 4)) < 5:
+    if not re.match(rb"P[1-6Ff]", start) or len(start) < _LONGEST_HEADER:
+        return
+    numbers = 2 if start[1:2] in (b"1", b"4") else 3  # bitmaps have no largest value
+    if not _NETPBM[numbers].match(start, 2):
         raise ValueError(f"its header has no end in {_LONGEST_HEADER} bytes")
 
 

@@ -71,6 +71,19 @@ def test_a_header_that_goes_on_and_on_is_refused_and_a_long_comment_is_read(tmp_
     np.testing.assert_array_equal(read_image(tmp_path / "long.ppm"), pixels)
 
 
+@pytest.mark.parametrize(
+    "header", [b"P4\n1024 1024\n", b"P5 # x\n1024 1024\n255\n", b"P6\n1024 1024 255\n", b"P4\n#1\n#2\n1024\t1024\n"]
+)
+@pytest.mark.parametrize("byte", [b"\0", b"#", b"7"])
+def test_pixels_are_not_taken_for_a_part_of_a_header(tmp_path: Path, header: bytes, byte: bytes) -> None:
+    count = {b"P4": 1024 * 128, b"P5": 1024 * 1024, b"P6": 3 * 1024 * 1024}[header[:2]]
+    (tmp_path / "a.ppm").write_bytes(header + byte * count)
+    pixels = read_image(tmp_path / "a.ppm")
+    assert pixels.shape == (1024, 1024, 3)
+    if header[:2] != b"P4":
+        assert (pixels == byte[0]).all()
+
+
 def test_formats_that_are_not_asked_for_are_refused(tmp_path: Path) -> None:
     Image.new("RGB", (4, 4)).save(tmp_path / "a.eps")
     (tmp_path / "a.eps").rename(tmp_path / "a.png")
