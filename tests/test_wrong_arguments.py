@@ -283,7 +283,16 @@ class Subject:
         owner, _, method = name.partition(".")
         if method == "picture":
             own["position"] = 0
-        elif method in ("predict", "seen", "score", "scores_without", "suspicion", "instance_sum", "scored_part"):
+        elif method in (
+            "predict",
+            "seen",
+            "score",
+            "scores_without",
+            "suspicion",
+            "instance_sum",
+            "scored_part",
+            "condensed",
+        ):
             own |= self._of_task(owner)
         elif method == "batches":
             own["images"] = [0]
