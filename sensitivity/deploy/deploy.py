@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,7 +51,7 @@ def deploy(
     load: str | Path | None = None,
     io: IoType = "fp32",
     export_limit_s: float | None = None,
-    dynamic: DynamicAxis | Iterable[DynamicAxis] | None = None,
+    dynamic: DynamicAxis | Collection[DynamicAxis] | None = None,
     **settings: Any,
 ) -> Deployed:
     """Export a plan, write Q/DQ and build engines, or load them.

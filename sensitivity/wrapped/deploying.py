@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -76,7 +76,7 @@ def deploy(
     load: str | Path | None = None,
     io: IoType = "fp32",
     export_limit_s: float | None = None,
-    dynamic: DynamicAxis | Iterable[DynamicAxis] | None = None,
+    dynamic: DynamicAxis | Collection[DynamicAxis] | None = None,
     **settings: Any,
 ) -> Deployed:
     """Export a scheme and run it on an engine; see ``deploy.deploy.deploy``.

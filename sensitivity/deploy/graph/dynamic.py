@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence, Set
 from typing import Literal
 
 import torch
@@ -19,16 +19,17 @@ _IMAGE_DIMENSIONS = 4
 _OTHER_SIZE = (32, 64)  # more pixels: multiples of what networks halve their images by
 
 
-def dynamic_axes(dynamic: DynamicAxis | Iterable[DynamicAxis] | None) -> tuple[DynamicAxis, ...]:
+def dynamic_axes(dynamic: DynamicAxis | Collection[DynamicAxis] | None) -> tuple[DynamicAxis, ...]:
     """What may change, in the order of ``AXES``.
 
     Raises:
         ExportError: If something else is asked for.
     """
-    names = () if dynamic is None else (dynamic,) if isinstance(dynamic, str) else tuple(dynamic)
-    for name in names:
-        if name not in AXES:
-            raise ExportError(f"dynamic={name!r:.40}: give 'batch', 'size' (the height and width of images), or both.")
+    if dynamic is None:
+        return ()
+    names = (dynamic,) if isinstance(dynamic, str) else dynamic
+    if not isinstance(names, Sequence | Set) or any(name not in AXES for name in names):
+        raise ExportError(f"dynamic={dynamic!r:.40}: give 'batch', 'size' (the height and width of images), or both.")
     return tuple(axis for axis in AXES if axis in names)
 
 
