@@ -40,7 +40,6 @@ MAY_IMPORT = {
     "perturb": GROUND | {"layers", "quantize", "progress", "interception", "turns", "weights"},
     "progress": {"errors"},
     "score": GROUND | {"turns"},
-    "image_changes": GROUND | {"score"},
     "sweep": GROUND | {"layers", "quantize", "perturb", "progress", "score", "interception", "turns", "weights"},
     "report": {"errors", "records", "markup"},
     "advise": {"errors", "records"},
@@ -60,7 +59,7 @@ EVERYONE = {"wrapped", "cli", "demo", "__init__"}
 INNER_FLOORS = {
     "sweep": (
         *("plan", "replay", "passes", "settings", "storage", "stopping", "signals", "reach", "scoring", "record"),
-        *("arguments", "explain", "run"),
+        *("arguments", "explain", "run", "changed_images"),
     ),
     "deploy": (
         *("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "engine_module", "executed"),

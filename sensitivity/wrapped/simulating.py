@@ -103,8 +103,8 @@ def changed_images(
         StudyError: If ``top`` is below 1.
     """
     from sensitivity.changed_images import ChangedImages
-    from sensitivity.image_changes import Limits
-    from sensitivity.image_changes import changed_images as compare_images
+    from sensitivity.sweep.changed_images import Limits
+    from sensitivity.sweep.changed_images import changed_images as compare_images
 
     number("top", top, least=1, error=StudyError)
     ready = wrapped._calibrator.ready_for(scheme.recipes, calibration)
