@@ -41,7 +41,7 @@ from sensitivity.sweep.passes.every_core import PASSES_A_CORE, TIMED_UNITS
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import Unit
 from sensitivity.sweep.passes.workers import SHARDS_A_WORKER, groups, pickled
-from sensitivity.sweep.plan import Variant, plan
+from sensitivity.sweep.plan import Variant, plan_sweep
 from sensitivity.sweep.storage.journal import MemoryStore
 from sensitivity.sweep.storage.results import Results
 
@@ -79,7 +79,7 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 def measured(wrapped: sv.Wrapped, task: Task) -> Times:
     """The times of a network's first two batches."""
     load, batches = timed(lambda: list(task.batches()))
-    variants = plan(list(wrapped.layers), [RECIPE], direction="one-at-a-time")
+    variants = plan_sweep(list(wrapped.layers), [RECIPE], direction="one-at-a-time")
     results = Results(MemoryStore())
     with untouched(wrapped.model) as state, torch.no_grad():
         forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True, state=state)
