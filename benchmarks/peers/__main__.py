@@ -37,6 +37,7 @@ from benchmarks.peers.measure import (
     Network,
     compiled,
     difference,
+    in_order_of,
     int8_layers,
     latency_ratio,
     on_onnxruntime,
@@ -109,7 +110,7 @@ class Bench:
     def _measured(self, label: str, file: Path) -> dict[str, Any]:
         network = compiled(file)
         images = [image[None] for batch in self.val for image in batch]
-        run, wrong_db = self._checked(on_openvino(network), file, images[:COMPARED])
+        run, wrong_db = self._checked(in_order_of(self.float_file, file, on_openvino(network)), file, images[:COMPARED])
         engine = "OpenVINO" if wrong_db is None else "ONNX Runtime"
         predictions = self.predicted(label if wrong_db is None else f"{label} on {engine}", run)
         base = self.predicted("float", self.float_run)
@@ -132,7 +133,7 @@ class Bench:
         """What runs a network: ONNX Runtime, with the SQNR on OpenVINO, where that computes it wrongly."""
         if file.suffix != ".onnx" or file == self.float_file:
             return run, None
-        other = on_onnxruntime(file)
+        other = in_order_of(self.float_file, file, on_onnxruntime(file))
         first_db, second_db = (sqnr_db(each, self.float_run, images) for each in (run, other))
         return (other, first_db) if first_db < second_db - WRONG_DB else (run, None)
 

@@ -71,6 +71,22 @@ def on_onnxruntime(file: Path) -> Network:
     return lambda image: list(session.run(None, {name: image}))
 
 
+def in_order_of(first: Path, file: Path, network: Network) -> Network:
+    """A network whose outputs come in the order that another ONNX file gives the same outputs; tools may change it."""
+    if file.suffix != ".onnx":
+        return network
+    wanted, own = ([output.name for output in onnx.load(each).graph.output] for each in (first, file))
+    if wanted == own or set(wanted) != set(own):
+        return network
+    places = [own.index(name) for name in wanted]
+
+    def run(image: Any) -> list[np.ndarray[Any, Any]]:
+        outputs = network(image)
+        return [outputs[place] for place in places]
+
+    return run
+
+
 def predictions_of(
     task: Task, network: Network, rebuild: Callable[[Sequence[Any]], Any] | None = None
 ) -> dict[int, Any]:
