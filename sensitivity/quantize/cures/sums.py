@@ -125,14 +125,13 @@ class InputSums:
         mean = None if self._moment_total is None else (self._moment_total / self._moment_positions).cpu().numpy()
         return InputStatistics(
             (self._total / self._positions).cpu().numpy(),
-            self._shift(quantizer_of) if "shifts" in kinds else None,
+            self._shift(self._total, quantizer_of) if "shifts" in kinds else None,
             tuple((block / self._moment_positions).float().cpu().numpy() for block in moments),
             mean if moments else None,
         )
 
-    def _shift(self, quantizer_of: QuantizerOf) -> NDArray[np.float64]:
-        assert self._total is not None
-        shift = torch.zeros_like(self._total)
+    def _shift(self, total: Tensor, quantizer_of: QuantizerOf) -> NDArray[np.float64]:
+        shift = torch.zeros_like(total)
         for call, samples in self._samples.items():
             quantize = quantizer_of(call)
             if quantize is None or samples.coverage is None:
