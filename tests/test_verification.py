@@ -20,7 +20,7 @@ BAD = sv.Verification.of(replace(GOOD, layers=(*GOOD.layers, WRONG)))
 def test_the_summary_says_whether_it_passed_and_why_not() -> None:
     assert repr(GOOD).splitlines()[0] == "net on openvino: as simulated"
     assert "mIoU: fp32 90.000, simulated 89.000, deployed 89.050 % on 10 images; 0.100 points may differ" in repr(GOOD)
-    assert "0.050 % between roundings of the same simulation" in repr(GOOD)
+    assert "0.050 points between roundings of the same simulation" in repr(GOOD)
     assert "1 ms, fp32 3 ms: 3.00 times as fast" in repr(GOOD)
     assert repr(BAD).splitlines()[0] == "net on openvino: NOT as simulated"
     assert "c:0:0 (c): other precision: planned in int8" in repr(BAD)
