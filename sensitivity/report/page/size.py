@@ -26,6 +26,8 @@ def size_section(reading: Reading, curves: Curves, tuned: TunedRecord | None) ->
 def size_chart(reading: Reading, curves: Curves, tuned: TunedRecord | None) -> PointChart:
     """A predicted curve for each recipe, and a point for each step of the search.
 
+    A share that is predicted to be below zero is left out: no score can be that low.
+
     Args:
         reading: What there is to show.
         curves: The predictions.
@@ -36,7 +38,11 @@ def size_chart(reading: Reading, curves: Curves, tuned: TunedRecord | None) -> P
             f"{name}, worst layers protected first (predicted by adding up single drops, which real models do not do)",
             style.SERIES_INKS[number % len(style.SERIES_INKS)],
             "circle",
-            [_predicted(reading, name, place, *point) for place, point in enumerate(curve)],
+            [
+                mark
+                for place, point in enumerate(curve)
+                if (mark := _predicted(reading, name, place, *point)) is not None
+            ],
             joined=True,
         )
         for number, (name, curve) in enumerate(curves.items())
@@ -53,9 +59,11 @@ def size_chart(reading: Reading, curves: Curves, tuned: TunedRecord | None) -> P
     )
 
 
-def _predicted(reading: Reading, recipe: str, protected: int, size: float, drop: float) -> Mark:
+def _predicted(reading: Reading, recipe: str, protected: int, size: float, drop: float) -> Mark | None:
     study = reading.study
     score = study.baseline.value - sign_of(study) * drop
+    if study.unit == "%" and study.higher_is_better and score < 0.0:
+        return None
     return Mark(
         size / 1e3,
         score * study.scale,
