@@ -6,7 +6,7 @@ which bounds, and whether that settles the question that `Confidence` asks. Drop
 the bounds are about the number that a sweep over all images would print, and meet it when all images are seen.
 
 The bounds are asymptotic confidence sequences: valid at every look at once, and for all layers together, in the limit
-of many images. No bound without that limit can stop early enough to be of use; ``docs/concepts/confidence.md`` says
+of many images. No bound without that limit can stop early enough to be of use; ``docs/concepts/intervals.md`` says
 why, what the limit costs, and what a simulation with known truth finds. Metrics that are no mean, such as mAP, cannot
 race: see ``jackknife.py``.
 """

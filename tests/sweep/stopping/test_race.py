@@ -124,7 +124,7 @@ def test_batches_do_not_move_the_estimate_and_looks_further_apart_narrow_the_bou
 def bounds_of_the_page(
     losses: np.ndarray, sizes: np.ndarray, total: float, *, first: int, last: int, error: float, virtual_loss: float
 ) -> tuple[float, float, float]:
-    """The formulas of docs/concepts/confidence.md, image by image, with the numbers that it names."""
+    """The formulas of docs/concepts/intervals.md, image by image, with the numbers that it names."""
     time = slope = numerator = time_at_first = time_since_look = seen = lost = 0.0
     weighted = []
     for position, (loss, size) in enumerate(zip(losses, sizes, strict=True)):
@@ -162,7 +162,7 @@ def test_at_the_stop_the_intervals_of_all_layers_hold_as_often_as_the_level_says
     """200 data sets whose drops are known, eight layers each, level 95 %.
 
     Were the chance that all eight hold 0.95, at least 179 of 200 would in 99.9 % of such tests: that is the binomial's
-    0.001 quantile. docs/concepts/confidence.md reports 99.5 % on data like these.
+    0.001 quantile. docs/concepts/intervals.md reports 99.5 % on data like these.
     """
     draw, held, stopped_early = np.random.default_rng(0), 0, 0
     drops = np.array([0.0, 0.002, 0.004, 0.006, 0.01, 0.03, 0.1, 0.3])
