@@ -13,11 +13,11 @@ from torch import Tensor, nn
 from sensitivity.errors import CalibrationError
 from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks, one_call, quantizer, unchanged
 from sensitivity.perturb.cures import corrected_bias
-from sensitivity.perturb.hooks import hooked
-from sensitivity.perturb.operators import AtOperator
+from sensitivity.perturb.hooks import Counting, hooked
+from sensitivity.perturb.operators import AtOperator, Unnested
 from sensitivity.perturb.parameters import parameter_place
 from sensitivity.perturb.state import check_has_numbers
-from sensitivity.perturb.weights import changed_in_passing, exchanged, perturbed_weight
+from sensitivity.perturb.weights import changed_in_passing, perturbed_weight, stood_in_for
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fake import activation_quantizer
@@ -31,9 +31,24 @@ class _Prepared:
 
     module: nn.Module
     weight_name: str
-    weight: Tensor | None
-    bias: Tensor | None
+    weight: nn.Parameter | None
+    bias: nn.Parameter | None
     hooks: Hooks
+
+    @property
+    def modules(self) -> set[nn.Module]:
+        """Every module that computes something else: with a new weight or a hook."""
+        weighted = {self.module} if self.weight is not None or self.bias is not None else set()
+        holders = {hook.parameter[0] for _, hook in self.hooks.before if isinstance(hook, AtOperator)}
+        return weighted | holders | {module for module, _ in [*self.hooks.before, *self.hooks.after]}
+
+    @property
+    def counts(self) -> bool:
+        """Whether its hooks keep count of calls, so that none of them may be left out."""
+        return any(
+            isinstance(hook, AtOperator | Unnested) or (isinstance(hook, Counting) and bool(hook.holders))
+            for _, hook in self.hooks.before
+        )
 
 
 class Perturber:
@@ -76,30 +91,34 @@ class Perturber:
                 one_call(layer_change.hooks, call)
                 stack.callback(one_call, layer_change.hooks, None)
                 if layer_change.weight is not None:
-                    stack.enter_context(exchanged(layer_change.module, layer_change.weight_name, layer_change.weight))
+                    stack.enter_context(
+                        stood_in_for(layer_change.module, layer_change.weight_name, layer_change.weight)
+                    )
                 if layer_change.bias is not None:
-                    stack.enter_context(exchanged(layer_change.module, "bias", layer_change.bias))
+                    stack.enter_context(stood_in_for(layer_change.module, "bias", layer_change.bias))
             stack.enter_context(hooked(before=before, after=after))
             yield
 
-    def touched(self, recipes: Mapping[Layer, Recipe]) -> set[nn.Module]:
-        """Every module that computes something else inside ``applied``: those with a new weight or a hook."""
-        prepared = [self._prepare(layer, recipe) for layer, recipe in recipes.items()]
-        weighted = {
-            layer_change.module
-            for layer_change in prepared
-            if layer_change.weight is not None or layer_change.bias is not None
-        }
-        holders = {
-            hook.parameter[0]
-            for layer_change in prepared
-            for _, hook in layer_change.hooks.before
-            if isinstance(hook, AtOperator)
-        }
-        hooked_modules = {
-            module for layer_change in prepared for module, _ in [*layer_change.hooks.before, *layer_change.hooks.after]
-        }
-        return weighted | holders | hooked_modules
+    def touched(
+        self, recipes: Mapping[Layer, Recipe], *, instead_of: Mapping[Layer, Recipe] | None = None
+    ) -> set[nn.Module]:
+        """Every module that computes something else inside ``applied``: those with a new weight or a hook.
+
+        Args:
+            recipes: What is done to each layer.
+            instead_of: What is done to them otherwise. Modules that compute the same in both cases are left out, unless
+                a hook counts their calls: its count would be wrong in a pass that leaves some of them out.
+        """
+        others = {} if instead_of is None else instead_of
+        layers = [*recipes, *(layer for layer in others if layer not in recipes)]
+        modules: set[nn.Module] = set()
+        for layer in layers:
+            changes = [
+                self._prepare(layer, assignment[layer]) for assignment in (recipes, others) if layer in assignment
+            ]
+            if recipes.get(layer) != others.get(layer) or any(change.counts for change in changes):
+                modules.update(*(change.modules for change in changes))
+        return modules
 
     def calibration_for(self, recipe: Recipe) -> Calibration:
         """The ranges that a recipe is applied with.
@@ -136,7 +155,8 @@ class Perturber:
             inputs = self.calibration_for(recipe).inputs_of(layer.name) if recipe.has_cures else None
             weight = self._weight(layer, recipe, inputs)
             bias = corrected_bias(module, layer, recipe, weight, inputs)
-            self._prepared[key] = _Prepared(module, layer.weight, weight, bias, self._hooks(layer, recipe))
+            hooks = self._hooks(layer, recipe)
+            self._prepared[key] = _Prepared(module, layer.weight, _parameter(weight), _parameter(bias), hooks)
         return self._prepared[key]
 
     def _weight(self, layer: Layer, recipe: Recipe, inputs: InputStatistics | None) -> Tensor | None:
@@ -154,7 +174,8 @@ class Perturber:
 
     def changed_weight(self, layer: Layer, recipe: Recipe) -> Tensor | None:
         """What a recipe makes of a layer's weight; None where it leaves it alone, or it is computed in each pass."""
-        return self._prepare(layer, recipe).weight
+        weight = self._prepare(layer, recipe).weight
+        return None if weight is None else weight.detach()
 
     def quantizers(self, layer: Layer, recipe: Recipe) -> Quantizers:
         """What a recipe does to each tensor of a layer that was observed, by place and call.
@@ -179,6 +200,11 @@ class Perturber:
         hooks = activation_hooks(self.model, layer, recipe, change, strict=True, change_weight=change_weight)
         quantizers |= self.quantizers(layer, recipe)  # second: what no hook can reach has no range either
         return hooks
+
+
+def _parameter(tensor: Tensor | None) -> nn.Parameter | None:
+    """What stands in for a parameter: the same object in every pass, by which replay knows it."""
+    return None if tensor is None else nn.Parameter(tensor, requires_grad=False)
 
 
 def _quantizers(layer: Layer, spec: QuantSpec, calibration: Calibration, like: Tensor | None) -> Quantizers:

@@ -108,19 +108,29 @@ def folded_scale(model: nn.Module, layer: Layer) -> Tensor | None:
     return None if folded is None else folded[0]
 
 
-@contextlib.contextmanager
-def exchanged(module: nn.Module, name: str, tensor: Tensor, *, requires_grad: bool = False) -> Iterator[nn.Parameter]:
-    """Another tensor in the place of a parameter for the time of a ``with`` block.
+def exchanged(
+    module: nn.Module, name: str, tensor: Tensor, *, requires_grad: bool = False
+) -> contextlib.AbstractContextManager[nn.Parameter]:
+    """Another tensor in the place of a parameter for the time of a ``with`` block; see ``stood_in_for``.
 
-    The parameter itself is not written to: the same object returns to its place.
+    Yields:
+        The parameter that stands in.
+    """
+    return stood_in_for(module, name, nn.Parameter(tensor, requires_grad=requires_grad))
+
+
+@contextlib.contextmanager
+def stood_in_for(module: nn.Module, name: str, stand_in: nn.Parameter) -> Iterator[nn.Parameter]:
+    """Another parameter in the place of a module's for the time of a ``with`` block.
+
+    The module's own is not written to: the same object returns to its place.
 
     Yields:
         The parameter that stands in.
     """
     original = module._parameters[name]
     try:
-        replacement = nn.Parameter(tensor, requires_grad=requires_grad)
-        module._parameters[name] = replacement
-        yield replacement
+        module._parameters[name] = stand_in
+        yield stand_in
     finally:
         module._parameters[name] = original

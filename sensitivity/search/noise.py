@@ -14,7 +14,7 @@ from sensitivity.layers.inputs import tensors_in
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.search.assignment import Assignment
-from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.passes.forward import FEWEST_REPLAYED, Forward
 from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.signals.fidelity import Fidelity
 
@@ -40,29 +40,49 @@ class OutputNoise:
         self._runs = [run for run, _ in passes]
         self.images = sum(count for _, count in passes)
 
-    def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
+    def of(
+        self, assignments: Sequence[Assignment], *, replay: bool, network: Assignment | None = None
+    ) -> list[Fidelity | None]:
         """Signal and noise of each scheme; None where it fails, or gives outputs of other shapes.
 
         Args:
             assignments: What each quantized layer gets.
             replay: Compute only what the quantized layers can change, which saves nothing where all are quantized.
+            network: A scheme that the others differ from in a few layers: replay computes only what these can change.
+                Too few schemes for that to pay are run in full.
 
         Raises:
             ModelError: If the model returns no floating-point tensor.
         """
         fidelities: list[Fidelity | None] = [Fidelity() for _ in assignments]
+        schemes = [Perturbation(assignment) for assignment in assignments]
+        recorded = network if replay and len(schemes) * len(self._runs) >= FEWEST_REPLAYED else None
         with untouched(self._model) as state, torch.no_grad():
-            forward = Forward(self._model, self._perturber, replay=replay, state=state)
+            in_float = Forward(self._model, self._perturber, replay=replay and not network, state=state)
+            forward = in_float
+            if recorded:
+                forward = Forward(self._model, self._perturber, replay=True, state=state, network=recorded)
             for run in self._runs:
                 outputs = functools.partial(_outputs, run)
-                expected = _tensors(forward.baseline(outputs, [Perturbation(assignment) for assignment in assignments]))
+                expected = _tensors(in_float.baseline(outputs, [] if network else schemes))
                 if not any(tensor.numel() for tensor in expected):
                     raise ModelError("the model returns no floating-point tensor, so there are no outputs to compare.")
+                if forward is not in_float and not _records(forward, outputs, schemes):
+                    forward = in_float
                 for number, assignment in enumerate(assignments):
                     fidelity = fidelities[number]
                     if fidelity is not None:
                         fidelities[number] = _compared(forward, outputs, assignment, expected, fidelity)
         return [fidelity if fidelity is not None and fidelity.finite else None for fidelity in fidelities]
+
+
+def _records(forward: Forward, outputs: Run, schemes: Sequence[Perturbation]) -> bool:
+    """Record the quantized network; False where it fails, and its variants may not."""
+    try:
+        forward.baseline(outputs, schemes)
+    except Exception:  # noqa: BLE001 - the schemes are run in full instead, and say themselves whether they fail
+        return False
+    return True
 
 
 def _compared(

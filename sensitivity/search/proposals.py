@@ -55,7 +55,9 @@ class Proposals:
 class ComparesOutputs(Protocol):
     """Tells how far schemes move the model's outputs."""
 
-    def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
+    def of(
+        self, assignments: Sequence[Assignment], *, replay: bool, network: Assignment | None = None
+    ) -> list[Fidelity | None]:
         """Signal and noise of each scheme; see ``OutputNoise.of``."""
 
 
@@ -85,7 +87,8 @@ def propose(
     loud = {group: fidelity.noise for group, fidelity in zip(quantized, alone, strict=True) if fidelity is not None}
     ranked = sorted(quantized, key=lambda group: loud.get(group, math.inf), reverse=True)
     suspects, remaining = ranked[:SUSPECTS], ranked[SUSPECTS:]
-    before, *after = noise.of([assignment, *(changed(assignment, group, None) for group in suspects)], replay=False)
+    inside = [assignment, *(changed(assignment, group, None) for group in suspects)]
+    before, *after = noise.of(inside, replay=True, network=assignment)
     total = before.noise if before is not None else 0.0
     passes = 1 + len(quantized) + len(suspects)
     if total <= 0.0:
@@ -102,7 +105,8 @@ def propose(
         if any(assignment.get(layer) != recipe for layer in proposal.group)
         and not any(layer.name in refused.get(recipe.name, ()) for layer in proposal.group)
     ]
-    fidelities = noise.of([changed(assignment, group, recipe) for group, recipe in trials], replay=False)
+    inside = [changed(assignment, group, recipe) for group, recipe in trials]
+    fidelities = noise.of(inside, replay=True, network=assignment)
     cures: dict[Group, Proposal] = {}
     for (group, recipe), cured in zip(trials, fidelities, strict=True):
         gain = 0.0 if cured is None else 1.0 - cured.noise / total

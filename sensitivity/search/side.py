@@ -50,9 +50,12 @@ class Side:
             for trial, assignment in zip(trials, assignments, strict=True)
         ]
 
-    def of(self, assignments: Sequence[Assignment], *, replay: bool) -> list[Fidelity | None]:
+    def of(
+        self, assignments: Sequence[Assignment], *, replay: bool, network: Assignment | None = None
+    ) -> list[Fidelity | None]:
         """Signal and noise of each scheme; see ``OutputNoise.of``."""
-        return self.noise.of([self._own(assignment) for assignment in assignments], replay=replay)
+        own = None if network is None else self._own(network)
+        return self.noise.of([self._own(assignment) for assignment in assignments], replay=replay, network=own)
 
     def _from_original(self, trial: Trial) -> Measurement:
         """The measurement with its drop from the score of the model itself."""

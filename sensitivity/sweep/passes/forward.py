@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import nn
 from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.state import ModelState
-from sensitivity.records import Note, NoteKind
+from sensitivity.records import Layer, Note, NoteKind, Recipe
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.replay.replayer import Replayer
@@ -84,6 +84,8 @@ class Forward:
         late_checks: On each batch after the first, run one more variant in full as well, until all were.
         resumed: Whether results of an earlier attempt may wait for these checks, so that replay goes on where it does
             not pay.
+        network: What layers have in every pass, the baseline's included: variants differ from a quantized network then,
+            and not from the model. None leaves the model as it is.
 
     Attributes:
         notes: What a reader of the study should know, e.g. why passes were run in full.
@@ -100,8 +102,10 @@ class Forward:
         state: ModelState | None = None,
         late_checks: bool = False,
         resumed: bool = False,
+        network: Mapping[Layer, Recipe] | None = None,
     ) -> None:
         self.perturber = perturber
+        self._network = network or {}
         self.notes: list[Note] = []
         self.spent_before_s = 0.0
         self._model = model
@@ -121,7 +125,7 @@ class Forward:
     def baseline(
         self, run: Run, variants: Sequence[Perturbation], *, batches: int = 1, passes: int | None = None
     ) -> list[Any]:
-        """Predictions of the unperturbed model; recorded for the variants that follow.
+        """Predictions of the unperturbed model, or of the network that was given; recorded for what follows.
 
         On the first batch some of the variants are run in both ways, so that a model which cannot be replayed is found
         before any of its replayed predictions is used.
@@ -139,7 +143,7 @@ class Forward:
             self.replayer = None
         if self.replayer is None:
             learns_by_itself = not self._learnt
-            predictions = self._from_the_same_state(run)
+            predictions = self._in_network(run)
             if not learns_by_itself:
                 self._learn_state()
             return predictions
@@ -167,7 +171,7 @@ class Forward:
         if known is not None and (replayer is None or replayer.intact()):
             self.spent_before_s = known.seconds
             if replayer is not None:
-                replayer.done(self.perturber.touched(variant.recipes))
+                replayer.done(self._touched_by(variant))
             return known.predictions
         if replayer is None:
             return self._full(run, variant)
@@ -177,7 +181,7 @@ class Forward:
             self._fail_in_full(run, variant, error)
             raise
         if replayer.intact():
-            replayer.done(self.perturber.touched(variant.recipes))
+            replayer.done(self._touched_by(variant))
             if variant == self._due:
                 self._check_late(run, variant, predictions)
             return predictions
@@ -190,8 +194,11 @@ class Forward:
         self._drew = False
 
         def one_more() -> list[Any]:
-            passes.append(self._from_the_same_state(run_and_look))
+            passes.append(self._in_network(run) if self._network else unperturbed())
             return passes[-1]
+
+        def unperturbed() -> list[Any]:
+            return self._from_the_same_state(run_and_look)
 
         def run_and_look() -> list[Any]:
             predictions = run()
@@ -199,9 +206,10 @@ class Forward:
             return predictions
 
         try:
-            predictions: list[Any] = replayer.record(one_more, list(self._touched(variants)))
+            surveyed = unperturbed if self._network else None
+            predictions: list[Any] = replayer.record(one_more, list(self._touched(variants)), surveyed=surveyed)
         except Exception as error:  # noqa: BLE001 - raised again by the next line if it is the model's own
-            predictions = self._from_the_same_state(run)  # which may fail as well
+            predictions = self._in_network(run)  # which may fail as well
             if out_of_memory(error):
                 self._give_up("memory runs out while a pass is recorded; memory_limit= keeps less")
             else:
@@ -216,7 +224,7 @@ class Forward:
     def _touched(self, variants: Sequence[Perturbation]) -> Iterator[set[nn.Module]]:
         for variant in variants:
             try:
-                yield self.perturber.touched(variant.recipes)
+                yield self._touched_by(variant)
             except Exception:  # noqa: BLE001 - a variant that fails says so when it is measured
                 continue
 
@@ -296,13 +304,23 @@ class Forward:
         return None
 
     def _replayed(self, replayer: Replayer, run: Run, variant: Perturbation) -> list[Any]:
-        touched = self.perturber.touched(variant.recipes)
+        touched = self._touched_by(variant)
         with self.perturber.applied(variant.recipes), replayer.replaying(touched):
             return self._from_the_same_state(run)
 
     def _full(self, run: Run, variant: Perturbation) -> list[Any]:
         with self.perturber.applied(variant.recipes):
             return self._from_the_same_state(run)
+
+    def _in_network(self, run: Run) -> list[Any]:
+        """A pass of the model with what its layers have in every pass."""
+        if not self._network:
+            return self._from_the_same_state(run)
+        with self.perturber.applied(self._network):
+            return self._from_the_same_state(run)
+
+    def _touched_by(self, variant: Perturbation) -> set[nn.Module]:
+        return self.perturber.touched(variant.recipes, instead_of=self._network)
 
     def _from_the_same_state(self, run: Run) -> list[Any]:
         with self._state.same_numbers():

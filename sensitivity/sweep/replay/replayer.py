@@ -79,7 +79,13 @@ class Replayer:
         self._surveyed: _SurveyedPass | None = None
         self._recording = _Recording(_Reach(self._structure.containers))
 
-    def record(self, run: Callable[[], Any], variants: Sequence[Iterable[nn.Module]]) -> Any:
+    def record(
+        self,
+        run: Callable[[], Any],
+        variants: Sequence[Iterable[nn.Module]],
+        *,
+        surveyed: Callable[[], Any] | None = None,
+    ) -> Any:
         """Run a pass and keep what will answer calls of the variants; the former record is dropped.
 
         Args:
@@ -87,6 +93,8 @@ class Replayer:
                 another way through the model than before.
             variants: The modules that each variant will perturb, in the order in which they will run. A variant that
                 is not among them is still replayed right, and may be slow.
+            surveyed: The same pass with nothing perturbed, where ``run`` perturbs layers itself: the survey reads that
+                one, in which no hook of ours hides what a module does. None surveys ``run``.
 
         Returns:
             What ``run`` returned.
@@ -95,13 +103,13 @@ class Replayer:
         modules_of = [list(modules) for modules in variants]
         if not modules_of:
             return run()
-        surveyed = self._surveyed or self._survey(run)
-        result, self._recording = surveyed.record(run, modules_of)
-        if surveyed is self._surveyed and not self._recording.as_surveyed:
+        known = self._surveyed or self._survey(surveyed or run)
+        result, self._recording = known.record(run, modules_of)
+        if known is self._surveyed and not self._recording.as_surveyed:
             self.forget()
-            surveyed = self._survey(run)
-            result, self._recording = surveyed.record(run, modules_of)
-        self._surveyed = surveyed
+            known = self._survey(surveyed or run)
+            result, self._recording = known.record(run, modules_of)
+        self._surveyed = known
         return result
 
     def by_operators(self) -> Replayer:
