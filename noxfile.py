@@ -32,7 +32,7 @@ FAMILY_TESTS = ("tests/tasks/connectors", "tests/examples/test_families.py", "te
 COVERED_ROOMS = ("records", "advise", "quantize", "layers")
 """Rooms whose own tests measure coverage. The other rooms' tests take minutes and are not traced."""
 COVERED_FROM_ABOVE = ("search", "deploy/prepare/test_equalized.py")
-"""Tests of records/tuned.py, records/diagnosis.py and layers/channels.py, which need the rooms above."""
+"""Tests of records/results/ (tuned, diagnosis) and of layers/structure/channels.py, which need the rooms above."""
 COVERAGE_FLOOR = 93
 
 

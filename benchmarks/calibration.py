@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-import sensitivity.perturb.calibrate as calibration
+import sensitivity.perturb.calibration.calibrate as calibration
 from sensitivity.contracts import Observer
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.observers import make_observer

@@ -24,10 +24,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sensitivity.sweep.stopping.jackknife import GROUPS, GROUPS_OF_A_STOP, deal
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.average_precision.curves import Matched
+from sensitivity.tasks.average_precision.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.coco import COCO_METRICS, coco_metrics
-from sensitivity.tasks.curves import Matched
-from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
 
 Plain = dict[str, Any]
 OBJECTS_OF_AN_IMAGE = 7.3  # COCO val2017

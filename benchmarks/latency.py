@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 import sensitivity as sv
-from sensitivity.records.latency import Latency
+from sensitivity.records.results.latency import Latency
 
 ENGINES = ("openvino", "onnxruntime-int8")
 HEAD = (

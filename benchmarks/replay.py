@@ -37,7 +37,7 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import sensitivity as sv
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched

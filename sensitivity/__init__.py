@@ -18,7 +18,7 @@ _HOME = {
     "wrap": "wrapped",
     "verify": "wrapped",
     "Verification": "verification",
-    "Gates": "records.verification",
+    "Gates": "records.results.verification",
     "Wrapped": "wrapped",
     "Diagnosis": "diagnosis",
     "ChangedImages": "changed_images",
@@ -29,9 +29,9 @@ _HOME = {
     "Layer": "records",
     "Recipe": "records",
     "QuantSpec": "records",
-    "NumberFormat": "records.formats",
-    "register_format": "records.formats",
-    "register_observer": "records.observers",
+    "NumberFormat": "records.recipes.formats",
+    "register_format": "records.recipes.formats",
+    "register_observer": "records.recipes.observers",
     "Scheme": "records",
     "Score": "records",
     "INT8": "quantize.recipes",
@@ -137,9 +137,9 @@ if TYPE_CHECKING:
         Prune,
     )
     from sensitivity.records import Layer, QuantSpec, Recipe, Scheme, Score
-    from sensitivity.records.formats import NumberFormat, register_format
-    from sensitivity.records.observers import register_observer
-    from sensitivity.records.verification import Gates
+    from sensitivity.records.recipes.formats import NumberFormat, register_format
+    from sensitivity.records.recipes.observers import register_observer
+    from sensitivity.records.results.verification import Gates
     from sensitivity.study import Study, read_thesis
     from sensitivity.sweep.passes.ray_workers import ray_executor
     from sensitivity.sweep.settings import Sweep

@@ -11,8 +11,8 @@ from typing import Self
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
-from sensitivity.records.changed_images import ChangedImagesRecord
-from sensitivity.records.files import write_text
+from sensitivity.records.results.changed_images import ChangedImagesRecord
+from sensitivity.records.storage.files import write_text
 from sensitivity.report import images
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
-from sensitivity.records.diagnosis import DiagnosisRecord
+from sensitivity.records.results.diagnosis import DiagnosisRecord
 from sensitivity.report import damage
 
 if TYPE_CHECKING:

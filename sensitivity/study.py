@@ -18,17 +18,17 @@ from sensitivity.advise.verdicts import images_needed, stored_tolerance, verdict
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Signals, StudyRecord
 from sensitivity.records.arguments import checked
-from sensitivity.records.changed_images import ChangedImagesRecord
-from sensitivity.records.diagnosis import DiagnosisRecord
-from sensitivity.records.files import write_text
-from sensitivity.records.latency import Latency, with_latency
-from sensitivity.records.signals import with_signals
-from sensitivity.records.study import RecipeLike
-from sensitivity.records.tuned import TunedRecord
-from sensitivity.records.verdict import Verdict
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.results.changed_images import ChangedImagesRecord
+from sensitivity.records.results.diagnosis import DiagnosisRecord
+from sensitivity.records.results.latency import Latency, with_latency
+from sensitivity.records.results.signals import with_signals
+from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.tuned import TunedRecord
+from sensitivity.records.results.verdict import Verdict
+from sensitivity.records.results.verification import VerificationRecord
+from sensitivity.records.storage.files import write_text
 from sensitivity.report.reading import Reading
-from sensitivity.report.text import Extract, latex, markdown, rst, summary
+from sensitivity.report.tables.text import Extract, latex, markdown, rst, summary
 from sensitivity.report.thesis import read_thesis as read_thesis_record
 
 if TYPE_CHECKING:
@@ -76,12 +76,12 @@ class Study(StudyRecord):
 
     @checked(StudyError)
     def table(self, recipe: RecipeLike | None = None) -> DataFrame:
-        """One row for each layer in execution order, in percent and points; see ``report.table.frame``.
+        """One row for each layer in execution order, in percent and points; see ``report.tables.table.frame``.
 
         Raises:
             StudyError: If the recipe is unknown.
         """
-        from sensitivity.report.table import frame
+        from sensitivity.report.tables.table import frame
 
         return frame(read(self), recipe)
 
@@ -94,7 +94,7 @@ class Study(StudyRecord):
         other_recipe: RecipeLike | None = None,
         names: tuple[str, str] | None = None,
     ) -> DataFrame:
-        """Drops and ranks side by side, with their rank correlation in ``attrs``; see ``report.table.compare``.
+        """Drops and ranks side by side, with their rank correlation in ``attrs``; see ``report.tables.table.compare``.
 
         Args:
             other: Another study, e.g. of the same model with another recipe, task or calibration.
@@ -106,7 +106,7 @@ class Study(StudyRecord):
         Raises:
             StudyError: If a recipe is unknown, or left out where a study has several, or the names are the same.
         """
-        from sensitivity.report.table import compare, with_study_names
+        from sensitivity.report.tables.table import compare, with_study_names
 
         recipes = self._recipes_with(other, recipe, other_recipe)
         frame = compare(self, other, recipe=recipes[0], other_recipe=recipes[1])

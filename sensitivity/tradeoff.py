@@ -53,7 +53,7 @@ def pareto(
             out of range, or the file's ending is unknown.
     """
     from sensitivity.report.figures.pareto import pareto as draw
-    from sensitivity.report.frontier import frame
+    from sensitivity.report.tables.frontier import frame
 
     if schemes < 1:
         raise StudyError(f"schemes={schemes}: measure 1 or more of each recipe.")

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
-from sensitivity.records.changed_images import ChangedImagesRecord
-from sensitivity.records.files import write_text
-from sensitivity.records.tuned import TunedRecord
+from sensitivity.records.results.changed_images import ChangedImagesRecord
+from sensitivity.records.results.tuned import TunedRecord
+from sensitivity.records.storage.files import write_text
 from sensitivity.report import path as path_report
 
 if TYPE_CHECKING:

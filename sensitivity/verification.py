@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Self, overload
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
-from sensitivity.records.files import write_text
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.results.verification import VerificationRecord
+from sensitivity.records.storage.files import write_text
 from sensitivity.report import agreement
 
 if TYPE_CHECKING:

@@ -30,7 +30,8 @@ from sensitivity.errors import (
     ExportError,
     RecipeError,
 )
-from sensitivity.records import Layer, formats, observers
+from sensitivity.records import Layer
+from sensitivity.records.recipes import formats, observers
 from sensitivity.tasks.connectors import registry as families
 from sensitivity.testing.engines import EngineSuite, GraphCase
 from sensitivity.testing.observers import Make, ObserverSuite

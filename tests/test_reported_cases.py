@@ -25,7 +25,7 @@ CASES: dict[str, tuple[str, ...]] = {
     "02 padding masks of an encoder": ("perturb/test_operands.py::test_a_padding_mask_is_no_operand",),
     "03 LSTM, GRU and their cells": (
         "perturb/test_operands.py::test_a_recurrent_weight_multiplies_the_hidden_state",
-        "layers/test_recurrent.py::test_each_weight_of_an_lstm_is_a_layer_with_the_input_that_it_multiplies",
+        "layers/trace/test_recurrent.py::test_each_weight_of_an_lstm_is_a_layer_with_the_input_that_it_multiplies",
         "deploy/test_recurrent.py::test_every_product_of_a_recurrent_layer_runs_in_int8_as_it_is_simulated",
     ),
     "04 weights stored as (in, out)": (
@@ -33,9 +33,9 @@ CASES: dict[str, tuple[str, ...]] = {
         "deploy/test_operands.py::test_exactly_the_operands_are_quantized_in_the_graph",
     ),
     "07 images of 16 and 32 bits, bombs, broken files": (
-        "tasks/test_pixels.py::test_images_of_16_and_32_bits_fill_256_levels",
-        "tasks/test_pixels.py::test_a_decompression_bomb_is_refused_before_it_is_decoded",
-        "tasks/test_pixels.py::test_broken_files_raise_nothing_but_an_image_error",
+        "tasks/images/test_pixels.py::test_images_of_16_and_32_bits_fill_256_levels",
+        "tasks/images/test_pixels.py::test_a_decompression_bomb_is_refused_before_it_is_decoded",
+        "tasks/images/test_pixels.py::test_broken_files_raise_nothing_but_an_image_error",
     ),
     "08 shapes of annotations and results": (
         "tasks/test_malformed_annotations.py::test_a_segmentation_that_cannot_be_scored_is_refused_where_it_stands",
@@ -47,13 +47,13 @@ CASES: dict[str, tuple[str, ...]] = {
         "tasks/test_malformed_annotations.py::test_a_segmentation_that_cannot_be_scored_is_refused_where_it_stands",
     ),
     "11 compiled models": (
-        "layers/test_leaks.py::test_compiled_models_are_refused_with_what_to_do",
-        "layers/test_left_out.py::test_a_part_that_torch_jit_compiled_is_left_out_and_the_others_are_measured",
+        "layers/trace/test_leaks.py::test_compiled_models_are_refused_with_what_to_do",
+        "layers/dataflow/test_left_out.py::test_a_part_that_torch_jit_compiled_is_left_out_and_the_others_are_measured",
     ),
     "12 dtypes, inference mode and the meta device": (
         "tasks/test_coco.py::test_outputs_of_any_dtype_score_alike_and_may_require_gradients",
         "test_reported_cases.py::test_a_model_made_in_inference_mode_is_measured_as_any_other",
-        "perturb/test_state.py::test_a_model_on_the_meta_device_is_wrapped_and_refused_where_numbers_are_needed",
+        "perturb/state/test_state.py::test_a_model_on_the_meta_device_is_wrapped_and_refused_where_numbers_are_needed",
     ),
     "15 channels of semantic segmentation": (
         "tasks/test_semantic.py::test_one_channel_is_two_classes_from_a_threshold_on",
@@ -61,8 +61,8 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "17 images to calibrate on, layers in lists, weights that are buffers": (
         "test_reported_cases.py::test_images_of_another_form_are_refused_with_what_to_give",
-        "perturb/test_images.py::test_every_call_refuses_the_same_in_the_same_words",
-        "layers/test_sites.py::test_layers_in_plain_lists_and_weights_that_are_buffers_are_named_with_the_reason",
+        "perturb/calibration/test_images.py::test_every_call_refuses_the_same_in_the_same_words",
+        "layers/dataflow/test_sites.py::test_layers_in_plain_lists_and_weights_that_are_buffers_are_named_with_the_reason",
     ),
     "18 category ids as text": (
         "tasks/test_malformed_annotations.py::test_a_record_with_a_wrong_value_is_refused_by_name",
@@ -80,7 +80,7 @@ CASES: dict[str, tuple[str, ...]] = {
         "perturb/test_attention_forms.py::test_the_whole_network_in_int8_is_that_of_plain_layers",
     ),
     "34 buffers that a pass writes to": (
-        "perturb/test_state.py::test_every_variant_starts_from_the_same_state_and_nothing_is_left",
+        "perturb/state/test_state.py::test_every_variant_starts_from_the_same_state_and_nothing_is_left",
     ),
     "35 masks of a data set through the public task": (
         "tasks/test_malformed_annotations.py::test_a_broken_segmentation_is_found_when_masks_are_asked_for_later",
@@ -92,10 +92,10 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "41 views of one element": (
         "test_reported_cases.py::test_a_view_of_one_element_is_replayed",
-        "perturb/test_state.py::test_a_view_of_one_element_with_a_wide_stride_is_content_like_any_other",
+        "perturb/state/test_state.py::test_a_view_of_one_element_with_a_wide_stride_is_content_like_any_other",
     ),
     "42 tensors cached in the first pass": (
-        "layers/test_leaks.py::test_tensors_cached_in_the_first_pass_have_their_real_content",
+        "layers/trace/test_leaks.py::test_tensors_cached_in_the_first_pass_have_their_real_content",
     ),
 }
 """Number and kind of the case to the tests that fail if it comes back."""

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from sensitivity.errors import StudyError
 from sensitivity.records import StudyRecord
-from sensitivity.report.text import summary
+from sensitivity.report.tables.text import summary
 from sensitivity.study import Study, read
 from tests.made_studies import make_study, random_study, with_intervals, with_second_recipe
 

@@ -9,8 +9,8 @@ import pytest
 
 import sensitivity as sv
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import LayerCheck, OutputCheck
-from tests.records.test_verification import RECORD
+from sensitivity.records.results.verification import LayerCheck, OutputCheck
+from tests.records.results.test_verification import RECORD
 
 GOOD = sv.Verification.of(replace(RECORD, metric_deployed=0.8905))
 WRONG = LayerCheck("c:0:0", "c", "int8", "fp32", "other precision", "planned in int8, the engine ran fp32 | really")

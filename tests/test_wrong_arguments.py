@@ -26,9 +26,9 @@ import sensitivity as sv
 from sensitivity.deploy.engines import registry as engines
 from sensitivity.errors import SensitivityError
 from sensitivity.quantize.extremes import MinMaxObserver
-from sensitivity.records.formats import _FORMATS as FORMATS
-from sensitivity.records.latency import Latency
-from sensitivity.records.observers import _OBSERVERS as OBSERVERS
+from sensitivity.records.recipes.formats import _FORMATS as FORMATS
+from sensitivity.records.recipes.observers import _OBSERVERS as OBSERVERS
+from sensitivity.records.results.latency import Latency
 from tests.tasks.made_scenes import ANNOTATIONS, SIZES, Recall, adapter, truth_as_output, write_scenes
 
 IMAGES = torch.randn(8, 3, 8, 8, generator=torch.Generator().manual_seed(0))

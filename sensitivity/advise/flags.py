@@ -5,9 +5,9 @@ from __future__ import annotations
 from sensitivity.advise.rank import ONE_AT_A_TIME
 from sensitivity.advise.verdicts import verdicts
 from sensitivity.records import Measurement, StudyRecord
-from sensitivity.records.signals import CHANNEL_RATIO, CLIPPED_SHARE, DEAD_SHARE
-from sensitivity.records.study import RecipeLike
-from sensitivity.records.verdict import Verdict
+from sensitivity.records.results.signals import CHANNEL_RATIO, CLIPPED_SHARE, DEAD_SHARE
+from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.verdict import Verdict
 
 DEAD_CHANNELS = 0.1
 CLIPPED_VALUES = 0.01

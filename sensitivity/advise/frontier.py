@@ -9,7 +9,7 @@ from typing import Literal
 from sensitivity.advise.protect import Advice
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, StudyRecord
-from sensitivity.records.latency import latency_of
+from sensitivity.records.results.latency import latency_of
 
 Against = Literal["size", "latency"]
 

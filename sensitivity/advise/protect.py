@@ -13,9 +13,9 @@ from sensitivity.advise.rank import ONE_AT_A_TIME, has_drop, stored_drop, worst_
 from sensitivity.advise.verdicts import verdicts
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
-from sensitivity.records.latency import Latency, latency_of
+from sensitivity.records.results.latency import Latency, latency_of
+from sensitivity.records.results.study import RecipeLike
 from sensitivity.records.size import layer_bytes
-from sensitivity.records.study import RecipeLike
 from sensitivity.records.units import after_drop
 
 DECIBEL = "dB"

@@ -6,8 +6,8 @@ from math import isfinite, isnan, nan
 
 from sensitivity.records import Measurement, StudyRecord
 from sensitivity.records.correlation import spearman
-from sensitivity.records.signals import ESTIMATES, SIMILARITIES
-from sensitivity.records.study import RecipeLike
+from sensitivity.records.results.signals import ESTIMATES, SIMILARITIES
+from sensitivity.records.results.study import RecipeLike
 
 ONE_AT_A_TIME = "one-at-a-time"
 FEWEST_LAYERS = 3

@@ -7,9 +7,9 @@ from math import ceil, floor, isfinite, log10
 from sensitivity.advise.rank import ONE_AT_A_TIME, has_drop, stored_drop
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, StudyRecord
-from sensitivity.records.info import IntervalOf
-from sensitivity.records.study import RecipeLike
-from sensitivity.records.verdict import Verdict, verdict_of_interval
+from sensitivity.records.results.info import IntervalOf
+from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.verdict import Verdict, verdict_of_interval
 
 DEFAULT_POINTS = 0.1
 DEFAULT_SHARE_OF_BASELINE = 1e-3

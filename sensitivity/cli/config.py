@@ -10,7 +10,7 @@ from pathlib import Path
 from sensitivity import __version__
 from sensitivity.cli.output import writing
 from sensitivity.errors import SensitivityError
-from sensitivity.records.files import read_json, write_text
+from sensitivity.records.storage.files import read_json, write_text
 
 SCHEMA = 1
 LOAD, SAVE = "--config", "--save-config"

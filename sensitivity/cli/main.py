@@ -1,4 +1,4 @@
-"""``sensitivity``: the command line. Every command is a module of this room with a function ``register``."""
+"""``sensitivity``: the command line. Every command is a module of ``commands`` with a function ``register``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from sensitivity import __version__
-from sensitivity.cli import (
+from sensitivity.cli.commands import (
     analyze,
     compare,
     completion,

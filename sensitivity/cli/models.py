@@ -103,7 +103,7 @@ def made_task(text: str, named_model: NamedModel, limit: int | None = None) -> T
         TaskError: If the text makes no task.
     """
     from sensitivity.contracts import Task
-    from sensitivity.tasks.first_images import FirstImages
+    from sensitivity.tasks.images.first_images import FirstImages
 
     if _is_dataset(text):
         return _dataset(text, "TASK", named_model, limit, TaskError)

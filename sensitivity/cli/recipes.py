@@ -8,7 +8,7 @@ from pathlib import Path
 
 from sensitivity.errors import RecipeError
 from sensitivity.quantize.recipes import PRESETS, Prune
-from sensitivity.records.recipe import Recipe
+from sensitivity.records.recipes.recipe import Recipe
 
 READY = {preset.name: preset for preset in PRESETS}
 HELP = f"{', '.join(READY)}, prune-LEVEL (prune-0.5), prune-N:M (prune-2:4), or a JSON file of a recipe"

@@ -19,7 +19,7 @@ from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene,
 from sensitivity.demo.segment import SegmentBatch, segment
 from sensitivity.demo.uneven import make_uneven
 from sensitivity.errors import StoreError, TaskError
-from sensitivity.report.csv_file import write_csv
+from sensitivity.report.tables.csv_file import write_csv
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam, load
 
 __all__ = ["CALIBRATION_SCENES", "WEIGHTS", "run_demo", "segment", "uneven_sam"]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.contracts import Prompts
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 from sensitivity.zoo.efficientvit_sam import EfficientViTSam
 
 

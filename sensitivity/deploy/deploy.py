@@ -26,8 +26,8 @@ from sensitivity.deploy.engines.registry import (
     kind_of,
     load_engine,
 )
-from sensitivity.deploy.graph.dynamic import DynamicAxis, dynamic_axes
-from sensitivity.deploy.graph.export import HALF_OPSET, OPSET, Attempt, GraphForm, Part, export
+from sensitivity.deploy.graph.export.dynamic import DynamicAxis, dynamic_axes
+from sensitivity.deploy.graph.export.export import HALF_OPSET, OPSET, Attempt, GraphForm, Part, export
 from sensitivity.deploy.graph.half import check_io, to_half
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.deploy.other_sizes import check_other_sizes
@@ -37,7 +37,7 @@ from sensitivity.deploy.prepare.overflow import check_overflow
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import EngineError, ExportError
 from sensitivity.records import Layer, Scheme
-from sensitivity.records.scheme import IoType
+from sensitivity.records.recipes.scheme import IoType
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -17,12 +17,12 @@ from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
 from sensitivity.deploy.engine_module import DeployedPart, with_engines
 from sensitivity.deploy.engines.registry import EngineKind, builds_in_half, is_registered
 from sensitivity.deploy.executed import run_profiled
-from sensitivity.deploy.graph.export import Attempt
+from sensitivity.deploy.graph.export.export import Attempt
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import EngineError
 from sensitivity.records import Scheme
 from sensitivity.records.arguments import checked
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.results.verification import VerificationRecord
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 
 from sensitivity.contracts import Engine
 from sensitivity.deploy.engines.inputs import Array
-from sensitivity.deploy.graph.export import Part
+from sensitivity.deploy.graph.export.export import Part
 from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.deploy.prepare.signature import Signature
 from sensitivity.errors import EngineError
-from sensitivity.records.scheme import IoType
+from sensitivity.records.recipes.scheme import IoType
 
 if TYPE_CHECKING:
     from onnx import ModelProto

@@ -11,7 +11,7 @@ from typing import Any
 from sensitivity.contracts import Engine, EngineLayer, ProfilesLayers
 from sensitivity.deploy.engines.registry import engine_names
 from sensitivity.errors import EngineError
-from sensitivity.records.times import Changes
+from sensitivity.records.results.times import Changes
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.deploy.engine_module import DeployedPart
-from sensitivity.deploy.graph.dynamic import DynamicAxis, axes_of, with_other_size, with_samples
+from sensitivity.deploy.graph.export.dynamic import DynamicAxis, axes_of, with_other_size, with_samples
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import tensors_of_nest

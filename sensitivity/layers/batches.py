@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from sensitivity.errors import CalibrationError, SensitivityError
-from sensitivity.layers.inputs import arguments_of, tensors_in
+from sensitivity.layers.trace.inputs import arguments_of, tensors_in
 
 _MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 

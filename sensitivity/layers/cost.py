@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
-from sensitivity.layers.sites import Site
+from sensitivity.layers.dataflow.sites import Site
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.size import layer_bytes
 

@@ -10,11 +10,11 @@ from torch import nn
 
 from sensitivity.errors import ModelError
 from sensitivity.layers.cost import cost_of
+from sensitivity.layers.dataflow.sites import Site, find_sites
 from sensitivity.layers.names import NamingScheme, name_layers
-from sensitivity.layers.roles import Structure, structure_of
-from sensitivity.layers.sites import Site, find_sites
+from sensitivity.layers.structure.roles import Structure, structure_of
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.tracing import trace
+from sensitivity.layers.trace.tracing import trace
 from sensitivity.records import Layer
 
 ATTENTION_ROLES = frozenset({"qkv", "proj", "scale-depthwise", "scale-pointwise"})

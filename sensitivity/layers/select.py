@@ -9,7 +9,7 @@ from fnmatch import fnmatchcase
 
 from sensitivity.errors import LayerNotFoundError, RecipeError
 from sensitivity.records import Layer, Recipe, Scheme
-from sensitivity.records.scheme import EVERYTHING, takes_away
+from sensitivity.records.recipes.scheme import EVERYTHING, takes_away
 
 FLAGS = (
     "exit",

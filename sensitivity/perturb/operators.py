@@ -21,14 +21,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
-from sensitivity.layers.composite import base_name, run_in_products
-from sensitivity.layers.products import (
+from sensitivity.layers.dataflow.products import (
     CONVOLUTIONS,
     may_be_weight,
     operand_positions,
     output_axis_of_operand,
 )
-from sensitivity.layers.recorder import FACTORIES, storage_key, written_by
+from sensitivity.layers.trace.composite import base_name, run_in_products
+from sensitivity.layers.trace.recorder import FACTORIES, storage_key, written_by
 
 FUSED = (nn.MultiheadAttention, nn.TransformerEncoderLayer, nn.TransformerEncoder)
 """Modules of torch that compute all their products in one operator where nothing keeps them from it."""

@@ -16,7 +16,7 @@ from sensitivity.perturb.cures import corrected_bias
 from sensitivity.perturb.hooks import Counting, hooked
 from sensitivity.perturb.operators import AtOperator, Unnested
 from sensitivity.perturb.parameters import parameter_place
-from sensitivity.perturb.state import check_has_numbers
+from sensitivity.perturb.state.state import check_has_numbers
 from sensitivity.perturb.weights import changed_in_passing, perturbed_weight, stood_in_for
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.cures.statistics import InputStatistics

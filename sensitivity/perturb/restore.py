@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import NotRestoredError
-from sensitivity.perturb.attributes import Attributes
-from sensitivity.perturb.interrupts import deferred_interrupts
-from sensitivity.perturb.sole_use import generators_kept, sole_use
-from sensitivity.perturb.state import ModelState, check_has_numbers
+from sensitivity.perturb.state.attributes import Attributes
+from sensitivity.perturb.state.interrupts import deferred_interrupts
+from sensitivity.perturb.state.sole_use import generators_kept, sole_use
+from sensitivity.perturb.state.state import ModelState, check_has_numbers
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ from torch import nn
 
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.half_precision import in_half_precision
-from sensitivity.perturb.kept import find_kept
+from sensitivity.perturb.half.half_precision import in_half_precision
+from sensitivity.perturb.half.kept import find_kept
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.calibration import Calibration

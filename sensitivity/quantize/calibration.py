@@ -28,9 +28,9 @@ from sensitivity.markup.view import view
 from sensitivity.quantize.cures.statistics import InputStatistics, Statistics
 from sensitivity.records import QuantSpec, Recipe
 from sensitivity.records.arguments import check, check_fields, checked
-from sensitivity.records.files import check_regular, write_bytes
-from sensitivity.records.observers import Setting, find_observer
-from sensitivity.records.recipe import Placement
+from sensitivity.records.recipes.observers import Setting, find_observer
+from sensitivity.records.recipes.recipe import Placement
+from sensitivity.records.storage.files import check_regular, write_bytes
 
 SCHEMA_VERSION = 3
 _ONE_PART_SCHEMA = 2

@@ -14,7 +14,7 @@ from sensitivity.quantize.histogram import AdaptiveHistogram
 from sensitivity.quantize.observers import Bounds, CheckedObserver
 from sensitivity.quantize.search import entropy_bins, mse_range, percentile_range
 from sensitivity.records import QuantSpec
-from sensitivity.records.formats import find_format
+from sensitivity.records.recipes.formats import find_format
 
 
 class _HistogramObserver(CheckedObserver):

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from sensitivity.quantize.histogram import AdaptiveHistogram
-from sensitivity.records.distribution import MOST_BINS, MOST_VALUES, Distribution
+from sensitivity.records.results.distribution import MOST_BINS, MOST_VALUES, Distribution
 
 _EVERY = 4  # of a large tensor about every fourth value is counted
 

@@ -1,11 +1,11 @@
-"""The tensor type of a number format. The formats themselves are in ``records.formats``: values without torch."""
+"""The tensor type of a number format. The formats themselves are values without torch: ``records.recipes.formats``."""
 
 from __future__ import annotations
 
 import torch
 
 from sensitivity.errors import RecipeError
-from sensitivity.records.formats import NumberFormat
+from sensitivity.records.recipes.formats import NumberFormat
 
 
 def tensor_type(number_format: NumberFormat) -> torch.dtype:

@@ -19,7 +19,7 @@ from sensitivity.contracts import Observer
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.quantize.scales import check_range
 from sensitivity.records import QuantSpec
-from sensitivity.records.observers import ObserverKind, find_observer, observers_that
+from sensitivity.records.recipes.observers import ObserverKind, find_observer, observers_that
 
 Bounds = tuple[Tensor, Tensor]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sensitivity.errors import RecipeError
 from sensitivity.records.arguments import checked
-from sensitivity.records.recipe import Pruning, QuantSpec, Recipe
+from sensitivity.records.recipes.recipe import Pruning, QuantSpec, Recipe
 
 _INT8_WEIGHT = QuantSpec("int8", "per-channel")
 _INT8_ACTIVATION = QuantSpec("int8", observer="percentile", percentile=99.99, sample_every=8)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.records import QuantSpec
-from sensitivity.records.formats import NumberFormat, find_format
+from sensitivity.records.recipes.formats import NumberFormat, find_format
 
 MIN_SCALE = 2.0**-63
 """Smallest scale given. An all-zero channel gets it, and all its codes are 0. The product of two such scales, which

@@ -14,7 +14,7 @@ from sensitivity.quantize.fake import fake_quantize, quantize
 from sensitivity.quantize.observers import make_observer
 from sensitivity.quantize.scales import QuantParams, check_range, find_axis, params_from_range
 from sensitivity.records import QuantSpec
-from sensitivity.records.recipe import weights_refusal
+from sensitivity.records.recipes.recipe import weights_refusal
 
 
 def quantize_weight(weight: Tensor, spec: QuantSpec, *, output_axis: int = 0, narrow: bool = True) -> Tensor:

@@ -4,13 +4,13 @@
 ``study``: what was measured. ``signals``: what can be told without labels.
 """
 
-from sensitivity.records.info import StudyInfo
 from sensitivity.records.layer import Layer, SkippedModule
-from sensitivity.records.note import Note, NoteKind
-from sensitivity.records.recipe import Pruning, QuantSpec, Recipe
-from sensitivity.records.scheme import Rule, Scheme
-from sensitivity.records.signals import Signals
-from sensitivity.records.study import Measurement, Score, Status, StudyRecord
+from sensitivity.records.recipes.recipe import Pruning, QuantSpec, Recipe
+from sensitivity.records.recipes.scheme import Rule, Scheme
+from sensitivity.records.results.info import StudyInfo
+from sensitivity.records.results.note import Note, NoteKind
+from sensitivity.records.results.signals import Signals
+from sensitivity.records.results.study import Measurement, Score, Status, StudyRecord
 
 __all__ = [
     "Layer",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import ceil
 
 from sensitivity.records.layer import Layer
-from sensitivity.records.recipe import Recipe
+from sensitivity.records.recipes.recipe import Recipe
 
 
 def layer_bytes(

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from sensitivity.markup import elements
 from sensitivity.markup.view import view
+from sensitivity.records.results.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
 from sensitivity.records.units import after_drop, after_score, scale_of
-from sensitivity.records.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
 from sensitivity.report.markdown import escaped_markdown, markdown_table
 
 if TYPE_CHECKING:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sensitivity.records.changed_images import SeenBox
+from sensitivity.records.results.changed_images import SeenBox
 
 SAME_IOU = 0.5
 """Two boxes of one class that overlap so much are one object."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from sensitivity.markup.elements import element, html_table, listed
 from sensitivity.markup.view import view
-from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.records.results.diagnosis import DamageCause, DiagnosisRecord, Finding
 from sensitivity.report.spread import spread_of
 
 if TYPE_CHECKING:

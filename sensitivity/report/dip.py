@@ -8,7 +8,7 @@ from itertools import groupby
 from math import isfinite
 
 from sensitivity.records import Layer, Measurement, StudyRecord
-from sensitivity.records.verdict import Verdict
+from sensitivity.records.results.verdict import Verdict
 from sensitivity.report.reading import Reading
 
 

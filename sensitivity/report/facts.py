@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from sensitivity.report.reading import Reading
-from sensitivity.report.text import counts
+from sensitivity.report.tables.text import counts
 
 
 def study_facts(reading: Reading, recipes: Iterable[str]) -> dict[str, str]:

@@ -6,7 +6,7 @@ from sensitivity.markup.elements import Markup, described, element, html_table
 from sensitivity.markup.view import view
 from sensitivity.report.facts import study_facts
 from sensitivity.report.reading import Reading
-from sensitivity.report.rows import rows
+from sensitivity.report.tables.rows import rows
 
 WORST = 10
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.markup.view import view
-from sensitivity.records.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
+from sensitivity.records.results.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
 from sensitivity.records.units import after_drop, after_score
 from sensitivity.report.box_changes import BoxChanges, box_changes
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sensitivity.markup.elements import element, html_table, listed
 from sensitivity.markup.view import view
-from sensitivity.records.tuned import Step, TunedRecord
+from sensitivity.records.results.tuned import Step, TunedRecord
 from sensitivity.records.units import after_drop, after_score
 
 if TYPE_CHECKING:

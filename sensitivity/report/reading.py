@@ -8,10 +8,10 @@ from math import isfinite, isnan
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, StudyRecord
-from sensitivity.records.info import IntervalOf
-from sensitivity.records.study import RecipeLike
+from sensitivity.records.results.info import IntervalOf
+from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.verdict import Verdict
 from sensitivity.records.units import after_drop, after_score
-from sensitivity.records.verdict import Verdict
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from sensitivity.records.diagnosis import Finding
-from sensitivity.records.distribution import MOST_VALUES, Distribution
+from sensitivity.records.results.diagnosis import Finding
+from sensitivity.records.results.distribution import MOST_VALUES, Distribution
 
 UNEVEN = 4.0
 """A channel so many times as large as the median one is told of."""

@@ -8,10 +8,10 @@ and of light share, such as the colour of a line, is in ``markup.ink``.
 from __future__ import annotations
 
 from sensitivity.markup.ink import PAGE, Ink
-from sensitivity.records.diagnosis import DamageCause
-from sensitivity.records.tuned import StepKind
-from sensitivity.records.verdict import Verdict
-from sensitivity.records.verification import LayerStatus
+from sensitivity.records.results.diagnosis import DamageCause
+from sensitivity.records.results.tuned import StepKind
+from sensitivity.records.results.verdict import Verdict
+from sensitivity.records.results.verification import LayerStatus
 
 KIND_INKS = {
     "independent": Ink("#5c5c5c", "#b9b9c0"),

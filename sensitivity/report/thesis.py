@@ -14,7 +14,7 @@ from pathlib import Path
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Measurement, QuantSpec, Recipe, Score, StudyInfo, StudyRecord
-from sensitivity.records.files import read_bytes
+from sensitivity.records.storage.files import read_bytes
 
 RECIPE = Recipe(
     name="thesis",

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from sensitivity.records import Layer, Recipe, Scheme
-from sensitivity.records.scheme import EVERYTHING, Rule
+from sensitivity.records.recipes.scheme import EVERYTHING, Rule
 from sensitivity.records.size import layer_bytes
 
 Assignment = Mapping[Layer, Recipe]

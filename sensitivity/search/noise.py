@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import ModelError
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.search.assignment import Assignment

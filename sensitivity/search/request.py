@@ -21,8 +21,8 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe
-from sensitivity.records.latency import Latency
-from sensitivity.records.tuned import Goal
+from sensitivity.records.results.latency import Latency
+from sensitivity.records.results.tuned import Goal
 from sensitivity.search.candidates import check_candidates, runnable, usual_candidates
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import Recipe
-from sensitivity.records.tuned import Step, StepKind
+from sensitivity.records.results.tuned import Step, StepKind
 from sensitivity.search.assignment import Assignment, bytes_under, changed
 from sensitivity.search.budget import Option, budget_of, least_noise, options_of
 from sensitivity.search.groups import Group

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from sensitivity.records import Layer, Recipe
-from sensitivity.records.latency import Latency
-from sensitivity.records.tuned import Goal
+from sensitivity.records.results.latency import Latency
+from sensitivity.records.results.tuned import Goal
 from sensitivity.search.assignment import Assignment, bytes_under, uniform
 from sensitivity.search.groups import Group
 from sensitivity.search.trials import Trial

@@ -19,10 +19,10 @@ from sensitivity.errors import (
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.progress import Watcher
 from sensitivity.records import Measurement, Scheme, Score
-from sensitivity.records.latency import check_layers
-from sensitivity.records.tuned import EngineScore, Goal, TunedRecord
+from sensitivity.records.results.latency import check_layers
+from sensitivity.records.results.tuned import EngineScore, Goal, TunedRecord
+from sensitivity.records.results.verdict import Verdict
 from sensitivity.records.units import after_drop, scale_of
-from sensitivity.records.verdict import Verdict
 from sensitivity.score import evaluate
 from sensitivity.search.assignment import bytes_under, scheme_of
 from sensitivity.search.groups import groups_of

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sensitivity.contracts import Store, Task
 from sensitivity.errors import StoreError, StudyError, TaskError
-from sensitivity.perturb.arguments import check_calibration
+from sensitivity.perturb.calibration.arguments import check_calibration
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.journal import check_can_lock
 

@@ -16,7 +16,7 @@ from PIL import Image
 from sensitivity.contracts import Batch, Seen, ShownImage, ShowsImages, Task
 from sensitivity.errors import TaskError
 from sensitivity.records import Scheme
-from sensitivity.records.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
+from sensitivity.records.results.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
 from sensitivity.score import predict
 
 LONGEST_SIDE = 320

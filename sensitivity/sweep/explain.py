@@ -21,7 +21,7 @@ from sensitivity.markup.elements import element, listed
 from sensitivity.markup.view import view
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import CHECKED_VARIANTS, Forward, Run, checked_first
 from sensitivity.sweep.passes.in_process import unchanged_inputs

@@ -12,8 +12,8 @@ from sensitivity.contracts import Task
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.records import Recipe, StudyInfo, StudyRecord
-from sensitivity.records.info import IntervalOf
-from sensitivity.records.note import Note, NoteKind
+from sensitivity.records.results.info import IntervalOf
+from sensitivity.records.results.note import Note, NoteKind
 from sensitivity.sweep.plan import Direction
 from sensitivity.sweep.scoring import SweepOutcome
 from sensitivity.sweep.stopping.judge import LEVEL

@@ -12,11 +12,11 @@ from torch import nn
 
 from sensitivity.contracts import Condenses, Executor, Store, Task
 from sensitivity.errors import StoreConflictError
-from sensitivity.layers.generators import RandomState
+from sensitivity.layers.trace.generators import RandomState
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.sole_use import random_state_before
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.sole_use import random_state_before
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.progress import Watcher
 from sensitivity.records import Note, NoteKind
 from sensitivity.records.units import after_drop, scale_of

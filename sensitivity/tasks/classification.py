@@ -25,7 +25,7 @@ from sensitivity.tasks.datasets import (
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
-from sensitivity.tasks.label_mapping import (
+from sensitivity.tasks.first_look.label_mapping import (
     LEAST_MEETINGS,
     consistent_exchange,
     is_better_reading,
@@ -33,7 +33,7 @@ from sensitivity.tasks.label_mapping import (
     shifted,
     some_of,
 )
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 from sensitivity.tasks.shown import tensor_as_pixels
 
 ENDINGS = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm")

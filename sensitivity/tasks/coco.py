@@ -11,14 +11,14 @@ import numpy as np
 
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.annotations import CocoAnnotations, read_annotation_file
-from sensitivity.tasks.condensed import condensed_boxes
-from sensitivity.tasks.curves import Matched, MetricReading, matched
-from sensitivity.tasks.detections import Prediction
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations, read_annotation_file
+from sensitivity.tasks.annotations.segmentations import as_rle, finite_number, finite_numbers, first_fault, whole_number
+from sensitivity.tasks.average_precision.condensed import condensed_boxes
+from sensitivity.tasks.average_precision.curves import Matched, MetricReading, matched
+from sensitivity.tasks.average_precision.detections import Prediction
+from sensitivity.tasks.average_precision.ground_truth import DetectionTable, GroundTruth
+from sensitivity.tasks.average_precision.matching import Words
 from sensitivity.tasks.detector import DetectionTask, check_iou_type
-from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
-from sensitivity.tasks.matching import Words
-from sensitivity.tasks.segmentations import as_rle, finite_number, finite_numbers, first_fault, whole_number
 
 _LIMITS = (1, 10, 100)
 _READINGS = {

@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_map
 from sensitivity.contracts import Batch
 from sensitivity.errors import ImageError, PredictionError, SensitivityError, TaskError
 from sensitivity.records.arguments import check_fields, checked
-from sensitivity.tasks.pixels import Pixels, leaves_folder, read_image
+from sensitivity.tasks.images.pixels import Pixels, leaves_folder, read_image
 
 Preprocess: TypeAlias = Callable[[Pixels], torch.Tensor]
 Size: TypeAlias = tuple[int, int]

@@ -15,12 +15,15 @@ from pycocotools import mask as mask_tools
 from sensitivity.contracts import Batch, Seen, ShownImage
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.annotation_checks import Record
-from sensitivity.tasks.annotations import CocoAnnotations
-from sensitivity.tasks.category_labels import Labels, label_table
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.annotations.category_labels import Labels, label_table
+from sensitivity.tasks.annotations.checks import Record
+from sensitivity.tasks.average_precision.curves import Matched, MetricReading
+from sensitivity.tasks.average_precision.detections import SHAPES, Prediction, check_prediction
+from sensitivity.tasks.average_precision.ground_truth import DetectionTable
+from sensitivity.tasks.average_precision.poses import Poses
 from sensitivity.tasks.connectors.known_labels import OfKnownLabels
 from sensitivity.tasks.connectors.registry import as_connected
-from sensitivity.tasks.curves import Matched, MetricReading
 from sensitivity.tasks.datasets import (
     ImageFiles,
     Preprocess,
@@ -31,9 +34,8 @@ from sensitivity.tasks.datasets import (
     predicted_positions,
     run_on,
 )
-from sensitivity.tasks.detections import SHAPES, Prediction, check_prediction
 from sensitivity.tasks.fingerprint import describe, fingerprint
-from sensitivity.tasks.first_look import (
+from sensitivity.tasks.first_look.objects import (
     BOX_ORDERS,
     ENOUGH_IMAGES,
     Floats,
@@ -46,8 +48,6 @@ from sensitivity.tasks.first_look import (
     nothing_fits,
     shapes_look_like,
 )
-from sensitivity.tasks.ground_truth import DetectionTable
-from sensitivity.tasks.poses import Poses
 from sensitivity.tasks.shown import seen_objects
 
 Adapter: TypeAlias = Callable[[Any, Sequence[Size]], Sequence[Mapping[str, Any]]]

@@ -11,17 +11,17 @@ import numpy as np
 
 from sensitivity.errors import AnnotationError, PredictionError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.annotation_checks import Record
-from sensitivity.tasks.category_labels import Labels
-from sensitivity.tasks.curves import Matched, MetricReading, matched
+from sensitivity.tasks.annotations.category_labels import Labels
+from sensitivity.tasks.annotations.checks import Record
+from sensitivity.tasks.annotations.segmentations import finite_numbers, whole_number
+from sensitivity.tasks.average_precision.curves import Matched, MetricReading, matched
+from sensitivity.tasks.average_precision.detections import Prediction
+from sensitivity.tasks.average_precision.ground_truth import GroundTruth
+from sensitivity.tasks.average_precision.poses import COCO_SIGMAS, AnnotatedPoses
 from sensitivity.tasks.datasets import Preprocess, Size, as_array
-from sensitivity.tasks.detections import Prediction
 from sensitivity.tasks.detector import Adapter, DetectionTask
 from sensitivity.tasks.fingerprint import fingerprint
-from sensitivity.tasks.first_look import POSE_ORDERS, Floats, Ints, PredictedImage, shapes_look_like
-from sensitivity.tasks.ground_truth import GroundTruth
-from sensitivity.tasks.poses import COCO_SIGMAS, AnnotatedPoses
-from sensitivity.tasks.segmentations import finite_numbers, whole_number
+from sensitivity.tasks.first_look.objects import POSE_ORDERS, Floats, Ints, PredictedImage, shapes_look_like
 
 _LIMITS = (20,)
 _READINGS = {

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from sensitivity.errors import AnnotationError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.annotation_checks import Record
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.annotations.checks import Record
+from sensitivity.tasks.annotations.segmentations import decode_mask, whole_number
 from sensitivity.tasks.fingerprint import fingerprint
-from sensitivity.tasks.pixels import leaves_folder, opened_image
-from sensitivity.tasks.segmentations import decode_mask, whole_number
+from sensitivity.tasks.images.pixels import leaves_folder, opened_image
 
 LabelMap: TypeAlias = npt.NDArray[np.integer[Any]]
 

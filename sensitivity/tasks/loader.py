@@ -12,8 +12,8 @@ from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.tasks.datasets import as_array, choose_positions, predicted_positions, run_on
 from sensitivity.tasks.fingerprint import describe, fingerprint
-from sensitivity.tasks.loader_batches import LoaderBatches
-from sensitivity.tasks.samples import alone, as_batch, as_tree, chunks, split
+from sensitivity.tasks.images.loader_batches import LoaderBatches
+from sensitivity.tasks.images.samples import alone, as_batch, as_tree, chunks, split
 
 
 @runtime_checkable

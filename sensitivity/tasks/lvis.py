@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import AnnotationError
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.annotations.segmentations import whole_number
+from sensitivity.tasks.average_precision.curves import Curves, Matched, MetricReading
+from sensitivity.tasks.average_precision.detections import Prediction
+from sensitivity.tasks.average_precision.ground_truth import DetectionTable, GroundTruth
+from sensitivity.tasks.average_precision.matching import ALL_CRITERIA, Bools, Ints, place_in_run
 from sensitivity.tasks.coco import as_detections, choose_images, load_annotations, read_results
-from sensitivity.tasks.curves import Curves, Matched, MetricReading
-from sensitivity.tasks.detections import Prediction
 from sensitivity.tasks.detector import DetectionTask
-from sensitivity.tasks.ground_truth import DetectionTable, GroundTruth
-from sensitivity.tasks.matching import ALL_CRITERIA, Bools, Ints, place_in_run
-from sensitivity.tasks.segmentations import whole_number
 
 MAX_DETECTIONS = 300
 

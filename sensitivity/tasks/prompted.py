@@ -14,16 +14,16 @@ from pycocotools import mask as mask_tools
 from sensitivity.contracts import Batch, Prompts, Seen, ShownImage
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
-from sensitivity.tasks.annotation_checks import Record
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.annotations.checks import Record
+from sensitivity.tasks.annotations.segmentations import Rle, decode_mask, encode_mask
+from sensitivity.tasks.average_precision.ground_truth import GroundTruth
 from sensitivity.tasks.clicks import interior_point
 from sensitivity.tasks.coco import COCO_METRICS, as_detections, check_results, coco_metrics, read_results
 from sensitivity.tasks.datasets import ImageFiles, as_array, check_batch_size, predicted_positions
 from sensitivity.tasks.fingerprint import describe, fingerprint
-from sensitivity.tasks.first_masks import PromptedImage, masks_look_like
-from sensitivity.tasks.ground_truth import GroundTruth
-from sensitivity.tasks.pixels import Pixels
-from sensitivity.tasks.segmentations import Rle, decode_mask, encode_mask
+from sensitivity.tasks.first_look.masks import PromptedImage, masks_look_like
+from sensitivity.tasks.images.pixels import Pixels
 from sensitivity.tasks.segmenting import SamSegment, Segment, SegmentTogether, as_bool_masks
 from sensitivity.tasks.shown import painted
 

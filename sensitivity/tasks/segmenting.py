@@ -12,7 +12,7 @@ import numpy.typing as npt
 from sensitivity.contracts import Prompts
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.tasks.datasets import as_array
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 
 Segment: TypeAlias = Callable[[Any, Pixels, Prompts], tuple[Any, Any]]
 

@@ -28,7 +28,7 @@ from sensitivity.tasks.datasets import (
     run_on,
 )
 from sensitivity.tasks.fingerprint import describe, fingerprint
-from sensitivity.tasks.first_classes import all_ignored, classes_look_like, labels_advice
+from sensitivity.tasks.first_look.classes import all_ignored, classes_look_like, labels_advice
 from sensitivity.tasks.labels import LabelMap, LabelSource, PngLabels
 
 Counts: TypeAlias = npt.NDArray[np.int64]

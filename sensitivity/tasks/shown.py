@@ -10,8 +10,8 @@ import numpy.typing as npt
 from pycocotools import mask as mask_tools
 
 from sensitivity.contracts import Seen
-from sensitivity.tasks.pixels import Pixels
-from sensitivity.tasks.segmentations import decode_mask
+from sensitivity.tasks.annotations.segmentations import decode_mask
+from sensitivity.tasks.images.pixels import Pixels
 
 
 def seen_objects(prediction: Mapping[str, Any], names: Mapping[int, str], size: tuple[int, int]) -> Seen:

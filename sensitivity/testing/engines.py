@@ -22,7 +22,7 @@ import numpy as np
 
 from sensitivity.contracts import Engine, EngineCapabilities, EngineLayer
 from sensitivity.errors import EngineError
-from sensitivity.records.formats import formats as known_formats
+from sensitivity.records.recipes.formats import formats as known_formats
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,16 +13,16 @@ import torch
 from sensitivity.contracts import Task
 from sensitivity.errors import EngineError, RecipeError, StudyError
 from sensitivity.layers.select import resolve
-from sensitivity.perturb.arguments import CalibrationLike, check_recipes
+from sensitivity.perturb.calibration.arguments import CalibrationLike, check_recipes
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.restore import untouched
 from sensitivity.progress import watching
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme
 from sensitivity.records.arguments import checked
-from sensitivity.records.latency import Latency
-from sensitivity.records.scheme import IoType
-from sensitivity.records.verification import CHECKED_SAMPLES, Gates
+from sensitivity.records.recipes.scheme import IoType
+from sensitivity.records.results.latency import Latency
+from sensitivity.records.results.verification import CHECKED_SAMPLES, Gates
 from sensitivity.study import Study
 from sensitivity.verification import Verification
 from sensitivity.wrapped.arguments import Patterns
@@ -30,7 +30,7 @@ from sensitivity.wrapped.arguments import Patterns
 if TYPE_CHECKING:
     from sensitivity.deploy.deployed import Deployed
     from sensitivity.deploy.engines.registry import Build
-    from sensitivity.deploy.graph.dynamic import DynamicAxis
+    from sensitivity.deploy.graph.export.dynamic import DynamicAxis
     from sensitivity.deploy.handover.handed import Handover
     from sensitivity.deploy.prepare.placement import Target
     from sensitivity.deploy.prepare.plan import Plan

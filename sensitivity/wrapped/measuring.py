@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 from sensitivity.contracts import Task
 from sensitivity.errors import StudyError
-from sensitivity.perturb.arguments import CalibrationLike, Images, check_recipes
+from sensitivity.perturb.calibration.arguments import CalibrationLike, Images, check_recipes
 from sensitivity.perturb.reference import with_reference
-from sensitivity.perturb.sole_use import sole_use
+from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.progress import watching
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Signals

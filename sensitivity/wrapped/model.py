@@ -13,12 +13,12 @@ from sensitivity.errors import ModelError, StudyError
 from sensitivity.layers.activations import ActivationTable
 from sensitivity.layers.cost import scheme_bytes
 from sensitivity.layers.find import find_layers
-from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.names import NamingScheme
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.arguments import CalibrationLike
-from sensitivity.perturb.calibrator import Calibrator
+from sensitivity.layers.trace.inputs import tensors_in
+from sensitivity.perturb.calibration.arguments import CalibrationLike
+from sensitivity.perturb.calibration.calibrator import Calibrator
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import shared_state_kept
 from sensitivity.quantize.calibration import Calibration

@@ -12,10 +12,10 @@ from torch import nn
 
 from sensitivity.contracts import Task
 from sensitivity.errors import StudyError
-from sensitivity.perturb.arguments import CalibrationLike, Images, check_calibrated, check_calibration
+from sensitivity.perturb.calibration.arguments import CalibrationLike, Images, check_calibrated, check_calibration
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.simulate import simulated
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe, Scheme, Score

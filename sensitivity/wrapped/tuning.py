@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from sensitivity.contracts import Executor, Task
 from sensitivity.errors import ExportError, StudyError
-from sensitivity.perturb.arguments import CalibrationLike, Images
+from sensitivity.perturb.calibration.arguments import CalibrationLike, Images
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.reference import with_reference
-from sensitivity.perturb.sole_use import sole_use
+from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.progress import watching
 from sensitivity.quantize.recipes import INT8
 from sensitivity.records import Recipe
 from sensitivity.records.arguments import CHECKED_WHERE_USED, checked
-from sensitivity.records.latency import Latency
-from sensitivity.records.tuned import Goal
+from sensitivity.records.results.latency import Latency
+from sensitivity.records.results.tuned import Goal
 from sensitivity.sweep.arguments import check_arguments
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.journal import usable_store
@@ -178,7 +178,7 @@ def diagnose(
     enough_db: float | None = None,
     engine: str | Build | None = None,
 ) -> Diagnosis:
-    """What each layer's damage comes from and what cures it, measured; see ``search.diagnose.diagnose``.
+    """What each layer's damage comes from and what cures it, measured; see ``search.diagnosis.diagnose.diagnose``.
 
     Args:
         wrapped: The model and its layers.
@@ -199,7 +199,7 @@ def diagnose(
     """
     from sensitivity.deploy.doctor.saturation import saturates_here
     from sensitivity.diagnosis import Diagnosis
-    from sensitivity.search.diagnose import diagnose_on
+    from sensitivity.search.diagnosis.diagnose import diagnose_on
 
     selected = wrapped.layers.select(layers)
     ranges: dict[str, Any] = {"calibrator": wrapped._calibrator, "calibration": calibration}

@@ -16,7 +16,7 @@ import sensitivity as sv
 from sensitivity.advise.protect import protect, trade_offs
 from sensitivity.errors import StudyError
 from sensitivity.records import QuantSpec, Recipe, Scheme
-from sensitivity.records.latency import Latency, latency_of
+from sensitivity.records.results.latency import Latency, latency_of
 from sensitivity.records.size import layer_bytes
 from sensitivity.study import Study
 from tests.deploy.nets import NETS, build, images

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from sensitivity.advise.verdicts import images_to_decide, stored_tolerance, verdict_of
 from sensitivity.errors import RecipeError, StudyError
 from sensitivity.records import Measurement, Score, StudyInfo
-from sensitivity.records.info import IntervalOf
-from sensitivity.records.verdict import Verdict
+from sensitivity.records.results.info import IntervalOf
+from sensitivity.records.results.verdict import Verdict
 from sensitivity.study import Study
 from sensitivity.sweep.stopping.jackknife import deal, half_width
 from tests.made_studies import INT4, INT8, make_study, random_study, with_intervals, with_second_recipe

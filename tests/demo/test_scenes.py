@@ -9,11 +9,11 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from sensitivity.cli.demo import SCENES
+from sensitivity.cli.commands.demo import SCENES
 from sensitivity.demo.scenes import CLEAR, CROWDED, HELD_OUT_SEED, Style, draw_scene, draw_scenes, write_scenes
 from sensitivity.demo.shapes import OUTLINES, Outline
 from sensitivity.demo.textures import TEXTURES, paint
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
 
 
 @pytest.fixture(scope="module")

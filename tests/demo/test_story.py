@@ -9,8 +9,8 @@ from rich.console import Console
 import sensitivity as sv
 from sensitivity.demo.story import tell_causes, tell_cures, tell_files, tell_layers
 from sensitivity.records import Score
-from sensitivity.records.diagnosis import DamageCause, Finding
-from sensitivity.records.tuned import Goal, Step, StepKind
+from sensitivity.records.results.diagnosis import DamageCause, Finding
+from sensitivity.records.results.tuned import Goal, Step, StepKind
 from tests.made_studies import make_study
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import nn
 
 import sensitivity as sv
-from sensitivity.perturb.interrupts import deferred_interrupts
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.interrupts import deferred_interrupts
+from sensitivity.perturb.state.state import ModelState
 
 INTERRUPTS = 500 if "SENSITIVITY_SOAK" in os.environ else 60
 

@@ -282,7 +282,7 @@ def test_weights_that_a_model_overwrites_are_put_back() -> None:
 
 
 def test_overwritten_weights_too_large_to_be_copied_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sensitivity.perturb.state.COPIED_WEIGHT_BYTES", 0)
+    monkeypatch.setattr("sensitivity.perturb.state.state.COPIED_WEIGHT_BYTES", 0)
     model = Overwriting()
     wrapped = sv.wrap(model, torch.ones(1, 1, 2, 2))
     with (

@@ -19,7 +19,7 @@ from sensitivity.quantize.fake import Rounding, activation_quantizer, dequantize
 from sensitivity.quantize.formats import tensor_type
 from sensitivity.quantize.scales import MIN_SCALE, QuantParams, params_from_range
 from sensitivity.records import QuantSpec
-from sensitivity.records.formats import formats
+from sensitivity.records.recipes.formats import formats
 
 FORMATS = tuple(number_format.name for number_format in formats())
 INTEGERS = tuple(name for name in FORMATS if "int" in name)

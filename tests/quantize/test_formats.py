@@ -9,8 +9,8 @@ import torch
 
 from sensitivity.errors import RecipeError
 from sensitivity.quantize.formats import tensor_type
-from sensitivity.records.formats import NumberFormat, find_format, formats, register_format
-from sensitivity.records.recipe import QuantSpec, Recipe
+from sensitivity.records.recipes.formats import NumberFormat, find_format, formats, register_format
+from sensitivity.records.recipes.recipe import QuantSpec, Recipe
 
 FORMATS = tuple(number_format.name for number_format in formats())
 

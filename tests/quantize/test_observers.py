@@ -17,7 +17,7 @@ from sensitivity.quantize.scales import params_from_range
 from sensitivity.quantize.search import mse_range
 from sensitivity.quantize.weights import quantize_weight
 from sensitivity.records import QuantSpec
-from sensitivity.records.observers import observers
+from sensitivity.records.recipes.observers import observers
 
 OBSERVERS = tuple(kind.name for kind in observers())
 

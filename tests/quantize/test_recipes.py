@@ -27,9 +27,9 @@ from sensitivity.quantize.recipes import (
     Prune,
 )
 from sensitivity.records import Pruning, QuantSpec, Recipe
-from sensitivity.records.formats import find_format, formats
-from sensitivity.records.observers import Granularity, observers
-from sensitivity.records.recipe import PLACEMENTS
+from sensitivity.records.recipes.formats import find_format, formats
+from sensitivity.records.recipes.observers import Granularity, observers
+from sensitivity.records.recipes.recipe import PLACEMENTS
 
 FORMATS = tuple(number_format.name for number_format in formats())
 OBSERVERS = tuple(kind.name for kind in observers())

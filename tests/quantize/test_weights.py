@@ -13,8 +13,8 @@ from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.quantize.fake import dequantize
 from sensitivity.quantize.weights import quantize_weight, weight_codes, weight_params
 from sensitivity.records import QuantSpec
-from sensitivity.records.formats import formats
-from sensitivity.records.observers import Granularity
+from sensitivity.records.recipes.formats import formats
+from sensitivity.records.recipes.observers import Granularity
 
 PER_CHANNEL = QuantSpec("int8", "per-channel")
 

@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 
 import sensitivity as sv
 from sensitivity.errors import RecipeError, SensitivityError, StudyError
-from sensitivity.records.files import write_bytes, write_json
-from sensitivity.records.verification import LayerCheck, LayerStatus, VerificationRecord
+from sensitivity.records.results.verification import LayerCheck, LayerStatus, VerificationRecord
+from sensitivity.records.storage.files import write_bytes, write_json
 from tests.made_studies import make_study, with_intervals
 
 DEEP = "[" * 900 + "]" * 900

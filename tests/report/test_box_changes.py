@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sensitivity.records.changed_images import SeenBox
+from sensitivity.records.results.changed_images import SeenBox
 from sensitivity.report.box_changes import box_changes, overlap
 
 

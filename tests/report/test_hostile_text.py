@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from sensitivity.records import SkippedModule
 from sensitivity.report.page.study_page import study_page
-from sensitivity.report.text import latex, markdown, one_line, rst
+from sensitivity.report.tables.text import latex, markdown, one_line, rst
 from sensitivity.study import read
 from tests.made_studies import make_study
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from sensitivity.records import Scheme
-from sensitivity.records.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
+from sensitivity.records.results.changed_images import ChangedImage, ChangedImagesRecord, ImageResult, SeenBox
 from sensitivity.report.images import figures, sentence, summary
 from sensitivity.report.page.images_page import images_page
 from sensitivity.report.page.study_page import Beside, study_page

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from sensitivity.records.diagnosis import Finding
-from sensitivity.records.distribution import Distribution
+from sensitivity.records.results.diagnosis import Finding
+from sensitivity.records.results.distribution import Distribution
 from sensitivity.report.spread import sentences, spread_of
 
 COUNTED = Distribution(-1.0, 0.5, (1, 20, 9, 0), (0, 21, 8, 1), -1.0, 1.0, 0.12, (-1.0, 0.99), channel=7)

@@ -17,7 +17,7 @@ from matplotlib.text import Text
 
 import sensitivity as sv
 from sensitivity.cli.main import main
-from sensitivity.records.signals import DEPLOYED_DROP, DEPLOYED_SCORE
+from sensitivity.records.results.signals import DEPLOYED_DROP, DEPLOYED_SCORE
 from sensitivity.records.units import after_drop, after_score, scale_of, unit_of_drops
 from tests.made_studies import make_study, with_intervals
 from tests.report.page.made import TUNED, VERIFICATION

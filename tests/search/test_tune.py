@@ -22,10 +22,10 @@ from sensitivity.errors import (
     StudyError,
     TaskError,
 )
-from sensitivity.records.latency import Latency
-from sensitivity.records.scheme import Rule
-from sensitivity.records.tuned import StepKind
-from sensitivity.records.verdict import Verdict
+from sensitivity.records.recipes.scheme import Rule
+from sensitivity.records.results.latency import Latency
+from sensitivity.records.results.tuned import StepKind
+from sensitivity.records.results.verdict import Verdict
 from tests.search.closeness import Closeness, Lopsided, Opposites, subject
 
 SYMMETRIC = sv.Recipe(

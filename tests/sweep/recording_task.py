@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from sensitivity.contracts import Batch
-from sensitivity.layers.inputs import arguments_of, tensors_in
+from sensitivity.layers.trace.inputs import arguments_of, tensors_in
 
 
 class RecordingTask:

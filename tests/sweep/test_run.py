@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import sensitivity as sv
 from sensitivity.errors import LayerNotFoundError, RecipeError, TaskError
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.sweep.plan import plan_sweep
 from sensitivity.sweep.replay.replayer import Replayer
 from sensitivity.sweep.run import sweep

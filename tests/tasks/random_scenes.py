@@ -9,9 +9,9 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.average_precision.ground_truth import DetectionTable
 from sensitivity.tasks.coco import as_detections
-from sensitivity.tasks.ground_truth import DetectionTable
 
 Plain = dict[str, Any]
 SIDE = 160

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.annotations.segmentations import decode_mask
 from sensitivity.tasks.clicks import interior_point, squared_distance
-from sensitivity.tasks.segmentations import decode_mask
 
 
 def test_the_click_is_on_the_most_interior_pixel_of_real_masks_as_opencv_finds_it(shared_data: Path) -> None:

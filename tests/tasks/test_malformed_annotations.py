@@ -14,10 +14,10 @@ import pytest
 from pycocotools import mask as mask_tools
 
 from sensitivity.errors import AnnotationError, PredictionError
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.annotations.segmentations import lowest_and_total
 from sensitivity.tasks.coco import evaluate_coco
 from sensitivity.tasks.lvis import evaluate_lvis
-from sensitivity.tasks.segmentations import lowest_and_total
 
 POLYGON = [10, 10, 30, 10, 30, 30, 10, 30]
 FILE = {
@@ -234,7 +234,7 @@ def test_a_pipe_is_no_annotation_file_and_a_file_that_is_too_large_is_not_read(
     with pytest.raises(AnnotationError, match="cannot be read: it is a pipe or a device"):
         evaluate_coco(FILE, tmp_path / "pipe")
     (tmp_path / "a.json").write_text(json.dumps(FILE), encoding="utf-8")
-    monkeypatch.setattr("sensitivity.tasks.annotations.MAX_ANNOTATION_BYTES", 100)
+    monkeypatch.setattr("sensitivity.tasks.annotations.annotation_file.MAX_ANNOTATION_BYTES", 100)
     with pytest.raises(AnnotationError, match="more than the 100 bytes of the largest annotation file"):
         CocoAnnotations.load(tmp_path / "a.json")
 

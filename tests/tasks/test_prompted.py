@@ -13,10 +13,10 @@ import torch
 from sensitivity.contracts import Prompts, Task
 from sensitivity.errors import AnnotationError, ImageError, PredictionError, TaskError
 from sensitivity.score import predict
-from sensitivity.tasks.annotations import CocoAnnotations
+from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
+from sensitivity.tasks.annotations.segmentations import decode_mask
 from sensitivity.tasks.coco import COCO_METRICS, evaluate_coco
 from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks
-from sensitivity.tasks.segmentations import decode_mask
 from sensitivity.tasks.segmenting import SamSegment
 from sensitivity.zoo import efficientvit_sam
 from tests.tasks.made_scenes import Scenes, annotation, predict_all, write_scenes

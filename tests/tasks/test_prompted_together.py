@@ -10,7 +10,7 @@ import pytest
 
 from sensitivity.contracts import Prompts
 from sensitivity.errors import PredictionError
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 from sensitivity.tasks.prompted import PromptedMasks
 from tests.tasks.made_scenes import Scenes, predict_all
 

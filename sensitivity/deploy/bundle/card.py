@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from sensitivity.deploy.bundle.manifest import MANIFEST, Manifest, PartFiles
 from sensitivity.records import Scheme
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.results.verification import VerificationRecord
 
 CARD = "README.md"
 _SHOWN = 20  # layers left in float

@@ -18,8 +18,8 @@ from sensitivity.deploy.engines.registry import Build, EngineKind, engine_from_f
 from sensitivity.errors import EngineError
 from sensitivity.records import Scheme
 from sensitivity.records.arguments import checked
-from sensitivity.records.spreadsheet import from_cell
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.results.verification import VerificationRecord
+from sensitivity.records.storage.spreadsheet import from_cell
 
 
 class LoadedDeployment:

@@ -12,8 +12,8 @@ from typing import Any
 
 from sensitivity.errors import EngineError
 from sensitivity.records.arguments import check_fields
-from sensitivity.records.files import check_regular, read_json, write_json
-from sensitivity.records.scheme import IoType
+from sensitivity.records.recipes.scheme import IoType
+from sensitivity.records.storage.files import check_regular, read_json, write_json
 
 MANIFEST = "deployment.json"
 SCHEMA_VERSION = 1

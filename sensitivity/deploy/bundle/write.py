@@ -17,10 +17,10 @@ from sensitivity.contracts import SavesItself
 from sensitivity.deploy.bundle.card import CARD, Card, card_text
 from sensitivity.deploy.bundle.manifest import MANIFEST, Manifest, PartFiles, Port, engine_file, hash_of
 from sensitivity.errors import EngineError
-from sensitivity.records.files import write_bytes, write_text
-from sensitivity.records.scheme import IoType
-from sensitivity.records.spreadsheet import to_cell
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.recipes.scheme import IoType
+from sensitivity.records.results.verification import VerificationRecord
+from sensitivity.records.storage.files import write_bytes, write_text
+from sensitivity.records.storage.spreadsheet import to_cell
 
 if TYPE_CHECKING:
     from onnx import ModelProto

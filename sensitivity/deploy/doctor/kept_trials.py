@@ -22,7 +22,7 @@ import sensitivity
 from sensitivity.deploy.doctor.one_convolution import ConvolutionTrial
 from sensitivity.deploy.engines.registry import EngineKind
 from sensitivity.errors import EngineError
-from sensitivity.records.files import read_json, write_json
+from sensitivity.records.storage.files import read_json, write_json
 
 FOLDER_VARIABLE = "SENSITIVITY_CACHE_DIR"
 """Environment variable that names another folder than the user's own for caches."""

@@ -17,7 +17,7 @@ from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of,
 from sensitivity.deploy.engines.openvino_names import GraphNames
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
-from sensitivity.records.scheme import Rest
+from sensitivity.records.recipes.scheme import Rest
 
 PRECISIONS = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16", "bf16": "bf16"}
 """OpenVINO's words for ours; others are passed on."""

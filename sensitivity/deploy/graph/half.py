@@ -22,8 +22,8 @@ from sensitivity.deploy.graph.scopes import Scopes
 from sensitivity.deploy.prepare.overflow import entries_for
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
-from sensitivity.perturb.kept import around
-from sensitivity.records.scheme import IoType
+from sensitivity.perturb.half.kept import around
+from sensitivity.records.recipes.scheme import IoType
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto

@@ -7,7 +7,7 @@ from typing import Any
 from sensitivity.deploy.handover.placed import Placed
 from sensitivity.errors import RecipeError
 from sensitivity.records import Layer, QuantSpec, Recipe
-from sensitivity.records.formats import find_format
+from sensitivity.records.recipes.formats import find_format
 
 _SAMPLES_AND_CHANNELS = 2  # axes of a convolution's weight that count no places
 

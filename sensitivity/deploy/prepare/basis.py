@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map
 from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.multiplied import Multiplied, find_multiplied
 from sensitivity.deploy.prepare.signature import signature_of
-from sensitivity.layers.inputs import arguments_of, on_device_of, tensors_in
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.kept import KeptModules
+from sensitivity.layers.trace.inputs import arguments_of, on_device_of, tensors_in
+from sensitivity.perturb.half.kept import KeptModules
 from sensitivity.perturb.restore import untouched
 from sensitivity.weights import weights_digest
 

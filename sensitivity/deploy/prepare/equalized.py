@@ -13,10 +13,10 @@ from torch.nn.modules.conv import _ConvNd
 
 from sensitivity.deploy.prepare.basis import Basis, make_basis
 from sensitivity.errors import ExportError
-from sensitivity.layers.channels import Channels, LayerChannels, find_channels
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.structure.channels import Channels, LayerChannels, find_channels
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.tracing import trace
+from sensitivity.layers.trace.inputs import tensors_in
+from sensitivity.layers.trace.tracing import trace
 from sensitivity.perturb.cures import incurable
 from sensitivity.perturb.restore import untouched
 from sensitivity.quantize.cures.equalize import Sizes, equalizing_scales

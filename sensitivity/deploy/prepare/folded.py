@@ -16,8 +16,8 @@ from torch.nn.utils import parametrize
 
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError, TracingError
-from sensitivity.layers.inputs import tensors_in
 from sensitivity.layers.table import LayerTable
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.weights import output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift

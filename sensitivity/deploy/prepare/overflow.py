@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError
-from sensitivity.perturb.kept import ATTENTION, NORMS, find_kept
+from sensitivity.perturb.half.kept import ATTENTION, NORMS, find_kept
 
 LARGEST_HALF = 65504.0
 """The largest finite number of fp16."""

@@ -9,7 +9,7 @@ from sensitivity.contracts import EngineCapabilities
 from sensitivity.errors import ExportError
 from sensitivity.layers.table import LayerTable
 from sensitivity.records import Layer, Recipe
-from sensitivity.records.formats import NumberFormat, find_format, formats
+from sensitivity.records.recipes.formats import NumberFormat, find_format, formats
 
 ACTIVATION_BITS = 8
 LEAST_CHANNELS = 16

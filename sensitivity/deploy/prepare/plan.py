@@ -16,9 +16,9 @@ from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target
 from sensitivity.deploy.prepare.simulation import Watch, simulated_plan
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.cures import compensation_of, corrected_bias
-from sensitivity.perturb.kept import KeptModules, around, find_kept
+from sensitivity.perturb.half.kept import KeptModules, around, find_kept
+from sensitivity.perturb.half.rounding_mode import Watch as HalfWatch
 from sensitivity.perturb.parameters import parameter_of
-from sensitivity.perturb.rounding_mode import Watch as HalfWatch
 from sensitivity.perturb.weights import is_computed, output_axis
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.cures.statistics import InputStatistics
@@ -60,7 +60,7 @@ class Plan:
         target: What it was made for.
         parts: Paths of the submodules that an engine runs; None where that is not decided yet, and all is simulated.
         fused: Whether elementwise operations and quantizers round nothing in half precision; see
-            ``perturb.half_precision.in_half_precision``.
+            ``perturb.half.half_precision.in_half_precision``.
         half_scales: Names of the layers whose scales are float16 numbers: the quantized ones of a scheme in fp16.
     """
 

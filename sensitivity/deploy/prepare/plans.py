@@ -14,7 +14,7 @@ from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import CalibrationError
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
-from sensitivity.perturb.kept import around
+from sensitivity.perturb.half.kept import around
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Scheme

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from sensitivity.deploy.prepare.multiplied import Multiplied
 from sensitivity.errors import TracingError
 from sensitivity.perturb.activations import Change, ChangeWeight, Hooks, activation_hooks, quantizer
-from sensitivity.perturb.half_precision import in_half_precision
+from sensitivity.perturb.half.half_precision import in_half_precision
+from sensitivity.perturb.half.rounding_mode import Watch as HalfWatch
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.parameters import parameter_of, parameter_place
-from sensitivity.perturb.rounding_mode import Watch as HalfWatch
 from sensitivity.perturb.weights import exchanged, is_computed
 from sensitivity.quantize.fake import Rounding, fake_quantize
 from sensitivity.quantize.scales import QuantParams

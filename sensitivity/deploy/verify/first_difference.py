@@ -29,8 +29,8 @@ from sensitivity.deploy.verify.outputs import check_output
 from sensitivity.errors import EngineError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.records import Layer
-from sensitivity.records.first_difference import FirstDifference, Origin
-from sensitivity.records.verification import Gates, OutputCheck
+from sensitivity.records.results.first_difference import FirstDifference, Origin
+from sensitivity.records.results.verification import Gates, OutputCheck
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -15,8 +15,8 @@ from sensitivity.deploy.verify.cpu_affinity import held_to_cpus
 from sensitivity.deploy.verify.timing import ROUNDS, RUNS_A_ROUND, Timing, engines_with, run_s
 from sensitivity.errors import EngineError
 from sensitivity.records import Recipe
-from sensitivity.records.latency import Latency
-from sensitivity.records.times import Changes, Circumstances
+from sensitivity.records.results.latency import Latency
+from sensitivity.records.results.times import Changes, Circumstances
 
 PROFILED_RUNS_A_ROUND = 5
 INTERLEAVED = 3

@@ -14,7 +14,7 @@ from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import EngineModule
 from sensitivity.deploy.prepare.measures import sqnr_of_all_db
 from sensitivity.deploy.prepare.signature import opened_dataclasses
-from sensitivity.records.verification import Gates, OutputCheck
+from sensitivity.records.results.verification import Gates, OutputCheck
 
 Tensors = dict[str, Tensor]
 """The tensors of one pass, by where they are."""

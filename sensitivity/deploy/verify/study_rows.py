@@ -11,9 +11,9 @@ from sensitivity.contracts import Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.errors import EngineBuildError, ExportError, StudyError
 from sensitivity.records import Layer, Measurement, Recipe, Scheme, Status, StudyRecord
-from sensitivity.records.signals import DEPLOYED_DROP, DEPLOYED_SCORE
+from sensitivity.records.results.signals import DEPLOYED_DROP, DEPLOYED_SCORE
+from sensitivity.records.results.verification import Gates
 from sensitivity.records.units import after_drop
-from sensitivity.records.verification import Gates
 from sensitivity.score import evaluate
 
 """Signals of a measurement that was repeated on an engine."""

@@ -14,7 +14,7 @@ from sensitivity.deploy.verify.layer_alone import NOTHING_COMPARED, Agreement, C
 from sensitivity.deploy.verify.timing import is_simulation
 from sensitivity.errors import PrecisionNotHonouredError
 from sensitivity.records import Layer
-from sensitivity.records.verification import Cause, Gates, LayerCheck, LayerStatus
+from sensitivity.records.results.verification import Cause, Gates, LayerCheck, LayerStatus
 
 
 @dataclass(frozen=True, slots=True)

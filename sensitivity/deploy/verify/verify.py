@@ -22,11 +22,11 @@ from sensitivity.deploy.verify.timing import compare_with_float, is_simulation
 from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, raise_if_other
 from sensitivity.errors import TaskError
 from sensitivity.perturb.hooks import hooked
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.records import Scheme
-from sensitivity.records.first_difference import FirstDifference
-from sensitivity.records.info import VerificationInfo
-from sensitivity.records.verification import (
+from sensitivity.records.results.first_difference import FirstDifference
+from sensitivity.records.results.info import VerificationInfo
+from sensitivity.records.results.verification import (
     CHECKED_SAMPLES,
     PASSING,
     Gates,

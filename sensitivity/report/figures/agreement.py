@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from sensitivity.errors import StudyError
-from sensitivity.records.verification import LayerCheck, VerificationRecord
+from sensitivity.records.results.verification import LayerCheck, VerificationRecord
 from sensitivity.report import style
 from sensitivity.report.figures.layer_axis import LayerFrame, draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture

@@ -14,7 +14,7 @@ from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.layer_axis import draw_legend, draw_title
 from sensitivity.report.figures.marks import colour_of, layer_handles, marker_of
 from sensitivity.report.figures.picture import Picture
-from sensitivity.report.table import compare
+from sensitivity.report.tables.table import compare
 
 _MARK_PIXELS = 5.0
 

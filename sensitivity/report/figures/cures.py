@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.transforms import Bbox
 
 from sensitivity.errors import StudyError
-from sensitivity.records.diagnosis import DiagnosisRecord, Finding
+from sensitivity.records.results.diagnosis import DiagnosisRecord, Finding
 from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.layer_axis import LayerFrame, draw_layer_axis, draw_legend, draw_title

@@ -8,8 +8,8 @@ from matplotlib.lines import Line2D
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, StudyRecord
-from sensitivity.records.info import IntervalOf
-from sensitivity.records.study import RecipeLike
+from sensitivity.records.results.info import IntervalOf
+from sensitivity.records.results.study import RecipeLike
 from sensitivity.report import style
 from sensitivity.report.dip import Dip, dips_of
 from sensitivity.report.figures.marks import layer_handles, other_handles, verdict_handles

@@ -16,7 +16,7 @@ from matplotlib.text import Text
 
 from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Recipe
-from sensitivity.records.study import RecipeLike
+from sensitivity.records.results.study import RecipeLike
 from sensitivity.report import style
 from sensitivity.report.dip import stage_runs
 from sensitivity.report.figures.page import stack

@@ -10,7 +10,7 @@ from matplotlib.lines import Line2D
 
 from sensitivity.markup.ink import PAGE
 from sensitivity.records import Layer
-from sensitivity.records.verdict import Verdict
+from sensitivity.records.results.verdict import Verdict
 from sensitivity.report import style
 
 _MARKERS = {"diamond": "D", "triangle-down": "v", "square": "s", "circle": "o"}

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.transforms import Bbox
 
 from sensitivity.records import StudyRecord
-from sensitivity.records.verdict import Verdict
+from sensitivity.records.results.verdict import Verdict
 from sensitivity.report import style
 from sensitivity.report.dip import Dip, hang_from
 from sensitivity.report.figures.labels import Label, place_labels

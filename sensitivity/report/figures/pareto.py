@@ -16,7 +16,7 @@ from sensitivity.records import Score, StudyRecord
 from sensitivity.report import style
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.picture import Picture
-from sensitivity.report.frontier import NORMAL_95
+from sensitivity.report.tables.frontier import NORMAL_95
 
 MIB = 2**20
 _AXES = {"size": (1 / MIB, "parameters of all layers (MiB)"), "latency": (1e3, "time of one run (ms)")}

@@ -6,7 +6,7 @@ from math import ceil, isfinite
 
 from matplotlib.axes import Axes
 
-from sensitivity.records.tuned import Step, StepKind, TunedRecord
+from sensitivity.records.results.tuned import Step, StepKind, TunedRecord
 from sensitivity.report import style
 from sensitivity.report.figures.picture import Picture
 from sensitivity.report.path import described_step, shown, title

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Self
 from sensitivity.errors import StudyError
 from sensitivity.markup.elements import joined
 from sensitivity.records import StudyRecord
-from sensitivity.records.study import RecipeLike
+from sensitivity.records.results.study import RecipeLike
 from sensitivity.records.units import unit_of_drops
 from sensitivity.report import style
 from sensitivity.report.page.document import Section
 from sensitivity.report.page.points import Axis, Group, Mark, PointChart
 from sensitivity.report.page.sortable import line, sortable
-from sensitivity.report.rows import ABSENT
+from sensitivity.report.tables.rows import ABSENT
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -65,8 +65,8 @@ class Comparison:
         return ", ".join(own[key] for key in differing), ", ".join(others[key] for key in differing)
 
     def frame(self) -> pd.DataFrame:
-        """Drops and ranks of both, one row for each layer; see ``report.table.compare``."""
-        from sensitivity.report.table import compare
+        """Drops and ranks of both, one row for each layer; see ``report.tables.table.compare``."""
+        from sensitivity.report.tables.table import compare
 
         return compare(self.study, self.other, recipe=self.recipe, other_recipe=self.other_recipe)
 

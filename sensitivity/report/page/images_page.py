@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sensitivity.markup.elements import Markup, element, joined
-from sensitivity.records.changed_images import ChangedImagesRecord
+from sensitivity.records.results.changed_images import ChangedImagesRecord
 from sensitivity.report import images
 from sensitivity.report.page.document import Section, document
 

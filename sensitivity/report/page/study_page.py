@@ -7,23 +7,23 @@ from dataclasses import dataclass, field
 
 from sensitivity.errors import StudyError
 from sensitivity.markup.elements import Markup, described, element, joined, listed
-from sensitivity.records.changed_images import ChangedImagesRecord
-from sensitivity.records.diagnosis import DiagnosisRecord
-from sensitivity.records.study import RecipeLike
-from sensitivity.records.tuned import TunedRecord
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.results.changed_images import ChangedImagesRecord
+from sensitivity.records.results.diagnosis import DiagnosisRecord
+from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.tuned import TunedRecord
+from sensitivity.records.results.verification import VerificationRecord
 from sensitivity.report.facts import study_facts
 from sensitivity.report.page.comparison import Comparison, comparison_finding, comparison_section
 from sensitivity.report.page.document import Section, document
-from sensitivity.report.page.finding import study_finding
 from sensitivity.report.page.images_page import images_section
-from sensitivity.report.page.layer_table import layer_table
 from sensitivity.report.page.legend import dips_legend
-from sensitivity.report.page.size import Curves, size_section
-from sensitivity.report.page.stages import stage_table
-from sensitivity.report.page.study_data import study_data
+from sensitivity.report.page.sections.finding import study_finding
+from sensitivity.report.page.sections.layer_table import layer_table
+from sensitivity.report.page.sections.size import Curves, size_section
+from sensitivity.report.page.sections.stages import stage_table
+from sensitivity.report.page.sections.study_data import study_data
+from sensitivity.report.page.sections.values import values_section
 from sensitivity.report.page.tuned_page import tuned_finding, tuned_section
-from sensitivity.report.page.values import values_section
 from sensitivity.report.page.verification_page import verification_finding, verification_sections
 from sensitivity.report.reading import Reading
 

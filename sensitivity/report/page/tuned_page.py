@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sensitivity.markup.elements import Markup, described, element, joined
-from sensitivity.records.changed_images import ChangedImagesRecord
-from sensitivity.records.tuned import StepKind, TunedRecord
+from sensitivity.records.results.changed_images import ChangedImagesRecord
+from sensitivity.records.results.tuned import StepKind, TunedRecord
 from sensitivity.records.units import after_drop, after_score
 from sensitivity.report import path, style
 from sensitivity.report.page.document import Section, document

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 
 from sensitivity.markup.elements import Markup, described, joined
-from sensitivity.records.verification import PASSING, LayerCheck, LayerStatus, VerificationRecord
+from sensitivity.records.results.verification import PASSING, LayerCheck, LayerStatus, VerificationRecord
 from sensitivity.report import agreement, style
 from sensitivity.report.page.document import Section, document
 from sensitivity.report.page.points import Axis, Group, Level, Mark, PointChart

@@ -20,7 +20,7 @@ import torch
 
 from sensitivity.contracts import Batch, StaysInProcess
 from sensitivity.errors import ExecutorError
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.sweep.passes.cores import processes_that_fit, usable_cores
 from sensitivity.sweep.passes.forked import ForkedWorkers, can_fork
 from sensitivity.sweep.passes.in_process import InProcess, Unit

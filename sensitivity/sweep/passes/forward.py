@@ -12,7 +12,7 @@ from torch import nn
 
 from sensitivity.errors import NotRestoredError
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.records import Layer, Note, NoteKind, Recipe
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Perturbation

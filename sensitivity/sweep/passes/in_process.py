@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from sensitivity.contracts import Batch, Task
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.records import Note
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import Forward, ReplayDiffersError, Run, out_of_memory

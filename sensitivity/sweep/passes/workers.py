@@ -26,9 +26,9 @@ from torch import nn
 
 from sensitivity.contracts import Batch, Executor, SharesOnce, Task
 from sensitivity.errors import ExecutorError
-from sensitivity.layers.generators import RandomState
+from sensitivity.layers.trace.generators import RandomState
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.passes.in_process import InProcess, OnError, Unit
 from sensitivity.sweep.passes.shared_folder import shared_folder

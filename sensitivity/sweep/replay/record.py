@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sensitivity.interception import Original
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.sweep.replay.foresight import ReusePlan
 from sensitivity.sweep.replay.identity import (
     UNKNOWN,

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sensitivity.interception import Original, parameters_read
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.sweep.replay.identity import UNKNOWN, Key, key_of, share_memory, state_of, version_of, witness, written
 from sensitivity.sweep.replay.reuse import Output, Place
 from sensitivity.sweep.replay.watching import OUTSIDE, Watching, context, is_property

@@ -13,7 +13,7 @@ from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.fake import fake_quantize
 from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.records import Layer, QuantSpec, Recipe
-from sensitivity.records.signals import CHANNEL_RATIO, CLIPPED_SHARE, DEAD_SHARE
+from sensitivity.records.results.signals import CHANNEL_RATIO, CLIPPED_SHARE, DEAD_SHARE
 
 LEAST_VALUES = 8
 """Values that a channel must have had before it can be called dead: a single one never varies."""

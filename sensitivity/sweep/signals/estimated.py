@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 from sensitivity.errors import CalibrationError, ModelError
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks, activation_hooks, quantizer_of
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import spare_buffers, untouched
 from sensitivity.perturb.weights import exchanged, is_computed, perturbed_weight
 from sensitivity.records import Layer, Recipe
-from sensitivity.records.signals import FIRST_ORDER, OUTPUT_MSE, SECOND_ORDER, Signals
+from sensitivity.records.results.signals import FIRST_ORDER, OUTPUT_MSE, SECOND_ORDER, Signals
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.signals.fidelity import Fidelity
 from sensitivity.sweep.signals.measured import able_to_be_perturbed, compare_outputs

@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import CalibrationError, ModelError, SensitivityError
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks
 from sensitivity.perturb.hooks import After, Before, Counting, hooked, modules_around
 from sensitivity.perturb.operators import Unnested
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
-from sensitivity.perturb.state import ModelState
+from sensitivity.perturb.state.state import ModelState
 from sensitivity.perturb.weights import perturbed_weight
 from sensitivity.records import Layer, Recipe
-from sensitivity.records.signals import (
+from sensitivity.records.results.signals import (
     LAYER_COSINE,
     LAYER_SQNR,
     OUTPUT_COSINE,

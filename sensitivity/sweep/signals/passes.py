@@ -9,8 +9,8 @@ from typing import Any
 from torch import nn
 
 from sensitivity.contracts import Batch, Task
-from sensitivity.layers.inputs import on_device_of
-from sensitivity.perturb.images import Pass, passes_of
+from sensitivity.layers.trace.inputs import on_device_of
+from sensitivity.perturb.calibration.images import Pass, passes_of
 from sensitivity.sweep.signals.estimated import ready_for_autograd
 from sensitivity.sweep.signals.outputs import outputs_inside
 

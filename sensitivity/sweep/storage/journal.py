@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, NamedTuple, Self
 
 from sensitivity.contracts import Store
 from sensitivity.errors import StoreConflictError, StoreError, StoreFormatError
-from sensitivity.records.files import refuse_constant, without_repeats
+from sensitivity.records.storage.files import refuse_constant, without_repeats
 from sensitivity.sweep.storage.encoding import decode, encode
 
 SCHEMA_VERSION = 1

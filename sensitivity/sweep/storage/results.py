@@ -13,8 +13,8 @@ import torch
 
 from sensitivity.contracts import Store
 from sensitivity.errors import StoreConflictError, StoreFormatError
-from sensitivity.layers.generators import RandomState
-from sensitivity.records.note import Note, NoteKind, noted
+from sensitivity.layers.trace.generators import RandomState
+from sensitivity.records.results.note import Note, NoteKind, noted
 from sensitivity.score import settled
 from sensitivity.sweep.passes.forward import ReplayDiffersError, measured_again
 from sensitivity.sweep.passes.predictions import same

@@ -16,7 +16,7 @@ from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import ModelError
 from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.datasets import Size
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

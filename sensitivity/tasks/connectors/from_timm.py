@@ -12,7 +12,7 @@ from torch import nn
 from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import ModelError
 from sensitivity.tasks.connectors.noise import noise
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ from sensitivity.contracts import Connected, Purpose
 from sensitivity.errors import ModelError
 from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.datasets import Size
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 from sensitivity.tasks.semantic import LabelMaps
 
 HEADS = {

@@ -15,7 +15,7 @@ from sensitivity.errors import ModelError
 from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.connectors.promptable import connect_promptable, is_promptable
 from sensitivity.tasks.datasets import Size
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 
 MASK_THRESHOLD = 0.5
 

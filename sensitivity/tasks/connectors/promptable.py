@@ -13,7 +13,7 @@ from sensitivity.contracts import Connected, Prompts, Purpose
 from sensitivity.errors import ModelError, TaskError
 from sensitivity.tasks.connectors.noise import noise
 from sensitivity.tasks.datasets import as_array
-from sensitivity.tasks.pixels import Pixels
+from sensitivity.tasks.images.pixels import Pixels
 
 ENCODER = "vision_encoder"
 """What sees the image; prompts come behind it, as many as an image happens to have."""

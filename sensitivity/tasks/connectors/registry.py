@@ -15,7 +15,7 @@ from typing import Annotated, Any
 from sensitivity.contracts import Connected, Connector
 from sensitivity.errors import MissingPackageError, ModelError, TaskError, how_to_install
 from sensitivity.records.arguments import CHECKED_WHERE_USED, checked
-from sensitivity.records.registry import Registry
+from sensitivity.records.recipes.registry import Registry
 
 ConnectorSource = str | Connector
 """A connector, or where it stands, as ``package.module:function``."""

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.deploy.prepare.measures import sqnr_db
-from sensitivity.layers.channels import find_channels
-from sensitivity.layers.tracing import trace
+from sensitivity.layers.structure.channels import find_channels
+from sensitivity.layers.trace.tracing import trace
 from tests.deploy.nets import SAFE_INT8, Resnet, SharedHead, build, images
 
 PER_TENSOR = sv.Recipe("int8 per tensor", weights=sv.QuantSpec("int8"), activations=sv.QuantSpec("int8"))

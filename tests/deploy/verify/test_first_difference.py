@@ -18,8 +18,8 @@ from sensitivity.deploy.engines import openvino_engine
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.errors import StudyError
-from sensitivity.records.first_difference import FirstDifference, Origin
-from sensitivity.records.verification import VerificationRecord
+from sensitivity.records.results.first_difference import FirstDifference, Origin
+from sensitivity.records.results.verification import VerificationRecord
 from tests.deploy.engines.test_openvino_concatenation import Joined
 from tests.deploy.nets import SAFE, SAFE_INT8
 

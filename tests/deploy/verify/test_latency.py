@@ -14,7 +14,7 @@ from sensitivity.deploy.executed import ExecutedPart
 from sensitivity.deploy.verify.cpu_affinity import held_to_cpus
 from sensitivity.deploy.verify.timing import Timing, by_turns
 from sensitivity.errors import EngineError
-from sensitivity.records.latency import Latency
+from sensitivity.records.results.latency import Latency
 from tests.deploy.nets import images
 
 

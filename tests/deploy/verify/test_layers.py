@@ -18,7 +18,7 @@ from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.errors import PrecisionNotHonouredError
-from sensitivity.records.verification import Cause
+from sensitivity.records.results.verification import Cause
 from tests.deploy.nets import SAFE, Attention
 
 INT8 = SAFE

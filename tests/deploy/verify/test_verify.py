@@ -17,7 +17,7 @@ import sensitivity as sv
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.errors import EngineError, PrecisionNotHonouredError, TaskError
-from sensitivity.records.verification import Cause
+from sensitivity.records.results.verification import Cause
 from tests.deploy.nets import SAFE, SAFE_INT8, SharedHead, build, images
 from tests.deploy.this_cpu import saturates
 from tests.models import CASES

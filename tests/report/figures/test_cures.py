@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.records.results.diagnosis import DamageCause, DiagnosisRecord, Finding
 from sensitivity.report.figures.cures import cures
 from tests.made_studies import INT8
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from sensitivity.advise.protect import protect
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Score
-from sensitivity.records.latency import Latency
+from sensitivity.records.results.latency import Latency
 from sensitivity.report.figures.pareto import MIB, ParetoPoint, front
 from sensitivity.study import Study
 from sensitivity.tradeoff import pareto

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from sensitivity.records.tuned import StepKind
+from sensitivity.records.results.tuned import StepKind
 from sensitivity.report.figures.path import path
 from tests.report.page.made import TUNED
 

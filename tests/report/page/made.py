@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sensitivity.records import QuantSpec, Recipe, Scheme, Score
-from sensitivity.records.tuned import EngineScore, Goal, Step, StepKind, TunedRecord
-from sensitivity.records.verification import LayerCheck, LayerStatus, OutputCheck, VerificationRecord
+from sensitivity.records.results.tuned import EngineScore, Goal, Step, StepKind, TunedRecord
+from sensitivity.records.results.verification import LayerCheck, LayerStatus, OutputCheck, VerificationRecord
 
 INT8 = Recipe("INT8", weights=QuantSpec(granularity="per-channel"), activations=QuantSpec())
 LAYERS = tuple(f"stage{stage}:0:{place}" for stage in range(5) for place in range(2))

@@ -14,10 +14,10 @@ import pytest
 
 from sensitivity.errors import MissingPackageError, StudyError
 from sensitivity.records import QuantSpec, Recipe
-from sensitivity.records.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.records.results.diagnosis import DamageCause, DiagnosisRecord, Finding
 from sensitivity.report.page import document
-from sensitivity.report.page.finding import study_finding
-from sensitivity.report.page.study_data import study_data
+from sensitivity.report.page.sections.finding import study_finding
+from sensitivity.report.page.sections.study_data import study_data
 from sensitivity.report.page.study_page import Beside, study_page
 from sensitivity.study import read
 from tests.made_studies import make_study, random_study, with_intervals, with_second_recipe

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.layers.inputs import tensors_in
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward

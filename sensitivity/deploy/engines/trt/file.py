@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sensitivity.errors import EngineError
-from sensitivity.records.files import write_bytes
+from sensitivity.records.storage.files import write_bytes
 
 MAGIC = b"sensitivity tensorrt engine 1\n"
 

@@ -1,0 +1,1 @@
+"""One short file a command, each with a function ``register``."""

@@ -1,0 +1,1 @@
+"""From the folded copy of a model to ONNX."""

@@ -1,0 +1,1 @@
+"""One pass of a model, written down: every operator, who feeds whom, and inside which module."""

@@ -1,0 +1,1 @@
+"""Passes over images that measure what recipes need: ranges and distributions."""

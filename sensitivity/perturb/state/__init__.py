@@ -1,0 +1,1 @@
+"""What a forward pass may change besides its outputs, remembered and put back."""

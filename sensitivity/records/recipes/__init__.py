@@ -1,0 +1,1 @@
+"""What is done to layers: number formats, observers, recipes, schemes."""

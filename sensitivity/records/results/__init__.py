@@ -1,0 +1,1 @@
+"""What was found: studies, searches, diagnoses, verifications, latencies."""

@@ -1,0 +1,184 @@
+"""How long an engine takes for each layer, quantized and in float: what a latency budget is spent on."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sensitivity.errors import StudyError
+from sensitivity.records.recipes.recipe import Recipe
+from sensitivity.records.results.study import StudyRecord
+from sensitivity.records.results.times import Changes, Circumstances, Pair, Times
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+AnyStudy = TypeVar("AnyStudy", bound=StudyRecord)
+_NOT_MEASURED: Pair = (float("nan"), float("nan"))
+_NO_CHANGE: Changes = (0, 0.0)
+_SHOWN = 5  # layers in a line
+
+
+@dataclass(frozen=True, slots=True)
+class Latency:
+    """Measured times of one model on one engine, for its example inputs, in seconds; print it for a summary.
+
+    Attributes:
+        model: Name of the model.
+        recipe: What the quantized layers had.
+        engine: Name of the engine.
+        quantized_s: Median time of the whole graph with every layer quantized.
+        float_s: The same with none.
+        layers: For each layer the time quantized, and the time in float. A fused operation's time is shared by its
+            layers; what quantizing costs between layers is in ``quantized_s`` alone.
+        circumstances: How they were measured, with spread and changes of format; None where nobody told.
+    """
+
+    model: str
+    recipe: Recipe
+    engine: str
+    quantized_s: float
+    float_s: float
+    layers: Mapping[str, Pair]
+    circumstances: Circumstances | None = None
+
+    def extra_s(self, layer: str) -> float:
+        """Seconds that protecting a layer costs, changes of format included where they were measured.
+
+        Below zero where the engine is faster with this layer in float.
+        """
+        if self.circumstances is not None and layer in self.circumstances.protecting_s:
+            return self.circumstances.protecting_s[layer]
+        quantized, in_float = self.layers.get(layer, (0.0, 0.0))
+        return in_float - quantized
+
+    @property
+    def speedup(self) -> float:
+        """Time in float over time quantized."""
+        return self.float_s / self.quantized_s
+
+    @property
+    def is_told_apart(self) -> bool:
+        """Whether the two times lie further apart than the larger of their interquartile ranges."""
+        known = self.circumstances
+        return known is None or abs(self.float_s - self.quantized_s) > max(known.spread_s)
+
+    @property
+    def dear(self) -> tuple[str, ...]:
+        """Layers that take no longer in float, and whose protection costs time all the same: by changes of format.
+
+        What their spreads explain is left out.
+        """
+        known = self.circumstances
+        if known is None:
+            return ()
+        return tuple(
+            name
+            for name, (quantized, in_float) in self.layers.items()
+            if in_float <= quantized
+            and name in known.protected_changes
+            and self.extra_s(name) > max(known.layer_spread_s.get(name, (0.0, 0.0)))
+        )
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row for each layer, in milliseconds: times, spreads, changes of format, and what protecting it adds."""
+        import pandas as pd
+
+        return pd.DataFrame([self._row(name) for name in self.layers]).set_index("name")
+
+    def _row(self, name: str) -> dict[str, Any]:
+        quantized, in_float = self.layers[name]
+        known = self.circumstances
+        spreads = _NOT_MEASURED if known is None else known.layer_spread_s.get(name, _NOT_MEASURED)
+        changes = _NO_CHANGE if known is None else known.changes.get(name, _NO_CHANGE)
+        protected = _NO_CHANGE if known is None else known.protected_changes.get(name, _NO_CHANGE)
+        return {
+            "name": name,
+            "quantized_ms": 1e3 * quantized,
+            "quantized_spread_ms": 1e3 * spreads[0],
+            "float_ms": 1e3 * in_float,
+            "float_spread_ms": 1e3 * spreads[1],
+            "changes": changes[0],
+            "changes_ms": 1e3 * changes[1],
+            "protected_changes": protected[0],
+            "protected_changes_ms": 1e3 * protected[1],
+            "protecting_ms": 1e3 * self.extra_s(name),
+        }
+
+    def __str__(self) -> str:
+        known = self.circumstances
+        spreads = ("", "") if known is None else tuple(f" (spread {1e3 * each:.2g})" for each in known.spread_s)
+        text = (
+            f"{self.model} on {self.engine}: {1e3 * self.quantized_s:.3g} ms{spreads[0]} in {self.recipe.name}, "
+            f"{1e3 * self.float_s:.3g} ms{spreads[1]} in float: {self._comparison()}."
+        )
+        return "\n".join([text, *([] if known is None else _described(known)), *self._dear()])
+
+    def _comparison(self) -> str:
+        if not self.is_told_apart:
+            return "these runs do not tell which of the two is faster"
+        if self.speedup >= 1.0:
+            return f"int8 is {self.speedup:.2f} times as fast"
+        return f"int8 is slower than float here, it takes {1.0 / self.speedup:.2f} times as long"
+
+    def _dear(self) -> list[str]:
+        dear = self.dear
+        if not dear:
+            return []
+        more = f" and {len(dear) - _SHOWN} more" if len(dear) > _SHOWN else ""
+        return [f"No slower in float, and dear to protect for changes of format: {', '.join(dear[:_SHOWN])}{more}."]
+
+
+def _described(known: Circumstances) -> list[str]:
+    threads = "as many threads as the engine takes" if known.threads is None else f"threads: {known.threads}"
+    held = f"held to CPU {', '.join(map(str, known.cpus))}" if known.cpus else "not held to a CPU"
+    quantized, in_float = (f"{count} ({1e3 * seconds:.2g} ms)" for count, seconds in known.graph_changes)
+    return [
+        f"Medians of {known.rounds} rounds by turns, {known.runs} runs of each after a warm-up; {threads}, {held}. "
+        "Spreads are interquartile ranges between rounds.",
+        f"Operations that only change the format of a tensor: {quantized} in int8, {in_float} in float.",
+    ]
+
+
+def with_latency(study: AnyStudy, latency: Latency) -> AnyStudy:
+    """The same study with the times of one of its recipes.
+
+    Raises:
+        StudyError: If the study has no such recipe, or the times are of other layers.
+    """
+    name = next((key for key, recipe in study.recipes.items() if recipe.digest == latency.recipe.digest), None)
+    if name is None:
+        raise StudyError(
+            f"the times are of recipe {latency.recipe.name!r}, which does something else than this study's: "
+            f"{', '.join(study.recipes)}. Measure a recipe of the study."
+        )
+    check_layers(latency, [layer.name for layer in study.layers], "this study")
+    times = Times(latency.engine, latency.quantized_s, latency.float_s, latency.layers, latency.circumstances)
+    return replace(study, info=replace(study.info, latency={**(study.info.latency or {}), name: times}))
+
+
+def check_layers(latency: Latency, names: Collection[str], owner: str) -> None:
+    """Refuse times of other layers.
+
+    Args:
+        latency: The times.
+        names: The layers that are known.
+        owner: Who has these, for the message.
+
+    Raises:
+        StudyError: If a layer with a time is not known.
+    """
+    strangers = sorted(set(latency.layers) - set(names))
+    if strangers:
+        raise StudyError(f"times of layers that {owner} does not have: {', '.join(strangers[:3])}. Other model?")
+
+
+def latency_of(study: StudyRecord, recipe: str) -> Latency | None:
+    """The times that ``with_latency`` added for a recipe, or None."""
+    times = (study.info.latency or {}).get(recipe)
+    if times is None:
+        return None
+    pairs = dict(times.layers)
+    of = (study.model, study.recipes[recipe], times.engine)
+    return Latency(*of, times.quantized_s, times.float_s, pairs, times.circumstances)

@@ -1,0 +1,1 @@
+"""Records as files: JSON both ways, written in one step."""

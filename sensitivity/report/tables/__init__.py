@@ -1,0 +1,1 @@
+"""A study as tables: pandas, text, Markdown, LaTeX, reStructuredText, CSV."""

@@ -1,0 +1,1 @@
+"""Annotation files: read, checked, and brought into the forms that are scored."""

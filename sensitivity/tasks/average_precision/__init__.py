@@ -1,0 +1,1 @@
+"""Detections matched with annotated objects, and the precision and recall that follow."""

@@ -1,0 +1,1 @@
+"""Images and samples: opened, batched, told apart, shown."""
