@@ -27,7 +27,8 @@ from sensitivity.deploy.engines.registry import (
     load_engine,
 )
 from sensitivity.deploy.graph.export.dynamic import DynamicAxis, dynamic_axes
-from sensitivity.deploy.graph.export.export import HALF_OPSET, OPSET, Attempt, GraphForm, Part, export
+from sensitivity.deploy.graph.export.export import export
+from sensitivity.deploy.graph.export.parts import HALF_OPSET, OPSET, Attempt, GraphForm, Part
 from sensitivity.deploy.graph.half import check_io, to_half
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.deploy.other_sizes import check_other_sizes

@@ -17,7 +17,7 @@ from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
 from sensitivity.deploy.engine_module import DeployedPart, with_engines
 from sensitivity.deploy.engines.registry import EngineKind, builds_in_half, is_registered
 from sensitivity.deploy.executed import run_profiled
-from sensitivity.deploy.graph.export.export import Attempt
+from sensitivity.deploy.graph.export.parts import Attempt
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import EngineError
 from sensitivity.records import Scheme

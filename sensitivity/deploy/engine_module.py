@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from sensitivity.contracts import Engine
 from sensitivity.deploy.engines.inputs import Array
-from sensitivity.deploy.graph.export.export import Part
+from sensitivity.deploy.graph.export.parts import Part
 from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.deploy.prepare.signature import Signature
 from sensitivity.errors import EngineError

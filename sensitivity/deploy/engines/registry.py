@@ -26,7 +26,7 @@ from sensitivity.records.arguments import checked
 if TYPE_CHECKING:
     from onnx import ModelProto
 
-    from sensitivity.deploy.graph.export.export import Part
+    from sensitivity.deploy.graph.export.parts import Part
     from sensitivity.deploy.prepare.plan import Plan
 
 Build = Callable[..., RunsGraph]

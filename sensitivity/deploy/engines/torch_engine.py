@@ -10,7 +10,7 @@ import torch
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import SIMULATION
 from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
-from sensitivity.deploy.graph.export.export import Part
+from sensitivity.deploy.graph.export.parts import Part
 from sensitivity.deploy.graph.nodes import node_name
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import tensors_of_nest

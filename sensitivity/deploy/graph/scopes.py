@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from torch import nn
 
-from sensitivity.deploy.graph.export.export import CORE
+from sensitivity.deploy.graph.export.names import CORE
 
 if TYPE_CHECKING:
     from onnx import NodeProto

@@ -169,7 +169,7 @@ def test_what_is_kept_in_fp32_is_between_casts_and_nothing_else_is(
 ) -> None:
     wrapped = normed()
     if exporter == "legacy":
-        monkeypatch.setattr("sensitivity.deploy.graph.export.export._dynamo", _refused)
+        monkeypatch.setattr("sensitivity.deploy.graph.export.export.write_by_dynamo", _refused)
         wrapped = wrapped_of(Normed())
     graph = half_graph(wrapped, SAFE.with_rest("fp16", keep_fp32=entry))
     types, scopes = types_of(graph), Scopes(wrapped.plan(SAFE).model, "")

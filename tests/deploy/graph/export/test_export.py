@@ -16,8 +16,8 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
+from sensitivity.deploy.graph.export import export as exporting
 from sensitivity.deploy.graph.export.asked import values_asked
-from sensitivity.deploy.graph.export.export import export as exporting
 from sensitivity.deploy.graph.export.time_limit import TimeIsUpError, within_seconds
 from sensitivity.deploy.prepare.basis import one_sample
 from sensitivity.deploy.prepare.measures import sqnr_db
@@ -40,7 +40,7 @@ def no_dynamo(*_: Any) -> Any:
 
 @pytest.mark.parametrize("make", [SharedHead, NETS["mobilenet_v3"]])
 def test_the_older_exporter_takes_over_and_finds_every_layer(monkeypatch: pytest.MonkeyPatch, make: Any) -> None:
-    monkeypatch.setattr(exporting, "_dynamo", no_dynamo)
+    monkeypatch.setattr(exporting, "write_by_dynamo", no_dynamo)
     wrapped, x = fresh(make), images(1, seed=4)
     deployed = wrapped.deploy(INT8, "onnxruntime")
     assert deployed.parts[0].part.exporter == "legacy"
@@ -57,7 +57,7 @@ def test_the_older_exporter_takes_over_and_finds_every_layer(monkeypatch: pytest
 
 
 def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    write = exporting._dynamo
+    write = exporting.write_by_dynamo
 
     def lossy(module: Any, example: Any, opset: int) -> Any:
         graph, printed = write(module, example, opset)
@@ -68,7 +68,7 @@ def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.Monke
                 )
         return graph, printed
 
-    monkeypatch.setattr(exporting, "_dynamo", lossy)
+    monkeypatch.setattr(exporting, "write_by_dynamo", lossy)
     deployed = fresh().deploy(INT8, "onnxruntime")
     assert list(deployed.plan.left_out.values()) == [
         "simulated only: the exported graph gives its weight to ConvTranspose: no node multiplies by what the layer "
@@ -170,7 +170,7 @@ def test_a_place_in_a_package_whose_name_begins_as_torch_does_is_told() -> None:
 
 
 def test_a_path_that_depends_on_a_size_alone_is_exported_by_the_older_exporter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exporting, "_dynamo", no_dynamo)
+    monkeypatch.setattr(exporting, "write_by_dynamo", no_dynamo)
     net, x = BranchesBySize().eval(), images(1)
     deployed = sv.wrap(net, x).deploy(sv.Scheme())
     assert [(part.path, part.exporter) for part in (deployed.parts[0].part,)] == [("", "legacy")]
@@ -391,7 +391,7 @@ def asleep(*_: Any) -> None:
 def test_an_export_that_takes_too_long_is_stopped_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped = sv.wrap(nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), images(1))
     with monkeypatch.context() as patch:
-        patch.setattr(exporting, "_dynamo", asleep)
+        patch.setattr(exporting, "write_by_dynamo", asleep)
         with pytest.raises(
             ExportError, match=r"Sequential was stopped after export_limit_s=0.2 seconds. Give more, or"
         ):
