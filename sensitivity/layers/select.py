@@ -21,6 +21,7 @@ FLAGS = (
     "no-activation",
     "shared",
     "computed-weight",
+    "dynamic-kernel",
 )
 KINDS = ("independent", "res", "fmb", "mb", "csp", "att")
 ROLES = (

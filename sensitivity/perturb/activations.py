@@ -197,23 +197,36 @@ class _Products(_Calls, AtOperator):
     ) -> None:
         super().__init__(model, layer, recipe, change, strict=strict)
         self.parameter = parameter_place(model, layer)
+        self.dynamic_kernel = layer.has_dynamic_kernel
         self._change_weight = change_weight
         self._behind = outputs
 
     def operand(self, tensor: Tensor) -> Tensor:
         """Hand the input over."""
         self._start()
-        changed = self._change("input", self._call, tensor)
-        return tensor if changed is None else changed
+        return self._changed("input", tensor, self._layer.in_channels)
 
     def weight(self, tensor: Tensor, axis: int) -> Tensor:
-        """Hand the weight over, where it is computed."""
-        return tensor if self._change_weight is None else self._change_weight(tensor, axis)
+        """Hand the weight over, where it is computed; that of a dynamic convolution image by image."""
+        if self._change_weight is None:
+            return tensor
+        if not self.dynamic_kernel:
+            return self._change_weight(tensor, axis)
+        transposed = self._layer.conv_type.startswith("ConvTranspose")
+        kernels = torch.split(tensor, self._layer.in_channels if transposed else self._layer.out_channels)
+        return torch.cat([self._change_weight(kernel, axis) for kernel in kernels])
 
     def product(self, tensor: Tensor) -> Tensor:
         """Hand the output over."""
-        changed = self._change("output", self._call, tensor) if self._behind else None
-        return tensor if changed is None else changed
+        return self._changed("output", tensor, self._layer.out_channels) if self._behind else tensor
+
+    def _changed(self, place: str, tensor: Tensor, channels: int) -> Tensor:
+        """What stands for a tensor; images that a dynamic convolution reads as groups of one are told apart first."""
+        images = tensor
+        if self.dynamic_kernel and tensor.dim() > 2 and tensor.shape[0] == 1 and tensor.shape[1] != channels:
+            images = tensor.reshape(-1, channels, *tensor.shape[2:])
+        changed = self._change(place, self._call, images)
+        return tensor if changed is None else changed.reshape(tensor.shape)
 
 
 def one_call(hooks: Hooks, call: int | None) -> None:

@@ -21,6 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sensitivity.layers.dataflow.dynamic_kernels import is_kernel
 from sensitivity.layers.dataflow.products import (
     CONVOLUTIONS,
     may_be_weight,
@@ -43,10 +44,13 @@ class AtOperator:
         parameter: The module that holds the layer's parameter, and its name there.
         adds_later: Whether ``product`` is given the bare product, and the bias that the operator adds is added behind
             it. That rounds otherwise in the last bit.
+        dynamic_kernel: Whether it is a convolution whose kernel each input makes of the parameter: what makes it is
+            left alone.
     """
 
     parameter: tuple[nn.Module, str]
     adds_later: bool = False
+    dynamic_kernel: bool = False
 
     def operand(self, tensor: Tensor) -> Tensor:
         """What is multiplied instead of an activation; called once for each product."""
@@ -95,10 +99,13 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, module: nn.Module, layers: Sequence[AtOperator]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self._static = {id(tensor) for tensor in (*module.parameters(), *module.buffers())}
+        self._parameters = {id(parameter) for parameter in module.parameters()}
+        self._static = self._parameters | {id(buffer) for buffer in module.buffers()}
         self._layers = {id(owner._parameters[name]): layer for layer in layers for owner, name in [layer.parameter]}
         self._static |= self._layers.keys()
         self._made_of = WeakIdKeyDictionary()  # what is made of parameters and constants, to the layers among them
+        self._dynamic = frozenset(own for own, layer in self._layers.items() if layer.dynamic_kernel)
+        self._kernels = WeakIdKeyDictionary()  # kernels that inputs make of parameters, to the layers among them
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
         """Run an operator, with other operands where it is a layer's."""
@@ -111,7 +118,10 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if match is not None:
             return self._multiply(func, args, kwargs, match)
         result = func(*args, **kwargs)
-        self._note(name, (args, kwargs), result, written_by(func, args, kwargs))
+        written = written_by(func, args, kwargs)
+        if self._dynamic:
+            self._note_kernels(name.removesuffix("_") if written else name, (args, kwargs), result)
+        self._note(name, (args, kwargs), result, written)
         return result
 
     def _layers_of(self, tensor: Any) -> frozenset[int] | None:
@@ -132,10 +142,30 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
             weight, source = args[positions[side]], args[positions[1 - side]]
             if not may_be_weight(name, side) or self._layers_of(source) is not None:
                 continue
-            layers = self._layers_of(weight)
+            layers = (self._layers_of(weight) or frozenset()) - self._dynamic
+            if name in CONVOLUTIONS and not layers:
+                layers = self._kernels.get(weight, frozenset()) & self._dynamic  # type: ignore[no-untyped-call]
             if layers:
                 return _Multiplied(self._layers[min(layers)], name, positions[side], positions[1 - side])
         return None
+
+    def _note_kernels(self, name: str, arguments: Any, result: Any) -> None:
+        """Remember what is a kernel, by the rule that found the layers."""
+        tensors = [leaf for leaf in tree_flatten(arguments)[0] if isinstance(leaf, Tensor)]
+        kernels = [self._kernel_of(tensor) for tensor in tensors]
+        if is_kernel(name, [kernel is not None for kernel in kernels]):
+            layers = frozenset().union(*(kernel for kernel in kernels if kernel))
+            for leaf in tree_flatten(result)[0]:
+                if isinstance(leaf, Tensor):
+                    self._kernels[leaf] = layers
+
+    def _kernel_of(self, tensor: Tensor) -> frozenset[int] | None:
+        """The layers whose parameters a kernel is made of; None for what is no kernel."""
+        own = id(tensor)
+        if own in self._layers:
+            return frozenset({own})
+        known: frozenset[int] | None = self._kernels.get(tensor)  # type: ignore[no-untyped-call]
+        return frozenset() if known is None and own in self._parameters else known
 
     def _multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], match: _Multiplied) -> Any:
         """The product of what stands for the two operands."""

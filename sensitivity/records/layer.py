@@ -23,7 +23,7 @@ class Layer:
             ``position``, ``qkv``, ``scale-depthwise``, ``scale-pointwise``, ``proj``, ``shortcut``, ``neck``,
             ``output``.
         flags: What its structure says: ``exit``, ``attention-pointwise``, ``depthwise``, ``stem``, ``output``,
-            ``no-norm``, ``no-activation``, ``shared``.
+            ``no-norm``, ``no-activation``, ``shared``, ``computed-weight``, ``dynamic-kernel``.
         norm: Class of the normalisation that follows by data flow, or None.
         activation: Activation that follows by data flow, e.g. ``ReLU`` or ``GELU(tanh)``, or None.
         calls: How often one forward pass runs the module; more than one for a shared head.
@@ -81,6 +81,11 @@ class Layer:
     output_axis: int | None = 0
     runs_in: str | None = None
     norm_folds: bool = True
+
+    @property
+    def has_dynamic_kernel(self) -> bool:
+        """Whether its weight depends on the model's input: a kernel that is mixed, scaled or chosen in each pass."""
+        return "dynamic-kernel" in self.flags
 
     @property
     def stage(self) -> str:

@@ -46,6 +46,7 @@ class _Taken(AtOperator):
 
     def __init__(self, model: nn.Module, layer: Layer) -> None:
         self.parameter = parameter_place(model, layer)
+        self.dynamic_kernel = layer.has_dynamic_kernel
         self.weights: list[Multiplied] = []
 
     def operand(self, tensor: Tensor) -> Tensor:

@@ -20,6 +20,11 @@ from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Scheme
 from sensitivity.weights import weights_digest
 
+_MIXED = (
+    "its kernel is dynamic: each input mixes, scales or chooses it from a parameter, and an int8 convolution of an "
+    "engine holds one constant kernel"
+)
+
 
 class Plans:
     """Makes plans of a model that share one folded copy of it.
@@ -93,6 +98,7 @@ def make_plan(
     refuses = target.refuses_layer
     if refuses is not None:
         plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
+    plan = plan.without({layer.name: _MIXED for layer in plan.quantized if layer.has_dynamic_kernel})
     plan = plan.without(_unreached(plan))
     kept_modules = plan.kept  # found now, while nothing is hooked
     if scheme.rest == "fp16":

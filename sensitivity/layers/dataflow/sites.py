@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from math import prod
 
+from sensitivity.layers.dataflow.dynamic_kernels import samples_of
 from sensitivity.layers.dataflow.flow import Flow, Follower
 from sensitivity.layers.dataflow.left_out import PLAIN, no_layers, why_unchangeable
 from sensitivity.layers.dataflow.operators import FUSED_NORMS, PADS, VIEWS
@@ -56,6 +57,7 @@ class Site:
             parameter itself.
         runs_in: Path of the module in whose calls the operator runs, where its input is not simply what the layer's own
             module is called with; else None.
+        dynamic_kernel: Whether the weight depends on the model's input: it is mixed, scaled or chosen in each pass.
     """
 
     module: str
@@ -70,6 +72,7 @@ class Site:
     parameter: str
     output_axis: int | None
     runs_in: str | None = None
+    dynamic_kernel: bool = False
     calls: list[SiteCall] = field(default_factory=list)
 
     @property
@@ -140,6 +143,7 @@ def _without_unchangeable(tape: Tape, sites: list[Site]) -> tuple[list[Site], li
 def _site(tape: Tape, flow: Flow, group: list[Weighted], *, is_alone: bool) -> Site:
     """The layer that a group of operators with one weight is; alone where its module multiplies by no other weight."""
     site = _new_site(tape, group[0])
+    site.dynamic_kernel = any(product.is_dynamic for product in group)
     site.calls = [_site_call(tape, flow, site, product) for product in group]
     origins = [origin_of(tape, product.weight, product.axis) for product in group]
     axes = {origin.axis for origin in origins}
@@ -213,7 +217,7 @@ def _new_site(tape: Tape, product: Weighted) -> Site:
     op = tape.ops[product.op]
     shape = tape.values[product.weight].shape
     if op.name in CONVOLUTIONS:
-        return _conv_site(op, shape, product)
+        return _conv_site(op, shape, product, samples_of(tape, op) if product.is_dynamic else 1)
     into, out = shape[-1], shape[-1 if product.side == 1 else -2] if len(shape) > 1 else 1
     if product.side == 1 and len(shape) > 1:
         into = shape[-2]
@@ -222,9 +226,10 @@ def _new_site(tape: Tape, product: Weighted) -> Site:
     return Site(product.module, product.attribute, "Linear", (), (), 1, into, out, False, product.parameter, 0)
 
 
-def _conv_site(op: Op, shape: tuple[int, ...], product: Weighted) -> Site:
-    stride, transposed, groups = tuple(op.args[3]), bool(op.args[6]), int(op.args[8])
+def _conv_site(op: Op, shape: tuple[int, ...], product: Weighted, samples: int) -> Site:
+    stride, transposed, groups = tuple(op.args[3]), bool(op.args[6]), int(op.args[8]) // samples
     dimensions = len(shape) - 2
+    shape = (shape[0] // samples, *shape[1:])
     into, out = (shape[0], shape[1] * groups) if transposed else (shape[1] * groups, shape[0])
     stride = stride * dimensions if len(stride) == 1 else stride
     kind = f"Conv{'Transpose' if transposed else ''}{dimensions}d"

@@ -8,6 +8,7 @@ from math import prod
 
 from torch import nn
 
+from sensitivity.layers.dataflow.dynamic_kernels import DynamicKernels
 from sensitivity.layers.dataflow.products import is_transposed, may_be_weight, operand_positions, output_axis_of_operand
 from sensitivity.layers.trace.recorder import FACTORIES
 from sensitivity.layers.trace.tape import Call, Op, Ref, Tape
@@ -29,6 +30,7 @@ class Weighted:
         attribute: The attribute of that module which holds it.
         parameter: Path of the parameter that the weight is made of, of the largest where there are several.
         call: The call of the module that the operator runs in; None where another module uses the weight.
+        is_dynamic: Whether the weight is a kernel that depends on the model's input.
     """
 
     op: int
@@ -40,6 +42,7 @@ class Weighted:
     attribute: str
     parameter: str
     call: Call | None
+    is_dynamic: bool = False
 
 
 def find_weighted(tape: Tape) -> list[Weighted]:
@@ -47,9 +50,10 @@ def find_weighted(tape: Tape) -> list[Weighted]:
 
     One operand depends on the model's input, the other is made of parameters alone. A layer may also be called with a
     constant, as the first layer of a decoder is with its queries; what it gives, and all that is made of that, is
-    marked on the tape as what depends on an input: it is an activation, and no weight.
+    marked on the tape as what depends on an input: it is an activation, and no weight. What makes the kernel of a
+    dynamic convolution multiplies by a weight as well, and belongs to that convolution, which is the layer.
     """
-    matches = []
+    matches: list[Weighted] = []
     for number, op in enumerate(tape.ops):
         if op.name not in FACTORIES and any(tape.values[value].dynamic for value in op.inputs):
             _mark_dynamic(tape, op)
@@ -57,7 +61,28 @@ def find_weighted(tape: Tape) -> list[Weighted]:
         if weighted is not None:
             _mark_dynamic(tape, op)
             matches.append(weighted)
-    return matches
+    return _with_dynamic(tape, matches)
+
+
+def _with_dynamic(tape: Tape, matches: list[Weighted]) -> list[Weighted]:
+    """The dynamic convolutions as well, and without what makes their kernels."""
+    kernels, making = DynamicKernels(tape), set[tuple[int, str, str]]()
+    known, dynamic = {match.op for match in matches}, list[Weighted]()
+    for number, op in enumerate(tape.ops):
+        kernel = kernels.kernel_of(op) if number not in known else None
+        if kernel is None:
+            continue
+        parameters, operators = kernels.behind(kernel)
+        owner = _owner_around(tape, number, _largest_first(tape, parameters))
+        if owner is None:
+            continue  # the kernel is what other layers give: a product of two activations
+        module, attribute, parameter, call = owner
+        axis = output_axis_of_operand(op.name, 1, len(tape.values[kernel].shape), transposed=is_transposed(op))
+        source = op.args[0].value
+        dynamic.append(Weighted(number, source, kernel, 1, axis, module, attribute, parameter, call, is_dynamic=True))
+        making |= {(operator, module, attribute) for operator in operators}
+    remaining = [match for match in matches if (match.op, match.module, match.attribute) not in making]
+    return sorted([*remaining, *dynamic], key=lambda match: match.op)
 
 
 def _mark_dynamic(tape: Tape, op: Op) -> None:
@@ -115,16 +140,24 @@ def _owner(tape: Tape, number: int, weight: int) -> tuple[str, str, str, Call | 
     leaves = parameters_behind(tape, weight)
     if not leaves:
         return None
-    for scoped in reversed(tape.ops[number].scope):
-        call = tape.calls[scoped]
-        held = _attribute(tape.modules[call.module], call.module, leaves, tape)
-        if held is not None:
-            return call.module, *held, call
+    around = _owner_around(tape, number, leaves)
+    if around is not None:
+        return around
     parent, _, attribute = leaves[0].rpartition(".")
     module = parent.split(".parametrizations.")[0]
     if module != parent:
         return module, parent.rpartition(".")[2], leaves[0], None
     return module, _public_name(tape.modules[module], attribute), leaves[0], None
+
+
+def _owner_around(tape: Tape, number: int, leaves: list[str]) -> tuple[str, str, str, Call] | None:
+    """The same for the innermost module whose call an operator runs in and which owns one of these parameters."""
+    for scoped in reversed(tape.ops[number].scope):
+        call = tape.calls[scoped]
+        held = _attribute(tape.modules[call.module], call.module, leaves, tape)
+        if held is not None:
+            return call.module, *held, call
+    return None
 
 
 def _attribute(module: nn.Module, path: str, leaves: list[str], tape: Tape) -> tuple[str, str] | None:
@@ -156,16 +189,21 @@ def _parameter_at(tape: Tape, path: str) -> nn.Parameter | None:
 
 def parameters_behind(tape: Tape, value: int) -> list[str]:
     """Paths of the parameters that a static value is made of, matrices before scales."""
-    sizes: dict[str, int] = {}
+    parameters = list[int]()
     waiting, seen = [value], {value}
     while waiting:
         current = waiting.pop()
-        path = tape.values[current].parameter
-        if path is not None:
-            sizes[path] = prod(tape.values[current].shape)
+        if tape.values[current].parameter is not None:
+            parameters.append(current)
         producer = tape.producer(current)
         for previous in producer.inputs if producer else ():
             if previous not in seen:
                 seen.add(previous)
                 waiting.append(previous)
+    return _largest_first(tape, parameters)
+
+
+def _largest_first(tape: Tape, parameters: list[int]) -> list[str]:
+    """Paths of values that are parameters."""
+    sizes = {tape.values[value].parameter or "": prod(tape.values[value].shape) for value in parameters}
     return sorted(sizes, key=lambda path: -sizes[path])

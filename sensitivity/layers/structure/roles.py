@@ -170,6 +170,7 @@ def _flags(site: Site, places: _Places) -> frozenset[str]:
         "no-activation": site.activation is None,
         "shared": len(site.calls) > 1,
         "computed-weight": site.computed_weight,
+        "dynamic-kernel": site.dynamic_kernel,
     }
     return frozenset(flag for flag, holds in facts.items() if holds)
 
