@@ -142,7 +142,7 @@ def worst(drops: np.ndarray, repetitions: int) -> list[dict[str, float]]:
                 "passes": round(float(np.mean([run["passes"] for run in runs])), 2),
                 "most_passes": round(float(max(run["passes"] for run in runs)), 2),
                 "exactly_the_ten": round(float((wrong == 0.0).mean()), 3),
-                "the_ten_but_for_the_tolerance": round(float((wrong <= 2 * tolerance).mean()), 3),
+                "the_ten_but_for_the_tolerance": round(float((wrong <= tolerance).mean()), 3),
             }
         )
     return results

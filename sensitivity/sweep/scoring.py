@@ -15,7 +15,7 @@ from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.reach import note_of
 from sensitivity.sweep.stopping.judge import EveryImage, Judge
-from sensitivity.sweep.stopping.race import Estimate
+from sensitivity.sweep.stopping.ranking import Estimate
 from sensitivity.sweep.storage.results import Images, Results
 
 _DECIDED = {

@@ -26,7 +26,8 @@ from sensitivity.sweep.stopping.jackknife import (
     standard_error,
     student_quantile,
 )
-from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Estimate, Race, place_in_ranking
+from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Race
+from sensitivity.sweep.stopping.ranking import Estimate, StudentReach
 from sensitivity.sweep.storage.results import Images, Results
 
 LEVEL = 0.95  # of the intervals of a sweep without a stop
@@ -137,7 +138,7 @@ class Samples:
         self._drops = _DropsWithout(task, results, GROUPS_OF_A_STOP)
         self._estimates: dict[Variant, Estimate] = {}
         self._looks = _looks(max(stop.minimum_images, FEWEST_IMAGES), len(task))
-        self._error = (1 - stop.level) / (len(self._variants) * len(self._looks))
+        self._looks_in_all = len(self._looks)
         self._seen = 0
 
     def running(self) -> list[Variant]:
@@ -169,7 +170,7 @@ class Samples:
             return
         for group in _comparable(self._variants, self._results):
             estimates = [self._estimates[variant] for variant in group]
-            self._estimates |= zip(group, place_in_ranking(estimates, self._stop.top), strict=True)
+            self._estimates |= zip(group, self._stop.placed(estimates), strict=True)
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the last look found."""
@@ -190,8 +191,11 @@ class Samples:
         error = math.hypot(standard_error(without), imagined) * math.sqrt(1 - looked_at / whole)
         if not math.isfinite(error):
             return Estimate(drop, -math.inf, math.inf, looked_at, "undecided")
-        half = error * student_quantile(1 - self._error, len(without) - 1)
-        return Estimate(drop, drop - half, drop + half, looked_at, self._stop.verdict(drop, drop - half, drop + half))
+        freedom, chance = len(without) - 1, (1 - self._stop.level) / (len(self._variants) * self._looks_in_all)
+        half = error * student_quantile(1 - chance, freedom)
+        low, high = drop - half, drop + half
+        status, reach = self._stop.verdict(drop, low, high), StudentReach(error, freedom, self._looks_in_all)
+        return Estimate(drop, low, high, looked_at, status, reach=reach)
 
 
 class Means:

@@ -13,20 +13,17 @@ race: see ``jackknife.py``.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from numbers import Integral, Real
-from typing import Literal
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from sensitivity.errors import StudyError
 from sensitivity.records.arguments import checked
-
-Status = Literal["undecided", "below", "above", "narrow", "top", "not-top"]
+from sensitivity.sweep.stopping.ranking import BoundaryReach, Estimate, Status, place_in_ranking
 
 VIRTUAL_LOSS = 5  # in tolerances: the loss of one imagined image, so that no variance is estimated as zero
 BETWEEN_LOOKS = 0.5826  # standard deviations that a random walk overshoots: -zeta(1/2) / sqrt(2 pi)
@@ -46,8 +43,9 @@ class Confidence:
         minimum_images: Say nothing on fewer images; more of them guard against rare heavy losses.
         seed: Of the order of the images.
         top: Ask which so many layers are the worst, instead of how large every drop is. A layer then stops when it is
-            known to be one of them, or not to be, or when its drop is known to the tolerance: layers that differ by
-            less are not told apart. With several recipes, each has its own worst layers.
+            known to be one of them, or not to be. The tolerance is the indifference zone: with a chance of ``level``,
+            no layer that is left out is worse than one that is taken by more than it. Each recipe has its own worst
+            layers.
 
     Raises:
         StudyError: If a setting is out of range.
@@ -84,6 +82,12 @@ class Confidence:
         if not holds:
             raise StudyError(f"Confidence cannot use {setting}={getattr(self, setting)!r}. Give {expected}.")
 
+    def placed(self, estimates: Sequence[Estimate]) -> list[Estimate]:
+        """The same estimates of layers that are compared, those decided whose places among the ``top`` are known."""
+        if self.top is None:
+            return list(estimates)
+        return place_in_ranking(estimates, self.top, tolerance=self.tolerance, error=1 - self.level)
+
     @checked(StudyError)
     def verdict(self, drop: float, low: float, high: float) -> Status:
         """What an interval settles.
@@ -96,11 +100,11 @@ class Confidence:
         Returns:
             ``below`` (drop at most the tolerance), ``above`` (beyond it), ``narrow`` (neither, but the interval reaches
             no further than the tolerance, or ``relative`` of the drop, to either side), or ``undecided``. Where the
-            ``top`` layers are asked for, one of the last two: which these are, no interval tells by itself.
+            ``top`` layers are asked for, always the last: which these are, no interval tells by itself.
         """
-        near = (high - low) / 2 <= max(self.tolerance, (self.relative or 0.0) * abs(drop))
         if self.top is not None:
-            return "narrow" if near else "undecided"
+            return "undecided"
+        near = (high - low) / 2 <= max(self.tolerance, (self.relative or 0.0) * abs(drop))
         if self.relative is None or near:
             if high <= self.tolerance:
                 return "below"
@@ -117,51 +121,6 @@ def is_number(value: object) -> bool:
 def is_whole(value: object) -> bool:
     """Whether a value is a whole number; True and False are none."""
     return isinstance(value, Integral) and not isinstance(value, bool)
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """A drop as far as it is known.
-
-    Attributes:
-        drop: Estimate, NaN before the first image; exact once all images are seen.
-        low: Lower bound, minus infinity where nothing can be said yet.
-        high: Upper bound, plus infinity where nothing can be said yet.
-        images: Images it rests on.
-        status: What `Confidence.verdict` says of it; ``undecided`` below the minimum of images; ``top`` or ``not-top``
-            where its place among the others is known (see ``place_in_ranking``).
-        without: The drop without each group of images, where the bounds come from leaving groups of all images out.
-    """
-
-    drop: float
-    low: float
-    high: float
-    images: int
-    status: Status
-    without: tuple[float, ...] = ()
-
-
-def place_in_ranking(estimates: Sequence[Estimate], top: int) -> list[Estimate]:
-    """The same estimates; the undecided ones whose place is known say whether they are among the largest.
-
-    A drop is among the ``top`` largest if fewer than so many others can be as large, and is not if so many others are
-    larger for certain. Intervals of layers that have stopped count as well. Where all intervals hold, so do all places.
-
-    Args:
-        estimates: Drops of all layers that are compared.
-        top: How many are asked for.
-    """
-    lows, highs = (np.array([getattr(estimate, side) for estimate in estimates]) for side in ("low", "high"))
-    placed_estimates = []
-    for number, estimate in enumerate(estimates):
-        others = np.arange(len(estimates)) != number
-        status = estimate.status
-        if status == "undecided" and (highs[others] >= estimate.low).sum() < top:
-            status = "top"
-        elif status == "undecided" and (lows[others] > estimate.high).sum() >= top:
-            status = "not-top"
-        placed_estimates.append(replace(estimate, status=status))
-    return placed_estimates
 
 
 class Race:
@@ -260,23 +219,24 @@ class Race:
             return
         for group in groups or [list(self._estimates)]:
             estimates = [self._estimates[layer] for layer in group]
-            self._estimates |= zip(group, place_in_ranking(estimates, self.confidence.top), strict=True)
+            self._estimates |= zip(group, self.confidence.placed(estimates), strict=True)
 
     def _judge(self, layer: str, new: int) -> Estimate:
         losses, sizes = self._losses[layer], self._sizes[: len(self._losses[layer])]
         if len(losses) < self._first:
             drop = float(losses.sum() / sizes.sum()) if len(losses) else math.nan
             return Estimate(drop, -math.inf, math.inf, len(losses), "undecided")
-        drop, low, high = bounds(
+        drop, reach = drop_and_reach(
             losses,
             sizes,
             float(self._sizes.sum()),
             first=self._first,
             last=new,
-            error=self._error,
             virtual_loss=VIRTUAL_LOSS * self.confidence.tolerance,
         )
-        return Estimate(drop, low, high, len(losses), self.confidence.verdict(drop, low, high))
+        half = reach.half_width(self._error) if reach else 0.0
+        status = self.confidence.verdict(drop, drop - half, drop + half)
+        return Estimate(drop, drop - half, drop + half, len(losses), status, reach=reach)
 
 
 def weighted_shuffle(sizes: NDArray[np.float64], seed: int) -> NDArray[np.intp]:
@@ -293,22 +253,21 @@ def weighted_shuffle(sizes: NDArray[np.float64], seed: int) -> NDArray[np.intp]:
     return drawn[np.argsort(keys[drawn] / sizes[drawn], kind="stable")]
 
 
-def bounds(
+def drop_and_reach(
     losses: NDArray[np.float64],
     sizes: NDArray[np.float64],
     total: float,
     *,
     first: int,
     last: int,
-    error: float,
     virtual_loss: float,
-) -> tuple[float, float, float]:
-    """Estimate, lower and upper bound of a mean loss per instance, at one look of many.
+) -> tuple[float, BoundaryReach | None]:
+    """Estimate of a mean loss per instance at one look of many, and how far the mean may be from it.
 
     Before image s, let W be the instances left and C the losses summed so far. The mean loss Z of the next image, loss
     over size, has the mean of what is left as its expectation, (total * drop - C) / W. So at the true drop the sums of
     step * (Z - (total * drop - C) / W) are a martingale, if each step is chosen before its image; the drop at which the
-    sum is zero is the estimate, and `_boundary` says how far a martingale strays.
+    sum is zero is the estimate, and a boundary for Brownian motion says how far a martingale strays.
 
     Args:
         losses: (t,) sums over the instances of the images seen, in the order of `weighted_shuffle`.
@@ -316,11 +275,10 @@ def bounds(
         total: Instances of the whole data set.
         first: Images at the first look, at most t.
         last: Images since the look before this one, at most t.
-        error: Chance that the bounds exclude the true value at any look from the first on.
         virtual_loss: Mean loss of one imagined image that is added to the variance.
 
     Returns:
-        Estimate, low and high; all equal once every instance is seen.
+        The estimate, and its reach; None once every instance is seen, when it is exact.
 
     Source: estimator, Raj, "Some estimators in sampling with varying probabilities without replacement", 1956;
     estimated variance in a boundary for Brownian motion, Waudby-Smith, Arbour, Sinha, Kennedy and Ramdas,
@@ -328,8 +286,7 @@ def bounds(
     "Corrected diffusion approximations in certain random walk problems", 1979.
     """
     if sizes.sum() == total:
-        exact = float(losses.sum() / total)
-        return exact, exact, exact
+        return float(losses.sum() / total), None
     left = total - np.concatenate([[0.0], np.cumsum(sizes)[:-1]])
     before = np.concatenate([[0.0], np.cumsum(losses)[:-1]])
     means = losses / sizes
@@ -339,34 +296,8 @@ def bounds(
     time = float((steps**2).sum())
     spread = float((steps**2 * (means - drop) ** 2).sum()) / time * len(losses) / (len(losses) - 1)
     variance = spread + virtual_loss**2 / len(losses)
-    since_first = time / float((steps[:first] ** 2).sum())
-    unwatched = BETWEEN_LOOKS * math.sqrt(float((steps[-last:] ** 2).sum()))
-    half = math.sqrt(variance) * (math.sqrt(time) * _boundary(since_first, error) - unwatched) / slope
-    return drop, drop - half, drop + half
-
-
-@functools.cache
-def _boundary_at_first(error: float) -> float:
-    """The a at which 2 (1 - Phi(a) + a phi(a)) is the error, by bisection: the left side falls in a."""
-    low, high = 0.0, 40.0
-    while high - low > 1e-12 * high:
-        middle = (low + high) / 2
-        density = math.exp(-(middle**2) / 2) / math.sqrt(2 * math.pi)
-        if math.erfc(middle / math.sqrt(2)) + 2 * middle * density > error:
-            low = middle
-        else:
-            high = middle
-    return high
-
-
-def _boundary(since_first: float, error: float) -> float:
-    """Standard deviations that a Brownian motion watched from a first look on never strays, but for the error.
-
-    Args:
-        since_first: Time over the time of the first look, at least 1.
-        error: Chance of ever straying further.
-
-    Source: Robbins, "Statistical methods related to the law of the iterated logarithm", 1970: W(t) of at least
-    sqrt(t (a^2 + log(t / t0))) in absolute value for some t >= t0 has probability 2 (1 - Phi(a) + a phi(a)).
-    """
-    return math.sqrt(_boundary_at_first(error) ** 2 + math.log(since_first))
+    return drop, BoundaryReach(
+        standard_error=math.sqrt(variance * time) / slope,
+        since_first=time / float((steps[:first] ** 2).sum()),
+        unwatched=BETWEEN_LOOKS * math.sqrt(float((steps[-last:] ** 2).sum()) / time),
+    )
