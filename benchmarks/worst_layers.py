@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--net", default="fastestdet")
     parser.add_argument("--each", type=int, default=6, help="views of each of the 50 images")
     parser.add_argument("--top", type=int, default=10)
-    parser.add_argument("--tolerance", type=float, default=2.0, help="points that worst layers may differ by")
+    parser.add_argument("--tolerance", type=float, default=2.0, help="points by which a layer left out may be worse")
     parser.add_argument("--minimum-images", type=int, default=64)
     arguments = parser.parse_args()
     torch.set_num_threads(1)

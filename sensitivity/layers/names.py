@@ -204,9 +204,10 @@ class _Tree:
         several = sum(self._are_alike(self._numbered_children(row)) for row in rows) > 1
         if several and not (surrounded and self._are_alike(siblings)):
             return rows
-        large = [path for path in siblings if len(self._below[path]) >= _LEAST_LAYERS]
-        in_front_and_behind = surrounded and not self._are_nested(rows, siblings)
-        return rows if not in_front_and_behind and all(self._holds_row(path) for path in large) else []
+        if not rows or (surrounded and not self._are_nested(rows, siblings)):
+            return []
+        large = (path for path in siblings if len(self._below[path]) >= _LEAST_LAYERS)
+        return rows if all(self._holds_row(path) for path in large) else []
 
     def _are_nested(self, rows: Sequence[str], siblings: Collection[str]) -> bool:
         """Whether every block of some rows holds a row itself, and so does every neighbour of what holds the rows."""
