@@ -48,7 +48,7 @@ INTERFACES = {
 # Functions whose parameters another package dictates: TensorRT calls this one.
 DICTATED = {"process_debug_tensor"}
 # Verbs that a user calls: each hands on to the function of its name.
-FRONT = ("wrapped/", "study.py", "tradeoff.py")
+FRONT = ("wrapped/", "study/", "tradeoff.py")
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # Names are chosen alike wherever a reader meets them; the other rules are of the package.
 NAMED_SOURCES = SOURCES + sorted(

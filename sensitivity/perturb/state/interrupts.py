@@ -12,9 +12,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
+import sensitivity
+
 RETRY_S = 0.01
 _PACKAGE = __name__.partition(".")[0]
-_FOLDER = str(Path(__file__).resolve().parents[1])
+_FOLDER = str(Path(sensitivity.__file__).resolve().parent)
 _BLOCKING = ("concurrent.futures", "multiprocessing", "ray")  # their exits wait for work, which Ctrl-C should end
 
 

@@ -151,7 +151,7 @@ def test_ctrl_c_of_a_running_process_exits_with_130(tmp_path: Path) -> None:
     code += "def slow(): return Slow(torch.rand(4, 3, SIDE, SIDE), batch_size=1)\n"
     (tmp_path / "mine.py").write_text(code, encoding="utf-8")
     words = ["analyze", MODEL, "mine:slow", "--recipe", "int8-weights", "--out", str(tmp_path / "a.json")]
-    places = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    places = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[3])])
     completed = subprocess.run(
         [sys.executable, "-m", "sensitivity.cli.main", *words],
         capture_output=True,

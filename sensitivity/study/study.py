@@ -11,9 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from sensitivity.advise.flags import flags
-from sensitivity.advise.protect import costs, protect
-from sensitivity.advise.rank import ONE_AT_A_TIME, rank_agreement, worst_first
-from sensitivity.advise.size import saved_bytes
+from sensitivity.advise.protect import protect
 from sensitivity.advise.verdicts import images_needed, stored_tolerance, verdicts
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme, Signals, StudyRecord
@@ -27,9 +25,10 @@ from sensitivity.records.results.tuned import TunedRecord
 from sensitivity.records.results.verdict import Verdict
 from sensitivity.records.results.verification import VerificationRecord
 from sensitivity.records.storage.files import write_text
-from sensitivity.report.reading import Reading
 from sensitivity.report.tables.text import Extract, latex, markdown, rst, summary
 from sensitivity.report.thesis import read_thesis as read_thesis_record
+from sensitivity.study.pairs import recipes_of_both
+from sensitivity.study.reading import read, size_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -108,7 +107,7 @@ class Study(StudyRecord):
         """
         from sensitivity.report.tables.table import compare, with_study_names
 
-        recipes = self._recipes_with(other, recipe, other_recipe)
+        recipes = recipes_of_both(self, other, recipe, other_recipe)
         frame = compare(self, other, recipe=recipes[0], other_recipe=recipes[1])
         return frame if names is None else with_study_names(frame, names)
 
@@ -139,24 +138,11 @@ class Study(StudyRecord):
         """
         from sensitivity.report.figures.comparison import comparison
 
-        recipes = self._recipes_with(other, recipe, other_recipe)
+        recipes = recipes_of_both(self, other, recipe, other_recipe)
         picture = comparison(self, other, recipes, names=names, label=label)
         if path is not None:
             picture.write(path)
         return picture
-
-    def _recipes_with(
-        self, other: StudyRecord, recipe: RecipeLike | None, other_recipe: RecipeLike | None
-    ) -> tuple[str, str]:
-        """The names of the recipes that are compared."""
-        if other_recipe is not None and other_recipe not in other.recipes:
-            known = ", ".join(other.recipes)
-            raise StudyError(f"other_recipe={other_recipe!r}: the other study has no such recipe. It has: {known}.")
-        own = self.recipe_name(recipe)
-        try:
-            return own, other.recipe_name(other_recipe)
-        except StudyError as error:
-            raise StudyError(f"other_recipe: {error}") from error
 
     @checked(StudyError)
     def plot(self, path: str | Path | None = None, *, recipe: RecipeLike | None = None, label: int = 5) -> Figure:
@@ -320,7 +306,7 @@ class Study(StudyRecord):
         comparison = None
         if other is not None:
             comparison = Comparison.of(self, other, recipe, other_recipe)
-        beside = Beside(diagnosis, tuned, verification, comparison, _size_curves(self), changed_images)
+        beside = Beside(diagnosis, tuned, verification, comparison, size_curves(self), changed_images)
         write_text(path, study_page(read(self), recipe, beside))
 
     @checked(StudyError)
@@ -383,32 +369,6 @@ class Study(StudyRecord):
         from sensitivity.report.html import fragment
 
         return fragment(read(self))
-
-
-def _size_curves(study: StudyRecord) -> dict[str, list[tuple[float, float]]]:
-    """For each recipe the bytes and predicted drops of ``protect``; nothing where a drop is of all layers but one."""
-    if study.direction != ONE_AT_A_TIME:
-        return {}
-    curves = {name: costs(study, name, "size") for name in study.recipes}
-    return {name: curve for name, curve in curves.items() if curve}
-
-
-def read(study: StudyRecord) -> Reading:
-    """The study with what the advice room finds in it, ready to be shown by the report room.
-
-    The two rooms do not know each other: this is where they meet.
-    """
-    recipes = tuple(study.recipes)
-    return Reading(
-        study,
-        flags={name: flags(study, recipe=name) for name in recipes},
-        verdicts={name: verdicts(study, recipe=name) for name in recipes},
-        images_needed={name: images_needed(study, recipe=name) for name in recipes},
-        worst_first={name: worst_first(study, name) for name in recipes},
-        saved_bytes={name: saved_bytes(study, name) for name in recipes},
-        tolerance=stored_tolerance(study, None),
-        agreement={name: rank_agreement(study, name) for name in recipes},
-    )
 
 
 @checked(StudyError)
