@@ -9,7 +9,7 @@ import pytest
 
 import sensitivity as sv
 from sensitivity.errors import StudyError
-from sensitivity.records.results.verification import LayerCheck, OutputCheck
+from sensitivity.records.results.verification import Cause, LayerCheck, LayerStatus, OutputCheck
 from tests.records.results.test_verification import RECORD
 
 GOOD = sv.Verification.of(replace(RECORD, metric_deployed=0.8905))
@@ -29,6 +29,15 @@ def test_the_summary_says_whether_it_passed_and_why_not() -> None:
 def test_the_summary_says_as_plainly_where_int8_is_slower() -> None:
     slower = sv.Verification.of(replace(GOOD, latency_int8_s=0.004, latency_fp32_s=0.003))
     assert "4 ms, fp32 3 ms: int8 is slower than float here, it takes 1.33 times as long" in repr(slower)
+
+
+def test_the_summary_names_saturation_once_and_what_to_do() -> None:
+    cut = replace(WRONG, status=LayerStatus.DISAGREES, cause=Cause.SATURATION)
+    saturated = sv.Verification.of(replace(GOOD, layers=(*GOOD.layers, cut, replace(cut, layer="d:0:0"))))
+    (line,) = [line for line in repr(saturated).splitlines() if line.startswith("  saturation: ")]
+    assert line.startswith("  saturation: explains why 2 layers disagree: ")
+    assert "Weights in 7 bits are exact on every CPU, and the recipe that sv.recipe_for gives" in line
+    assert "saturation" not in repr(BAD)
 
 
 def test_the_summary_says_when_the_metric_cannot_tell() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sensitivity.markup import elements
 from sensitivity.markup.view import view
-from sensitivity.records.results.verification import PASSING, LayerCheck, OutputCheck, VerificationRecord
+from sensitivity.records.results.verification import PASSING, Cause, LayerCheck, OutputCheck, VerificationRecord
 from sensitivity.records.units import after_drop, after_score, scale_of
 from sensitivity.report.markdown import escaped_markdown, markdown_table
 
@@ -110,6 +110,7 @@ def facts(record: VerificationRecord) -> list[Fact]:
         difference = f"at most {worst:.1e} of a layer's differ, by at most {steps}" if worst else "none differs"
         total = sum(check.codes for check in compared)
         pairs.append(("codes from the same input codes", f"{total:,} compared, {difference}", Outcome.NONE))
+    pairs += _saturation_facts(record)
     pairs += _output_facts(record)
     pairs += [
         (f"inside {difference.part or 'the graph'}", difference.reason, _verdict(False))
@@ -120,6 +121,20 @@ def facts(record: VerificationRecord) -> list[Fact]:
     if record.latency_int8_s is not None:
         pairs.append(("latency", _latency(record), Outcome.NONE))
     return pairs
+
+
+def _saturation_facts(record: VerificationRecord) -> list[Fact]:
+    """How many layers the engine's sums of 8-bit products are to blame for, and what to do."""
+    saturated = sum(check.cause is Cause.SATURATION for check in record.layers)
+    if not saturated:
+        return []
+    layers = "1 layer disagrees" if saturated == 1 else f"{saturated} layers disagree"
+    text = (
+        f"explains why {layers}: on this machine the engine "
+        "cuts large sums of 8-bit products off. Weights in 7 bits are exact on every CPU, and the recipe that "
+        "sv.recipe_for gives for this engine has them"
+    )
+    return [("saturation", text, Outcome.OUTSIDE)]
 
 
 def _latency(record: VerificationRecord) -> str:

@@ -1,8 +1,8 @@
 """The style of all pictures and pages: colours, marks and text sizes, for matplotlib and for the browser alike.
 
-Colours are Okabe and Ito's, which are distinct under the common colour deficiencies and in grey; no fact is told by
-colour alone. On a dark page each is lighter, so that its contrast to the page is at least 3 to 1. What pages of paper
-and of light share, such as the colour of a line, is in ``markup.ink``.
+Colours are near Okabe and Ito's, moved until each has a contrast of at least 3 to 1 to its page and those that share a
+picture differ under every common colour deficiency: ``tests/markup/test_ink.py`` holds the figures. No fact is told by
+colour alone. What pages of paper and of light share, such as the colour of a line, is in ``markup.ink``.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ from sensitivity.records.results.verdict import Verdict
 from sensitivity.records.results.verification import LayerStatus
 
 KIND_INKS = {
-    "independent": Ink("#5c5c5c", "#b9b9c0"),
-    "res": Ink("#e69f00", "#f0b429"),
-    "fmb": Ink("#0072b2", "#4a9fdc"),
-    "mb": Ink("#d55e00", "#f08548"),
-    "csp": Ink("#56b4e9", "#9ad4f5"),
+    "independent": Ink("#5c5c5c", "#cdcac9"),
+    "res": Ink("#d08100", "#f2ce46"),
+    "fmb": Ink("#0072b2", "#5194cb"),
+    "mb": Ink("#be4106", "#f08548"),
+    "csp": Ink("#8f85fa", "#9dd9fc"),
     "att": Ink("#009e73", "#2cc79a"),
 }
-OTHER_INK = Ink("#cc79a7", "#e0a0c4")
+OTHER_INK = Ink("#b781af", "#e39ec8")
 
 # in order of precedence: a layer that bears several flags is drawn by the first
 FLAG_SHAPES = {"attention-pointwise": "diamond", "exit": "triangle-down", "depthwise": "square"}
@@ -51,11 +51,11 @@ STEP_WORDS = {
 }
 STATUS_LOOKS = {
     LayerStatus.VERIFIED: (Ink("#1b7f5c", "#2cc79a"), "circle"),
-    LayerStatus.OTHER_PRECISION: (Ink("#b3261e", "#ff8a80"), "square"),
-    LayerStatus.DISAGREES: (Ink("#b3261e", "#ff8a80"), "triangle-down"),
+    LayerStatus.OTHER_PRECISION: (Ink("#b3261e", "#ff897f"), "square"),
+    LayerStatus.DISAGREES: (Ink("#b3261e", "#ff897f"), "triangle-down"),
     LayerStatus.AGREES_IN_FLOAT: (KIND_INKS["csp"], "circle"),
-    LayerStatus.IN_FLOAT: (Ink("#77777d", "#a9abb3"), "x-thin"),
-    LayerStatus.LEFT_IN_FLOAT: (Ink("#77777d", "#a9abb3"), "cross-thin"),
+    LayerStatus.IN_FLOAT: (Ink("#6d707a", "#969ca2"), "x-thin"),
+    LayerStatus.LEFT_IN_FLOAT: (Ink("#6d707a", "#969ca2"), "cross-thin"),
     LayerStatus.NOT_CHECKED: (KIND_INKS["res"], "x-thin"),
     LayerStatus.SIMULATED_ONLY: (OTHER_INK, "x-thin"),
 }
@@ -65,7 +65,15 @@ CAUSE_INKS = {
     DamageCause.UNEVEN_CHANNELS: KIND_INKS["res"],
     DamageCause.WEIGHTS: OTHER_INK,
     DamageCause.BIAS_SHIFT: KIND_INKS["csp"],
-    DamageCause.SATURATION: Ink("#6a3d9a", "#b79be0"),
+    DamageCause.SATURATION: Ink("#5e298b", "#c2a0fb"),
+}
+CAUSE_SHAPES = {
+    DamageCause.OUTLIERS: "triangle-up",
+    DamageCause.ONE_SIDED: "triangle-down",
+    DamageCause.UNEVEN_CHANNELS: "diamond",
+    DamageCause.WEIGHTS: "square",
+    DamageCause.BIAS_SHIFT: "cross",
+    DamageCause.SATURATION: "x",
 }
 CURED_INK = STATUS_LOOKS[LayerStatus.VERIFIED][0]
 SERIES_INKS = tuple(KIND_INKS[kind] for kind in ("fmb", "res", "att", "csp", "independent"))

@@ -7,13 +7,21 @@ import itertools
 import numpy as np
 import pytest
 
-from sensitivity.markup.ink import PAGE, sheet
+from sensitivity.markup.ink import PAGE, Ink, sheet
 from sensitivity.report import style
 
-# Viénot, Brettel and Mollon (1999): what red-blind and green-blind people see, in linear RGB
-DEFICIENCIES = {
-    "protanopia": [[0.11238, 0.88762, 0.0], [0.11238, 0.88762, 0.0], [0.00401, -0.00401, 1.0]],
-    "deuteranopia": [[0.29275, 0.70725, 0.0], [0.29275, 0.70725, 0.0], [-0.02234, 0.02234, 1.0]],
+DEFICIENCIES = ("deuteranomaly", "protanomaly", "tritanomaly")
+"""Machado, Oliveira and Fernandes (2009), each at its severest: what green-, red- and blue-blind people see."""
+
+LEAST_DIFFERENCE = 10.0
+"""CAM02-UCS: about ten times what is just seen when colours lie side by side."""
+
+SHARED_PICTURES = {
+    "kinds": {**style.KIND_INKS, "other": style.OTHER_INK},
+    "steps": style.STEP_INKS,
+    "states": {ink.light: ink for ink, _ in style.STATUS_LOOKS.values()},
+    "causes": style.CAUSE_INKS,
+    "curves": dict(enumerate(style.SERIES_INKS)),
 }
 
 
@@ -35,20 +43,32 @@ def test_text_has_the_contrast_that_reading_needs(look: str) -> None:
             assert contrast(getattr(PAGE[name], look), getattr(PAGE[ground], look)) >= 4.5, (name, ground)
 
 
-@pytest.mark.parametrize("look", ["dark"])
-def test_marks_on_a_dark_page_stand_out(look: str) -> None:
-    inks = [*style.KIND_INKS.values(), style.OTHER_INK, *(ink for ink, _ in style.STATUS_LOOKS.values())]
-    for ink in inks:
-        assert contrast(getattr(ink, look), PAGE["paper"].dark) >= 3.0, ink
-
-
-@pytest.mark.parametrize("deficiency", DEFICIENCIES)
 @pytest.mark.parametrize("look", ["light", "dark"])
-def test_kinds_are_told_apart_without_red_or_green(look: str, deficiency: str) -> None:
-    seen = {kind: np.array(DEFICIENCIES[deficiency]) @ linear(getattr(i, look)) for kind, i in style.KIND_INKS.items()}
-    for first, other in itertools.combinations(seen, 2):
-        distance = np.abs(np.cbrt(np.clip(seen[first], 0, 1)) - np.cbrt(np.clip(seen[other], 0, 1))).max()
-        assert distance > 0.05, (first, other, distance)
+def test_marks_stand_out_from_the_page(look: str) -> None:
+    inks = [ink for inks in SHARED_PICTURES.values() for ink in inks.values()]
+    for ink in [*inks, style.ENGINE_INK]:
+        assert contrast(getattr(ink, look), getattr(PAGE["paper"], look)) >= 3.0, ink
+
+
+@pytest.mark.parametrize("deficiency", ["none", *DEFICIENCIES])
+@pytest.mark.parametrize("look", ["light", "dark"])
+@pytest.mark.parametrize("picture", SHARED_PICTURES)
+def test_colours_of_one_picture_differ_for_people_of_every_colour_vision(
+    picture: str, look: str, deficiency: str
+) -> None:
+    space = pytest.importorskip("colorspacious", exc_type=ImportError)
+
+    def seen(ink: Ink) -> np.ndarray:
+        colour = np.array([int(getattr(ink, look)[start : start + 2], 16) / 255 for start in (1, 3, 5)])
+        if deficiency == "none":
+            return colour
+        viewer = {"name": "sRGB1+CVD", "cvd_type": deficiency, "severity": 100}
+        return np.clip(space.cspace_convert(colour, viewer, "sRGB1"), 0, 1)
+
+    colours = {name: seen(ink) for name, ink in SHARED_PICTURES[picture].items()}
+    for first, other in itertools.combinations(colours, 2):
+        difference = space.deltaE(colours[first], colours[other], input_space="sRGB1", uniform_space="CAM02-UCS")
+        assert difference >= LEAST_DIFFERENCE, (first, other, difference)
 
 
 def test_every_colour_is_a_variable_on_both_pages() -> None:
@@ -62,3 +82,8 @@ def test_no_two_kinds_of_steps_or_states_share_both_colour_and_shape() -> None:
     steps = [(style.STEP_INKS[kind], style.STEP_SHAPES[kind]) for kind in style.STEP_INKS]
     assert len(set(steps)) == len(steps)
     assert len(set(style.STATUS_LOOKS.values())) == len(style.STATUS_LOOKS)
+
+
+def test_causes_are_told_by_shapes_besides_colours() -> None:
+    assert set(style.CAUSE_SHAPES) == set(style.CAUSE_INKS)
+    assert len(set(style.CAUSE_SHAPES.values())) == len(style.CAUSE_SHAPES)

@@ -16,6 +16,7 @@ from sensitivity.report.figures.layer_axis import LayerFrame, draw_layer_axis, d
 from sensitivity.report.figures.picture import Picture
 
 _UNKNOWN, _HARMLESS = style.KIND_INKS["independent"].light, style.PALE
+_MARKERS = {"triangle-up": "^", "triangle-down": "v", "diamond": "D", "square": "s", "cross": "P", "x": "X"}
 _CURED, _FLOAT = style.CURED_INK.light, style.FAILED
 _FRAME = LayerFrame(layer=0.13, letter=0.058, left=0.75, right=2.35, above=0.55, height=3.4)
 _DOT_PIXELS, _SQUARE_PIXELS = 6.0, 11.0  # half the side of a mark, with the margin of a label's white box
@@ -24,7 +25,7 @@ _DOT_PIXELS, _SQUARE_PIXELS = 6.0, 11.0  # half the side of a mark, with the mar
 def cures(record: DiagnosisRecord, *, label: int) -> Picture:
     """Output SQNR of each layer quantized alone, in execution order; a green arrow to what the cure leaves.
 
-    A dip has the colour of its main cause. A red square is a layer that only float saves.
+    A dip has the colour and the shape of its main cause. A red square around it is a layer that only float saves.
 
     Args:
         record: What was found.
@@ -53,6 +54,11 @@ def cause_colour(finding: Finding) -> str:
     return _UNKNOWN if finding.cause is None else style.CAUSE_INKS[finding.cause].light
 
 
+def cause_marker(finding: Finding) -> str:
+    """The marker of a layer's main cause; a dot where it is not hurt, or no cause was found."""
+    return "o" if not finding.hurt or finding.cause is None else _MARKERS[style.CAUSE_SHAPES[finding.cause]]
+
+
 def _limit(axes: Axes, record: DiagnosisRecord) -> None:
     values = [finding.output_db for finding in record]
     values += [finding.cured_db for finding in record if finding.cured_db is not None]
@@ -65,7 +71,8 @@ def _limit(axes: Axes, record: DiagnosisRecord) -> None:
 def _draw(axes: Axes, position: int, finding: Finding, top: float) -> None:
     colour = cause_colour(finding)
     axes.plot([position, position], [top, finding.output_db], color=colour, linewidth=0.9, alpha=0.45)
-    axes.plot([position], [finding.output_db], "o", markersize=6 if finding.hurt else 3.5, color=colour, gid="damage")
+    size = 6 if finding.hurt else 3.5
+    axes.plot([position], [finding.output_db], cause_marker(finding), markersize=size, color=colour, gid="damage")
     if finding.cured_db is not None:
         axes.annotate(
             "",
@@ -121,7 +128,11 @@ def _finish(axes: Axes, record: DiagnosisRecord) -> None:
 
 def _handles(record: DiagnosisRecord) -> list[Line2D]:
     present = {finding.cause for finding in record.hurt}
-    handles = [_dot(ink.light, f"main cause: {cause}") for cause, ink in style.CAUSE_INKS.items() if cause in present]
+    handles = [
+        _dot(ink.light, f"main cause: {cause}", _MARKERS[style.CAUSE_SHAPES[cause]])
+        for cause, ink in style.CAUSE_INKS.items()
+        if cause in present
+    ]
     if None in present:
         handles.append(_dot(_UNKNOWN, "no cause found"))
     handles.append(_dot(_HARMLESS, "not hurt"))
@@ -136,5 +147,5 @@ def _handles(record: DiagnosisRecord) -> list[Line2D]:
     return handles
 
 
-def _dot(colour: str, label: str) -> Line2D:
-    return Line2D([], [], linestyle="none", marker="o", markersize=6, color=colour, label=label)
+def _dot(colour: str, label: str, marker: str = "o") -> Line2D:
+    return Line2D([], [], linestyle="none", marker=marker, markersize=6, color=colour, label=label)
