@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.records.verification import Cause
+from sensitivity.records.results.verification import Cause
 
 ROOT = Path(__file__).resolve().parents[1]
 PATHS = {"VNNI": "", "AVX2": "AVX2"}
