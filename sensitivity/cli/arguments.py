@@ -167,8 +167,8 @@ def add_scheme(parser: argparse.ArgumentParser) -> None:
 
 
 def shape(text: str) -> tuple[int, ...]:
-    """``1x3x224x224`` as numbers."""
-    sizes = text.split("x")
+    """``1x3x224x224`` as numbers; commas are taken as well."""
+    sizes = text.replace(",", "x").split("x")
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1x3x224x224")
     return tuple(int(size) for size in sizes)

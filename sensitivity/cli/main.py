@@ -7,7 +7,8 @@ import contextlib
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from difflib import get_close_matches
+from typing import Any, NoReturn
 
 from sensitivity import __version__
 from sensitivity.cli.commands import (
@@ -47,6 +48,15 @@ COMMANDS = (
 
 class Parser(argparse.ArgumentParser):
     """Says in one line what is wrong with a command line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> tuple[Any, list[str]]:
+        """Refuse words that a command does not know in the name of that command, with its nearest option."""
+        options, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            known = [option for action in self._actions for option in action.option_strings]
+            near = get_close_matches(unknown[0].partition("=")[0], known, n=1) if unknown[0].startswith("-") else []
+            self.error(f"{' '.join(unknown)}: no such argument{f'; nearest is {near[0]}' if near else ''}")
+        return options, unknown
 
     def error(self, message: str) -> NoReturn:
         """Print the line and exit with 2."""

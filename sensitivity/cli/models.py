@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -211,9 +212,16 @@ def _placed(model: torch.nn.Module, example: Any, device: str | None) -> tuple[t
     try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ModelError(f"--device {device}: torch cannot compute there: {reason} Give --device cpu.") from error
+        raise ModelError(
+            f"--device {device}: torch cannot compute there: {_first_sentence(error)}. Give --device cpu."
+        ) from error
     return model.to(device), tree_map(lambda leaf: leaf.to(device) if isinstance(leaf, torch.Tensor) else leaf, example)
+
+
+def _first_sentence(error: BaseException) -> str:
+    """What an exception says, without the lists that torch adds to it."""
+    line = (str(error).strip() or type(error).__name__).splitlines()[0]
+    return re.split(r"\.\s", line, maxsplit=1)[0].rstrip(".")
 
 
 def _random_inputs(shapes: list[tuple[int, ...]]) -> Any:

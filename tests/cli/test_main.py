@@ -30,6 +30,23 @@ def test_a_wrong_command_line_exits_with_2_and_one_line(words: list[str], capsys
     assert message.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["demo", "--scens", "3"], "--scens: no such argument; nearest is --scenes. sensitivity demo --help"),
+        (["report", "study.json", "--frobnicate"], "--frobnicate: no such argument. sensitivity report --help"),
+        (["compare", "a.json", "b.json", "c.json"], "c.json: no such argument. sensitivity compare --help"),
+    ],
+    ids=" ".join,
+)
+def test_an_unknown_word_is_told_in_the_name_of_its_command(
+    words: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    assert capsys.readouterr().err == f"sensitivity: {message} shows what can be given.\n"
+
+
 def test_an_error_of_this_library_is_one_line_and_exit_code_1(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,20 @@ def test_a_device_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) 
     assert text.count("\n") == 1
 
 
+@pytest.mark.parametrize("device", ["cuda:7", "mps"])
+def test_a_device_that_torch_lacks_here_is_told_in_one_short_line(
+    device: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if torch.cuda.device_count() > 7 or torch.backends.mps.is_available():
+        pytest.skip("torch has it here")
+    assert main(["analyze", MODEL, TASK, *SWEEP, "--device", device]) == 1
+    text = capsys.readouterr().err
+    assert text.startswith(f"sensitivity: --device {device}: torch cannot compute there: ")
+    assert text.endswith(". Give --device cpu.\n")
+    assert text.count("\n") == 1
+    assert len(text) < 250  # torch lists all its backends behind the first sentence
+
+
 def test_the_model_runs_on_the_device(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     devices: list[str] = []
     monkeypatch.setattr(torch.nn.Module, "to", lambda module, device: devices.append(device) or module)

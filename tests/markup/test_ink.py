@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ DEFICIENCIES = ("deuteranomaly", "protanomaly", "tritanomaly")
 LEAST_DIFFERENCE = 10.0
 """CAM02-UCS: about ten times what is just seen when colours lie side by side."""
 
-SHARED_PICTURES = {
+SHARED_PICTURES: Mapping[str, Mapping[Any, Ink]] = {
     "kinds": {**style.KIND_INKS, "other": style.OTHER_INK},
     "steps": style.STEP_INKS,
     "states": {ink.light: ink for ink, _ in style.STATUS_LOOKS.values()},

@@ -71,6 +71,13 @@ def test_the_shape_on_the_command_line_goes_before_the_models_own(capsys: pytest
     assert json.loads(capsys.readouterr().out)["layers"][0]["macs"] == 3 * 8 * 9 * 32 * 32
 
 
+def test_a_shape_may_have_commas(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", f"{HERE}:net", "--input", "1,3,16,16", "--json"]) == 0
+    with_commas = capsys.readouterr().out
+    assert main(["layers", f"{HERE}:net", "--input", "1x3x16x16", "--json"]) == 0
+    assert with_commas == capsys.readouterr().out
+
+
 def test_several_inputs_are_several_options(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", f"{HERE}:two_inputs", "--input", "1x3x8x8", "--input", "1x5", "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["layers"]) == 2
@@ -100,7 +107,7 @@ def test_what_cannot_be_done_is_one_line_and_exit_code_1(
     assert captured.err.count("\n") == 1
 
 
-@pytest.mark.parametrize("text", ["1x3x", "1x0x4", "1,3,4", "axb", ""])
+@pytest.mark.parametrize("text", ["1x3x", "1x0x4", "1,3,,4", "axb", ""])
 def test_a_wrong_shape_is_a_wrong_command_line(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="2"):
         main(["layers", f"{HERE}:net", "--input", text])
