@@ -25,7 +25,8 @@
     │   └── PrecisionNotHonouredError
     └── MissingPackageError         (also an ImportError)
 
-Beside the tree stands ``SuspiciousPredictionsWarning`` (a ``UserWarning``), which nothing raises.
+Beside the tree stand ``SuspiciousPredictionsWarning`` and ``NotReachedWarning`` (both a ``UserWarning``), which nothing
+raises.
 
 A message says what is wrong, what was given, what was expected or is nearest, and what to do next.
 """
@@ -135,3 +136,7 @@ def how_to_install(extra: str) -> str:
 
 class SuspiciousPredictionsWarning(UserWarning):
     """An unperturbed model's predictions look as if an adapter were wrong; the text says what they look like."""
+
+
+class NotReachedWarning(UserWarning):
+    """A scheme quantizes layers that no calibration image reached: they stay in float; the text names them."""

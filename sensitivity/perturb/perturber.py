@@ -172,6 +172,22 @@ class Perturber:
             self._weights_made[key] = perturbed_weight(self.model, layer, recipe, inputs)
         return self._weights_made[key]
 
+    def why_unreached(self, layer: Layer, recipe: Recipe) -> str:
+        """Why a layer has no range: no calibration image gave it values; empty where it has one, or needs none.
+
+        Raises:
+            CalibrationError: If no calibration at all fits the recipe.
+            RecipeError: If the recipe does not fit the layer.
+        """
+        if recipe.activations is None:
+            return ""
+        self.calibration_for(recipe)
+        try:
+            self._prepare(layer, recipe)
+        except CalibrationError as error:
+            return str(error)
+        return ""
+
     def changed_weight(self, layer: Layer, recipe: Recipe) -> Tensor | None:
         """What a recipe makes of a layer's weight; None where it leaves it alone, or it is computed in each pass."""
         weight = self._prepare(layer, recipe).weight

@@ -5,11 +5,11 @@ from __future__ import annotations
 import functools
 import hashlib
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from sensitivity.errors import RecipeError
+from sensitivity.errors import RecipeError, SensitivityError
 from sensitivity.records import Layer, Recipe
 
 Direction = Literal["one-at-a-time", "all-but-one"]
@@ -44,7 +44,7 @@ class AllBut(Mapping[Layer, Recipe]):
         return (layer for layer in self._layers.in_execution_order if layer is not self._left_out)
 
     def __len__(self) -> int:
-        return len(self._layers.in_execution_order) - 1
+        return len(self._layers.in_execution_order) - (self._left_out in self._layers.descriptions)
 
 
 @dataclass(frozen=True)
@@ -137,13 +137,21 @@ class Variant(Perturbation):
         return self.layer.name
 
 
-def plan_sweep(layers: Sequence[Layer], recipes: Sequence[Recipe], *, direction: Direction) -> list[Variant]:
+def plan_sweep(
+    layers: Sequence[Layer],
+    recipes: Sequence[Recipe],
+    *,
+    direction: Direction,
+    why_unreached: Callable[[Layer, Recipe], str] = lambda *_: "",
+) -> list[Variant]:
     """Every variant of a sweep, layers in execution order.
 
     Args:
         layers: The layers to measure.
         recipes: The recipes to measure each with.
         direction: ``one-at-a-time`` perturbs the layer alone, ``all-but-one`` all of ``layers`` but the layer.
+        why_unreached: Why no range is known for a layer, which then stays in float where others are measured; empty
+            where one is.
 
     Raises:
         RecipeError: If there is no recipe, two have the same name, or the direction is unknown.
@@ -159,6 +167,13 @@ def plan_sweep(layers: Sequence[Layer], recipes: Sequence[Recipe], *, direction:
         return [Variant.alone(layer, recipe) for recipe in recipes for layer in layers]
     variants = []
     for recipe in recipes:
-        described = _Described.of(layers, recipe)
+        described = _Described.of([layer for layer in layers if not _refused(why_unreached, layer, recipe)], recipe)
         variants += [Variant(AllBut(described, recipe, layer), layer, recipe) for layer in layers]
     return variants
+
+
+def _refused(why_unreached: Callable[[Layer, Recipe], str], layer: Layer, recipe: Recipe) -> bool:
+    try:
+        return bool(why_unreached(layer, recipe))
+    except SensitivityError:
+        return False  # whatever it is, the rows that perturb the layer say it

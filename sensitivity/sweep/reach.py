@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from sensitivity.contracts import Task
-from sensitivity.errors import CalibrationError, SensitivityError
+from sensitivity.errors import SensitivityError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.records import Layer, Note, NoteKind
@@ -20,10 +20,11 @@ from sensitivity.sweep.storage.results import Results
 def find_unreached(
     model: nn.Module, task: Task, variants: Sequence[Variant], perturber: Perturber, results: Results
 ) -> dict[str, str]:
-    """Why a layer was not reached, by the digest of the variant that perturbs it alone.
+    """Why a layer was not reached, by the digest of the variant that measures it.
 
-    Calibration says which layers had no images. A layer of the task is asked about only where perturbing it changed no
-    prediction at all: the unperturbed model then runs until every such layer was reached, or the images end.
+    Calibration says which layers had no images; where all layers but one are perturbed, that is the one left out. A
+    layer of the task is asked about only where perturbing it changed no prediction at all: the unperturbed model then
+    runs until every such layer was reached, or the images end.
 
     Args:
         model: The model, in eval mode.
@@ -32,8 +33,8 @@ def find_unreached(
         perturber: Knows the ranges.
         results: What was predicted.
     """
+    reasons = {variant.digest: reason for variant in variants if (reason := _not_calibrated(variant, perturber))}
     alone = [variant for variant in variants if not isinstance(variant.recipes, AllBut)]
-    reasons = {variant.digest: reason for variant in alone if (reason := _not_calibrated(variant, perturber))}
     silent = [variant for variant in alone if variant.digest not in reasons and _changed_nothing(variant, results)]
     if silent:
         missing = _not_run(model, task, {variant.layer for variant in silent})
@@ -55,15 +56,10 @@ def note_of(unreached: Iterable[str]) -> Note:
 
 
 def _not_calibrated(variant: Variant, perturber: Perturber) -> str:
-    if variant.recipe.activations is None:
-        return ""
     try:
-        perturber.touched({variant.layer: variant.recipe})
-    except CalibrationError as error:
-        return str(error)
+        return perturber.why_unreached(variant.layer, variant.recipe)
     except SensitivityError:
         return ""  # it cannot be observed at all: its row has that reason
-    return ""
 
 
 def _changed_nothing(variant: Variant, results: Results) -> bool:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Unpack
 
 from sensitivity.contracts import Task
 from sensitivity.errors import StudyError
 from sensitivity.perturb.calibration.arguments import CalibrationLike, Images, check_recipes
+from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.progress import watching
@@ -18,7 +20,7 @@ from sensitivity.study import Study
 from sensitivity.sweep.arguments import check_arguments, stored_stop
 from sensitivity.sweep.explain import Explanation
 from sensitivity.sweep.explain import explain as explain_sweep
-from sensitivity.sweep.plan import Direction
+from sensitivity.sweep.plan import Direction, Variant
 from sensitivity.sweep.plan import plan_sweep as variants_of
 from sensitivity.sweep.record import study_record
 from sensitivity.sweep.run import Settings, sweep
@@ -85,13 +87,21 @@ def analyze(
     with sole_use(wrapped.model):
         task = with_reference(wrapped.model, task)
         perturber = wrapped._perturber(recipes, calibration, progress=progress)
-        variants = variants_of(wrapped.layers.select(layers), recipes, direction=direction)
+        variants = _variants(wrapped, layers, recipes, direction, perturber)
         total = len(variants) * len(task)
         with how.workplace() as executor, usable_store(store) as opened_store, watching(total, progress) as watch:
             passes = Settings.of(how, executor=executor, stop=stored_stop(stop, task))
             outcome = sweep(wrapped.model, task, variants, perturber, settings=passes, store=opened_store, watch=watch)
         facts: dict[str, Any] = {"direction": direction, "stop": stop, "started": started}
         return Study.of(study_record(outcome, task, wrapped.layers, recipes, perturber, **facts))
+
+
+def _variants(
+    wrapped: Wrapped, layers: Patterns, recipes: Sequence[Recipe], direction: Direction, perturber: Perturber
+) -> list[Variant]:
+    """What a sweep measures."""
+    why_unreached = perturber.why_unreached
+    return variants_of(wrapped.layers.select(layers), recipes, direction=direction, why_unreached=why_unreached)
 
 
 @checked(StudyError)
@@ -121,7 +131,7 @@ def explain(
     recipes = check_recipes(recipe)
     task = with_reference(wrapped.model, task)
     perturber = wrapped._perturber(recipes, calibration)
-    variants = variants_of(wrapped.layers.select(layers), recipes, direction=direction)
+    variants = _variants(wrapped, layers, recipes, direction, perturber)
     return explain_sweep(wrapped.model, task, variants, perturber, stop=stored_stop(stop, task), settings=how)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.errors import CalibrationError
+from sensitivity.errors import CalibrationError, NotReachedWarning
 from sensitivity.quantize.calibration import Point
 from sensitivity.records import NoteKind, Status
 from tests.models import branching
@@ -89,6 +89,50 @@ def test_deploying_leaves_it_in_float_with_the_reason(net: sv.Wrapped) -> None:
     with plan.simulated() as simulated:
         expected = simulated(images())
     np.testing.assert_allclose(deployed(images()).numpy(), expected.numpy(), atol=1e-5)
+
+
+def test_a_simulated_scheme_leaves_it_in_float_as_the_deployed_one_does_and_warns(net: sv.Wrapped) -> None:
+    net.calibrate(images(), sv.INT8)
+    reached = sv.Scheme.only(["trunk:0:0", "last:0:0"], sv.INT8)
+    with torch.no_grad(), net.quantized(reached) as model:
+        expected = model(images())
+    with pytest.warns(NotReachedWarning, match=f"^head:0:0 stays in float: .*{REASON}"):
+        scored = net.evaluate(sv.FeatureFidelity(images()), sv.Scheme.all(sv.INT8))
+    assert scored.value == net.evaluate(sv.FeatureFidelity(images()), reached).value
+    with (
+        pytest.warns(NotReachedWarning, match="^head:0:0 stays in float"),
+        torch.no_grad(),
+        net.quantized(sv.Scheme.all(sv.INT8)) as model,
+    ):
+        assert torch.equal(model(images()), expected)
+
+
+def test_a_scheme_of_nothing_else_is_refused_with_the_reason(net: sv.Wrapped) -> None:
+    net.calibrate(images(), sv.INT8)
+    with (
+        pytest.raises(CalibrationError, match=f"{REASON}.*protect"),
+        net.quantized(sv.Scheme.only("head:0:0", sv.INT8)),
+    ):
+        pass
+
+
+def test_a_search_over_the_whole_network_goes_on_without_it(net: sv.Wrapped) -> None:
+    tuned = net.tune(sv.FeatureFidelity(images()), max_drop=60, calibration=images(), progress=False)
+    assert tuned.score.value > 20
+
+
+def test_all_layers_but_one_are_perturbed_without_those_that_no_image_reached(net: sv.Wrapped) -> None:
+    net.calibrate(images(), sv.INT8)
+    task = sv.FeatureFidelity(images())
+    study = net.analyze(task, sv.INT8, direction="all-but-one", progress=False)
+    rows = {row.layer: row for row in study.measurements}
+    assert {name: str(row.status) for name, row in rows.items()} == {
+        "trunk:0:0": "measured",
+        "head:0:0": "skipped",
+        "last:0:0": "measured",
+    }
+    assert REASON in rows["head:0:0"].reason
+    assert rows["trunk:0:0"].score == net.evaluate(task, sv.Scheme.only("last:0:0", sv.INT8)).value
 
 
 def test_where_no_layer_is_reached_there_is_nothing_to_calibrate() -> None:
