@@ -133,6 +133,18 @@ def add_table(parser: argparse.ArgumentParser, row: str) -> None:
     parser.add_argument("--table", type=Path, metavar="FILE.csv", help=f"write every {row} as a row")
 
 
+def add_imports(parser: argparse.ArgumentParser) -> None:
+    """Add --import, for commands without a MODEL, whose module would register what is the user's own."""
+    parser.add_argument(
+        "--import",
+        dest="modules",
+        action="append",
+        default=[],
+        metavar="MODULE",
+        help="package.module or path.py that registers engines, observers or number formats of your own; once for each",
+    )
+
+
 def add_json(parser: argparse.ArgumentParser, contents: str) -> None:
     """Add --json."""
     parser.add_argument("--json", action="store_true", help=f"print JSON: {contents}")

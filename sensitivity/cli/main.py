@@ -29,6 +29,8 @@ from sensitivity.cli.commands import (
     verify,
 )
 from sensitivity.cli.config import expanded
+from sensitivity.cli.models import read_recipes
+from sensitivity.cli.named import import_module_named
 from sensitivity.cli.output import (
     FAILED,
     INTERRUPTED,
@@ -93,6 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         words = expanded(sys.argv[1:] if argv is None else argv)
         options = whole_parser().parse_args(words, argparse.Namespace(words=words))
         with warnings_as_lines():
+            _register(options)
             answer = _answer(options)
         sys.stdout.flush()
     except SensitivityError as error:
@@ -107,6 +110,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     if answer.complaint:
         print(f"sensitivity: {_line(answer.complaint)}", file=sys.stderr)
     return answer.code
+
+
+def _register(options: argparse.Namespace) -> None:
+    """Import what registers formats, observers and engines, before a file is read that names one."""
+    for module in getattr(options, "modules", []):
+        import_module_named(module, "--import", SensitivityError)
+    read_recipes(options)
 
 
 def _answer(options: argparse.Namespace) -> Answer:

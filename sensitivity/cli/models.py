@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sensitivity.cli.arguments import DATASET
 from sensitivity.cli.families import connected_family, names_family
 from sensitivity.cli.named import call_named, named
+from sensitivity.cli.recipes import RecipeFile
 from sensitivity.errors import CalibrationError, EngineError, ModelError, SensitivityError, TaskError
 
 if TYPE_CHECKING:
@@ -36,6 +37,31 @@ class NamedModel:
     connected: ConnectedModel | None = None
 
 
+def import_model(options: argparse.Namespace) -> None:
+    """Import MODEL's module, which may register engines, observers and formats of its own; nothing is called.
+
+    Raises:
+        ModelError: If there is no such module.
+    """
+    if not names_family(options.model):
+        named(options.model, "MODEL", ModelError)
+
+
+def read_recipes(options: argparse.Namespace) -> None:
+    """Read the files that --recipe names and that only MODEL's module makes recipes, which it imports.
+
+    Raises:
+        ModelError: If there is no such module.
+        RecipeError: If a file holds no recipe.
+    """
+    argument = getattr(options, "recipe", None)
+    recipes = argument if isinstance(argument, list) else [argument]
+    if any(isinstance(each, RecipeFile) for each in recipes):
+        import_model(options)
+        read = [each.read() if isinstance(each, RecipeFile) else each for each in recipes]
+        options.recipe = read if isinstance(argument, list) else read[0]
+
+
 def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = False) -> EngineKind:
     """The engine of this name, after MODEL's module was imported, which may register engines of its own.
 
@@ -50,8 +76,7 @@ def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = Fals
     """
     from sensitivity.deploy.engines.registry import engine_names, kind_of
 
-    if not names_family(options.model):
-        named(options.model, "MODEL", ModelError)
+    import_model(options)
     kind = kind_of(engine)
     if timed and not kind.capabilities.times_layers:
         able = ", ".join(engine_names(timed=True))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sensitivity.cli.models import NamedModel, add_ranges, made_model, made_task, needing_images
-from sensitivity.cli.recipes import recipe
+from sensitivity.cli.recipes import READY
 from sensitivity.errors import StudyError
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ def checked_recipes(options: argparse.Namespace) -> list[Recipe]:
         CalibrationError: If one quantizes activations and no images were named.
         StudyError: If there is a --stop without the drop that matters.
     """
-    recipes: list[Recipe] = options.recipe or [recipe("int8")]
+    recipes: list[Recipe] = options.recipe or [READY["int8"]]
     needing_images(recipes, options.calibration)
     if options.stop and not options.tolerance:
         raise StudyError(

@@ -75,8 +75,8 @@ class Calibration:
     """Ranges of all observed tensors of one model, for one recipe or for several.
 
     Where the tensors were observed in several ways (the layers of a scheme may have different observers, formats or
-    placements), ``ranges``, ``spec`` and ``placement`` are those of the first, and ``others`` holds the rest;
-    ``for_recipe`` finds the ranges that a recipe needs.
+    placements), ``ranges``, ``spec`` and ``placement`` are those of the first, and ``others`` holds the ranges of the
+    further ones. ``for_recipe`` finds the ranges that a recipe needs.
 
     Attributes:
         ranges: The range of every point.

@@ -20,7 +20,7 @@ Workers = Literal["auto"]
 
 @dataclass(frozen=True, kw_only=True)
 class Sweep:
-    """How ``analyze`` runs; none of it changes a number, but that ``intervals`` says whether drops have bounds.
+    """How ``analyze`` runs. No setting changes a score; ``intervals`` decides whether drops have intervals.
 
     Attributes:
         executor: Where passes run: any of ``concurrent.futures``, best a ``ProcessPoolExecutor``, or

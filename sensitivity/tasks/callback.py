@@ -105,7 +105,7 @@ def callback_task(
 ) -> CallbackTask:
     """A task of any function of the model, evaluated as a whole, as if the data were one image.
 
-    What a task with images gives is not to be had: stopping early, intervals, resuming within a layer.
+    The sweep cannot stop early, compute intervals or resume within a layer: these need a task that scores images.
 
     Args:
         function: Called with the model; returns a number, or a dict of numbers of which one is named ``metric``.

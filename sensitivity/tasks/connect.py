@@ -70,7 +70,7 @@ class ConnectedModel(Connected):
 
 @checked(TaskError)
 def connect(model: Any, *, family: str | None = None, **settings: Any) -> ConnectedModel:
-    """Put around a network what its family puts around it: preprocessing, post-processing, labels.
+    """The preprocessing, post-processing and labels that the family of a network uses, found by its class or by name.
 
     Args:
         model: A network of torchvision, ultralytics (also its ``YOLO`` object), transformers, effdet,

@@ -76,10 +76,10 @@ class Wrapped:
       half minute. False shows nothing.
     - ``engine``, ``parts``, ``example`` and the engine's own ``settings``: as in ``deploy``.
 
-    So have errors: a pattern or a rule that selects no layer is a ``LayerNotFoundError``, missing ranges and missing
-    images are a ``CalibrationError``, a task without images or a score is a ``TaskError``, an unknown engine or recipe
-    is an ``EngineError`` or a ``RecipeError``, and a package that is not installed is a ``MissingPackageError``. A
-    method lists what it raises beside these.
+    Errors have one meaning as well: a pattern or a rule that selects no layer is a ``LayerNotFoundError``, missing
+    ranges and missing images are a ``CalibrationError``, a task without images or a score is a ``TaskError``, an
+    unknown engine or recipe is an ``EngineError`` or a ``RecipeError``, and a package that is not installed is a
+    ``MissingPackageError``. A method lists what it raises beside these.
 
     Attributes:
         model: The caller's model itself; it is perturbed only inside ``quantized`` and while a method runs.
@@ -136,8 +136,9 @@ class Wrapped:
     def folded(self) -> Wrapped:
         """A copy of the model with each batch norm folded into the layer before it, as engines run it.
 
-        Layers keep their names; a norm stays where folding would change the outputs. A sweep of it is cheaper, and
-        scores differ in last bits; recipes that look at stored weights (``sv.THESIS``, pruning) see the folded ones.
+        Layers keep their names; a norm stays where folding would change the outputs. A sweep of the copy is cheaper,
+        and its scores differ in the last bits. Recipes that use the stored weights (``sv.THESIS``, pruning) use the
+        folded ones.
 
         Raises:
             ExportError: If the model cannot be copied, or is not in float32.
@@ -149,13 +150,14 @@ class Wrapped:
         return Wrapped(basis.model, basis.layers, self._example_inputs)
 
     def equalized(self) -> Wrapped:
-        """A copy of the model, batch norms folded, whose channels are as large where they are written as where read.
+        """A copy of the model with batch norms folded and channels scaled so that they differ less in size.
 
-        What quantizes it meets fewer outlier channels; its outputs are the same but for rounding, which is checked,
-        layers keep their names, and it costs nothing when the model runs. See ``deploy.prepare.equalized``.
+        Each scaled channel is multiplied where a layer writes it and divided where a layer reads it. Ranges then lose
+        less to outlier channels. The outputs are the same except for rounding, which is checked; layers keep their
+        names, and the copy runs as fast as the model. See ``deploy.prepare.equalized``.
 
         Returns:
-            The copy; its ``reasons`` say which layers read channels that could not be scaled, and why.
+            The copy. Its ``reasons`` name the layers that read channels which could not be scaled, and say why.
 
         Raises:
             ExportError: If the model cannot be copied, is not in float32, or the copy computes something else.

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.arguments import (
+    add_imports,
     add_json,
     add_table,
 )
@@ -40,6 +41,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--names", nargs=2, metavar=("A", "B"), help="what the two are called in tables and the picture (default: A, B)"
     )
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw drop against drop; .png, .svg or .pdf")
+    add_imports(parser)
     add_json(parser, "every layer, and the rank correlation")
     parser.set_defaults(run=run)
 

@@ -9,11 +9,10 @@ from dataclasses import asdict
 from functools import partial
 
 from sensitivity import __version__
-from sensitivity.cli.named import import_module_named
+from sensitivity.cli.arguments import add_imports
 from sensitivity.cli.output import FAILED, Answer
 from sensitivity.deploy.doctor.machine import MachineFinding, examine
 from sensitivity.deploy.engines.registry import engine_names
-from sensitivity.errors import EngineError
 
 
 def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -29,26 +28,13 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         metavar="ENGINE",
         help=f"{', '.join(engine_names())}, or one that an imported module registers",
     )
-    parser.add_argument(
-        "--import",
-        dest="modules",
-        action="append",
-        default=[],
-        metavar="MODULE",
-        help="package.module or path.py that registers engines of your own; once for each",
-    )
+    add_imports(parser)
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=partial(run, parser))
 
 
 def run(parser: argparse.ArgumentParser, arguments: argparse.Namespace) -> Answer:
-    """Run the command.
-
-    Raises:
-        EngineError: If a module to import is not there.
-    """
-    for module in arguments.modules:
-        import_module_named(module, "--import", EngineError)
+    """Run the command."""
     unknown = [name for name in arguments.engines if name not in engine_names()]
     if unknown:
         parser.error(f"no engine is called {unknown[0]!r}; choose of {', '.join(engine_names())}, or give --import")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.arguments import add_calibration, add_json, add_model, add_task
-from sensitivity.cli.models import add_ranges, made_model, made_task, needing_images
+from sensitivity.cli.models import add_ranges, import_model, made_model, made_task, needing_images
 from sensitivity.cli.output import Answer
 from sensitivity.records import Scheme, Score
 from sensitivity.records.units import after_drop, after_score, scale_of
@@ -37,6 +37,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
+    import_model(options)
     scheme = Scheme.load(options.scheme)
     needy = needing_images(scheme.recipes, options.calibration)
     model = made_model(options)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.advise.protect import costs
-from sensitivity.cli.arguments import add_file, add_json
+from sensitivity.cli.arguments import add_file, add_imports, add_json
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
 from sensitivity.records.results.latency import latency_of
@@ -45,6 +45,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--against", choices=tuple(COSTS), default="size", help="what accuracy is drawn against (default: %(default)s)"
     )
     add_file(parser, "--out", "pareto.png", "where to draw; .png, .svg or .pdf")
+    add_imports(parser)
     add_json(parser, "the predicted curves and the measured schemes")
     parser.set_defaults(run=run)
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.cli.arguments import add_json, add_tolerance, count, size, tolerance
+from sensitivity.cli.arguments import add_imports, add_json, add_tolerance, count, size, tolerance
 from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
@@ -36,6 +36,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--recipe", metavar="NAME", help="what the other layers get, where the study has several")
     parser.add_argument("--out", type=Path, metavar="SCHEME.json", help="write the scheme, for deploy and verify")
     add_tolerance(parser)
+    add_imports(parser)
     add_json(parser, "the scheme")
     parser.set_defaults(run=run)
 

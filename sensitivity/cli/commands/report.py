@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sensitivity.cli.arguments import add_json, add_tolerance
+from sensitivity.cli.arguments import add_imports, add_json, add_tolerance
 from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.records.results.changed_images import ChangedImagesRecord
@@ -51,6 +51,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument("--other", type=Path, metavar="B.json", help="another study to compare with, for the page")
     parser.add_argument("--other-recipe", metavar="NAME", help="the recipe of B.json, where it has several")
     add_tolerance(parser)
+    add_imports(parser)
     add_json(parser, "the files written")
     parser.set_defaults(run=run)
 

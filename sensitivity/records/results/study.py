@@ -29,7 +29,7 @@ _MAY_BE_NAN = ("metrics", "signals")
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Score:
-    """A task's verdict on one model.
+    """A task's score of one model, with all its metrics.
 
     Attributes:
         value: The task's metric, as a fraction where the unit is ``%``.

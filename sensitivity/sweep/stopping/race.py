@@ -32,7 +32,7 @@ LARGEST_STEP = 10.0  # weight of the last images over the first: beyond it, a ha
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confidence:
-    """When a layer's drop is known well enough, and how sure that must be.
+    """When a sweep may stop measuring a layer: how narrow its interval must be, and with which confidence.
 
     Attributes:
         tolerance: The drop that matters and the precision that suffices, in the unit people see: for ``analyze``, 0.5
