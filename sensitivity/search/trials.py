@@ -14,7 +14,7 @@ from sensitivity.records import Measurement, NoteKind, Score
 from sensitivity.search.assignment import Assignment
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.run import Settings, sweep
-from sensitivity.sweep.storage.journal import MemoryStore
+from sensitivity.sweep.storage.spilled import SpilledStore
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Trials:
         self._task = task
         self._perturber = perturber
         self._settings = replace(settings, replay=False)
-        self._store = MemoryStore() if store is None else store
+        self._store = SpilledStore() if store is None else store
         self._watch = watch
         self._baseline: Score | None = None
         self._any: list[Assignment] = []  # one that was measured: a sweep needs one to run the float model everywhere

@@ -37,7 +37,7 @@ from sensitivity.sweep.run import Settings
 from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.signals.passes import output_passes
 from sensitivity.sweep.stopping.race import Confidence
-from sensitivity.sweep.storage.journal import MemoryStore
+from sensitivity.sweep.storage.spilled import SpilledStore
 
 EQUALIZED = "equalized "
 """What keys of a store begin with that are of the equalized copy."""
@@ -87,7 +87,7 @@ def tune(
     started = time.perf_counter()
     goal = request.goal
     space, notes = space_of(subject, task, request)
-    opened_store = MemoryStore() if store is None else store
+    opened_store = SpilledStore() if store is None else store
     side = _side(subject, task, settings, opened_store, watch)
 
     def equalize() -> Side:

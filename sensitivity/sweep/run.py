@@ -32,8 +32,8 @@ from sensitivity.sweep.settings import Sweep
 from sensitivity.sweep.stopping.judge import Judge, judge_of
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import claim, sweep_facts
-from sensitivity.sweep.storage.journal import MemoryStore
 from sensitivity.sweep.storage.results import Images, Results
+from sensitivity.sweep.storage.spilled import SpilledStore
 from sensitivity.turns import process_state
 
 SHOWN = 3  # worst layers beside the progress bar
@@ -101,7 +101,7 @@ def sweep(
     if store is not None:
         claim(store, sweep_facts(model, task, variants, perturber))
     condense = task.condensed if store is not None and isinstance(task, Condenses) else None
-    results = Results(MemoryStore() if store is None else store, condense)
+    results = Results(SpilledStore() if store is None else store, condense)
     with untouched(model) as state, torch.no_grad():
         subject = _Subject(model, task, variants, perturber, state, stored=store is not None)
         try:

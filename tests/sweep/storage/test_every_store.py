@@ -11,20 +11,23 @@ import pytest
 
 from sensitivity.contracts import Store
 from sensitivity.sweep.storage.journal import Journal, MemoryStore
+from sensitivity.sweep.storage.spilled import SpilledStore
 from sensitivity.testing.stores import VALUES, StoreSuite
 
 
-@pytest.fixture(params=["memory", "journal"])
+@pytest.fixture(params=["memory", "spilled", "journal"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Store]:
     if request.param == "memory":
         yield MemoryStore()
+    elif request.param == "spilled":
+        yield SpilledStore(1)
     else:
         with Journal(tmp_path / "store.jsonl") as journal:
             yield journal
 
 
 class TestOurStores(StoreSuite):
-    """In memory and in a file."""
+    """In memory, in a file, and in memory with a file for the rest."""
 
     def reopened(self, store: Store) -> Store:
         if not isinstance(store, Journal):
