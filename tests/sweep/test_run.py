@@ -229,9 +229,9 @@ def test_a_sweep_of_few_passes_surveys_no_model_and_one_of_more_does(monkeypatch
     surveyed: list[int] = []
     record = Replayer.record
 
-    def noted(replayer: Replayer, run: Callable[[], Any], variants: Sequence[Iterable[nn.Module]]) -> Any:
+    def noted(replayer: Replayer, run: Any, variants: Sequence[Iterable[nn.Module]], **keywords: Any) -> Any:
         surveyed.append(len(variants))
-        return record(replayer, run, variants)
+        return record(replayer, run, variants, **keywords)
 
     monkeypatch.setattr(Replayer, "record", noted)
     wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
@@ -257,7 +257,12 @@ def test_replay_that_saves_nothing_is_given_up_without_a_word(monkeypatch: pytes
 
     records: list[int] = []
     record = Replayer.record
-    monkeypatch.setattr(Replayer, "record", lambda *arguments: (records.append(1), record(*arguments))[1])
+
+    def noted(*arguments: Any, **keywords: Any) -> Any:
+        records.append(1)
+        return record(*arguments, **keywords)
+
+    monkeypatch.setattr(Replayer, "record", noted)
     wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
     study = wrapped.analyze(Late(20), sv.INT4_WEIGHTS, progress=False)
     assert len(records) == 1, "only the first of five batches was recorded"
