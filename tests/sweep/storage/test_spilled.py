@@ -88,7 +88,7 @@ def test_a_study_is_the_same_where_its_results_lie_in_a_file(monkeypatch: pytest
         return stores[-1]
 
     monkeypatch.setattr(run, "SpilledStore", spilled)
-    found = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
-    assert [row.drop for row in found.measurements] == [row.drop for row in expected.measurements]
-    assert [row.drop_low for row in found.measurements] == [row.drop_low for row in expected.measurements]
+    spilled_study = wrapped.analyze(task, sv.INT4_WEIGHTS, progress=False)
+    assert [row.drop for row in spilled_study.measurements] == [row.drop for row in expected.measurements]
+    assert [row.drop_low for row in spilled_study.measurements] == [row.drop_low for row in expected.measurements]
     assert len(stores[0]._places) > 2
