@@ -33,6 +33,9 @@ A message says what is wrong, what was given, what was expected or is nearest, a
 
 from __future__ import annotations
 
+import sys
+import warnings
+
 
 class SensitivityError(Exception):
     """Base of all errors raised by this library; catch it to catch them all."""
@@ -140,3 +143,16 @@ class SuspiciousPredictionsWarning(UserWarning):
 
 class NotReachedWarning(UserWarning):
     """A scheme quantizes layers that no calibration image reached: they stay in float; the text names them."""
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+    """Warn at the line outside this library that led here, since that is the line that a reader knows.
+
+    Args:
+        message: What is told.
+        category: Class of the warning.
+    """
+    level, frame = 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, category, stacklevel=level)

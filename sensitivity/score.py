@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from itertools import islice
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.contracts import Batch, LooksAtPredictions, ScoresPart, Task
-from sensitivity.errors import SuspiciousPredictionsWarning, TaskError
+from sensitivity.errors import SuspiciousPredictionsWarning, TaskError, warn_caller
 from sensitivity.records import Score
 from sensitivity.turns import process_state
 
@@ -62,7 +61,7 @@ class FirstLook:
         if suspicion is not None or count >= 64:
             self._task = None
         if suspicion is not None:
-            warnings.warn(suspicion, SuspiciousPredictionsWarning, stacklevel=3)
+            warn_caller(suspicion, SuspiciousPredictionsWarning)
         return suspicion
 
 

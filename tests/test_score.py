@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.contracts import Batch
+from sensitivity.errors import SuspiciousPredictionsWarning
 from sensitivity.score import settled
 from tests.sweep.recording_task import RecordingTask
 
@@ -53,6 +54,22 @@ def test_outputs_in_memory_that_is_used_again_are_not_lost(into_buffer: bool, re
     assert drops[1] == pytest.approx(drops[0], abs=1e-6)
     assert all(abs(drop or 0.0) > 1e-8 for drop in drops[0])
     assert with_score.baseline.value == pytest.approx(expected.baseline.value, abs=1e-6)
+
+
+class Suspicious(RecordingTask):
+    """Finds something wrong with all predictions."""
+
+    def suspicion(self, predictions: dict[int, Any]) -> str:
+        return "the boxes are upside down"
+
+
+@pytest.mark.parametrize("call", ["evaluate", "analyze"])
+def test_a_warning_points_at_the_callers_own_line(call: str) -> None:
+    wrapped = sv.wrap(Net(into_buffer=False).eval(), torch.randn(1, 3, 8, 8))
+    settings = {"recipe": sv.INT4_WEIGHTS, "progress": False} if call == "analyze" else {}
+    with pytest.warns(SuspiciousPredictionsWarning, match="upside down") as warned:
+        getattr(wrapped, call)(Suspicious([torch.randn(1, 3, 8, 8)]), **settings)
+    assert {warning.filename for warning in warned} == {__file__}
 
 
 def test_arrays_are_copied_where_the_memory_is_not_their_own_or_lies_in_another_order() -> None:

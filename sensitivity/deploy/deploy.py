@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +35,7 @@ from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.prepare.overflow import check_overflow
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.errors import EngineError, ExportError
+from sensitivity.errors import EngineError, ExportError, warn_caller
 from sensitivity.records import Layer, Scheme
 from sensitivity.records.recipes.scheme import IoType
 
@@ -115,7 +114,7 @@ def deploy(
     if is_registered(kind):
         _tell_whether_it_saturates(deployed)
     if deployed.saturating:
-        warnings.warn(describe_saturation(deployed), stacklevel=2)
+        warn_caller(describe_saturation(deployed))
     return deployed
 
 
