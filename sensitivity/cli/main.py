@@ -55,7 +55,7 @@ class Parser(argparse.ArgumentParser):
         """Refuse words that a command does not know in the name of that command, with its nearest option."""
         options, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            known = [option for action in self._actions for option in action.option_strings]
+            known = [option for action in self._actions for option in action.option_strings if option != "--help"]
             near = get_close_matches(unknown[0].partition("=")[0], known, n=1) if unknown[0].startswith("-") else []
             self.error(f"{' '.join(unknown)}: no such argument{f'; nearest is {near[0]}' if near else ''}")
         return options, unknown

@@ -35,6 +35,7 @@ def test_a_wrong_command_line_exits_with_2_and_one_line(words: list[str], capsys
     [
         (["demo", "--scens", "3"], "--scens: no such argument; nearest is --scenes. sensitivity demo --help"),
         (["report", "study.json", "--frobnicate"], "--frobnicate: no such argument. sensitivity report --help"),
+        (["report", "study.json", "--htlp"], "--htlp: no such argument. sensitivity report --help"),
         (["compare", "a.json", "b.json", "c.json"], "c.json: no such argument. sensitivity compare --help"),
     ],
     ids=" ".join,
