@@ -134,7 +134,7 @@ def _saturation_facts(record: VerificationRecord) -> list[Fact]:
         "cuts large sums of 8-bit products off. Weights in 7 bits are exact on every CPU, and the recipe that "
         "sv.recipe_for gives for this engine has them"
     )
-    return [("saturation", text, Outcome.OUTSIDE)]
+    return [("saturation", text, Outcome.NONE)]
 
 
 def _latency(record: VerificationRecord) -> str:
