@@ -153,6 +153,7 @@ def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
         category: Class of the warning.
     """
     level, frame = 2, sys._getframe(1)
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    inside = {__package__, "contextlib"}  # a ``with`` of the caller enters what this library wrote through contextlib
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from sensitivity.errors import CalibrationError, NotReachedWarning
+from sensitivity.errors import CalibrationError, NotReachedWarning, warn_caller
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.half.half_precision import in_half_precision
@@ -71,5 +70,5 @@ def _reached(perturber: Perturber, layers: LayerTable, recipes: Mapping[str, Rec
     if reasons:
         stay = "stays" if len(reasons) == 1 else "stay"
         why = next(iter(reasons.values()))
-        warnings.warn(f"{', '.join(reasons)} {stay} in float: {why}", NotReachedWarning, stacklevel=2)
+        warn_caller(f"{', '.join(reasons)} {stay} in float: {why}", NotReachedWarning)
     return {name: recipe for name, recipe in recipes.items() if name not in reasons}

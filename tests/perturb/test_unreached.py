@@ -100,11 +100,12 @@ def test_a_simulated_scheme_leaves_it_in_float_as_the_deployed_one_does_and_warn
         scored = net.evaluate(sv.FeatureFidelity(images()), sv.Scheme.all(sv.INT8))
     assert scored.value == net.evaluate(sv.FeatureFidelity(images()), reached).value
     with (
-        pytest.warns(NotReachedWarning, match="^head:0:0 stays in float"),
+        pytest.warns(NotReachedWarning, match="^head:0:0 stays in float") as warned,
         torch.no_grad(),
         net.quantized(sv.Scheme.all(sv.INT8)) as model,
     ):
         assert torch.equal(model(images()), expected)
+    assert [warning.filename for warning in warned] == [__file__]
 
 
 def test_a_scheme_of_nothing_else_is_refused_with_the_reason(net: sv.Wrapped) -> None:
