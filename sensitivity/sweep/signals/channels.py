@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 import torch
@@ -38,6 +38,20 @@ class _Extremes:
         self.high = high if self.high is None else torch.maximum(self.high, high)
         self.values += x.numel() // max(1, x.shape[axis])
 
+    @property
+    def constant(self) -> Tensor:
+        """Which channels have had one value alone."""
+        assert self.low is not None
+        assert self.high is not None
+        return self.low == self.high
+
+    @property
+    def magnitudes(self) -> Tensor:
+        """The largest magnitude of each channel."""
+        assert self.low is not None
+        assert self.high is not None
+        return torch.maximum(-self.low, self.high)
+
 
 @dataclass
 class ChannelSignals:
@@ -54,7 +68,7 @@ class ChannelSignals:
     calibration: Calibration | None
     clipped: int = 0
     compared: int = 0
-    _seen: dict[str, _Extremes] = field(default_factory=dict)
+    _seen: dict[str, dict[int, _Extremes]] = field(default_factory=dict)
 
     def hooks(self, model: nn.Module) -> Hooks:
         """What to register: the layer's input, its output, and what is behind its norm and activation."""
@@ -66,9 +80,10 @@ class ChannelSignals:
     def signals(self) -> Mapping[str, float]:
         """``dead_share``, ``clipped_share`` and ``channel_ratio``, as far as they are defined."""
         signals: dict[str, float] = {}
-        behind = next((self._seen[place] for place in _BEHIND if place in self._seen), None)
-        if behind is not None and behind.values >= LEAST_VALUES and behind.low is not None and behind.high is not None:
-            signals[DEAD_SHARE] = float((behind.low == behind.high).double().mean())
+        behind: Iterable[_Extremes] = next((self._seen[place].values() for place in _BEHIND if place in self._seen), ())
+        dead = [each.constant for each in behind if each.values >= LEAST_VALUES]
+        if dead:
+            signals[DEAD_SHARE] = float(torch.cat(dead).double().mean())
         if self.compared:
             signals[CLIPPED_SHARE] = self.clipped / self.compared
         ratio = self._ratio()
@@ -78,7 +93,8 @@ class ChannelSignals:
         if not x.numel() or not x.dim():
             return
         axis = -1 if self.layer.conv_type == "Linear" or x.dim() == 1 else 1
-        self._seen.setdefault(place, _Extremes()).take(x, axis)
+        # calls of a joint projection may write different parts of it: those of one width are the same channels
+        self._seen.setdefault(place, {}).setdefault(x.shape[axis], _Extremes()).take(x, axis)
         spec = self.recipe.activations
         limits = None if self.calibration is None else self.calibration.ranges.get(Point(self.layer.name, place, call))
         if spec is not None and limits is not None:
@@ -89,10 +105,10 @@ class ChannelSignals:
 
     def _ratio(self) -> float | None:
         """The largest magnitude of any input channel over the median channel's; channels of zeros do not count."""
-        extremes = self._seen.get("input")
-        if extremes is None or extremes.low is None or extremes.high is None:
+        extremes = list(self._seen.get("input", {}).values())
+        if not extremes:
             return None
-        magnitudes = torch.maximum(-extremes.low, extremes.high).double()
+        magnitudes = torch.cat([each.magnitudes for each in extremes]).double()
         magnitudes = magnitudes[magnitudes > 0]
         return float(magnitudes.max() / magnitudes.median()) if len(magnitudes) > 1 else None
 

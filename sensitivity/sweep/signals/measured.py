@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from sensitivity.errors import CalibrationError, ModelError, SensitivityError
 from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.perturb.activations import Hooks
-from sensitivity.perturb.hooks import After, Before, Counting, hooked, modules_around
+from sensitivity.perturb.hooks import After, Before, hooked
 from sensitivity.perturb.operators import Unnested
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
@@ -31,6 +31,7 @@ from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.signals.channels import ChannelSignals
 from sensitivity.sweep.signals.fidelity import Fidelity
+from sensitivity.sweep.signals.local import Local, Turn, local_of
 
 Passes = Iterable[tuple[Callable[[], Any], int]]
 """One item a batch: a function that runs the model on it and returns its outputs, and the number of its images."""
@@ -42,7 +43,8 @@ def measure_signals(
     """Perturb each layer by itself and compare, without any labels.
 
     - ``weight_sqnr_db``: of the layer's weight; that of a folded weight with the fold divided out again.
-    - ``layer_sqnr_db``, ``layer_cosine``: of the layer's own output (before its norm), from unperturbed inputs.
+    - ``layer_sqnr_db``, ``layer_cosine``: of the layer's own output (before its norm), from unperturbed inputs; of
+      its products where the layer is a step inside a module.
     - ``output_sqnr_db``, ``output_cosine``: of all floating-point tensors that the model returns, as one long vector.
     - ``dead_share``: share of output channels that are constant over all images and places, behind the layer's norm and
       activation where those are modules.
@@ -70,9 +72,8 @@ def measure_signals(
     calibration = perturber.calibration_for(recipe) if recipe.needs_calibration else None
     failed: dict[str, str] = {}
     able = able_to_be_perturbed(layers, recipe, perturber, failed)
-    local = {layer.name: _Local(layer, recipe, perturber) for layer in able}
-    # a layer that is a step inside a module has no output that could be seen
-    alone = [local[layer.name] for layer in able if layer.runs_in is None]
+    turn = Turn()
+    local = {layer.name: local_of(layer, recipe, perturber, turn) for layer in able}
     channels = {layer.name: ChannelSignals(layer, recipe, calibration) for layer in able}
     outputs: dict[str, Fidelity] = {layer.name: Fidelity() for layer in able}
     images = 0
@@ -80,11 +81,11 @@ def measure_signals(
         forward, state = Forward(model, perturber, replay=True, state=before), before.for_passes()
         for run, count in passes:
             images += count
-            _look_locally(model, state, run, alone, list(channels.values()))
+            _look_locally(model, state, run, list(local.values()), list(channels.values()))
             failed |= {
                 name: comparison.failure
                 for name, comparison in local.items()
-                if comparison.failure and name not in failed
+                if comparison.failure and comparison.is_alone and name not in failed
             }
             running = [layer for layer in able if layer.name not in failed]
             compare_outputs(forward, run, dict.fromkeys(running, recipe), outputs, failed)
@@ -92,13 +93,18 @@ def measure_signals(
         raise CalibrationError("no image was given. Pass at least one batch; a few are usual.")
     signals = {
         layer.name: _weight_signal(model, layer, recipe)
-        | _named(local[layer.name].fidelity, LAYER_SQNR, LAYER_COSINE)
+        | _local_signals(local[layer.name])
         | _named(outputs[layer.name], OUTPUT_SQNR, OUTPUT_COSINE)
         | dict(channels[layer.name].signals())
         for layer in able
         if layer.name not in failed
     }
-    return Signals(name, recipe, signals, images, failed, tuple(forward.notes))
+    missing = [
+        f"{name} has no {LAYER_SQNR}: {comparison.failure}"
+        for name, comparison in local.items()
+        if comparison.failure and name in signals
+    ]
+    return Signals(name, recipe, signals, images, failed, (*forward.notes, *missing))
 
 
 def able_to_be_perturbed(
@@ -154,57 +160,11 @@ def _outputs(run: Callable[[], Any]) -> list[Any]:
     return [tensor.detach().double().cpu().numpy().copy() for tensor in tensors_in(run()) if tensor.is_floating_point()]
 
 
-class _Local(Counting):
-    """Runs one layer a second time on each of its unperturbed inputs, perturbed, and compares its outputs."""
-
-    def __init__(self, layer: Layer, recipe: Recipe, perturber: Perturber) -> None:
-        self.module = perturber.model.get_submodule(layer.module)
-        super().__init__(modules_around(perturber.model, self.module) if layer.calls > 1 else ())
-        self.layer = layer
-        self.fidelity = Fidelity()
-        self.failure = ""
-        self._recipes = {layer: recipe}
-        self._perturber = perturber
-        self._arguments: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
-        self._inside = False
-        self._started = 0
-
-    def start_pass(self) -> None:
-        """The next call is the first one."""
-        self._started = 0
-
-    def __call__(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Remember what the layer is called with."""
-        if not self._inside:
-            self._started += 1
-            self._arguments = args, kwargs
-
-    def after(self, module: nn.Module, _: tuple[Any, ...], output: Any) -> None:
-        """Call it again, perturbed."""
-        if self._inside:
-            return
-        self._inside = True
-        try:
-            args, kwargs = self._arguments
-            with self._perturber.applied(self._recipes, call=self._started - 1):
-                perturbed = module(*args, **kwargs)
-            self.fidelity.add(_first(output), _first(perturbed))
-        except Exception as error:  # noqa: BLE001 - as in a sweep: the layer is reported, the rest goes on
-            self.failure = f"{type(error).__name__}: {error}"
-        finally:
-            self._inside = False
-            self._arguments = (), {}
-
-
-def _first(output: Any) -> Tensor:
-    return next(tensor for tensor in tensors_in(output) if tensor.is_floating_point())
-
-
 def _look_locally(
     model: nn.Module,
     state: ModelState,
     run: Callable[[], Any],
-    local: Sequence[_Local],
+    local: Sequence[Local],
     channels: Sequence[ChannelSignals],
 ) -> None:
     """One pass of the unperturbed model, looking at every layer's tensors on their way."""
@@ -218,7 +178,9 @@ def _look_locally(
     # in a pass of its own: a layer's second call must not be seen by those who count its calls
     before: list[tuple[nn.Module, Before]] = [(comparison.module, comparison) for comparison in local]
     before += [(module, hook) for module, hook in hooks.before if isinstance(hook, Unnested)]
-    after: list[tuple[nn.Module, After]] = [(comparison.module, comparison.after) for comparison in local]
+    after: list[tuple[nn.Module, After]] = [
+        (comparison.module, comparison.after) for comparison in local if comparison.after is not None
+    ]
     with state.same_start(), hooked(before=before, after=after):
         run()
     state.learn(weights_too=False)
@@ -231,6 +193,10 @@ def _weight_signal(model: nn.Module, layer: Layer, recipe: Recipe) -> dict[str, 
     fidelity = Fidelity()
     fidelity.add(getattr(model.get_submodule(layer.module), layer.weight), perturbed)
     return {WEIGHT_SQNR: fidelity.sqnr_db}
+
+
+def _local_signals(comparison: Local) -> dict[str, float]:
+    return {} if comparison.failure else _named(comparison.fidelity, LAYER_SQNR, LAYER_COSINE)
 
 
 def _named(fidelity: Fidelity, sqnr: str, cosine: str) -> dict[str, float]:
