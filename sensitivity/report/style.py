@@ -86,9 +86,7 @@ GAIN_COLOUR, NO_DROP_COLOUR = "#c6dbef", "#d0d0d0"
 ENGINE_INK = Ink("#7b3294", "#c58ad8")
 
 # what pictures, which are drawn on white paper, have in common
-PAPER, TEXT, QUIET, GRID, BASELINE, FAILED = (
-    PAGE[name].light for name in ("paper", "text", "quiet", "line", "baseline", "failed")
-)
+TEXT, QUIET, GRID, BASELINE, FAILED = (PAGE[name].light for name in ("text", "quiet", "line", "baseline", "failed"))
 TICK, BAND, PALE = "#999999", "#f4f4f4", "#b9b9bd"
 TITLE_POINTS, TEXT_POINTS, SMALL_POINTS, LAYER_POINTS = 11, 9, 8, 7
 

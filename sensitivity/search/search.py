@@ -10,6 +10,7 @@ from typing import Any
 
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import Recipe
+from sensitivity.records.decibels import decibels
 from sensitivity.records.results.tuned import Step, StepKind
 from sensitivity.search.assignment import Assignment, bytes_under, changed
 from sensitivity.search.budget import Option, budget_of, least_noise, options_of
@@ -330,4 +331,4 @@ def _count(names: Sequence[str]) -> str:
 
 def _decibel(signal: float, noise: float) -> float | None:
     """Signal over noise in dB; None where one of them is zero."""
-    return 10.0 * math.log10(signal / noise) if signal > 0.0 and noise > 0.0 else None
+    return decibels(signal, noise) if signal > 0.0 and noise > 0.0 else None

@@ -307,8 +307,8 @@ def build_engine(kind: EngineKind, graph: ModelProto, plan: Plan, part: Part, **
 
     Raises:
         MissingPackageError: If the engine's package is not installed.
-        EngineBuildError: If it cannot build the graph, or not with the plan's rest of the network.
-        ExportError: If no graph is written in the precision of the plan's rest.
+        EngineBuildError: If it cannot build the graph, or not with the precision of layers that are not quantized.
+        ExportError: If no graph is written in the precision of layers that are not quantized.
     """
     check_rest(kind, plan.scheme)
     if kind.is_simulation:

@@ -34,7 +34,7 @@ def out_of_memory(error: Exception) -> bool:
     ran out, and the name of its allocator in the text is all that tells it from a bug. If torch words it differently
     one day, such a layer is recorded as failed for good instead of being tried again in a later run.
     """
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     causes = (error, error.__cause__)  # a task names the batch in an error of its own
     return any(isinstance(cause, RuntimeError) and "DefaultCPUAllocator" in str(cause) for cause in causes)

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from sensitivity.errors import PredictionError, StoreFormatError
+from sensitivity.sweep.storage.content import check_bits, decompressed
 from sensitivity.sweep.storage.stacked import can_be_stacked, stack_arrays, unstack_arrays
 
 MAX_DEPTH = 64
@@ -30,7 +31,6 @@ MAX_DIMENSIONS = 32
 
 _PLAIN = re.compile(r"[<>|=][biufcSU]\d{1,9}|[<>=][mM]8(\[\d{0,9}(Y|M|W|D|h|m|s|ms|us|ns|ps|fs|as)\])?")
 _MOST_GAIN = 1040  # zlib makes data at most 1032 times smaller
-_LAST_CHARACTER = 0x10FFFF
 _FAST = 1  # of zlib's levels: predictions are mostly noise, a higher one costs time and gains little
 
 
@@ -133,32 +133,13 @@ def _decode_array(plain: dict[str, Any], _depth: int = 0) -> np.ndarray[Any, Any
     data = base64.b64decode(plain["data"], validate=True)
     if max(size, math.prod(shape)) > min(MAX_ARRAY_BYTES, len(data) * _MOST_GAIN):
         raise ValueError(f"{len(data)} bytes of data for an array of {math.prod(shape)} elements and {size} bytes")
-    array = np.ndarray(shape, dtype, buffer=_decompressed(data, size))
-    _check_bits(array)
+    array = np.ndarray(shape, dtype, buffer=decompressed(data, size))
+    check_bits(array)
     return array
 
 
 def _is_size(number: object) -> bool:
     return type(number) is int and 0 <= number <= MAX_ARRAY_BYTES
-
-
-def _decompressed(data: bytes, size: int) -> bytearray:
-    """The bytes of an array; never more than its type and shape need."""
-    reader = zlib.decompressobj()
-    content = bytearray(reader.decompress(data, size + 1))
-    if len(content) != size or not reader.eof or reader.unused_data:
-        raise ValueError(f"data that is not that of an array of {size} bytes")
-    return content
-
-
-def _check_bits(array: np.ndarray[Any, Any]) -> None:
-    """Refuse bits that are no truth value, and code points that are no character: numpy would use them all the same."""
-    if array.dtype.kind == "b" and array.size and int(array.view(np.uint8).max()) > 1:
-        raise ValueError("truth values that are neither true nor false")
-    if array.dtype.kind == "U" and array.size and array.dtype.itemsize:
-        points = np.frombuffer(array.tobytes(), np.dtype(np.uint32).newbyteorder(array.dtype.byteorder))
-        if bool((points > _LAST_CHARACTER).any()):
-            raise ValueError("text with numbers that are no characters")
 
 
 def _decode_scalar(plain: dict[str, Any], _depth: int) -> Any:

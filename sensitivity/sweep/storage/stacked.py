@@ -18,6 +18,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sensitivity.sweep.storage.content import check_bits, decompressed
+
 Array = npt.NDArray[Any]
 
 _LEVEL = 6  # of zlib's: these arrays are large enough for it to pay
@@ -110,14 +112,13 @@ def _unpacked(packed: Mapping[str, Any], count: int, most_bytes: int) -> list[Ar
     if max(1, sum(lengths)) * max(1, math.prod(shape)) * dtype.itemsize > most_bytes:
         raise ValueError(f"arrays of {sum(lengths)} x {shape} elements")
     size = sum(lengths) * math.prod(shape) * stored.itemsize
-    content = _decompressed(base64.b85decode(packed["data"]), size)
+    content = bytes(decompressed(base64.b85decode(packed["data"]), size))
     if packed["layout"] == "places":
         content = _from_places(content, stored.itemsize)
     elif packed["layout"] != "elements":
         raise ValueError(f"the layout {packed['layout']!r:.40}")
     flat = np.frombuffer(content, stored)
-    if stored.kind == "b" and size and int(flat.view(np.uint8).max()) > 1:
-        raise ValueError("truth values that are neither true nor false")
+    check_bits(flat)
     whole = flat.astype(dtype).reshape(sum(lengths), *shape)
     ends = np.cumsum([0, *lengths])
     return [whole[start:end].copy() for start, end in pairwise(ends)]
@@ -136,12 +137,3 @@ def _sizes(numbers: Any, most: int) -> list[int]:
     if not isinstance(numbers, list) or not all(type(size) is int and 0 <= size <= most for size in numbers):
         raise ValueError(f"the sizes {numbers!r:.60}")
     return numbers
-
-
-def _decompressed(data: bytes, size: int) -> bytes:
-    """Exactly so many bytes; no more than that is decompressed."""
-    reader = zlib.decompressobj()
-    content = reader.decompress(data, size + 1)
-    if len(content) != size or not reader.eof or reader.unused_data:
-        raise ValueError(f"data that is not that of arrays of {size} bytes")
-    return content
