@@ -139,7 +139,7 @@ def place_in_ranking(estimates: Sequence[Estimate], top: int, *, tolerance: floa
 
     Layers leave in the order of how sure their places are, as long as these are wrong with no more than their share of
     the error. What they do not use is left to the others. A layer that has left is among the largest, or is not, as the
-    estimates of all layers say now.
+    estimates of all layers say now. While the drop of one is not a number, no place is known.
 
     Args:
         estimates: Drops of all layers that are compared.
