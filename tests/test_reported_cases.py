@@ -6,14 +6,17 @@ The first test keeps the table true; those below it are for cases that no other 
 from __future__ import annotations
 
 import ast
+import json
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.errors import CalibrationError
+from sensitivity.errors import AnnotationError, CalibrationError
+from sensitivity.quantize.calibration import Point
 
 TESTS = Path(__file__).parent
 
@@ -22,7 +25,10 @@ CASES: dict[str, tuple[str, ...]] = {
         "perturb/test_operands.py::test_a_mask_of_attention_is_no_operand",
         "perturb/test_attention_forms.py::test_the_whole_network_in_int8_is_that_of_plain_layers",
     ),
-    "02 padding masks of an encoder": ("perturb/test_operands.py::test_a_padding_mask_is_no_operand",),
+    "02 padding masks of an encoder": (
+        "perturb/test_operands.py::test_a_padding_mask_is_no_operand",
+        "test_reported_cases.py::test_a_padding_mask_that_an_encoder_makes_a_float_is_no_operand",
+    ),
     "03 LSTM, GRU and their cells": (
         "perturb/test_operands.py::test_a_recurrent_weight_multiplies_the_hidden_state",
         "layers/trace/test_recurrent.py::test_each_weight_of_an_lstm_is_a_layer_with_the_input_that_it_multiplies",
@@ -84,6 +90,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "35 masks of a data set through the public task": (
         "tasks/test_malformed_annotations.py::test_a_broken_segmentation_is_found_when_masks_are_asked_for_later",
+        "test_reported_cases.py::test_the_public_task_refuses_masks_that_cannot_be_scored_and_scores_the_others",
     ),
     "40 attention with other keys or values": (
         "perturb/test_operands.py::test_query_key_and_value_have_ranges_of_their_own",
@@ -96,6 +103,7 @@ CASES: dict[str, tuple[str, ...]] = {
     ),
     "42 tensors cached in the first pass": (
         "layers/trace/test_leaks.py::test_tensors_cached_in_the_first_pass_have_their_real_content",
+        "layers/trace/test_leaks.py::test_a_tensor_cached_where_no_state_is_looked_at_is_given_its_real_content",
     ),
 }
 """Number and kind of the case to the tests that fail if it comes back."""
@@ -142,6 +150,83 @@ def test_images_of_another_form_are_refused_with_what_to_give(images: object, me
     wrapped = sv.wrap(network(), torch.zeros(1, 3, 8, 8))
     with pytest.raises(CalibrationError, match=message):
         wrapped.calibrate(images, sv.INT8)
+
+
+@torch.no_grad()
+def test_a_padding_mask_that_an_encoder_makes_a_float_is_no_operand() -> None:
+    class Padded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1, enable_nested_tensor=False)
+
+        def forward(self, x: Tensor, padding: Tensor) -> Tensor:
+            return self.encoder(x, src_key_padding_mask=padding)
+
+    torch.manual_seed(0)
+    model, x, padding = Padded().eval(), torch.randn(4, 5, 8), torch.zeros(4, 5, dtype=torch.bool)
+    padding[:, 3:] = True
+    recipe = sv.Recipe("activations", activations=sv.QuantSpec("int8", observer="minmax"))
+    wrapped = sv.wrap(model, (x, padding))
+    name = wrapped.layers["encoder.layers.0.self_attn"].name
+    calibration = wrapped.calibrate([(x, padding)], recipe)
+    limits = calibration.ranges[Point(name, "input", 0)]
+    assert (limits.low, limits.high) == ((float(x.min()),), (float(x.max()),))
+    scale = float(x.abs().max()) / 127
+    attention, quantized = (
+        model.encoder.layers[0].self_attn,
+        torch.fake_quantize_per_tensor_affine(x, scale, 0, -128, 127),
+    )
+    masked = {"key_padding_mask": padding, "need_weights": False}
+    expected = attention(*3 * [quantized], **masked)[0]
+    seen: list[Tensor] = []
+    with wrapped.quantized(sv.Scheme.only([name], recipe)) as changed:
+        handle = attention.register_forward_hook(lambda _, __, output: seen.append(output[0]))
+        changed(x, padding)
+        handle.remove()
+    torch.testing.assert_close(seen[0][:, :3], expected[:, :3])
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "message"),
+    [
+        ([[8, 8, 24, float("nan"), 24, 24, 8, 24]], "a polygon with something that is no finite number"),
+        (
+            {"size": [48, 64], "counts": [5, 100000]},
+            "an RLE whose counts add up to 100005 pixels, but its image has 3072",
+        ),
+        ({"size": [64, 48], "counts": [0, 3072]}, r"an RLE of the \(height, width\) \[64, 48\], but its image has"),
+        ([[8, 8, 24, 8, 24, 24, 8, 24]], None),
+    ],
+    ids=["NaN", "too long", "turned", "sound"],
+)
+def test_the_public_task_refuses_masks_that_cannot_be_scored_and_scores_the_others(
+    segmentation: object, message: str | None, tmp_path: Path
+) -> None:
+    annotation = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [8, 8, 16, 16], "area": 256, "iscrowd": 0}
+    plain = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 64, "height": 48}],
+        "categories": [{"id": 1, "name": "x"}],
+        "annotations": [annotation | {"segmentation": segmentation}],
+    }
+
+    def adapter(*_: object) -> list[dict[str, Tensor]]:
+        mask = torch.zeros(1, 48, 64, dtype=torch.bool)
+        mask[:, 8:24, 8:24] = True
+        return [{"masks": mask, "scores": torch.tensor([0.9]), "labels": torch.tensor([0])}]
+
+    def score() -> float:
+        Image.new("RGB", (64, 48)).save(tmp_path / "a.png")
+        annotations, resize = tmp_path / "annotations.json", sv.Resize(height=32, width=32)
+        annotations.write_text(json.dumps(plain), encoding="utf-8")
+        task = sv.CocoDetection(tmp_path, annotations, adapter=adapter, iou_type="segm", preprocess=resize)
+        return sv.wrap(network(), torch.zeros(1, 3, 32, 32)).evaluate(task).value
+
+    if message is None:
+        assert score() == pytest.approx(1)
+    else:
+        with pytest.raises(AnnotationError, match=f"annotation 1 of .* has {message}"):
+            score()
 
 
 class FirstOfSix(nn.Module):

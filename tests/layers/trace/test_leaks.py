@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextvars
 import functools
 from typing import cast
 
@@ -71,6 +72,31 @@ def test_tensors_cached_in_the_first_pass_have_their_real_content() -> None:
         assert torch.equal(SEEN[0], model.conv(images).mean())
     study = wrapped.analyze(sv.FeatureFidelity(images), sv.INT8_WEIGHTS)
     assert study.measurements[0].score > 40
+
+
+OUT_OF_SIGHT: contextvars.ContextVar[Tensor | None] = contextvars.ContextVar("table", default=None)
+
+
+def test_a_tensor_cached_where_no_state_is_looked_at_is_given_its_real_content() -> None:
+    class Caching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            table = OUT_OF_SIGHT.get()
+            if table is None:
+                table = torch.linspace(0, 1, 14) * 2
+                OUT_OF_SIGHT.set(table)
+            return self.conv(x) * table
+
+    model, images = Caching().eval(), torch.randn(2, 3, 16, 16)
+    sv.wrap(model, images[:1])
+    table = OUT_OF_SIGHT.get()
+    assert type(table) is Tensor
+    assert torch.equal(table, torch.linspace(0, 1, 14) * 2)
+    with torch.no_grad():
+        assert torch.equal(model(images), model.conv(images) * table)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit")
