@@ -159,7 +159,7 @@ def test_a_model_that_leads_into_more_functions_than_are_looked_at_has_a_note(
     most: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("attributes", "state"):
-        monkeypatch.setattr(f"sensitivity.perturb.{module}.MOST_FUNCTIONS", most)
+        monkeypatch.setattr(f"sensitivity.perturb.state.{module}.MOST_FUNCTIONS", most)
     wrapped = sv.wrap(Held(in_a_list).eval(), torch.ones(1, 3, 4, 4))
     study = wrapped.analyze(
         sv.FeatureFidelity(torch.ones(2, 3, 4, 4)), sv.INT8_WEIGHTS, settings=sv.Sweep(workers=None)

@@ -28,7 +28,7 @@ def test_ctrl_c_leaves_nothing_behind_and_waits_for_restoration(repository: Path
         cwd=repository,
     )
     assert ran.returncode == 0, ran.stdout[-3000:] + ran.stderr[-1000:]
-    assert "3 passed" in ran.stdout
+    assert "4 passed" in ran.stdout
 
 
 @pytest.mark.parametrize(
