@@ -37,6 +37,7 @@ def test_the_summary_names_saturation_once_and_what_to_do() -> None:
     (line,) = [line for line in repr(saturated).splitlines() if line.startswith("  saturation: ")]
     assert line.startswith("  saturation: explains why 2 layers disagree: ")
     assert "Weights in 7 bits are exact on every CPU, and the recipe that sv.recipe_for gives" in line
+    assert "  layers: 1 verified, 1 in float, 2 disagree" in repr(saturated)
     assert "saturation" not in repr(BAD)
 
 

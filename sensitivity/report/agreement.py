@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from sensitivity.markup import elements
 from sensitivity.markup.view import view
-from sensitivity.records.results.verification import PASSING, Cause, LayerCheck, OutputCheck, VerificationRecord
+from sensitivity.records.results.verification import (
+    PASSING,
+    Cause,
+    LayerCheck,
+    LayerStatus,
+    OutputCheck,
+    VerificationRecord,
+)
 from sensitivity.records.units import after_drop, after_score, scale_of
 from sensitivity.report.markdown import escaped_markdown, markdown_table
 
@@ -99,10 +106,18 @@ def _class(verdict: Outcome) -> str | None:
     return "fails" if verdict is Outcome.OUTSIDE else None
 
 
+def _counted(status: LayerStatus, count: int) -> str:
+    """A status as it is said of so many layers."""
+    plural = {LayerStatus.DISAGREES: "disagree", LayerStatus.AGREES_IN_FLOAT: "agree in float"}
+    return str(status) if count == 1 else plural.get(status, str(status))
+
+
 def facts(record: VerificationRecord) -> list[Fact]:
     """Name, text and verdict of what was compared beside the layers."""
     counts = Counter(check.status for check in record.layers)
-    pairs = [("layers", ", ".join(f"{count} {status}" for status, count in counts.items()), Outcome.NONE)]
+    pairs = [
+        ("layers", ", ".join(f"{count} {_counted(status, count)}" for status, count in counts.items()), Outcome.NONE)
+    ]
     compared = [check for check in record.layers if check.code_share is not None]
     if compared:
         worst = max(check.code_share or 0.0 for check in compared)

@@ -78,11 +78,20 @@ class Explanation:
         lines = [
             f"{self.variants} variants on {self.images} images: {about} {duration(self.seconds)} in this process, "
             f"{duration(self.scoring_s)} of it for scores and intervals",
-            f"{self.passes:.1f} passes over the data instead of {self.naive_passes}, {duration(self.pass_s)} each",
+            self._passes_told(),
             f"replay keeps {self.kept_bytes / 2**20:.0f} MiB for a batch of {self.batch_images}; all predictions take "
             f"{self.predictions_bytes / 2**20:.3g} MiB of memory, or of disk with store=",
         ]
         return "\n".join([*lines, *self.notes])
+
+    def _passes_told(self) -> str:
+        each = f"{duration(self.pass_s)} each"
+        if self.passes <= self.naive_passes:
+            return f"{self.passes:.1f} passes over the data instead of {self.naive_passes}, {each}"
+        return (
+            f"{self.naive_passes} passes over the data, {each}; with what is done once, weights and checks, that takes "
+            f"as long as {self.passes:.1f} passes"
+        )
 
     def _repr_html_(self) -> str:
         title, *facts = str(self).split("\n")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -36,6 +37,23 @@ def test_variants_images_and_passes_are_told(wrapped: sv.Wrapped) -> None:
     assert "8 variants on 40 images" in str(explanation)
     assert wrapped.explain(MeanTask(40), sv.INT4_WEIGHTS, layers="stem:0:0").variants == 1
     assert wrapped.explain(MeanTask(40), sv.INT4_WEIGHTS, memory_limit=0).kept_bytes < explanation.kept_bytes
+
+
+@pytest.mark.parametrize(
+    ("passes", "text"),
+    [
+        (4.0, "4.0 passes over the data instead of 9, 0.001 s each"),
+        (
+            90.0,
+            "9 passes over the data, 0.001 s each; with what is done once, weights and checks, that takes as long as",
+        ),
+    ],
+)
+def test_what_is_done_once_is_told_where_it_takes_longer_than_the_passes(
+    wrapped: sv.Wrapped, passes: float, text: str
+) -> None:
+    explanation = wrapped.explain(MeanTask(40), [sv.INT4_WEIGHTS, sv.INT8_WEIGHTS])
+    assert text in str(dataclasses.replace(explanation, passes=passes, pass_s=0.001))
 
 
 def test_the_first_four_batches_alone_are_run_and_nothing_is_left_behind(wrapped: sv.Wrapped) -> None:
