@@ -42,7 +42,7 @@ from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.stopping.jackknife import GROUPS_OF_A_STOP, deal, scores_without, standard_error
 from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
-from sensitivity.sweep.stopping.race import VIRTUAL_LOSS
+from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, with_places
 from sensitivity.sweep.stopping.ranking import Estimate, StudentReach
 
 Floats = NDArray[np.float64]
@@ -152,7 +152,7 @@ def stopped(population: Linear | Scored, stop: sv.Confidence, batch: int) -> tup
             exact = look == whole
             low, high = (drop, drop) if exact else (-math.inf, math.inf)
             estimates[number] = Estimate(drop, low, high, look, "undecided", reach=None if exact else reach)
-        estimates = stop.placed(estimates)
+        estimates = with_places(stop, estimates)
         if all(estimate.status != "undecided" for estimate in estimates):
             break
     return np.array([estimate.images for estimate in estimates]), np.array([estimate.drop for estimate in estimates])

@@ -26,7 +26,7 @@ from sensitivity.sweep.stopping.jackknife import (
     standard_error,
     student_quantile,
 )
-from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Race
+from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Race, with_places
 from sensitivity.sweep.stopping.ranking import Estimate, StudentReach
 from sensitivity.sweep.storage.results import Images, Results
 
@@ -170,7 +170,7 @@ class Samples:
             return
         for group in _comparable(self._variants, self._results):
             estimates = [self._estimates[variant] for variant in group]
-            self._estimates |= zip(group, self._stop.placed(estimates), strict=True)
+            self._estimates |= zip(group, with_places(self._stop, estimates), strict=True)
 
     def estimate(self, variant: Variant) -> Estimate | None:
         """What the last look found."""

@@ -82,12 +82,6 @@ class Confidence:
         if not holds:
             raise StudyError(f"Confidence cannot use {setting}={getattr(self, setting)!r}. Give {expected}.")
 
-    def placed(self, estimates: Sequence[Estimate]) -> list[Estimate]:
-        """The same estimates of layers that are compared, those decided whose places among the ``top`` are known."""
-        if self.top is None:
-            return list(estimates)
-        return place_in_ranking(estimates, self.top, tolerance=self.tolerance, error=1 - self.level)
-
     @checked(StudyError)
     def verdict(self, drop: float, low: float, high: float) -> Status:
         """What an interval settles.
@@ -111,6 +105,13 @@ class Confidence:
             if low > self.tolerance:
                 return "above"
         return "narrow" if near else "undecided"
+
+
+def with_places(stop: Confidence, estimates: Sequence[Estimate]) -> list[Estimate]:
+    """The same estimates of layers that are compared, those decided whose places among the ``top`` are known."""
+    if stop.top is None:
+        return list(estimates)
+    return place_in_ranking(estimates, stop.top, tolerance=stop.tolerance, error=1 - stop.level)
 
 
 def is_number(value: object) -> bool:
@@ -219,7 +220,7 @@ class Race:
             return
         for group in groups or [list(self._estimates)]:
             estimates = [self._estimates[layer] for layer in group]
-            self._estimates |= zip(group, self.confidence.placed(estimates), strict=True)
+            self._estimates |= zip(group, with_places(self.confidence, estimates), strict=True)
 
     def _judge(self, layer: str, new: int) -> Estimate:
         losses, sizes = self._losses[layer], self._sizes[: len(self._losses[layer])]

@@ -57,8 +57,11 @@ def test_people_read_score_drop_and_interval(
     assert second.endswith(" for other images of this kind")
 
 
-def test_activations_need_images(scheme: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", "nothing:there", scheme, TASK]) == 1
+def test_activations_need_images_which_is_said_before_the_model_is_made(
+    scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(named_models, "model", lambda: pytest.fail("the model is made"))
+    assert main(["evaluate", MODEL, scheme, TASK]) == 1
     assert "quantizes activations and needs images" in capsys.readouterr().err
 
 
