@@ -281,7 +281,7 @@ def file_name(recipe: str) -> str:
 
 def tell(nets: Mapping[str, Net], recipes: Sequence[sv.Recipe], out: Path) -> None:
     for name, net in nets.items():
-        baseline = read_predictions(out, name, "fp32")
+        baseline = read_predictions(out, name, "fp32", len(net.task))
         if not baseline:
             continue
         metric = f"{net.task.metric}"
@@ -290,7 +290,7 @@ def tell(nets: Mapping[str, Net], recipes: Sequence[sv.Recipe], out: Path) -> No
         print(f"| recipe | {metric} | difference to fp32, points | SQNR dB | calibration time |")
         print("|---|---:|---:|---:|---:|")
         for recipe in recipes:
-            predictions = read_predictions(out, name, recipe.name)
+            predictions = read_predictions(out, name, recipe.name, len(net.task))
             if predictions:
                 print(row(net, recipe, {p: baseline[p] for p in predictions if p in baseline}, predictions, out, name))
 
@@ -326,11 +326,12 @@ def compare(net: Net, baseline: Mapping[int, Any], predictions: Mapping[int, Any
     return 100 * difference, 100 * half
 
 
-def read_predictions(out: Path, name: str, recipe: str) -> dict[int, Any]:
+def read_predictions(out: Path, name: str, recipe: str, views: int) -> dict[int, Any]:
+    """Predictions of the first so many views; a run with more may have left others."""
     predictions: dict[int, Any] = {}
     for place in sorted((out / "predictions" / name).glob(f"{file_name(recipe)}-*.pickle")):
         predictions |= pickle.loads(place.read_bytes())
-    return dict(sorted(predictions.items()))
+    return {position: predictions[position] for position in sorted(predictions) if position < views}
 
 
 def main() -> None:
