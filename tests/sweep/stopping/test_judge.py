@@ -15,6 +15,7 @@ from scipy import stats
 
 import sensitivity as sv
 from sensitivity.errors import StudyError
+from sensitivity.sweep.stopping.ranking import StudentReach
 from tests.sweep.mean_task import Chain, InstanceTask, MeanTask
 
 TOLERANCE = 1e-4
@@ -63,6 +64,21 @@ def test_every_look_of_every_layer_has_its_share_of_the_error(wrapped: sv.Wrappe
         wrong = 0.05 / (len(measured) * len(looks))
         half = error * stats.t.ppf(1 - wrong / 2, len(without) - 1)
         assert (row.drop_high - row.drop_low) / 2 == pytest.approx(half, rel=0.02)
+
+
+def test_every_look_may_be_wrong_about_the_places_of_the_worst(
+    wrapped: sv.Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = []
+
+    class Noted(StudentReach):
+        def chance(self, distance: float) -> float:
+            looks.append(self.looks)
+            return super().chance(distance)
+
+    monkeypatch.setattr("sensitivity.sweep.stopping.judge.StudentReach", Noted)
+    analyze(wrapped, MeanTask(200), stop=sv.Confidence(tolerance=1e-4, minimum_images=32, top=1))
+    assert set(looks) == {6}, "of 32, 48, 72, 108, 162 and 200 images"
 
 
 @pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
