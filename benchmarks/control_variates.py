@@ -65,21 +65,27 @@ def predicted(net: str, data: Path, cache: Path, *, each: int, layers: int) -> t
     wrapped = real.wrapped(data)
     table = list(wrapped.layers)
     chosen = table[:: max(1, len(table) // layers)]
-    variants = {
+    single = {
         f"{name} {layer.name}": Perturbation({layer: recipe}) for name, recipe in RECIPES.items() for layer in chosen
     }
     together = {f"{name} together": Perturbation(dict.fromkeys(table, recipe)) for name, recipe in RECIPES.items()}
+    by_variant = predictions_of(wrapped, task, single | together)
+    file.write_bytes(pickle.dumps(by_variant))
+    return task, by_variant
+
+
+def predictions_of(wrapped: sv.Wrapped, task: Task, variants: Mapping[str, Perturbation]) -> dict[str, Predictions]:
+    """Predictions on all images: ``baseline``, and each variant under its name."""
     forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True)
     by_variant: defaultdict[str, dict[int, Any]] = defaultdict(dict)
     with torch.no_grad():
         for batch in task.batches():
             run = functools.partial(predict, task, wrapped.model, batch)
             by_variant["baseline"] |= zip(batch.images, forward.baseline(run, list(variants.values())), strict=True)
-            for name, variant in (variants | together).items():
+            for name, variant in variants.items():
                 by_variant[name] |= zip(batch.images, forward.variant(run, variant), strict=True)
             print(f"{len(by_variant['baseline'])} of {len(task)} views", flush=True)
-    file.write_bytes(pickle.dumps(dict(by_variant)))
-    return task, dict(by_variant)
+    return dict(by_variant)
 
 
 class Sample:

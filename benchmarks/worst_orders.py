@@ -21,10 +21,8 @@ tolerance. ``--scored`` scores AP on every sample, and without every group, inst
 from __future__ import annotations
 
 import argparse
-import functools
 import math
 import pickle
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -34,11 +32,9 @@ import torch
 from numpy.typing import NDArray
 
 import sensitivity as sv
+from benchmarks.control_variates import Predictions, predictions_of
 from benchmarks.real_nets import real_nets, views_task
 from sensitivity.contracts import Task
-from sensitivity.perturb.perturber import Perturber
-from sensitivity.score import predict
-from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.stopping.jackknife import GROUPS_OF_A_STOP, deal, scores_without, standard_error
 from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
@@ -49,7 +45,7 @@ Floats = NDArray[np.float64]
 RECIPES = {"int4": sv.INT4_WEIGHTS, "int8": sv.INT8_WEIGHTS}
 
 
-def predicted(net: str, recipe: str, data: Path, cache: Path, each: int) -> tuple[Task, dict[str, Mapping[int, Any]]]:
+def predicted(net: str, recipe: str, data: Path, cache: Path, each: int) -> tuple[Task, dict[str, Predictions]]:
     """Predictions on all views, of the unperturbed model and with every layer perturbed by itself."""
     real = real_nets()[net]
     task = views_task(real, data, each, cache)
@@ -58,16 +54,9 @@ def predicted(net: str, recipe: str, data: Path, cache: Path, each: int) -> tupl
         return task, pickle.loads(file.read_bytes())
     wrapped = real.wrapped(data)
     variants = {layer.name: Perturbation({layer: RECIPES[recipe]}) for layer in wrapped.layers}
-    forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True)
-    by_variant: defaultdict[str, dict[int, Any]] = defaultdict(dict)
-    with torch.no_grad():
-        for batch in task.batches():
-            run = functools.partial(predict, task, wrapped.model, batch)
-            by_variant["baseline"] |= zip(batch.images, forward.baseline(run, list(variants.values())), strict=True)
-            for name, variant in variants.items():
-                by_variant[name] |= zip(batch.images, forward.variant(run, variant), strict=True)
-    file.write_bytes(pickle.dumps(dict(by_variant)))
-    return task, dict(by_variant)
+    by_variant = predictions_of(wrapped, task, variants)
+    file.write_bytes(pickle.dumps(by_variant))
+    return task, by_variant
 
 
 def influences(task: Task, by_variant: Mapping[str, Mapping[int, Any]]) -> Floats:
