@@ -79,7 +79,7 @@ def title(record: DiagnosisRecord) -> str:
         f"alone they leave the outputs an SQNR below {record.enough_db:.1f} dB ({record.images} images)"
     )
     if record.needs_float:
-        text += f"; only float saves {', '.join(record.needs_float)}"
+        text += f"; judged by it only float saves {', '.join(record.needs_float)}"
     return text
 
 
@@ -92,7 +92,6 @@ def sentence(record: DiagnosisRecord, finding: Finding) -> str:
         text += f"; {finding.cure.name}: {finding.cured_db:.1f} dB"
     if not finding.needs_float:
         return text
+    text += "; by SQNR only float saves it"
     half = finding.enough_in_half(record.enough_db)
-    return (
-        text + "; only float saves it" + ("" if half is None else f", {half} is enough: {finding.half_db[half]:.1f} dB")
-    )
+    return text if half is None else f"{text}, {half} is enough: {finding.half_db[half]:.1f} dB"

@@ -50,8 +50,8 @@ class Finding:
         cure: The cheapest recipe that brings the layer to where it is not hurt; where none does, the one that brings
             it furthest; None where the layer is not hurt, or nothing helps.
         cured_db: SQNR of the outputs with that cure, measured; None where there is none.
-        needs_float: Whether only float saves the layer: it is hurt, and even with its cure it does more damage than
-            all other layers with theirs.
+        needs_float: Whether, judged by SQNR, only float saves the layer: it is hurt, and even with its cure it does
+            more damage than all other layers with theirs.
         equalized: Whether the cure is for the copy that ``wrapped.equalized()`` makes.
         half_db: SQNR of the outputs with this layer alone in half precision, by its name (``bf16``, ``fp16``); empty
             where the layer was not treated.

@@ -216,7 +216,7 @@ def test_a_layer_whose_cure_leaves_more_damage_than_all_others_needs_float() -> 
     assert 10 ** (-(sick.cured_db or sick.output_db) / 10) > others
     assert diagnosis.needs_float == (sick.layer,)
     assert sick.enough_in_half(diagnosis.enough_db) == "bf16"
-    assert f"only float saves it, bf16 is enough: {sick.half_db['bf16']:.1f} dB" in repr(diagnosis)
+    assert f"by SQNR only float saves it, bf16 is enough: {sick.half_db['bf16']:.1f} dB" in repr(diagnosis)
     assert sick.enough_in_half(200.0) is None
 
 
