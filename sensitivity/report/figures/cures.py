@@ -135,7 +135,8 @@ def _handles(record: DiagnosisRecord) -> list[Line2D]:
     ]
     if None in present:
         handles.append(_dot(_UNKNOWN, "no cause found"))
-    handles.append(_dot(_HARMLESS, "not hurt"))
+    if len(record.hurt) < len(record):
+        handles.append(_dot(_HARMLESS, "not hurt"))
     if any(finding.cured_db is not None for finding in record):
         handles.append(
             Line2D([], [], linestyle="none", marker=r"$\uparrow$", markersize=9, color=_CURED, label="with its cure")

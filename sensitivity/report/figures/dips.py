@@ -58,8 +58,9 @@ def dips(reading: Reading, *, recipe: RecipeLike | None = None, label: int = 5) 
 def _legend(reading: Reading, layers: Sequence[Layer], dips: Sequence[Dip]) -> list[Line2D]:
     verdicts = {dip.verdict for dip in dips if dip.verdict is not None}
     intervals = _interval_words(reading) if any(dip.ends is not None for dip in dips) else ""
+    scored = {dip.layer.name for dip in dips if dip.score is not None}
     return [
-        *layer_handles(layers),
+        *layer_handles(layer for layer in layers if layer.name in scored),
         *verdict_handles(verdicts, reading.shown_tolerance),
         *other_handles(intervals=intervals, failed=any(dip.score is None for dip in dips)),
     ]

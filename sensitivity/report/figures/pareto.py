@@ -130,6 +130,7 @@ def _draw_curves(axes: Axes, study: StudyRecord, scale: float, curves: Mapping[s
     def score(drop: float) -> float:
         return study.scale * (study.baseline.value - sign * drop)
 
+    has_band = False
     for number, (name, curve) in enumerate(curves.items()):
         colour = style.SERIES_INKS[number % len(style.SERIES_INKS)].light
         costs = [cost * scale for cost, _, _ in curve]
@@ -148,21 +149,23 @@ def _draw_curves(axes: Axes, study: StudyRecord, scale: float, curves: Mapping[s
                 alpha=0.15,
                 linewidth=0,
                 gid="band",
-                label="95 % interval of it, for other images" if number == 0 else None,
+                label=None if has_band else "95 % interval of it, for other images",
             )
+            has_band = True
 
 
 def _draw_measured(axes: Axes, points: Sequence[ParetoPoint], best: Sequence[ParetoPoint]) -> None:
-    axes.step(
-        [p.cost for p in best],
-        [p.score for p in best],
-        where="post",
-        color=_MEASURED_COLOUR,
-        linewidth=1.0,
-        linestyle=":",
-        label="front of the measured schemes",
-        gid="front",
-    )
+    if len(best) > 1:  # a step needs two ends
+        axes.step(
+            [p.cost for p in best],
+            [p.score for p in best],
+            where="post",
+            color=_MEASURED_COLOUR,
+            linewidth=1.0,
+            linestyle=":",
+            label="front of the measured schemes",
+            gid="front",
+        )
     axes.plot(
         [p.cost for p in points],
         [p.score for p in points],

@@ -23,19 +23,22 @@ function watchDips(chart) {
       view.change({ selected: new Set(places(first, last)), range: [first - 1, last + 1], current: null });
     });
   }
-  for (const part of document.querySelectorAll('[data-only-recipe]')) {
-    part.hidden = Number(part.dataset.onlyRecipe) !== view.recipe;
-  }
+  hideOtherRecipes();
   view.watchers.push((changes) => {
-    for (const part of document.querySelectorAll('[data-only-recipe]')) {
-      part.hidden = Number(part.dataset.onlyRecipe) !== view.recipe;
-    }
+    hideOtherRecipes();
     document.getElementById('clear').disabled = view.selected === null && view.range === null && view.heights === null;
     tellCurrent();
     if (!chart.data) return; // the library is not there yet, and draws what is to be seen then
     if (Object.keys(changes).every((name) => name === 'current' || name === 'from')) drawCurrent(chart);
     else drawDips(chart);
   });
+}
+
+// Tables and legend entries that belong to other recipes than the one shown.
+function hideOtherRecipes() {
+  for (const part of document.querySelectorAll('[data-only-recipe]')) {
+    part.hidden = !part.dataset.onlyRecipe.split(' ').includes(String(view.recipe));
+  }
 }
 
 async function drawDips(chart) {

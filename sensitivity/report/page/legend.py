@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable, Iterable
+from typing import TypeVar
+
 from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.markup.ink import Ink
 from sensitivity.report import style
 from sensitivity.report.reading import Reading
 
+_Look = TypeVar("_Look", bound=Hashable)
 _OUTLINES = {
     "circle": "M8 3a5 5 0 1 0 0 10a5 5 0 1 0 0-10z",
     "square": "M3.5 3.5h9v9h-9z",
@@ -21,32 +25,56 @@ _OUTLINES = {
 
 
 def dips_legend(reading: Reading, recipes: tuple[str, ...]) -> Markup:
-    """Entries for the kinds, shapes and verdicts that are drawn.
+    """Entries for the kinds, shapes and verdicts that are drawn; those of single recipes are hidden with them.
 
     Args:
         reading: What there is to show.
         recipes: Names of the recipes to show.
     """
-    layers = reading.study.layers
-    order = list(style.KIND_INKS)
-    kinds = sorted(
-        {layer.kind for layer in layers}, key=lambda kind: (order.index(kind) if kind in order else len(order), kind)
+    places = {name: place for place, name in enumerate(recipes)}
+    measured = [m for m in reading.study.measurements if m.recipe in places]
+    layers = {layer.name: layer for layer in reading.study.layers}
+    kinds = _recipes_of((layers[m.layer].kind, places[m.recipe]) for m in measured)
+    shapes = _recipes_of(
+        (style.shape_of(layers[m.layer].flags), places[m.recipe]) for m in measured if m.drop is not None
     )
-    shapes = {style.shape_of(layer.flags) for layer in layers}
-    entries = [_kind(kind) for kind in kinds]
-    entries += [entry(word, shape, "outline") for word, shape in style.SHAPE_WORDS.items() if shape in shapes]
-    verdicts = {verdict for name in recipes for verdict in reading.verdicts[name].values()}
+    verdicts = _recipes_of(
+        (verdict, place) for name, place in places.items() for verdict in reading.verdicts[name].values()
+    )
+    failed = sorted({places[m.recipe] for m in measured if m.drop is None})
+    order = list(style.KIND_INKS)
+
+    def only(drawn: list[int]) -> str | None:
+        return None if len(drawn) == len(recipes) else " ".join(map(str, drawn))
+
+    entries = [
+        _kind(kind, only(kinds[kind]))
+        for kind in sorted(kinds, key=lambda kind: (order.index(kind) if kind in order else len(order), kind))
+    ]
     entries += [
-        entry(words, "circle", str(verdict))
+        entry(word, shape, "outline", only_recipe=only(shapes[shape]))
+        for word, shape in style.SHAPE_WORDS.items()
+        if shape in shapes
+    ]
+    entries += [
+        entry(words, "circle", str(verdict), only_recipe=only(verdicts[verdict]))
         for verdict, words in style.verdict_words(reading.shown_tolerance).items()
         if verdict in verdicts
     ]
-    if any(m.recipe in recipes and m.drop is None for m in reading.study.measurements):
-        entries.append(entry("no result", "cross", "failed"))
+    if failed:
+        entries.append(entry("no result", "cross", "failed", only_recipe=only(failed)))
     return element("ul", *entries, class_="legend", aria_label="Legend")
 
 
-def entry(words: str, shape: str, look: str, ink: Ink | None = None) -> Markup:
+def _recipes_of(pairs: Iterable[tuple[_Look, int]]) -> dict[_Look, list[int]]:
+    """Each look with the places of the recipes under which it is drawn."""
+    places: dict[_Look, set[int]] = {}
+    for look, place in pairs:
+        places.setdefault(look, set()).add(place)
+    return {look: sorted(drawn) for look, drawn in places.items()}
+
+
+def entry(words: str, shape: str, look: str, ink: Ink | None = None, *, only_recipe: str | None = None) -> Markup:
     """One entry: a small mark and what it means.
 
     Args:
@@ -54,8 +82,9 @@ def entry(words: str, shape: str, look: str, ink: Ink | None = None) -> Markup:
         shape: Name of the mark.
         look: Class of the mark, which says how it is filled.
         ink: Its colour; None for a quiet one.
+        only_recipe: Places of the recipes under which it is drawn; None for all.
     """
-    return element("li", _mark(shape, look, ink), words)
+    return element("li", _mark(shape, look, ink), words, data_only_recipe=only_recipe)
 
 
 def swatch_entry(words: str, ink: Ink) -> Markup:
@@ -63,15 +92,16 @@ def swatch_entry(words: str, ink: Ink) -> Markup:
     return element("li", element("span", class_="swatch", style=_colours(ink)), words)
 
 
-def line_entry(words: str, ink: Ink, look: str) -> Markup:
+def line_entry(words: str, ink: Ink, look: str, *, drawn: str) -> Markup:
     """One entry: a piece of a line and what it means.
 
     Args:
         words: What it means.
         ink: Its colour.
         look: ``solid``, ``dashed`` or ``dotted``.
+        drawn: The part of a distribution that the line shows; the entry is hidden while none is drawn.
     """
-    return element("li", element("span", class_=f"piece {look}", style=_colours(ink)), words)
+    return element("li", element("span", class_=f"piece {look}", style=_colours(ink)), words, data_drawn=drawn)
 
 
 def _mark(shape: str, look: str, ink: Ink | None) -> Markup:
@@ -87,7 +117,7 @@ def _colours(ink: Ink) -> str:
     return f"--light: {ink.light}; --dark: {ink.dark}"
 
 
-def _kind(kind: str) -> Markup:
+def _kind(kind: str, only_recipe: str | None) -> Markup:
     ink = style.kind_ink(kind)
     button = element(
         "button",
@@ -96,4 +126,4 @@ def _kind(kind: str) -> Markup:
         data_kind=kind,
         aria_pressed="true",
     )
-    return element("li", button)
+    return element("li", button, data_only_recipe=only_recipe)

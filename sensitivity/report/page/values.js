@@ -31,6 +31,10 @@ function tellValues(chart) {
   const what = chart.dataset.values;
   document.getElementById(`${chart.id}-said`).textContent = values
     ? `${what} of ${name}\n${values.said}` : `${what} of ${name} were not counted`;
+  const shown = Object.values(facts.study.values.layers[valuesLayer()]);
+  for (const entry of document.querySelectorAll('[data-drawn]')) {
+    entry.hidden = !shown.some((counts) => counts?.[entry.dataset.drawn]?.length);
+  }
 }
 
 async function drawValues(chart) {

@@ -26,3 +26,19 @@ def test_labels_cover_no_mark_of_a_layer_that_only_float_saves(layers: int) -> N
     labels = [text.get_bbox_patch().get_window_extent() for text in axes.texts if text.get_gid() == "label"]  # type: ignore[union-attr]
     assert len(labels) == min(6, len(squares))
     assert not [label for label in labels for square in squares if label.overlaps(square)]
+
+
+@pytest.mark.parametrize("hurt", [0, 1, 2])
+def test_the_legend_names_only_what_is_drawn(hurt: int) -> None:
+    findings = tuple(
+        Finding(f"stage0:{place}:0", 15.0, True, {DamageCause.OUTLIERS: 9.0})
+        if place < hurt
+        else Finding(f"stage0:{place}:0", 45.0)
+        for place in range(2)
+    )
+    [axes] = cures(DiagnosisRecord("Net", INT8, findings, 30.0, 8), label=6).axes
+    legend = axes.get_legend()
+    assert legend is not None
+    words = [text.get_text() for text in legend.get_texts()]
+    causes = [f"main cause: {DamageCause.OUTLIERS}"] * (hurt > 0)
+    assert words == [*causes, *["not hurt"] * (hurt < 2), "hurt below 30.0 dB"]

@@ -113,6 +113,28 @@ def test_each_recipe_has_its_curve() -> None:
     assert words[1].startswith("INT4")
 
 
+def legend_of(figure: Figure) -> list[str]:
+    return [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
+
+
+def test_the_legend_names_only_what_is_drawn() -> None:
+    study = make_study([0.03, 0.02])
+    none, single, two = (
+        legend_of(pareto(study, measured=[("a", 1000, 70.0), ("b", 2000, 71.0)][:count])) for count in (0, 1, 2)
+    )
+    assert [word in none for word in ("measured schemes", "front of the measured schemes")] == [False, False]
+    assert [word in single for word in ("measured schemes", "front of the measured schemes")] == [True, False]
+    assert [word in two for word in ("measured schemes", "front of the measured schemes")] == [True, True]
+
+
+def test_a_band_is_in_the_legend_whichever_curve_has_it() -> None:
+    study = with_second_recipe(with_groups(make_study([0.03, 0.02])))
+    bare = tuple(replace(row, drops_without=()) if row.recipe == "INT8" else row for row in study.measurements)
+    figure = pareto(Study.of(replace(study, measurements=bare)))
+    assert len(drawn(figure, "band")) == 1
+    assert legend_of(figure).count("95 % interval of it, for other images") == 1
+
+
 def test_a_predicted_share_below_zero_is_out_of_the_picture() -> None:
     assert pareto(make_study([0.6, 0.7])).axes[0].get_ylim() == pytest.approx((0.0, 78.5 * 1.08))
     assert pareto(make_study([0.6, 0.7], unit="dB")).axes[0].get_ylim()[0] < 0.0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sensitivity.report.page.study_page import study_page
-from sensitivity.study import read
+from sensitivity.study import Study, read
 from tests.made_studies import make_study, with_intervals, with_second_recipe
 from tests.report.page.browser import run_in_page
 
@@ -43,7 +45,7 @@ document.querySelector('[data-kind=mb]').click(); await pause(100);
 const choice = document.getElementById('recipe');
 choice.value = '1'; choice.dispatchEvent(new Event('change')); await pause(200);
 kept.other = rows().length; kept.otherHover = await hover(4, 78.5 - 36);
-kept.stagesShown = [...document.querySelectorAll('[data-only-recipe]')].map((part) => part.hidden);
+kept.stagesShown = [...document.querySelectorAll('#stages [data-only-recipe]')].map((part) => part.hidden);
 const focus = document.querySelector('.pick[tabindex="0"]'); focus.focus(); await press('ArrowDown', focus);
 kept.focused = document.activeElement.textContent; kept.focusedSaid = said();
 const part = { 'xaxis.range[0]': 2, 'xaxis.range[1]': 6, 'yaxis.range[0]': 77, 'yaxis.range[1]': 79 };
@@ -145,3 +147,23 @@ def test_a_reader_of_the_screen_does_not_meet_the_drawings(facts: dict[str, Any]
 def test_a_part_of_the_chart_can_be_brought_near_in_both_directions(facts: dict[str, Any]) -> None:
     assert facts["zoomedInto"] == [[2, 6], [77, 79]]
     assert min(facts["zoomedOut"]) < 78.5 - 36
+
+
+LEGEND_STEPS = """
+const legend = () => [...document.querySelectorAll('#layers .legend li')]
+  .filter((entry) => getComputedStyle(entry).display !== 'none').map((entry) => entry.textContent);
+kept.first = legend();
+const choice = document.getElementById('recipe');
+choice.value = '1'; choice.dispatchEvent(new Event('change')); await pause(200); kept.second = legend();
+"""
+
+
+def test_the_legend_names_only_what_the_shown_recipe_draws(tmp_path: Path) -> None:
+    study = with_second_recipe(make_study([0.1, 0.1, None, 0.1]))
+    rows = [row for row in study.measurements if row.recipe == "INT8" or row.layer == "stage0:0:0"]
+    page = study_page(read(Study.of(replace(study, measurements=tuple(rows)))))
+    seen = run_in_page(page, LEGEND_STEPS, tmp_path)
+    assert seen["errors"] == []
+    dip = "dip: loses more than 0.10 points"
+    assert seen["first"] == ["res", "mb", "depthwise", "other layers", dip, "no result"]
+    assert seen["second"] == ["mb", "other layers", dip]

@@ -40,9 +40,9 @@ def values_section(reading: Reading, diagnosis: DiagnosisRecord) -> Section:
     legend = element(
         "ul",
         swatch_entry("in float", BEFORE_INK),
-        line_entry(f"quantized with {recipe}", AFTER_INK, "solid"),
-        line_entry(f"ends of the range of {recipe}", RANGE_INK, "dashed"),
-        line_entry("ends of the range of the cure", CURE_INK, "dotted"),
+        line_entry(f"quantized with {recipe}", AFTER_INK, "solid", drawn="after"),
+        line_entry(f"ends of the range of {recipe}", RANGE_INK, "dashed", drawn="covered"),
+        line_entry("ends of the range of the cure", CURE_INK, "dotted", drawn="cured"),
         class_="legend",
         aria_label="Legend",
     )

@@ -46,9 +46,13 @@ const drawn = (at) => ({
   logarithmic: at._fullLayout.yaxis.type,
 });
 kept.first = [text('inputs'), text('weights'), chooser.value];
+const legend = () => [...document.querySelectorAll('#values .legend li')]
+  .filter((entry) => getComputedStyle(entry).display !== 'none').map((entry) => entry.textContent);
+kept.firstLegend = legend();
 kept.inputs = drawn(inputs); kept.weights = drawn(weights);
 kept.hoverTexts = inputs.data[0].hovertext.slice();
-await hover(0, 78.5); await pause(200); kept.pointed = [text('inputs').split('\\n')[0], chooser.value];
+await hover(0, 78.5); await pause(200); kept.pointedLegend = legend();
+kept.pointed = [text('inputs').split('\\n')[0], chooser.value];
 await press('End'); kept.uncounted = chooser.value;
 chooser.value = '4'; chooser.dispatchEvent(new Event('change')); await pause(200);
 kept.chosen = [text('inputs').split('\\n')[0], text('weights'), said().split('\\n')[0], weights.data.length];
@@ -94,6 +98,16 @@ def test_the_ends_of_both_ranges_are_drawn_as_lines(in_browser: dict[str, Any]) 
     cures = [[end, "dot", CURE_INK.light] for end in (0.0, 1.5)]
     assert in_browser["inputs"]["lines"] == ranges + cures
     assert in_browser["weights"]["lines"] == []
+
+
+def test_the_legend_names_only_what_is_drawn_of_the_layer(in_browser: dict[str, Any]) -> None:
+    assert in_browser["firstLegend"] == [
+        "in float",
+        f"quantized with {INT8.name}",
+        f"ends of the range of {INT8.name}",
+        "ends of the range of the cure",
+    ]
+    assert in_browser["pointedLegend"] == ["in float"]
 
 
 def test_pointing_at_a_layer_or_choosing_it_draws_its_values(in_browser: dict[str, Any]) -> None:
