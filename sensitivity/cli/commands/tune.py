@@ -74,7 +74,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "--out", "tuned.json", "the scheme and every step of the way there")
-    add_file(parser, "--scheme", "scheme.json", "the scheme alone, for deploy and verify")
+    add_file(parser, "--scheme", "tuned_scheme.json", "the scheme alone, for deploy and verify")
     add_file(parser, "--picture", "path.png", "the score of every step; .png, .svg or .pdf")
     add_table(parser, "step")
 

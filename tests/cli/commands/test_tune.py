@@ -13,6 +13,7 @@ import pytest
 import sensitivity as sv
 from sensitivity.cli.main import main
 from tests.cli import named_models
+from tests.made_studies import make_study
 
 HERE = "tests.cli.named_models"
 MODEL, TASK, IMAGES = f"{HERE}:model", f"{HERE}:task", f"{HERE}:images"
@@ -45,11 +46,11 @@ def test_it_is_what_wrapped_tune_gives(tmp_path: Path, capsys: pytest.CaptureFix
     )
     tuned = sv.Tuned.load("tuned.json")
     assert steps(tuned) == steps(expected)
-    assert sv.Scheme.load("scheme.json") == tuned.scheme == expected.scheme
+    assert sv.Scheme.load("tuned_scheme.json") == tuned.scheme == expected.scheme
     assert Path("path.png").read_bytes().startswith(b"\x89PNG")
     assert list(pd.read_csv("steps.csv")["what"]) == [step.what for step in expected.steps]
     output = capsys.readouterr().out
-    assert all(f"wrote {name}" in output for name in ("tuned.json", "scheme.json", "path.png", "steps.csv"))
+    assert all(f"wrote {name}" in output for name in ("tuned.json", "tuned_scheme.json", "path.png", "steps.csv"))
 
 
 def test_json_is_the_tuned_model_and_nothing_else(capsys: pytest.CaptureFixture[str]) -> None:
@@ -64,7 +65,15 @@ def test_a_target_that_is_not_met_exits_with_1_and_the_nearest_scheme_is_written
     captured = capsys.readouterr()
     assert "the target of at most 10 bytes was not met; the nearest that was measured has" in captured.err
     assert captured.err.count("\n") == 1
-    assert [rule.recipe for rule in sv.Scheme.load("scheme.json").rules] == [sv.INT4_WEIGHTS]
+    assert [rule.recipe for rule in sv.Scheme.load("tuned_scheme.json").rules] == [sv.INT4_WEIGHTS]
+
+
+def test_the_scheme_that_protect_wrote_is_left_alone() -> None:
+    make_study([0.3, 0.2, 0.1]).save("study.json")
+    assert main(["protect", "study.json", "--top", "1", "--out", "scheme.json"]) == 0  # the name that the pages use
+    before = Path("scheme.json").read_bytes()
+    assert tune("--recipe", "int4-weights", "--size-bytes", ROOMY) == 0
+    assert Path("scheme.json").read_bytes() == before
 
 
 def test_a_store_is_gone_on_from() -> None:
