@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from sensitivity.contracts import Task
+from sensitivity.contracts import StaysInProcess, Task
 from sensitivity.errors import SensitivityError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.perturber import Perturber
@@ -24,7 +25,8 @@ def find_unreached(
 
     Calibration says which layers had no images; where all layers but one are perturbed, that is the one left out. A
     layer of the task is asked about only where perturbing it changed no prediction at all: the unperturbed model then
-    runs until every such layer was reached, or the images end.
+    runs until every such layer was reached, or the images end. A pass is not run to its end where nothing of the task's
+    own sees it: it is left as soon as the last of them is called.
 
     Args:
         model: The model, in eval mode.
@@ -66,19 +68,26 @@ def _changed_nothing(variant: Variant, results: Results) -> bool:
     return results.failure(variant) is None and bool(results.images_of(variant)) and not results.changed(variant)
 
 
+class _AllReached(BaseException):
+    """Leaves a pass whose rest tells nothing; no ``except Exception`` of the model is to catch it."""
+
+
 def _not_run(model: nn.Module, task: Task, layers: set[Layer]) -> set[Layer]:
     """The layers that no image of a task reaches with any values."""
     missing = set(layers)
+    whole_passes = isinstance(task, StaysInProcess) and task.stays_in_process
 
     def reach(layer: Layer) -> Callable[..., None]:
         def note(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             if any(leaf.numel() for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)):
                 missing.discard(layer)
+                if not missing and not whole_passes:
+                    raise _AllReached
 
         return note
 
     hooks = [(model.get_submodule(layer.runs_in or layer.module), reach(layer)) for layer in layers]
-    with hooked(before=hooks):
+    with contextlib.suppress(_AllReached), hooked(before=hooks):
         for batch in task.batches():
             task.predict(model, batch)
             if not missing:

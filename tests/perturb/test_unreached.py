@@ -181,6 +181,19 @@ def test_a_layer_whose_quantization_changes_nothing_was_reached_and_is_measured(
     assert study.notes == ()
 
 
+def test_the_pass_that_asks_whether_a_layer_was_reached_ends_there() -> None:
+    calls: list[nn.Module] = []
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.Conv2d(4, 4, 1), nn.Conv2d(4, 2, 1)).eval()
+    with torch.no_grad():
+        model[2].weight.zero_()
+    net = sv.wrap(model, dark()[:1])
+    with torch.no_grad():
+        model[1].register_forward_hook(lambda module, *_: calls.append(module))
+    study = net.analyze(sv.FeatureFidelity(dark()), sv.INT8_WEIGHTS, layers="1", replay=False, progress=False)
+    assert [(row.status, row.drop) for row in study.measurements] == [(Status.MEASURED, 0.0)]
+    assert len(calls) == 1 + 2, "the reference, the unperturbed pass, the variant, and none after it"
+
+
 @pytest.mark.parametrize("make", [*BRANCHING[:2], branching.TrainingHead])
 def test_a_branch_that_the_example_did_not_reach_is_a_row_of_the_table(make: Callable[[], nn.Module]) -> None:
     net = branching_net(make, dark()[:1])
