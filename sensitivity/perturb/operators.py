@@ -74,7 +74,7 @@ class AtOperator:
 class _Multiplied:
     """An operator that multiplies a layer's weight: its name, and the places of the weight and the other operand."""
 
-    layer: AtOperator
+    hooks: Sequence[AtOperator]
     name: str
     weight: int
     source: int
@@ -94,17 +94,20 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     Args:
         module: The module.
-        layers: The layers that are met inside.
+        layers: What acts on the layers that are met inside; several may act on one layer, one after the other.
     """
 
     def __init__(self, module: nn.Module, layers: Sequence[AtOperator]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
+        self._layers: dict[int, list[AtOperator]] = {}
+        for layer in layers:
+            owner, name = layer.parameter
+            self._layers.setdefault(id(owner._parameters[name]), []).append(layer)
         self._parameters = {id(parameter) for parameter in module.parameters()}
         self._static = self._parameters | {id(buffer) for buffer in module.buffers()}
-        self._layers = {id(owner._parameters[name]): layer for layer in layers for owner, name in [layer.parameter]}
         self._static |= self._layers.keys()
         self._made_of = WeakIdKeyDictionary()  # what is made of parameters and constants, to the layers among them
-        self._dynamic = frozenset(own for own, layer in self._layers.items() if layer.dynamic_kernel)
+        self._dynamic = frozenset(own for own, hooks in self._layers.items() if hooks[0].dynamic_kernel)
         self._kernels = WeakIdKeyDictionary()  # kernels that inputs make of parameters, to the layers among them
 
     def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None) -> Any:
@@ -169,20 +172,20 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _multiply(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], match: _Multiplied) -> Any:
         """The product of what stands for the two operands."""
-        layer, name, weight, source = match.layer, match.name, match.weight, match.source
+        hooks, name, weight, source = match.hooks, match.name, match.weight, match.source
         transposed = name in CONVOLUTIONS and bool(args[6])
         axis = output_axis_of_operand(name, int(weight > source), args[weight].dim(), transposed=transposed)
         changed = list(args)
-        changed[source] = layer.operand(args[source])
-        changed[weight] = layer.weight(args[weight], axis)
+        for hook in hooks:
+            changed[source], changed[weight] = hook.operand(changed[source]), hook.weight(changed[weight], axis)
         _running.product = True
         try:
-            if layer.adds_later:
-                return _added(name, changed, kwargs, layer.product(_bare_product(func, name, changed, kwargs)))
+            if any(hook.adds_later for hook in hooks):
+                return _added(name, changed, kwargs, _product(hooks, _bare_product(func, name, changed, kwargs)))
             result = func(*changed, **kwargs)
         finally:
             _running.product = False
-        return layer.product(result)
+        return _product(hooks, result)
 
     def _note(self, name: str, arguments: Any, result: Any, written: Sequence[Tensor]) -> None:
         """Remember what is made of parameters and constants alone."""
@@ -209,6 +212,13 @@ class _Operators(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 _WITHOUT_ADDEND: dict[str, Callable[..., Tensor]] = {"addmm": torch.mm, "baddbmm": torch.bmm, "addmv": torch.mv}
 _BIAS_POSITION = 2  # of a convolution
+
+
+def _product(hooks: Sequence[AtOperator], tensor: Tensor) -> Tensor:
+    """What stands for the result of an operator."""
+    for hook in hooks:
+        tensor = hook.product(tensor)
+    return tensor
 
 
 def _bare_product(func: Any, name: str, args: list[Any], kwargs: dict[str, Any]) -> Tensor:

@@ -94,15 +94,8 @@ def _check_equal(basis: Basis, expected: list[Tensor]) -> None:
 
 def _scale(model: nn.Module, channels: Channels) -> int:
     """Scale the channels, and tell how many."""
-    count = 1 + max(
-        (
-            int(numbers.max())
-            for layer in channels.layers
-            for numbers in (layer.written, layer.read)
-            if numbers is not None
-        ),
-        default=0,
-    )
+    known = [numbers for layer in channels.layers for numbers in (layer.written, layer.read) if numbers is not None]
+    count = 1 + max((*channels.reasons, *(int(numbers.max()) for numbers in known)), default=0)
     fixed = torch.zeros(count, dtype=torch.bool)
     fixed[list(channels.reasons)] = True
     scales = equalizing_scales([_sizes(model, layer) for layer in channels.layers], fixed)

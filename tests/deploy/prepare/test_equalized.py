@@ -230,6 +230,21 @@ def test_layers_behind_other_activations_are_left_and_named_with_the_reason() ->
     assert list(sv.wrap(uneven(NETS["ReLU"]), X[:1]).equalized().reasons) == [wrapped.layers[0].name]
 
 
+def test_a_last_layer_whose_weight_is_multiplied_by_a_function_is_left_as_it_is() -> None:
+    class Written(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b = nn.Conv2d(3, 8, 1), nn.Linear(8, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return F.linear(F.relu(self.a(x)).mean((2, 3)), self.b.weight, self.b.bias)
+
+    wrapped = sv.wrap(uneven(Written), X[:1])
+    equalized = wrapped.equalized()
+    assert torch.equal(outputs(equalized.model, X), outputs(wrapped.model, X))
+    assert equalized.reasons[wrapped.layers[1].name] == "its weight cannot be scaled"
+
+
 def test_what_the_model_returns_is_not_scaled() -> None:
     class Returned(nn.Module):
         def __init__(self) -> None:

@@ -78,6 +78,32 @@ def test_several_recipes_share_one_pass_and_get_what_each_would_alone() -> None:
         calibration.for_recipe(other)
 
 
+class Attention(nn.Module):
+    """Layers inside attention, and one whose weight a function multiplies: all are met at their operator."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.expand, self.read = nn.Parameter(torch.randn(4, 3)), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = F.linear(x.flatten(2).transpose(1, 2), self.expand)
+        return F.linear(self.attention(tokens, tokens, tokens)[0], self.read.weight, self.read.bias)
+
+
+def test_recipes_that_share_a_pass_see_layers_at_their_operator_as_each_would_alone() -> None:
+    together, alone = (sv.wrap(Attention().eval(), images()[:1]) for _ in range(2))
+    recipes = [sv.INT8_MINMAX, PERCENTILE, sv.INT8_AFFINE]
+    calibration = together.calibrate(images(), recipes)
+    assert len({point.layer for point in calibration.for_recipe(PERCENTILE).ranges}) == len(together.layers) == 4
+    assert [calibration.for_recipe(recipe) for recipe in recipes] == [
+        alone.calibrate(images(), recipe) for recipe in recipes
+    ]
+    study = together.analyze(sv.FeatureFidelity(images()), recipes, progress=False)
+    assert all(row.status == "measured" for row in study.measurements)
+
+
 def test_the_layers_of_a_scheme_may_be_observed_in_different_ways() -> None:
     affine = sv.Recipe("affine", activations=sv.QuantSpec("uint8", symmetric=False, observer="mse"))
     channels = sv.Recipe("channels", activations=sv.QuantSpec(granularity="per-channel"))
