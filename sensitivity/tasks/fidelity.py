@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +26,7 @@ class FeatureFidelity:
 
     The unperturbed outputs are to this task what annotations are to others, so they are part of it: ``with_reference``
     runs the model once over all inputs and keeps its outputs. Every floating-point tensor that the model returns,
-    however deep in dicts, lists or tuples, is part of one long vector: outputs of large numbers weigh more.
+    however deep in dicts, lists, tuples or dataclasses, is part of one long vector: large numbers weigh more.
 
     Args:
         inputs: Images as the model takes them: a tensor (N, ...), or a sequence of N tensors without batch dimension.
@@ -212,6 +213,9 @@ def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
     elif isinstance(outputs, list | tuple):
         for value in outputs:
             yield from _tensors(value)
+    elif is_dataclass(outputs) and not isinstance(outputs, type):
+        for field in fields(outputs):
+            yield from _tensors(getattr(outputs, field.name))
 
 
 def _energies(reference: Floats, output: Floats) -> dict[str, float]:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -49,6 +50,25 @@ def test_sqnr_is_the_formula_in_numpy() -> None:
     each = 10 * np.log10(signal.sum(axis=1) / noise.sum(axis=1))
     assert scores["mean_sqnr_db"] == pytest.approx(each.mean(), abs=1e-12)
     assert scores["sqnr_db"] != scores["mean_sqnr_db"]
+
+
+def test_tensors_of_a_dataclass_are_compared_as_those_of_a_dict() -> None:
+    @dataclass
+    class Output:
+        heads: list[torch.Tensor]
+        count: torch.Tensor
+
+    class AsDataclass(TwoHeads):
+        def forward(self, x: torch.Tensor) -> Any:
+            return Output(**super().forward(x))
+
+    scores = []
+    for kind in (TwoHeads, AsDataclass):
+        model = kind()
+        task = FeatureFidelity(IMAGES).with_reference(model)
+        model.noise = 0.125
+        scores.append(task.score(predict_all(task, model)))
+    assert scores[0] == scores[1]
 
 
 def test_the_unperturbed_model_scores_the_ceiling_so_that_drops_are_finite() -> None:
