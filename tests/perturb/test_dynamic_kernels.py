@@ -201,6 +201,22 @@ def test_a_kernel_that_a_linear_layer_gives_is_an_activation_and_the_linear_is_t
         assert close(changed(x), expected)
 
 
+def test_a_kernel_that_other_layers_give_belongs_to_them_even_where_a_parameter_scales_it() -> None:
+    class Tracker(nn.Module):
+        """Looks for a template in an image; the scale is learnt."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.features = nn.Conv2d(READ, WRITTEN, 3)
+            self.scale = nn.Parameter(torch.ones(WRITTEN, 1, 1))
+
+        def forward(self, template: Tensor, x: Tensor) -> Tensor:
+            return F.conv2d(self.features(x), self.features(template) * self.scale)
+
+    wrapped = sv.wrap(Tracker().eval(), (images(1)[..., :5, :5], images(1)))
+    assert [(layer.module, layer.flags & {"dynamic-kernel"}) for layer in wrapped.layers] == [("features", frozenset())]
+
+
 @every_kernel
 def test_a_sweep_measures_it(kernels: Kernels) -> None:
     model, x = net(kernels), images()

@@ -8,7 +8,7 @@ from math import prod
 
 from torch import nn
 
-from sensitivity.layers.dataflow.dynamic_kernels import DynamicKernels
+from sensitivity.layers.dataflow.dynamic_kernels import DynamicKernels, samples_of
 from sensitivity.layers.dataflow.products import is_transposed, may_be_weight, operand_positions, output_axis_of_operand
 from sensitivity.layers.trace.recorder import FACTORIES
 from sensitivity.layers.trace.tape import Call, Op, Ref, Tape
@@ -73,9 +73,11 @@ def _with_dynamic(tape: Tape, matches: list[Weighted]) -> list[Weighted]:
         if kernel is None:
             continue
         parameters, operators = kernels.behind(kernel)
-        owner = _owner_around(tape, number, _largest_first(tape, parameters))
+        size = prod(tape.values[kernel].shape) // samples_of(tape, op)
+        whole = [value for value in parameters if prod(tape.values[value].shape) >= size]
+        owner = _owner_around(tape, number, _largest_first(tape, whole))
         if owner is None:
-            continue  # the kernel is what other layers give: a product of two activations
+            continue  # the kernel is what other layers give, scaled at most: a product of two activations
         module, attribute, parameter, call = owner
         axis = output_axis_of_operand(op.name, 1, len(tape.values[kernel].shape), transposed=is_transposed(op))
         source = op.args[0].value
