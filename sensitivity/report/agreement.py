@@ -131,6 +131,7 @@ def facts(record: VerificationRecord) -> list[Fact]:
         (f"inside {difference.part or 'the graph'}", difference.reason, _verdict(False))
         for difference in record.first_differences
     ]
+    pairs += [("not compared inside the graph", text, Outcome.NONE) for text in record.info.not_inside or ()]
     if record.metric_deployed is not None:
         pairs += _metric_facts(record)
     if record.latency_int8_s is not None:

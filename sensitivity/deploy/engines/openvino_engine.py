@@ -15,6 +15,7 @@ from sensitivity.deploy.engines.inputs import WARM_UP_RUNS, Array, check_repeats
 from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of, facts_of, quantizers_of, reads_of
 from sensitivity.deploy.engines.openvino_names import GraphNames
+from sensitivity.deploy.graph.copies import without_weights
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
 from sensitivity.records.recipes.scheme import Rest
@@ -60,6 +61,8 @@ class OpenVinoEngine(Engine):
             raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: it is no ONNX file.") from error
         if with_concatenated_codes(file):
             model = file.SerializeToString()
+        graph = without_weights(file).graph
+        del file  # it takes the memory of all weights
         try:
             self._core = self._openvino.Core()
             self._check_rest(rest)
@@ -67,7 +70,6 @@ class OpenVinoEngine(Engine):
             self._compiled = self._compile(profile=False)
         except RuntimeError as error:
             raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: {_telling(error)}") from error
-        graph = file.graph
         self._makers = _output_makers(graph)
         self._graph_names = GraphNames(graph)
         self._quantizers = quantizers_of(graph)

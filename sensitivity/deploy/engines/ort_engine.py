@@ -9,6 +9,7 @@ import numpy as np
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import ONNXRUNTIME
 from sensitivity.deploy.engines.inputs import Array, checked_inputs, median_time_s
+from sensitivity.deploy.graph.copies import without_weights
 from sensitivity.deploy.graph.rounded import half_values, with_roundings
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
@@ -60,7 +61,7 @@ class OrtEngine(Engine):
             graph = self._prepared(onnx.load_from_string(model))
             model = graph.SerializeToString()
             self._halves = half_values(graph)
-            self._graph = graph.graph
+            self._graph = without_weights(graph).graph
             if self._halves:
                 model = with_roundings(graph, self._halves).SerializeToString()
             self._content = model

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from sensitivity.deploy.graph.constants import Constants
+from sensitivity.deploy.graph.copies import swept, without_weights
 from sensitivity.deploy.graph.multipliers import MULTIPLIERS
-from sensitivity.deploy.graph.nodes import consumers, sweep_up
+from sensitivity.deploy.graph.nodes import consumers
 from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.quantize.scales import QuantParams
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, NodeProto
+    from onnx import ModelProto, NodeProto, TensorProto
 
 _ACTIVATIONS = {
     "Relu",
@@ -126,13 +127,14 @@ class Finder:
         """
         import onnx
 
-        graph = onnx.ModelProto()
-        graph.CopyFrom(self._graph)
+        graph = without_weights(self._graph)
+        weights = list(self._graph.graph.initializer)
         kind = onnx.TensorProto.FLOAT
         if params is not None:
-            end, kind = _append_quantizer(graph, end, params), onnx.TensorProto.INT8
+            end, kind = _append_quantizer(graph, end), onnx.TensorProto.INT8
+            weights += _constants_of(params)
         elif self._makers[end].op_type == "QuantizeLinear":
-            zero = next(tensor for tensor in graph.graph.initializer if tensor.name == self._makers[end].input[2])
+            zero = next(tensor for tensor in weights if tensor.name == self._makers[end].input[2])
             kind = zero.data_type
         del graph.graph.input[:]
         del graph.graph.output[:]
@@ -148,8 +150,7 @@ class Finder:
                 del node.input[_BIAS_INPUT:]
         graph.graph.output.append(onnx.helper.make_tensor_value_info(end, kind, None))
         del graph.graph.value_info[:]
-        sweep_up(graph)
-        return graph
+        return swept(graph, initializers=weights)
 
     def _depends_only_on(self, tensor: str, codes: str) -> bool:
         """Whether a tensor is made of these codes and constants, by one layer and nothing that reduces."""
@@ -171,12 +172,20 @@ def _is_plain(node: NodeProto) -> bool:
     return node.op_type in PASSED_THROUGH | MULTIPLIERS | {"DequantizeLinear", "Constant"}
 
 
-def _append_quantizer(graph: ModelProto, tensor: str, params: QuantParams) -> str:
+_OWN = ("own.scale", "own.zero_point")
+
+
+def _append_quantizer(graph: ModelProto, tensor: str) -> str:
+    import onnx
+
+    quantizer = onnx.helper.make_node("QuantizeLinear", [tensor, *_OWN], ["own.codes"], name="own.codes")
+    graph.graph.node.append(quantizer)
+    return "own.codes"
+
+
+def _constants_of(params: QuantParams) -> list[TensorProto]:
     import numpy as np
     import onnx
 
-    for name, values in (("own.scale", params.scale.numpy()), ("own.zero_point", np.zeros((), np.int8))):
-        graph.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    inputs = [tensor, "own.scale", "own.zero_point"]
-    graph.graph.node.append(onnx.helper.make_node("QuantizeLinear", inputs, ["own.codes"], name="own.codes"))
-    return "own.codes"
+    values = (params.scale.numpy(), np.zeros((), np.int8))
+    return [onnx.numpy_helper.from_array(value, name) for name, value in zip(_OWN, values, strict=True)]

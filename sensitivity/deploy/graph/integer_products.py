@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sensitivity.deploy.graph.nodes import sweep_up
+from sensitivity.deploy.graph.copies import swept
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -72,8 +72,7 @@ def with_integer_products(model: ModelProto) -> tuple[ModelProto, frozenset[str]
     del graph.graph.node[:]
     graph.graph.node.extend(copies)
     del graph.graph.value_info[:]
-    sweep_up(graph)
-    return graph, frozenset(names)
+    return swept(graph), frozenset(names)
 
 
 class _Writer:

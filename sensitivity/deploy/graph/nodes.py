@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -216,34 +216,6 @@ def bias_place(graph: ModelProto, node: NodeProto, bias: npt.NDArray[Any] | None
     return (readers[0], places[0]) if places else None
 
 
-def sweep_up(graph: ModelProto, keep: Iterable[str] = ()) -> None:
-    """Remove nodes and initializers that no output depends on.
-
-    Args:
-        graph: Changed in place.
-        keep: Further tensors that are needed.
-    """
-    needed = {output.name for output in graph.graph.output} | set(keep)
-    for node in reversed(graph.graph.node):
-        if needed & set(node.output):
-            needed |= set(node.input) | _read_inside(node)
-    nodes = [node for node in graph.graph.node if needed & set(node.output)]
-    weights = [tensor for tensor in graph.graph.initializer if tensor.name in needed]
-    del graph.graph.node[:]
-    del graph.graph.initializer[:]
-    graph.graph.node.extend(nodes)
-    graph.graph.initializer.extend(weights)
-
-
-def _read_inside(node: NodeProto) -> set[str]:
-    """What the subgraphs of a node (the branches of an ``If``) read, values of the graph around them among it."""
-    inside = [
-        inner for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) for inner in graph.node
-    ]
-    outputs = {output.name for attribute in node.attribute if attribute.HasField("g") for output in attribute.g.output}
-    return outputs.union(*(set(inner.input) | _read_inside(inner) for inner in inside))
-
-
 def consumers(graph: ModelProto) -> Mapping[str, list[NodeProto]]:
     """Every tensor's readers, in the order of the graph."""
     readers: dict[str, list[NodeProto]] = {}
@@ -260,7 +232,7 @@ def absorb_zero_padding(graph: ModelProto, conv: NodeProto) -> None:
     to stand there; a convolution with pads of its own leaves nothing between the quantizer and the product.
 
     Args:
-        graph: The node that pads stays in it, for ``sweep_up`` to remove where nothing else reads it.
+        graph: The node that pads stays in it, for ``swept`` to remove where nothing else reads it.
         conv: Changed in place; left alone where no zeros are padded in front of it, or along other axes than it slides.
     """
     import onnx.helper

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from sensitivity.deploy.graph.nodes import sweep_up
+from sensitivity.deploy.graph.copies import swept, without_weights
 
 if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
@@ -67,8 +67,7 @@ def cut_piece(graph: ModelProto, entries: Arrays, ends: Sequence[str]) -> ModelP
     """
     import onnx
 
-    piece = onnx.ModelProto()
-    piece.CopyFrom(graph)
+    piece = without_weights(graph)
     inferred = onnx.shape_inference.infer_shapes(graph).graph
     ports = {port.name: port for port in (*inferred.value_info, *inferred.output)}
     nodes = [node for node in piece.graph.node if not set(entries) & set(node.output)]
@@ -79,8 +78,7 @@ def cut_piece(graph: ModelProto, entries: Arrays, ends: Sequence[str]) -> ModelP
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.asarray(numbers).dtype)
         piece.graph.input.append(onnx.helper.make_tensor_value_info(name, kind, list(np.shape(numbers))))
     piece.graph.output.extend(ports.get(name) or onnx.ValueInfoProto(name=name) for name in ends)
-    sweep_up(piece)
-    return piece
+    return swept(piece, initializers=graph.graph.initializer)
 
 
 def as_onnx_defines(piece: ModelProto, entries: Arrays) -> Arrays:

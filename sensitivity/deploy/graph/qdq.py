@@ -19,7 +19,8 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 
-from sensitivity.deploy.graph.nodes import CALL_MARK, LayerNode, absorb_zero_padding, bias_place, find_nodes, sweep_up
+from sensitivity.deploy.graph.copies import swept
+from sensitivity.deploy.graph.nodes import CALL_MARK, LayerNode, absorb_zero_padding, bias_place, find_nodes
 from sensitivity.deploy.graph.right_operand import turn_to_the_right
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import ExportError
@@ -72,7 +73,7 @@ def insert_qdq(fp32: ModelProto, plan: Plan) -> QdqGraph:
         if layer_node.layer.name in plan.recipes:
             writer.quantize(layer_node, plan)
     writer.finish()
-    sweep_up(graph)
+    graph = swept(graph)
     try:
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

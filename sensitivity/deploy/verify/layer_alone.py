@@ -7,7 +7,7 @@ activations are quantized has no codes behind it; its float output is compared i
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,12 +100,15 @@ def local_agreement(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> d
     for part in deployed.parts:
         module = plan.model.get_submodule(part.path)
         engines: dict[str, Any] = {}
+        used_again = len(calls[part.path]) > 1
         for args, kwargs in calls[part.path]:
             made, untried = trials(plan, part.qdq, simulate_and_record(plan, module, args, kwargs))
             for name, reason in untried.items():
                 agreements.setdefault(name, []).append(Agreement(reason=reason))
             for trial in made:
                 agreements.setdefault(trial.layer.name, []).append(_tried(deployed, part, trial, engines))
+                if not used_again:
+                    engines.clear()
     return {name: _together(several) for name, several in agreements.items()}
 
 
@@ -165,7 +168,7 @@ def simulate_and_record(
     return seen
 
 
-def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, SimulatedCall]) -> tuple[list[LayerTrial], dict[str, str]]:
+def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, SimulatedCall]) -> tuple[Iterator[LayerTrial], dict[str, str]]:
     """Every quantized call of a graph cut out, with the activation and the quantizer behind it.
 
     Where something else stands between (an add, a pooling, the output), the layer's own output is quantized by its
@@ -177,19 +180,18 @@ def trials(plan: Plan, qdq: QdqGraph, seen: Mapping[str, SimulatedCall]) -> tupl
         seen: What the simulation had there.
 
     Returns:
-        The trials, and the layers that cannot be tried, with the reason.
+        The trials, each made when it is asked for, and the layers that cannot be tried, with the reason.
     """
     finder = Finder(qdq)
-    made: list[LayerTrial] = []
+    calls: list[tuple[Layer, int]] = []
     untried: dict[str, str] = {}
     for layer in plan.quantized:
         for call in range(layer.calls if layer.name in qdq.nodes else 0):
-            call_seen = seen.get(node_name(layer, call))
-            if reason := _untriable(plan, layer, call, call_seen):
+            if reason := _untriable(plan, layer, call, seen.get(node_name(layer, call))):
                 untried[layer.name] = reason
-            elif call_seen is not None:
-                made.append(_trial(plan, finder, layer, call, seen))
-    return made, untried
+            else:
+                calls.append((layer, call))
+    return (_trial(plan, finder, layer, call, seen) for layer, call in calls), untried
 
 
 def _untriable(plan: Plan, layer: Layer, call: int, call_seen: SimulatedCall | None) -> str:

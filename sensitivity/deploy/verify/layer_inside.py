@@ -13,15 +13,18 @@ is judged by the output codes that these places cannot reach.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from sensitivity.contracts import Engine
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.integer import codes_of, verify_graph
 from sensitivity.deploy.verify.layer_alone import Counts, SimulatedCall, compare_codes, merged, simulate_and_record
+from sensitivity.errors import EngineError
 from sensitivity.records import Layer
 
 SAME_SHARE = 1e-2
@@ -34,38 +37,69 @@ _REPEATS = 4
 """How often padding in two dimensions can repeat a number, in front of a layer and behind it."""
 
 
-def inside_graph(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> dict[str, Counts]:
-    """For each layer that can be judged: output codes compared, codes that differ, largest difference.
+@dataclass(frozen=True, slots=True)
+class InsideGraphs:
+    """What the layers compute inside the whole graphs.
+
+    Attributes:
+        counts: For each layer that can be judged: output codes compared, codes that differ, largest difference.
+        unseen: For each part of which the engine runs no such graph: its path, and the engine's error.
+    """
+
+    counts: Mapping[str, Counts]
+    unseen: Mapping[str, str] = field(default_factory=dict)
+
+
+def inside_graph(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> InsideGraphs:
+    """Compare the codes behind each layer inside the whole graph.
+
+    An engine that builds the deployed graph may refuse the one with further outputs; then the graph that returns the
+    numbers decides alone, and where it is refused, too, the part is named with the reason.
 
     Args:
         deployed: What is looked into.
         calls: Arguments of each part, by path.
     """
     by_codes = _judged_of(deployed, calls, by_values=False)
-    equal = {layer: counts for layer, counts in by_codes.items() if counts[1] == 0}
-    if len(equal) == len(by_codes):
+    equal = {layer: counts for layer, counts in by_codes.counts.items() if counts[1] == 0}
+    if len(equal) == len(by_codes.counts) and not by_codes.unseen:
         return by_codes
-    return by_codes | _judged_of(deployed, calls, by_values=True) | equal
+    by_values = _judged_of(deployed, calls, by_values=True)
+    unseen = {path: error for path, error in by_values.unseen.items() if path in by_codes.unseen}
+    return InsideGraphs({**by_codes.counts, **by_values.counts, **equal}, unseen)
 
 
-def _judged_of(deployed: Deployed, calls: Mapping[str, Sequence[Any]], *, by_values: bool) -> dict[str, Counts]:
+def _judged_of(deployed: Deployed, calls: Mapping[str, Sequence[Any]], *, by_values: bool) -> InsideGraphs:
     counts_of: dict[str, list[Counts]] = {}
+    unseen: dict[str, str] = {}
     for part in deployed.parts:
         graph, readers = verify_graph(part.qdq, values=by_values)
         if not readers:
             continue
-        engine = deployed.build(graph, part.part)
-        for args, kwargs in calls[part.path]:
-            tensors = part.part.signature.inputs.tensors_of((args, kwargs), part.path or "the model")
-            outputs = engine.run(*[tensor.cpu().numpy() for tensor in tensors])[-len(readers) :]
-            if by_values:
-                outputs = tuple(codes_of(part.qdq, *named) for named in zip(readers, outputs, strict=True))
-            seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(part.path), args, kwargs)
-            compared = {name: _compared(output, seen.get(name)) for name, output in zip(readers, outputs, strict=True)}
-            codes = {part.qdq.quantizers[name]: counts for name, counts in compared.items() if counts is not None}
-            for layer, counts in _judged(part, codes, deployed.plan, by_values=by_values):
-                counts_of.setdefault(layer, []).append(counts)
-    return {name: merged(several) for name, several in counts_of.items()}
+        try:
+            engine = deployed.build(graph, part.part)
+            for args, kwargs in calls[part.path]:
+                for layer, counts in _judged_on(deployed, part, engine, readers, (args, kwargs), by_values=by_values):
+                    counts_of.setdefault(layer, []).append(counts)
+        except EngineError as error:
+            unseen[part.path] = str(error)
+    return InsideGraphs({name: merged(several) for name, several in counts_of.items()}, unseen)
+
+
+def _judged_on(
+    deployed: Deployed, part: DeployedPart, engine: Engine, readers: Sequence[str], call: Any, *, by_values: bool
+) -> list[tuple[str, Counts]]:
+    """The layers of a part, judged on one call."""
+    args, kwargs = call
+    tensors = part.part.signature.inputs.tensors_of((args, kwargs), part.path or "the model")
+    outputs = engine.run(*[tensor.cpu().numpy() for tensor in tensors])[-len(readers) :]
+    seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(part.path), args, kwargs)
+    codes: dict[str, Counts] = {}
+    for name, output in zip(readers, outputs, strict=True):
+        computed = codes_of(part.qdq, name, output) if by_values else output
+        if (counts := _compared(computed, seen.get(name))) is not None:
+            codes[part.qdq.quantizers[name]] = counts
+    return _judged(part, codes, deployed.plan, by_values=by_values)
 
 
 def _compared(output: Any, seen: SimulatedCall | None) -> Counts | None:

@@ -11,6 +11,7 @@ from sensitivity.deploy.doctor.saturation import can_saturate, saturates_here
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.omission import OmissionKind
 from sensitivity.deploy.verify.layer_alone import NOTHING_COMPARED, Agreement, Counts
+from sensitivity.deploy.verify.layer_inside import InsideGraphs
 from sensitivity.deploy.verify.timing import is_simulation
 from sensitivity.errors import PrecisionNotHonouredError
 from sensitivity.records import Layer
@@ -39,12 +40,12 @@ class Evidence:
     Attributes:
         ran: What the engines say they ran, by node.
         alone: What each layer computes by itself.
-        inside: Counts of codes behind each layer inside the whole graph, from the same input codes.
+        inside: Codes behind each layer inside the whole graph, from the same input codes.
     """
 
     ran: Mapping[str, EngineLayer]
     alone: Mapping[str, Agreement]
-    inside: Mapping[str, Counts]
+    inside: InsideGraphs
 
 
 def check_layer(layer: Layer, deployed: Deployed, evidence: Evidence, thresholds: Gates) -> LayerCheck:
@@ -119,7 +120,7 @@ def _is_declared(check: LayerCheck, deployed: Deployed) -> bool:
 def _by_results(check: LayerCheck, evidence: Evidence, thresholds: Gates) -> LayerVerdict:
     """The verdict by what the layer computed."""
     agreement = evidence.alone.get(check.layer, Agreement())
-    inside = evidence.inside.get(check.layer, NOTHING_COMPARED)
+    inside = evidence.inside.counts.get(check.layer, NOTHING_COMPARED)
     if _differs(agreement.counts, thresholds):
         return LayerVerdict(LayerStatus.DISAGREES, _codes(agreement.counts), Cause.CODES)
     if agreement.sqnr_db is not None and agreement.sqnr_db < thresholds.float_sqnr_db:

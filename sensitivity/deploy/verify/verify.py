@@ -16,7 +16,7 @@ from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.verify.first_difference import first_differences
 from sensitivity.deploy.verify.layer_alone import local_agreement
-from sensitivity.deploy.verify.layer_inside import inside_graph
+from sensitivity.deploy.verify.layer_inside import InsideGraphs, inside_graph
 from sensitivity.deploy.verify.outputs import check_outputs, worst
 from sensitivity.deploy.verify.timing import compare_with_float, is_simulation
 from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, raise_if_other
@@ -108,7 +108,7 @@ def verify(
         latency_fp32_s=None if in_float is None else in_float.median_s,
         latency_int8_spread_s=planned.spread_s,
         latency_fp32_spread_s=None if in_float is None else in_float.spread_s,
-        info=_info(deployed, [path for path, own in from_task.items() if not own]),
+        info=_info(deployed, [path for path, own in from_task.items() if not own], evidence.inside.unseen),
         outputs=outputs,
         first_differences=differences,
         **scores,
@@ -144,7 +144,7 @@ def _differences(
 def _evidence(deployed: Deployed, calls: Mapping[str, list[Call]]) -> Evidence:
     ran = _executed(deployed, calls)
     if is_simulation(deployed):
-        return Evidence(ran, {}, {})
+        return Evidence(ran, {}, InsideGraphs({}))
     plain = deployed if deployed.plan.scheme.rest == "fp32" else deployed.in_fp32()  # cut out, a layer rounds elsewhere
     return Evidence(ran, local_agreement(plain, calls), inside_graph(plain, calls))
 
@@ -256,7 +256,7 @@ def _in_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any
     return tuple(new_args), dict(new_kwargs)
 
 
-def _info(deployed: Deployed, not_reached: Sequence[str]) -> VerificationInfo:
+def _info(deployed: Deployed, not_reached: Sequence[str], unseen: Mapping[str, str]) -> VerificationInfo:
     rules = deployed.scheme.rules
     return VerificationInfo(
         torch=torch.__version__,
@@ -265,5 +265,6 @@ def _info(deployed: Deployed, not_reached: Sequence[str]) -> VerificationInfo:
         exporters=tuple(part.part.exporter for part in deployed.parts),
         not_exported=tuple(str(attempt) for attempt in deployed.attempts),
         not_reached=tuple(not_reached) or None,
+        not_inside=tuple(f"{path or 'the model'}: {error}" for path, error in unseen.items()) or None,
         scheme=tuple((rule.pattern, None if rule.recipe is None else rule.recipe.name) for rule in rules),
     )

@@ -142,6 +142,8 @@ class VerificationInfo(Facts):
         exporters: What exported each of them.
         not_exported: What could not be exported, with the reasons.
         not_reached: Paths of the submodules that the task did not run, which were checked on the example inputs.
+        not_inside: Submodules whose layers were compared one by one and not inside the whole graph: the engine runs no
+            graph with so many outputs; with its error.
         scheme: Pattern and name of the recipe of each rule of the scheme; None protects.
     """
 
@@ -151,6 +153,7 @@ class VerificationInfo(Facts):
     exporters: tuple[str, ...] | None = None
     not_exported: tuple[str, ...] | None = None
     not_reached: tuple[str, ...] | None = None
+    not_inside: tuple[str, ...] | None = None
     scheme: tuple[tuple[str, str | None], ...] | None = None
 
     @classmethod

@@ -13,7 +13,7 @@ from torch import nn
 
 import sensitivity as sv
 from sensitivity.deploy.deployed import Deployed
-from sensitivity.deploy.graph.nodes import sweep_up
+from sensitivity.deploy.graph.copies import swept
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
 from sensitivity.quantize.weights import weight_codes
@@ -213,6 +213,6 @@ def test_what_only_the_branch_of_an_if_reads_is_not_swept_up() -> None:
     ]
     ports = [info("x", 1, [1]), info("flag", onnx.TensorProto.BOOL, [])]
     graph = onnx.helper.make_model(onnx.helper.make_graph(nodes, "g", ports, [info("y", 1, [1])]))
-    sweep_up(graph)
+    graph = swept(graph)
     assert [node.op_type for node in graph.graph.node] == ["Abs", "If"]
     onnx.checker.check_model(graph)

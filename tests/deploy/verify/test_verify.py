@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
@@ -16,7 +18,7 @@ from torch import Tensor, nn
 import sensitivity as sv
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
-from sensitivity.errors import EngineError, PrecisionNotHonouredError, TaskError
+from sensitivity.errors import EngineBuildError, EngineError, PrecisionNotHonouredError, TaskError
 from sensitivity.records.results.verification import Cause
 from tests.deploy.nets import SAFE, SAFE_INT8, SharedHead, build, images
 from tests.deploy.this_cpu import saturates
@@ -208,6 +210,37 @@ def test_a_layer_that_runs_otherwise_inside_the_graph_is_found(shared: sv.Wrappe
     assert [check.module for check in wrong] == ["fine.0"]
     assert "by itself it is right, inside the whole graph" in wrong[0].reason
     assert "from the same input codes" in wrong[0].reason
+
+
+def refusing(*element_types: int) -> type[OpenVinoEngine]:
+    """An engine that builds no graph with more outputs than the net has, where one of these types is among them."""
+
+    class Refusing(OpenVinoEngine):
+        name = "refusing"
+
+        def __init__(self, model: bytes, **settings: Any) -> None:
+            ports = onnx.load_from_string(model).graph.output
+            if any(port.type.tensor_type.elem_type in element_types for port in ports[OUTPUTS:]):
+                raise EngineBuildError("too many outputs.")
+            super().__init__(model, **settings)
+
+    return Refusing
+
+
+def test_where_codes_cannot_be_outputs_the_numbers_that_they_stand_for_are_compared(shared: sv.Wrapped) -> None:
+    verification = shared.verify(shared.deploy(INT8.protect("up"), refusing(onnx.TensorProto.INT8)))
+    assert verification.passed
+    assert verification.info.not_inside is None
+
+
+def test_an_engine_that_cannot_be_looked_into_is_verified_layer_by_layer_and_that_is_said(shared: sv.Wrapped) -> None:
+    engine = refusing(onnx.TensorProto.INT8, onnx.TensorProto.FLOAT)
+    verification = shared.verify(shared.deploy(INT8.protect("up"), engine))
+    assert {check.status for check in verification.layers if check.planned == "int8"} == {"verified"}
+    assert verification.info.not_inside == ("the model: too many outputs.",)
+    assert "not compared inside the graph: the model: too many outputs." in str(verification)
+    again = type(verification.info).of(json.loads(json.dumps(verification.info.to_json())))
+    assert again == verification.info
 
 
 class OtherKernelsWhereLookedAt(OpenVinoEngine):
