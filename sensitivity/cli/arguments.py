@@ -12,6 +12,7 @@ from sensitivity.deploy.engines.registry import engine_names
 
 FORM = "package.module:callable or path.py:callable"
 DATASET = "dataset:IMAGES[:LABELS]"
+PICTURES = (".png", ".svg", ".pdf")
 SIZES = {"": 1, "B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
 
 
@@ -128,6 +129,18 @@ def add_file(
     )
 
 
+def add_picture(parser: argparse.ArgumentParser, option: str, content: str, default: str | None = None) -> None:
+    """Add an option that says where a picture is drawn; another ending than a picture's is a wrong command line."""
+    usual = "" if default is None else " (default: %(default)s)"
+    parser.add_argument(
+        option,
+        type=picture,
+        default=None if default is None else Path(default),
+        metavar="FILE",
+        help=f"{content}; {', '.join(PICTURES[:-1])} or {PICTURES[-1]}{usual}",
+    )
+
+
 def add_table(parser: argparse.ArgumentParser, row: str) -> None:
     """Add --table, a file with a row for each of what is named."""
     parser.add_argument("--table", type=Path, metavar="FILE.csv", help=f"write every {row} as a row")
@@ -184,6 +197,14 @@ def shape(text: str) -> tuple[int, ...]:
     if not all(size.isdecimal() and int(size) > 0 for size in sizes):
         raise argparse.ArgumentTypeError(f"{text!r} is no shape like 1x3x224x224")
     return tuple(int(size) for size in sizes)
+
+
+def picture(text: str) -> Path:
+    """A file that a picture can be drawn into, by its ending: told before long work, not after it."""
+    path = Path(text)
+    if path.suffix.lower() not in PICTURES and not path.is_dir():  # a folder has a message of its own
+        raise argparse.ArgumentTypeError(f"{text!r} is no picture: give a path that ends in {', '.join(PICTURES)}")
+    return path
 
 
 def count(text: str) -> int:

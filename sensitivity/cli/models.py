@@ -77,6 +77,11 @@ def check_engine(options: argparse.Namespace, engine: str, *, timed: bool = Fals
     from sensitivity.deploy.engines.registry import engine_names, kind_of
 
     import_model(options)
+    if engine not in engine_names():
+        raise EngineError(
+            f"no engine is called {engine!r}. Choose one of {', '.join(engine_names())}, or one that MODEL's module "
+            "registers."
+        )
     kind = kind_of(engine)
     if timed and not kind.capabilities.times_layers:
         able = ", ".join(engine_names(timed=True))

@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import sensitivity
+from sensitivity.cli.arguments import PICTURES
 from sensitivity.cli.main import COMMANDS, FAILED, INTERRUPTED, NOBODY_READS, main, whole_parser
 from sensitivity.cli.output import warnings_as_lines
 from sensitivity.errors import SuspiciousPredictionsWarning
+from sensitivity.report.figures.picture import FORMATS
 
 
 def test_version_is_the_packages_own(capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,6 +48,30 @@ def test_an_unknown_word_is_told_in_the_name_of_its_command(
     with pytest.raises(SystemExit, match="2"):
         main(words)
     assert capsys.readouterr().err == f"sensitivity: {message} shows what can be given.\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["tune", "my:model", "my:task", "--max-drop", "1", "--picture", "path.gif"],
+        ["diagnose", "my:model", "my:images", "--picture", "path.gif"],
+        ["compare", "a.json", "b.json", "--picture", "path.gif"],
+        ["pareto", "a.json", "--out", "path.gif"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_what_no_picture_can_be_drawn_into_is_told_before_anything_runs(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        main(words)
+    error = capsys.readouterr().err
+    assert "'path.gif' is no picture: give a path that ends in .png, .svg, .pdf. sensitivity " in error
+    assert error.count("\n") == 1
+
+
+def test_the_pictures_of_the_command_line_are_those_that_are_drawn() -> None:
+    assert tuple(f".{ending}" for ending in FORMATS) == PICTURES
 
 
 def test_an_error_of_this_library_is_one_line_and_exit_code_1(

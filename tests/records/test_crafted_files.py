@@ -77,6 +77,29 @@ STUDIES: dict[str, tuple[Change, str]] = {
 }
 
 
+RECIPES: dict[str, tuple[Any, str]] = {
+    "an unknown key": ({"name": "x", "bits": 8}, r"it does not know 'bits'\. The keys are name, weights, activations"),
+    "no name": ({"weights": {"format": "int8"}}, "it lacks 'name'. The keys are name,"),
+    "an unknown key of a part": ({"name": "x", "weights": {"formt": "int8"}}, "weights does not know 'formt'"),
+    "a part that is a number": ({"name": "x", "weights": 5}, "weights is 5"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_is_refused_in_the_words_of_its_file(name: str) -> None:
+    plain, message = RECIPES[name]
+    with pytest.raises(RecipeError, match=message) as refusal:
+        sv.Recipe.from_json(plain)
+    assert "__init__" not in str(refusal.value)
+
+
+def test_another_record_is_refused_by_what_it_lacks(study: dict[str, Any]) -> None:
+    with pytest.raises(RecipeError, match=r"^not a scheme: it has no 'rules'\."):
+        sv.Scheme.from_json(study)
+    with pytest.raises(StudyError, match=r"^not a complete tuned model: it has no 'goal'\."):
+        sv.Tuned.from_json(study)
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_a_crafted_study_is_refused_with_what_is_wrong_in_which_file(
     name: str, study: dict[str, Any], tmp_path: Path

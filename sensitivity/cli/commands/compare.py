@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sensitivity.cli.arguments import (
     add_imports,
     add_json,
+    add_picture,
     add_table,
 )
 from sensitivity.cli.output import Answer, check_place, write_all
@@ -40,7 +41,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--names", nargs=2, metavar=("A", "B"), help="what the two are called in tables and the picture (default: A, B)"
     )
-    parser.add_argument("--picture", type=Path, metavar="FILE", help="draw drop against drop; .png, .svg or .pdf")
+    add_picture(parser, "--picture", "draw drop against drop")
     add_imports(parser)
     add_json(parser, "every layer, and the rank correlation")
     parser.set_defaults(run=run)

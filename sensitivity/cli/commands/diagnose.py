@@ -13,6 +13,7 @@ from sensitivity.cli.arguments import (
     add_json,
     add_layers,
     add_model,
+    add_picture,
     add_table,
 )
 from sensitivity.cli.models import check_engine, made_images, made_model
@@ -56,7 +57,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="an engine: where its sums saturate on this machine, run each layer on it, and say what that costs",
     )
     add_file(parser, "--out", "diagnosis.json", "where to write the findings")
-    add_file(parser, "--picture", "diagnosis.png", "where to draw them; .png, .svg or .pdf")
+    add_picture(parser, "--picture", "where to draw them", "diagnosis.png")
     add_table(parser, "layer")
     add_json(parser, "the findings")
     parser.set_defaults(run=run)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sensitivity.advise.protect import costs
-from sensitivity.cli.arguments import add_file, add_imports, add_json
+from sensitivity.cli.arguments import add_imports, add_json, add_picture
 from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
 from sensitivity.records.results.latency import latency_of
@@ -44,7 +44,7 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     parser.add_argument(
         "--against", choices=tuple(COSTS), default="size", help="what accuracy is drawn against (default: %(default)s)"
     )
-    add_file(parser, "--out", "pareto.png", "where to draw; .png, .svg or .pdf")
+    add_picture(parser, "--out", "where to draw", "pareto.png")
     add_imports(parser)
     add_json(parser, "the predicted curves and the measured schemes")
     parser.set_defaults(run=run)

@@ -12,6 +12,7 @@ from sensitivity.cli.arguments import (
     add_file,
     add_json,
     add_model,
+    add_picture,
     add_recipes,
     add_stop,
     add_store,
@@ -75,7 +76,7 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
 def _add_files(parser: argparse.ArgumentParser) -> None:
     add_file(parser, "--out", "tuned.json", "the scheme and every step of the way there")
     add_file(parser, "--scheme", "tuned_scheme.json", "the scheme alone, for deploy and verify")
-    add_file(parser, "--picture", "path.png", "the score of every step; .png, .svg or .pdf")
+    add_picture(parser, "--picture", "the score of every step", "path.png")
     add_table(parser, "step")
 
 

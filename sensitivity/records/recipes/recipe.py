@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_args
+from collections.abc import Mapping
+from dataclasses import MISSING, asdict, dataclass, fields, replace
+from typing import Any, Literal, TypeVar, get_args
 
 from sensitivity.errors import RecipeError
 from sensitivity.markup.elements import described, element
@@ -325,14 +326,41 @@ class Recipe:
         """
         if not isinstance(plain, dict):
             raise TypeError(f"plain={plain!r:.120} is not a recipe: give a dict as Recipe.to_json returns.")
-        try:
-            parts: dict[str, Any] = dict(plain)
-            for key, make in (("weights", QuantSpec), ("activations", QuantSpec), ("pruning", Pruning)):
-                if parts.get(key) is not None:
-                    parts[key] = make(**parts[key])
-            return cls(**parts)
-        except TypeError as error:
-            raise RecipeError(f"not a recipe: {error}. Given keys: {', '.join(map(str, plain))}.") from error
+        parts: dict[str, Any] = dict(plain)
+        kinds: dict[str, type[QuantSpec | Pruning]] = {
+            "weights": QuantSpec,
+            "activations": QuantSpec,
+            "pruning": Pruning,
+        }
+        for key, kind in kinds.items():
+            if parts.get(key) is not None:
+                parts[key] = _made(kind, parts[key], key)
+        return _made(cls, parts, "it")
+
+
+_Part = TypeVar("_Part", bound=QuantSpec | Pruning | Recipe)
+
+
+def _made(kind: type[_Part], facts: object, part: str) -> _Part:
+    """A recipe, or a part of one, of what a file holds.
+
+    Raises:
+        RecipeError: If a key is unknown or missing, or a value makes no sense.
+    """
+    if not isinstance(facts, Mapping):
+        raise RecipeError(f"not a recipe: {part} is {facts!r:.60}. Give what Recipe.to_json returns.")
+    known = {setting.name: setting.default is MISSING for setting in fields(kind)}
+    for word, keys in (
+        ("does not know", [key for key in facts if key not in known]),
+        ("lacks", [key for key, is_needed in known.items() if is_needed and key not in facts]),
+    ):
+        if keys:
+            listed = ", ".join(repr(key) for key in keys)
+            raise RecipeError(f"not a recipe: {part} {word} {listed:.120}. The keys are {', '.join(known)}.")
+    try:
+        return kind(**facts)
+    except TypeError as error:
+        raise RecipeError(f"not a recipe: {error}.") from error
 
 
 _CURES = tuple(setting for setting in fields(Recipe) if setting.name in ("bias_correction", "rounding"))

@@ -248,6 +248,8 @@ class Scheme:
         """
         if not isinstance(plain, Mapping):
             raise RecipeError(f"not a scheme: expected rules of pattern and recipe, got {plain!r:.120}.")
+        if "rules" not in plain:
+            raise RecipeError("not a scheme: it has no 'rules'. Give what Scheme.to_json returns.")
         try:
             rules = tuple(
                 Rule(r["pattern"], Recipe.from_json(r["recipe"]) if r["recipe"] else None) for r in plain["rules"]

@@ -91,7 +91,8 @@ class Saved:
         except SensitivityError:
             raise  # some are ValueErrors, and say more
         except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise kind.error(f"not a complete {kind.what}: {error!r}. Give a file written by {kind.writer}.") from error
+            why = f"it has no {error}" if isinstance(error, KeyError) else str(error) or type(error).__name__
+            raise kind.error(f"not a complete {kind.what}: {why}. Give a file written by {kind.writer}.") from error
 
     @checked(StudyError)
     def save(self, path: str | Path) -> None:

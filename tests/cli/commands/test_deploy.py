@@ -49,6 +49,16 @@ def test_the_engine_is_chosen(scheme: str, capsys: pytest.CaptureFixture[str]) -
     assert printed["executed"]["layers:0:0"] == ["fp32"]  # the float Q/DQ reference
 
 
+@pytest.mark.parametrize("command", ["deploy", "verify"])
+def test_an_engine_that_nobody_knows_is_told_in_the_command_lines_words(
+    command: str, scheme: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([command, MODEL, scheme, "--engine", "nine"]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("sensitivity: no engine is called 'nine'. Choose one of openvino, ")
+    assert error.endswith(", or one that MODEL's module registers.\n")
+
+
 def test_verify_writes_what_wrapped_verify_finds(
     scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
