@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from onnx import ModelProto, NodeProto
 
 
+_SIZES = ("Shape", "Size")
+
+
 @dataclass(frozen=True, eq=False)
 class Constant:
     """A value that no input of the graph changes.
@@ -33,8 +36,13 @@ class Constants:
         self._makers = {name: node for node in graph.graph.node for name in node.output}
         self._opsets = list(graph.opset_import)
 
-    def initializers_behind(self, name: str) -> frozenset[str] | None:
-        """Names of the initializers that a value is made of; None where an input of the graph is among its origins."""
+    def initializers_behind(self, name: str, *, sizes_count: bool = True) -> frozenset[str] | None:
+        """Names of the initializers that a value is made of; None where an input of the graph is among its origins.
+
+        Args:
+            name: The value.
+            sizes_count: Whether an input is an origin, too, where only its size is read: zeros for each sample.
+        """
         waiting, visited, names = [name], {name}, set()
         while waiting:
             current = waiting.pop()
@@ -42,6 +50,8 @@ class Constants:
                 names.add(current)
                 continue
             maker = self._makers.get(current)
+            if maker is not None and maker.op_type in _SIZES and not sizes_count:
+                continue
             if maker is None or any(attribute.HasField("g") for attribute in maker.attribute):
                 return None
             fresh = [value for value in maker.input if value and value not in visited]

@@ -101,14 +101,20 @@ def find_nodes(graph: ModelProto, plan: Plan) -> tuple[list[LayerNode], dict[str
     for layer in plan.layers:
         calls = matches.get(layer.name, [])
         if len(calls) > layer.calls:  # a first state of zeros is multiplied as well, which is no call of the layer
-            calls = [call for call in calls if constants.initializers_behind(call[0].input[1 - call[1]]) is None]
+            calls = [(node, side, axes) for node, side, axes in calls if _reads_data(constants, node.input[1 - side])]
         if len(calls) not in (0, layer.calls):
             wrong[layer.name] = f"the graph runs it {len(calls)} times, the model {layer.calls} times"
             continue
         for call, (node, side, (axes, leading)) in enumerate(calls):
             node.name = node_name(layer, call)
             nodes.append(LayerNode(layer, call, node, side, axes, leading))
-    return nodes, wrong
+    places = {node.name: place for place, node in enumerate(graph.graph.node)}
+    return sorted(nodes, key=lambda layer_node: places[layer_node.node.name]), wrong
+
+
+def _reads_data(constants: Constants, name: str) -> bool:
+    """Whether a value is made of numbers that the graph is given, and not of constants and sizes alone."""
+    return constants.initializers_behind(name, sizes_count=False) is None
 
 
 _Arrangement = tuple[tuple[int, ...], int]
