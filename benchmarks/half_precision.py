@@ -76,7 +76,6 @@ def detector(data: Path) -> Net:
 
     chosen = DETECTORS["yolo-fastest-xl"]
     model = chosen.load(data / "weights" / "yolo_fastest_1_1_xl.safetensors")
-    wrapped = sv.wrap(model, torch.zeros(1, 3, 320, 320), name="yolo-fastest-1.1-xl")
     coco = data / "tiny_coco"
     photographs = {}
     for split in ("train2017", "val2017"):
@@ -85,6 +84,7 @@ def detector(data: Path) -> Net:
             coco / split, annotations, preprocess=chosen.preprocess, adapter=chosen.decode, batch_size=1
         )
         photographs[split] = seen_by(model, task)[: 5 * IMAGES]
+    wrapped = sv.wrap(model, photographs["train2017"][0], name="yolo-fastest-1.1-xl")
     wrapped.calibrate(photographs["train2017"], sv.INT8)
     return "yolo-fastest-1.1-xl", wrapped, photographs["val2017"][:IMAGES]
 

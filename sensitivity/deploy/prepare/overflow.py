@@ -9,13 +9,18 @@ import torch
 from torch import Tensor
 
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError
+from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError, warn_caller
 from sensitivity.perturb.half.kept import ATTENTION, NORMS, find_kept
+from sensitivity.records import Layer
 
 LARGEST_HALF = 65504.0
 """The largest finite number of fp16."""
 
 _ROUNDS = 8  # what is kept in fp32 may overflow where it is read next
+
+
+FAINT = 8.0
+"""An example is warned of where calibration images reach this many times as far at the input of a layer."""
 
 
 def largest_values(plan: Plan) -> dict[str, float]:
@@ -42,7 +47,8 @@ def largest_values(plan: Plan) -> dict[str, float]:
 def check_overflow(plan: Plan) -> None:
     """Nothing, if all that a plan's non-quantized layers would hold in fp16 fits.
 
-    Looked at are the example pass and the ranges of the calibration.
+    Looked at are the example pass and the ranges of the calibration. A warning tells of an example whose values are
+    far below those ranges: what overflows on images may not on it.
 
     Args:
         plan: One with non-quantized layers in fp16.
@@ -63,6 +69,41 @@ def check_overflow(plan: Plan) -> None:
             f"{_described(plan, inputs)}. Keep these layers in fp32 with the modules that compute their "
             "inputs, scheme.with_rest('fp16', keep_fp32=...), or use with_rest('bf16')."
         )
+    _warn_of_a_faint_example(plan)
+
+
+def _warn_of_a_faint_example(plan: Plan) -> None:
+    """Warn where the example says little about what overflows on images."""
+    read: dict[str, float] = {}
+
+    def note(layer: Layer, call: int, place: str, tensor: Tensor) -> None:
+        if place == "input" and call == 0 and tensor.numel():
+            read[layer.name] = float(tensor.detach().abs().max())
+
+    with plan.in_fp32().simulated(watch=note) as model:
+        model(*plan.basis.args, **plan.basis.kwargs)
+    for layer in plan.quantized:
+        in_half = layer.name in read and layer.name in plan.half_scales
+        reach = _calibrated_reach(plan, layer, 0) if in_half else None
+        if reach is not None and reach > FAINT * read[layer.name]:
+            warn_caller(
+                f"overflow in fp16 was looked for on the example inputs alone, where {layer.name} reads at most "
+                f"{read[layer.name]:.3g}; the calibration images reach {reach:.3g} there. Give a real image: "
+                "wrapped.deploy(..., example=image)."
+            )
+            return
+
+
+def _calibrated_reach(plan: Plan, layer: Layer, call: int) -> float | None:
+    """The largest absolute value that a quantized input stands for; None where it is in float or was not reached."""
+    try:
+        params = plan.input_params(layer, call)
+    except CalibrationError:  # it was not reached at this call
+        return None
+    if params is None:
+        return None
+    ends = torch.tensor([params.qmin, params.qmax]) - params.zero_point.reshape(-1, 1)
+    return float((ends * params.scale.reshape(-1, 1)).abs().max())
 
 
 def _too_large_inputs(plan: Plan) -> dict[str, float]:
@@ -72,13 +113,8 @@ def _too_large_inputs(plan: Plan) -> dict[str, float]:
         if layer.name not in plan.half_scales:
             continue
         for call in range(layer.calls):
-            try:
-                params = plan.input_params(layer, call)
-            except CalibrationError:  # it was not reached at this call
-                continue
-            if params is not None:
-                ends = torch.tensor([params.qmin, params.qmax]) - params.zero_point.reshape(-1, 1)
-                reach = float((ends * params.scale.reshape(-1, 1)).abs().max())
+            reach = _calibrated_reach(plan, layer, call)
+            if reach is not None:
                 largest[layer.module] = max(largest.get(layer.module, 0.0), reach)
     # one code more than the range: a range that ends at 65504 fits
     return {path: value for path, value in largest.items() if value > LARGEST_HALF * (1 + 2 / 127)}

@@ -164,3 +164,17 @@ def test_the_simulation_and_engines_in_fp32_are_not_refused() -> None:
     wrapped = loud(3e3)
     wrapped.deploy(FP16, "torch")
     wrapped.deploy(sv.Scheme(), "onnxruntime")
+
+
+def test_an_example_far_below_the_calibration_images_is_warned_of_since_it_hides_what_overflows() -> None:
+    torch.manual_seed(0)
+    net, bright = Loud(10).eval(), 255 * images(4, side=16)
+    wrapped = sv.wrap(net, images(1, side=16))
+    wrapped.calibrate([bright], sv.INT8_MINMAX)
+    half = sv.Scheme.only(wrapped.layers[0].name, sv.INT8_MINMAX).with_rest("fp16")
+    with pytest.warns(
+        UserWarning, match=r"on the example inputs alone, where stem\S* reads at most .* reach .* example=image"
+    ):
+        wrapped.deploy(half, "onnxruntime")
+    with pytest.raises(ExportError, match=r"the largest number of fp16 is 65504.* block\.norm"):
+        wrapped.deploy(half, "onnxruntime", example=bright[:1])
