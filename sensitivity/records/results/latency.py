@@ -60,18 +60,18 @@ class Latency:
 
     @property
     def is_told_apart(self) -> bool:
-        """Whether the two times lie further apart than the larger of their interquartile ranges."""
+        """Whether the two times lie further apart than the larger of their interquartile ranges; one round has none."""
         known = self.circumstances
-        return known is None or abs(self.float_s - self.quantized_s) > max(known.spread_s)
+        return known is None or (_has_spread(known) and abs(self.float_s - self.quantized_s) > max(known.spread_s))
 
     @property
     def dear(self) -> tuple[str, ...]:
         """Layers that take no longer in float, and whose protection costs time all the same: by changes of format.
 
-        What their spreads explain is left out.
+        What their spreads explain is left out; one round has no spread, and names none.
         """
         known = self.circumstances
-        if known is None:
+        if known is None or not _has_spread(known):
             return ()
         return tuple(
             name
@@ -90,7 +90,9 @@ class Latency:
     def _row(self, name: str) -> dict[str, Any]:
         quantized, in_float = self.layers[name]
         known = self.circumstances
-        spreads = _NOT_MEASURED if known is None else known.layer_spread_s.get(name, _NOT_MEASURED)
+        spreads = _NOT_MEASURED
+        if known is not None and _has_spread(known):
+            spreads = known.layer_spread_s.get(name, _NOT_MEASURED)
         changes = _NO_CHANGE if known is None else known.changes.get(name, _NO_CHANGE)
         protected = _NO_CHANGE if known is None else known.protected_changes.get(name, _NO_CHANGE)
         return {
@@ -108,7 +110,9 @@ class Latency:
 
     def __str__(self) -> str:
         known = self.circumstances
-        spreads = ("", "") if known is None else tuple(f" (spread {1e3 * each:.2g})" for each in known.spread_s)
+        spreads = ["", ""]
+        if known is not None and _has_spread(known):
+            spreads = [f" (spread {1e3 * each:.2g})" for each in known.spread_s]
         text = (
             f"{self.model} on {self.engine}: {1e3 * self.quantized_s:.3g} ms{spreads[0]} in {self.recipe.name}, "
             f"{1e3 * self.float_s:.3g} ms{spreads[1]} in float: {self._comparison()}."
@@ -130,13 +134,19 @@ class Latency:
         return [f"No slower in float, and dear to protect for changes of format: {', '.join(dear[:_SHOWN])}{more}."]
 
 
+def _has_spread(known: Circumstances) -> bool:
+    """Whether there are several rounds, between which times can differ."""
+    return known.rounds > 1
+
+
 def _described(known: Circumstances) -> list[str]:
     threads = "as many threads as the engine takes" if known.threads is None else f"threads: {known.threads}"
     held = f"held to CPU {', '.join(map(str, known.cpus))}" if known.cpus else "not held to a CPU"
     quantized, in_float = (f"{count} ({1e3 * seconds:.2g} ms)" for count, seconds in known.graph_changes)
+    rounds = f"{known.rounds} rounds" if _has_spread(known) else "one round"
+    spread = "Spreads are interquartile ranges between rounds." if _has_spread(known) else "One round has no spread."
     return [
-        f"Medians of {known.rounds} rounds by turns, {known.runs} runs of each after a warm-up; {threads}, {held}. "
-        "Spreads are interquartile ranges between rounds.",
+        f"Medians of {rounds} by turns, {known.runs} runs of each after a warm-up; {threads}, {held}. {spread}",
         f"Operations that only change the format of a tensor: {quantized} in int8, {in_float} in float.",
     ]
 

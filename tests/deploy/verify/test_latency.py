@@ -130,6 +130,17 @@ def test_which_of_the_two_is_faster_is_said_as_far_as_the_runs_tell(
     assert words in str(replace(made_latency(float_s=float_s), circumstances=circumstances))
 
 
+def test_one_round_has_no_spread_and_tells_nothing_apart(latency: Latency) -> None:
+    assert latency.circumstances is not None
+    once = replace(latency.circumstances, rounds=1, runs=10, spread_s=(0.0, 0.0), layer_spread_s={"a": (0.0, 0.0)})
+    made = replace(made_latency(), circumstances=once)
+    assert not made.is_told_apart
+    assert "10 ms in int8, 20 ms in float: these runs do not tell which of the two is faster." in str(made)
+    assert "Medians of one round by turns" in str(made)
+    assert "One round has no spread." in str(made)
+    assert made.to_frame()[["quantized_spread_ms", "float_spread_ms"]].isna().all(axis=None)
+
+
 def test_a_layer_that_is_dear_to_protect_only_for_changes_of_format_is_named(latency: Latency) -> None:
     assert latency.circumstances is not None
     circumstances = replace(
