@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from sensitivity.errors import CalibrationError
+from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.perturb.activations import Hooks, Quantizers, activation_hooks, one_call, quantizer, unchanged
 from sensitivity.perturb.cures import corrected_bias
 from sensitivity.perturb.hooks import Counting, hooked
@@ -169,22 +169,27 @@ class Perturber:
             None if recipe.rounding == "nearest" else recipe,
         )
         if key not in self._weights_made:
-            self._weights_made[key] = perturbed_weight(self.model, layer, recipe, inputs)
+            try:
+                self._weights_made[key] = perturbed_weight(self.model, layer, recipe, inputs)
+            except (CalibrationError, RecipeError) as error:
+                raise type(error)(f"{layer.name}: its weight cannot be changed so: {error}") from error
         return self._weights_made[key]
 
     def why_unreached(self, layer: Layer, recipe: Recipe) -> str:
         """Why a layer has no range: no calibration image gave it values; empty where it has one, or needs none.
 
         Raises:
-            CalibrationError: If no calibration at all fits the recipe.
+            CalibrationError: If no calibration at all fits the recipe, or a weight has no range either.
             RecipeError: If the recipe does not fit the layer.
         """
         if recipe.activations is None:
             return ""
-        self.calibration_for(recipe)
+        calibration = self.calibration_for(recipe)
         try:
             self._prepare(layer, recipe)
         except CalibrationError as error:
+            if Point(layer.name, "input", 0) in calibration.ranges:
+                raise
             return str(error)
         return ""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -115,6 +116,29 @@ def test_a_scheme_of_nothing_else_is_refused_with_the_reason(net: sv.Wrapped) ->
         net.quantized(sv.Scheme.only("head:0:0", sv.INT8)),
     ):
         pass
+
+
+@pytest.mark.parametrize("recipe", [sv.INT8, sv.INT8_WEIGHTS], ids=lambda recipe: recipe.name)
+def test_a_weight_that_is_not_finite_is_an_error_that_names_its_layer_and_no_layer_out_of_reach(
+    recipe: sv.Recipe,
+) -> None:
+    class Bounded(Detector):
+        """What the head gives is never NaN, so that the scores are numbers."""
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.trunk(x)
+            return self.last(x + self.head(x).nan_to_num(0.0).clamp(-1, 1))
+
+    model = Bounded(skips=False).eval()
+    wrapped = sv.wrap(model, images()[:1])
+    with torch.no_grad():
+        model.head.weight.view(-1)[0] = math.nan
+    wrapped.calibrate(images(), sv.INT8)
+    task = sv.FeatureFidelity(images())
+    with pytest.raises(CalibrationError, match=r"^head:0:0: its weight .* is not finite"):
+        wrapped.evaluate(task, sv.Scheme.all(recipe))
+    rows = {row.name: row.status for row in wrapped.analyze(task, recipe, intervals=False).table().itertuples()}
+    assert rows == {"trunk:0:0": "measured", "head:0:0": "failed", "last:0:0": "measured"}
 
 
 def test_a_search_over_the_whole_network_goes_on_without_it(net: sv.Wrapped) -> None:
