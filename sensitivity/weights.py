@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
+
+NUMPY_TYPES = frozenset(
+    {torch.float16, torch.float32, torch.float64, torch.bool}
+    | {torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64}
+)
+"""Types of tensors that numpy has as well, complex ones aside."""
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -15,14 +22,29 @@ def weights_digest(model: nn.Module) -> str:
     as if they were dense; of those on the meta device, which have no bytes, name, shape and type count.
     """
     digest = hashlib.sha256()
-    tensors = [*model.named_parameters(remove_duplicate=False), *model.named_buffers(remove_duplicate=False)]
-    for name, tensor in sorted(tensors, key=lambda item: item[0]):
+    for name, tensor in sorted(_named_tensors(model), key=lambda item: item[0]):
         digest.update(f"{name}|{tuple(tensor.shape)}|{tensor.dtype}|".encode())
-        if tensor.is_meta:
-            continue
-        dense = tensor.detach().to_dense() if tensor.layout != torch.strided else tensor.detach()
-        digest.update(raw_bytes(dense).numpy().data)  # no copy
+        if not tensor.is_meta:
+            digest.update(content_of(tensor))
     return digest.hexdigest()[:32]
+
+
+def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Every parameter and buffer with its path; one that several modules share comes several times."""
+    for prefix, module in model.named_modules(remove_duplicate=False):
+        dot = f"{prefix}." if prefix else ""
+        for name, tensor in (*module._parameters.items(), *module._buffers.items()):
+            if tensor is not None:
+                yield dot + name, tensor
+
+
+def content_of(tensor: Tensor) -> memoryview:
+    """The content of a tensor, flat, to be hashed; shares memory with it where it can."""
+    if tensor.layout is not torch.strided:
+        return raw_bytes(tensor.detach().to_dense()).numpy().data
+    if tensor.dtype in NUMPY_TYPES and tensor.device.type == "cpu" and not tensor.is_neg():
+        return tensor.detach().numpy().ravel().data  # a tenth of the time of the general way, for small tensors
+    return raw_bytes(tensor).numpy().data
 
 
 def raw_bytes(tensor: Tensor) -> Tensor:

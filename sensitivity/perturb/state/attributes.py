@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 import types
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Mapping, Set
+from itertools import chain
 from typing import Any
 
 from torch import Tensor, nn
@@ -20,6 +20,7 @@ from sensitivity.perturb.state.functions import (
 )
 from sensitivity.perturb.state.holders import (
     ATOMS,
+    ATOMS_WITHOUT_FUNCTIONS,
     OF_ANY_MODULE,
     Holder,
     class_names,
@@ -30,8 +31,9 @@ from sensitivity.perturb.state.holders import (
     parts_of,
 )
 
-_PART = re.compile("_(g|v|orig)$")  # of a parameter's name, after that of the attribute made of it
+_PARTS = ("_g", "_v", "_orig")  # of a parameter's name, after that of the attribute made of it
 _EXCHANGED = frozenset({"forward"})  # for the time of a pass, by what measures
+_HIDDEN = OF_ANY_MODULE | _EXCHANGED | {"training"}
 
 
 class Attributes:
@@ -53,6 +55,7 @@ class Attributes:
     def __init__(self, modules: Mapping[str, nn.Module]) -> None:
         self.tensors: list[tuple[str, Tensor]] = []
         self._modules = {id(module): module for module in modules.values()}
+        self._classes = {kind: _classes_of(kind) for kind in dict.fromkeys(map(type, modules.values()))}
         self._held: dict[int, list[Holder]] = {}  # by id of what holds
         self._parts: dict[int, list[int]] = {}  # of each, by id
         self._alive: list[Any] = []  # or another object could get the id
@@ -115,18 +118,24 @@ class Attributes:
 
     def _remember_module(self, module: nn.Module, path: str) -> None:
         own, dot = vars(module), f"{path}." if path else ""
-        hidden = OF_ANY_MODULE | _EXCHANGED | {"training"} | recomputed(module)
-        attributes = names(path or type(module).__name__, own, hidden.__contains__)
+        made_by_hooks = recomputed(module)
+        hidden = _HIDDEN | made_by_hooks if made_by_hooks else _HIDDEN
+        attributes = names(path or type(module).__name__, own, hidden)
         held = [attributes, names(f"{dot}_modules", module._modules)]
         # tensors that are there are remembered with their content by whoever made this; parameters, also those that
         # are None, are exchanged for the time of a pass by what measures
         tensors = frozenset(name for name, buffer in module._buffers.items() if buffer is not None)
-        held.append(names(f"{dot}_buffers", module._buffers, tensors.__contains__))
-        held.append(names(f"{dot}_parameters", module._parameters, frozenset(module._parameters.keys()).__contains__))
+        held.append(names(f"{dot}_buffers", module._buffers, tensors))
+        held.append(names(f"{dot}_parameters", module._parameters, frozenset(module._parameters.keys())))
         self._remember(module, held)
-        parts = [(dot + name, part) for name, part in attributes.content.items() if not isinstance(part, Tensor)]
-        self._follow([(module, *part) for part in parts])
-        for kind in _classes_of(module):
+        self._follow(
+            [
+                (module, dot + name, part)
+                for name, part in attributes.content.items()
+                if type(part) not in ATOMS_WITHOUT_FUNCTIONS and not isinstance(part, Tensor)
+            ]
+        )
+        for kind in self._classes[type(module)]:
             self._link_class(module, kind)
 
     def _link_class(self, owner: Any, kind: type) -> None:
@@ -143,7 +152,7 @@ class Attributes:
 
     def _remember_functions(self) -> None:
         """Remember what the functions that a pass may call keep."""
-        classes = list(dict.fromkeys(kind for module in self._modules.values() for kind in _classes_of(module)))
+        classes = list(dict.fromkeys(chain.from_iterable(self._classes.values())))
         waiting, self._functions = self._functions, []
         waiting += entries(self._modules.values())
         remembered = 0
@@ -195,13 +204,12 @@ class Attributes:
 
 def recomputed(module: nn.Module) -> set[str]:
     """Plain attributes that a hook makes of a parameter in every pass (old weight norm, pruning)."""
-    held = tuple(module._parameters.keys())  # those of a scripted module cannot be iterated themselves
-    made_of = (_PART.sub("", name) for name in held if _PART.search(name))
-    return {name for name in made_of if name in vars(module)}
+    held = module._parameters.keys()  # those of a scripted module cannot be iterated themselves
+    made_of = {name.rpartition("_")[0] for name in held if name.endswith(_PARTS)}
+    return {name for name in made_of if name in vars(module)} if made_of else made_of
 
 
-def _classes_of(module: nn.Module) -> Iterator[type]:
-    """The classes whose attributes a module shares with others; those of torch keep no state of a pass."""
-    for kind in type(module).__mro__:
-        if kind.__module__.split(".")[0] not in {"torch", "builtins", "abc", "typing"}:
-            yield kind
+def _classes_of(kind: type) -> list[type]:
+    """The classes whose attributes a module of a class shares with others; those of torch keep no state of a pass."""
+    outside = {"torch", "builtins", "abc", "typing"}
+    return [base for base in kind.__mro__ if base.__module__.partition(".")[0] not in outside]

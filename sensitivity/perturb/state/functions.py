@@ -69,7 +69,7 @@ def kept_by(function: types.FunctionType, path: str) -> list[Holder]:
     names_used = [name for name, value in _globals(function) if not isinstance(value, _CODE)]
     if names_used:  # a class that is named is another thing that keeps state: see ``named_classes``
         holders.append(_Bound.globals(function.__globals__, names_used, f"global of {path}"))
-    holders.append(names(path, function.__dict__, frozenset({"__wrapped__"}).__contains__))
+    holders.append(names(path, function.__dict__, frozenset({"__wrapped__"})))
     defaults = [*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()]
     if defaults:
         values = {f"default {number}": value for number, value in enumerate(defaults)}

@@ -9,7 +9,7 @@ import random
 import sys
 import types
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from enum import Enum
 from itertools import chain, count
@@ -21,11 +21,11 @@ from torch import nn
 
 from sensitivity.layers.trace.generators import same_state
 
-_ATOMS_WITHOUT_FUNCTIONS = frozenset(
+ATOMS_WITHOUT_FUNCTIONS = frozenset(
     {type(None), bool, int, float, complex, str, bytes, range, slice, frozenset, type(...)}
     | {torch.dtype, torch.device, torch.Size, torch.layout, torch.memory_format}
 )
-ATOMS = _ATOMS_WITHOUT_FUNCTIONS | {types.FunctionType}
+ATOMS = ATOMS_WITHOUT_FUNCTIONS | {types.FunctionType}
 """Types that hold nothing which can change. Functions are among them: see ``functions`` for what they keep."""
 
 OF_ANY_MODULE = frozenset(vars(nn.Module())) - {"training"}
@@ -76,11 +76,11 @@ class Holder:
         return True
 
 
-def names(path: str, owner: dict[str, Any], ignored: Callable[[str], bool] = frozenset().__contains__) -> Holder:
+def names(path: str, owner: dict[str, Any], ignored: Set[str] = frozenset()) -> Holder:
     """What names are bound to, in the ``__dict__`` of a module or an object."""
 
     def read() -> dict[str, Any]:
-        return {name: value for name, value in owner.items() if not ignored(name)}
+        return {name: value for name, value in owner.items() if name not in ignored}
 
     def write(content: dict[str, Any]) -> None:
         for name in read().keys() - content.keys():
@@ -134,7 +134,7 @@ def is_data_object(kind: type) -> bool:
 
 def is_plain_tuple(value: Any) -> bool:
     """Whether something is a tuple of values that hold nothing, as most attributes of torch's modules are."""
-    return type(value) is tuple and _ATOMS_WITHOUT_FUNCTIONS.issuperset(map(type, value))
+    return type(value) is tuple and ATOMS_WITHOUT_FUNCTIONS.issuperset(map(type, value))
 
 
 def function_caches(kind: type) -> Iterator[tuple[str, Any]]:
@@ -270,7 +270,7 @@ def _attributes(value: Any, path: str) -> Iterator[Holder]:
     own: Any = getattr(value, "__dict__", None)
     if isinstance(own, dict):
         hidden = OF_ANY_MODULE - {"_parameters", "_buffers", "_modules"} if isinstance(value, nn.Module) else ()
-        yield names(path, own, frozenset(hidden).__contains__)
+        yield names(path, own, frozenset(hidden))
     slots = [name for base in type(value).__mro__ for name in _slots(base)]
 
     def read() -> dict[str, Any]:

@@ -17,11 +17,15 @@ from sensitivity.layers.trace.generators import RandomState
 from sensitivity.layers.trace.modes import TorchModes
 from sensitivity.perturb.state.attributes import Attributes, recomputed
 from sensitivity.perturb.state.functions import MOST_FUNCTIONS
+from sensitivity.perturb.state.holders import OF_ANY_MODULE
+from sensitivity.perturb.state.memory_copy import MemoryCopy
 from sensitivity.turns import process_state
-from sensitivity.weights import raw_bytes
+from sensitivity.weights import content_of
 
 COPIED_WEIGHT_BYTES = 32 << 20
 """Up to this size parameters are copied and can be put back; of larger ones a hash tells whether they changed."""
+
+UNCOUNTED = -1  # in the place of a version counter
 
 
 @dataclass(slots=True)
@@ -34,7 +38,7 @@ class _Remembered:
         path: Its path in the model.
         tensor: The object.
         version: Its version counter when it last had the remembered content; -1 where it has none.
-        content: A copy; None where only the hash is kept.
+        content: A copy: a tensor, or bytes in memory; None where only the hash is kept.
         hash: SHA-256 of the bytes, where there is no copy.
     """
 
@@ -43,7 +47,7 @@ class _Remembered:
     path: str
     tensor: Tensor
     version: int
-    content: Tensor | None
+    content: Tensor | MemoryCopy | None
     hash: bytes | None
 
     def written(self) -> bool:
@@ -52,10 +56,15 @@ class _Remembered:
 
     def changed(self) -> bool:
         """Whether the content is another, also where nothing has counted the write (``.data``, ``.numpy()``)."""
+        content = self.content
+        if isinstance(content, MemoryCopy):
+            if content.is_in(self.tensor):
+                return False
+            content = content.tensor()
         if self.tensor.is_meta:
             return False
-        if self.content is not None:
-            return not _same_bytes(self.tensor, self.content)
+        if content is not None:
+            return not _same_bytes(self.tensor, content)
         return self.hash is not None and _hash(self.tensor) != self.hash
 
     def rebound(self) -> bool:
@@ -67,11 +76,12 @@ class _Remembered:
         """Write the remembered content; False where there is no copy of it."""
         if self.content is None:
             return False
+        content = self.content.tensor() if isinstance(self.content, MemoryCopy) else self.content
         try:
             with torch.inference_mode(self.tensor.is_inference()), torch.no_grad():
                 # a detached sparse tensor has indices and values of its own
                 target = self.tensor.detach() if self.tensor.layout is torch.strided else self.tensor
-                target.copy_(self.content)
+                target.copy_(content)
         except RuntimeError:
             if self.tensor.layout is torch.strided:
                 raise
@@ -97,6 +107,8 @@ class ModelState:
         size = sum(p.numel() * p.element_size() for p in weights.values() if not p.is_meta)
         self._attributes = Attributes(named)
         self._tensors = [*_remembered(named, self._attributes, copied=size <= COPIED_WEIGHT_BYTES)]
+        self._counted = [known.tensor for known in self._tensors if known.version != UNCOUNTED]
+        self._versions = [known.version for known in self._tensors if known.version != UNCOUNTED]
         self.cuda = _cuda_devices(self._modules)
         self._look()
 
@@ -144,9 +156,12 @@ class ModelState:
             if known.rebound():
                 known.owner[known.name] = known.tensor
             known.put_back()
-        for known in self._tensors:
-            if known.written():
-                known.put_back()
+        versions = [tensor._version for tensor in self._counted]
+        if versions != self._versions:
+            for known in self._tensors:
+                if known.written():
+                    known.put_back()
+            self._versions = [tensor._version for tensor in self._counted]
         self._attributes.put_back()
 
     def _put_flags_back(self) -> None:
@@ -236,8 +251,8 @@ def check_has_numbers(model: nn.Module) -> None:
 
 
 def write_count(tensor: Tensor) -> int:
-    """How often torch has counted a write to a tensor; -1 for those made in inference mode, which count none."""
-    return -1 if tensor.is_inference() else tensor._version
+    """How often torch has counted a write to a tensor; those made in inference mode count none."""
+    return UNCOUNTED if tensor.is_inference() else tensor._version
 
 
 def _remembered(modules: Mapping[str, nn.Module], attributes: Attributes, *, copied: bool) -> Iterator[_Remembered]:
@@ -247,7 +262,7 @@ def _remembered(modules: Mapping[str, nn.Module], attributes: Attributes, *, cop
         dot, made_by_hooks = f"{prefix}." if prefix else "", recomputed(module)
         for owner, with_copy in ((module._parameters, copied), (module._buffers, True), (vars(module), True)):
             for name, tensor in list(owner.items()):
-                if isinstance(tensor, Tensor) and name not in made_by_hooks:
+                if name not in OF_ANY_MODULE and isinstance(tensor, Tensor) and name not in made_by_hooks:
                     known.add(id(tensor))
                     held = owner if isinstance(owner, dict) else {name: tensor}  # nothing rebinds those of torch.jit
                     yield _remember(held, name, dot + name, tensor, with_copy=with_copy)
@@ -259,21 +274,23 @@ def _remembered(modules: Mapping[str, nn.Module], attributes: Attributes, *, cop
 
 def _remember(owner: dict[str, Any], name: str, path: str, tensor: Tensor, *, with_copy: bool) -> _Remembered:
     with_copy = with_copy and not tensor.is_meta
-    content = tensor.detach().clone() if with_copy else None
+    content = (MemoryCopy.of(tensor) or tensor.detach().clone()) if with_copy else None
     hashed = None if with_copy or tensor.is_meta else _hash(tensor)
     return _Remembered(owner, name, path, tensor, write_count(tensor), content, hashed)
 
 
 def _own_tensors(modules: Iterable[nn.Module]) -> Iterator[Tensor]:
     """The parameters and buffers of modules; one that several of them share comes several times."""
-    own = (tensor for module in modules for tensor in (*module._parameters.values(), *module._buffers.values()))
-    return (tensor for tensor in own if tensor is not None)
+    for module in modules:
+        for owner in (module._parameters, module._buffers):
+            if owner:
+                yield from (tensor for tensor in owner.values() if tensor is not None)
 
 
 def _cuda_devices(modules: Iterable[nn.Module]) -> list[int]:
     """The CUDA devices that modules lie on."""
-    devices = {tensor.device for tensor in _own_tensors(modules)}
-    return sorted(device.index for device in devices if device.type == "cuda")
+    devices = {tensor.device for tensor in _own_tensors(modules) if tensor.is_cuda}
+    return sorted(device.index for device in devices)
 
 
 def _same_bytes(left: Tensor, right: Tensor) -> bool:
@@ -286,7 +303,7 @@ def _same_bytes(left: Tensor, right: Tensor) -> bool:
 
 
 def _hash(tensor: Tensor) -> bytes:
-    return hashlib.sha256(raw_bytes(_dense(tensor)).numpy().data).digest()
+    return hashlib.sha256(content_of(tensor)).digest()
 
 
 def _dense(tensor: Tensor) -> Tensor:

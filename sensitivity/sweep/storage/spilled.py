@@ -18,6 +18,7 @@ MEMORY_BYTES = 512 << 20
 """What results may take in memory before others are written to a file."""
 
 _OBJECT_BYTES = 120  # a Python object with its place in a dict, roughly
+_NUMBERS = frozenset({bool, int, float})
 
 
 class SpilledStore(MemoryStore):
@@ -102,5 +103,7 @@ def size_in_memory(value: Any) -> int:
     if isinstance(value, Mapping):
         return _OBJECT_BYTES + sum(size_in_memory(part) for part in value.values())
     if isinstance(value, (list, tuple)):
+        if _NUMBERS.issuperset(map(type, value)):
+            return _OBJECT_BYTES * (1 + len(value))
         return _OBJECT_BYTES + sum(map(size_in_memory, value))
     return _OBJECT_BYTES

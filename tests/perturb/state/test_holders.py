@@ -46,6 +46,6 @@ def test_what_was_added_to_an_empty_dict_is_taken_away() -> None:
 
 def test_a_change_of_an_ignored_name_is_none() -> None:
     owner = {"forward": object(), "scale": object()}
-    holder = names("net", owner, frozenset({"forward"}).__contains__)
+    holder = names("net", owner, frozenset({"forward"}))
     owner["forward"] = object()
     assert not holder.changed()
