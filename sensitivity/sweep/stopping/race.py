@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 
 import numpy as np
@@ -45,7 +45,7 @@ class Confidence:
         top: Ask which so many layers are the worst, instead of how large every drop is. A layer then stops when it is
             known to be one of them, or not to be. The tolerance is the indifference zone: with a chance of ``level``,
             no layer that is left out is worse than one that is taken by more than it. Each recipe has its own worst
-            layers.
+            layers. Where a recipe has no more layers than that, they stop by their drops, as without it.
 
     Raises:
         StudyError: If a setting is out of range.
@@ -111,6 +111,14 @@ def with_places(stop: Confidence, estimates: Sequence[Estimate]) -> list[Estimat
     """The same estimates of layers that are compared, those decided whose places among the ``top`` are known."""
     if stop.top is None:
         return list(estimates)
+    if len(estimates) <= stop.top:  # all of them are the worst: what is left to ask is how large their drops are
+        sizes = replace(stop, top=None)
+        return [
+            replace(estimate, status=sizes.verdict(estimate.drop, estimate.low, estimate.high))
+            if estimate.status == "undecided"
+            else estimate
+            for estimate in estimates
+        ]
     return place_in_ranking(estimates, stop.top, tolerance=stop.tolerance, error=1 - stop.level)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,19 @@ def test_every_look_may_be_wrong_about_the_places_of_the_worst(
     monkeypatch.setattr("sensitivity.sweep.stopping.judge.StudentReach", Noted)
     analyze(wrapped, MeanTask(200), stop=sv.Confidence(tolerance=1e-4, minimum_images=32, top=1))
     assert set(looks) == {6}, "of 32, 48, 72, 108, 162 and 200 images"
+
+
+@pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
+@pytest.mark.parametrize("more", [0, 5])
+def test_where_all_layers_are_the_worst_each_stops_by_its_drop(
+    wrapped: sv.Wrapped, kind: type[MeanTask], more: int
+) -> None:
+    stops = [sv.Confidence(tolerance=5.0, minimum_images=32, top=top) for top in (None, len(wrapped.layers) + more)]
+    drops, worst = (analyze(wrapped, kind(200), stop=stop) for stop in stops)
+    assert [replace(row, seconds=None) for row in worst.measurements] == [
+        replace(row, seconds=None) for row in drops.measurements
+    ]
+    assert all((row.images or 0) >= 32 and row.drop_low is not None for row in worst.measurements)
 
 
 @pytest.mark.parametrize("kind", [MeanTask, InstanceTask], ids=["samples", "race"])
