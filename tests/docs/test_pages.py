@@ -108,6 +108,28 @@ def test_every_link_leads_somewhere() -> None:
                 assert anchor in anchors(linked), f"{page.relative_to(REPOSITORY)} links {target}#{anchor}"
 
 
+MOVED = {
+    "concepts/confidence": "what-is-measured the-bounds-and-when-they-are-valid "
+    "what-it-saves-and-what-the-intervals-hold metrics-that-are-no-mean why-no-control-variate-makes-ap-sharper",
+    "concepts/deploy": "layers-that-are-not-quantized a-graph-in-fp16 what-verify-compares what-was-run "
+    "a-deployment-in-a-folder other-batch-and-image-sizes a-latency-budget",
+    "concepts/quantization": "observers layers-that-run-several-times calibration-files signals-without-labels "
+    "estimates cures",
+    "concepts/sweep": "where-other-processes-other-machines small-jobs end-to-end what-five-models-cost-on-coco",
+    "get_started": "6-deploy-and-check-that-it-is-true",
+    "recipes": "what-the-table-says",
+}
+"""Parts that pages had before they were split or their headings changed: links of readers lead there."""
+
+
+@pytest.mark.parametrize("page", MOVED)
+def test_old_links_to_parts_that_moved_still_lead_to_them(page: str) -> None:
+    text = text_of(REPOSITORY / "docs" / f"{page}.md")
+    targets = re.findall(r'<a id="([^"]+)"></a>', text)
+    assert targets == MOVED[page].split()
+    assert not anchors(REPOSITORY / "docs" / f"{page}.md") & set(targets), "two places of one name"
+
+
 def test_the_reference_describes_every_public_name_once() -> None:
     described = [name for page in DOCS for name in re.findall(r"^::: sensitivity\.(\w+)$", text_of(page), re.MULTILINE)]
     assert sorted(set(sv.__all__) - set(described) - {"__version__"}) == [], "add them to a page of docs/reference/"
