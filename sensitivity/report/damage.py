@@ -72,11 +72,17 @@ def fragment(record: DiagnosisRecord) -> str:
     )
 
 
+def hurt_words(record: DiagnosisRecord) -> str:
+    """How many layers are hurt: ``1 of 4 layers is hurt``."""
+    return f"{len(record.hurt)} of {len(record)} layers {'is' if len(record.hurt) == 1 else 'are'} hurt"
+
+
 def title(record: DiagnosisRecord) -> str:
     """How many layers are hurt, and how many only float saves."""
     text = (
-        f"{record.model} with {record.recipe.name}: {len(record.hurt)} of {len(record)} layers are hurt: quantized "
-        f"alone they leave the outputs an SQNR below {record.enough_db:.1f} dB ({record.images} images)"
+        f"{record.model} with {record.recipe.name}: {hurt_words(record)}: quantized alone "
+        f"{'it leaves' if len(record.hurt) == 1 else 'they leave'} the outputs an SQNR below {record.enough_db:.1f} dB "
+        f"({record.images} images)"
     )
     if record.needs_float:
         text += f"; judged by it only float saves {', '.join(record.needs_float)}"

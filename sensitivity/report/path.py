@@ -98,7 +98,8 @@ def facts(record: TunedRecord) -> list[tuple[str, str]]:
     ]
     if record.engine is not None:
         pairs.append((f"on {record.engine.engine}", engine_words(record)))
-    pairs.append(("cost", f"{len(record.steps)} schemes, {record.passes:.1f} passes, {record.seconds:.3g} s"))
+    schemes = f"{len(record.steps)} scheme{'s' if len(record.steps) != 1 else ''}"
+    pairs.append(("cost", f"{schemes}, {record.passes:.1f} passes, {record.seconds:.3g} s"))
     return [*pairs, *(("note", note) for note in record.notes)]
 
 

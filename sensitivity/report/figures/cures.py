@@ -11,6 +11,7 @@ from matplotlib.transforms import Bbox
 from sensitivity.errors import StudyError
 from sensitivity.records.results.diagnosis import DiagnosisRecord, Finding
 from sensitivity.report import style
+from sensitivity.report.damage import hurt_words
 from sensitivity.report.figures.labels import Label, place_labels
 from sensitivity.report.figures.layer_axis import LayerFrame, draw_layer_axis, draw_legend, draw_title
 from sensitivity.report.figures.picture import Picture
@@ -120,7 +121,7 @@ def _finish(axes: Axes, record: DiagnosisRecord) -> None:
     ylabel = "SQNR of the model's outputs (dB)\nwith this layer alone quantized"
     draw_layer_axis(axes, [finding.layer for finding in record], ylabel=ylabel, ylabel_size=style.TEXT_POINTS)
     saved = sum(finding.cured_db is not None and finding.cured_db >= record.enough_db for finding in record.hurt)
-    title = f"{record.model}, {record.recipe.name}: {len(record.hurt)} of {len(record)} layers are hurt, {saved} cured"
+    title = f"{record.model}, {record.recipe.name}: {hurt_words(record)}, {saved} cured"
     title += f", only float saves {len(record.needs_float)}" if record.needs_float else ""
     draw_title(axes, title)
     draw_legend(axes, _handles(record))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from sensitivity.records.results.diagnosis import DamageCause, DiagnosisRecord, Finding
+from sensitivity.report.damage import title
 from sensitivity.report.figures.cures import cures
 from tests.made_studies import INT8
 
@@ -42,3 +43,10 @@ def test_the_legend_names_only_what_is_drawn(hurt: int) -> None:
     words = [text.get_text() for text in legend.get_texts()]
     causes = [f"main cause: {DamageCause.OUTLIERS}"] * (hurt > 0)
     assert words == [*causes, *["not hurt"] * (hurt < 2), "hurt below 30.0 dB"]
+
+
+@pytest.mark.parametrize(("hurt", "words"), [(1, "1 of 2 layers is hurt"), (2, "2 of 2 layers are hurt")])
+def test_one_hurt_layer_is_told_in_the_singular(hurt: int, words: str) -> None:
+    record = DiagnosisRecord("Net", INT8, tuple(Finding(f"a:{n}", 15.0, n < hurt) for n in range(2)), 30.0, 8)
+    assert words in cures(record, label=0).axes[0].get_title(loc="left")
+    assert f"{words}: quantized alone {'it leaves' if hurt == 1 else 'they leave'} the outputs" in title(record)

@@ -227,7 +227,7 @@ def test_colour_tells_the_kind_and_shape_the_flag() -> None:
 
 
 def test_the_legend_leaves_out_kinds_and_shapes_of_layers_without_a_score() -> None:
-    legend = dips(make_study([0.1] * 5 + [None, 0.1])).axes[0].get_legend().get_texts()
+    legend = dips(make_study([*[0.1] * 5, None, 0.1])).axes[0].get_legend().get_texts()
     words = [text.get_text() for text in legend]
     assert "att" not in words
     assert "attention-pointwise" not in words
