@@ -63,7 +63,10 @@ class ConnectedModel(Connected):
         if labels is None:
             raise TaskError("labels= is missing: semantic segmentation is scored against a folder of label maps.")
         if self.classes is None and "classes" not in settings:
-            raise TaskError("classes= is missing: this network does not know the names of its classes.")
+            raise TaskError(
+                "classes= is missing: this network does not know the names of its classes. Give the names in the order "
+                "of the outputs, e.g. classes=['road', 'sky']."
+            )
         named: dict[str, Any] = {"classes": self.classes} | settings
         return SemanticSegmentation(images, labels, **named)
 

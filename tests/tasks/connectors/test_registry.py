@@ -111,5 +111,5 @@ def test_a_task_without_labels_or_classes_asks_for_them(tmp_path):
     semantic = connected(purpose=Purpose.SEMANTIC)
     with pytest.raises(TaskError, match="scored against a folder of label maps"):
         semantic.task(tmp_path)
-    with pytest.raises(TaskError, match="classes= is missing"):
+    with pytest.raises(TaskError, match=r"classes= is missing.*Give the names.*classes=\['road', 'sky'\]"):
         semantic.task(tmp_path, tmp_path)
