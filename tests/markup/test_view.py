@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ import sensitivity as sv
 from sensitivity.layers.table import LayerTable
 from sensitivity.records import SkippedModule
 from tests.made_studies import make_layer, make_study
+from tests.report.page.browser import run_in_page
 from tests.report.page.made import TUNED, VERIFICATION
 from tests.report.page.reader import Reader
 from tests.report.page.test_study_page import DIAGNOSIS
@@ -108,3 +110,27 @@ def test_a_search_and_a_verification_mark_what_matters() -> None:
     assert body(sv.Tuned.of(TUNED)).count('<tr class="chosen">') == 2
     assert body(sv.Verification.of(VERIFICATION)).count('class="fails"') == 1
     assert "outliers (+9.0 dB); int8-affine: 31.5 dB" in body(sv.Diagnosis.of(DIAGNOSIS))
+
+
+JUPYTERLAB = """
+:not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon td,
+:not(.jp-RenderedMarkdown).jp-RenderedHTMLCommon th { text-align: right; }
+.jp-RenderedHTMLCommon dt { width: 20%; font-weight: bold; }
+"""
+"""What JupyterLab says of tables and lists."""
+
+
+def test_jupyterlab_does_not_set_words_flush_right(tmp_path: Path) -> None:
+    shown = "".join(value._repr_html_() for value in (sv.Tuned.from_json(TUNED.to_json()), sv.INT8))
+    page = f'<style>{JUPYTERLAB}</style><div class="jp-RenderedHTMLCommon">{shown}</div></body></html>'
+    steps = """
+    const align = (cell) => getComputedStyle(cell).textAlign;
+    kept.words = [...new Set([...document.querySelectorAll(':is(td, th):not(.number)')].map(align))];
+    kept.numbers = [...new Set([...document.querySelectorAll('.number')].map(align))];
+    kept.weights = [...new Set([...document.querySelectorAll('dt')].map((term) => getComputedStyle(term).fontWeight))];
+    """
+    seen = run_in_page(f"<!doctype html><html><head></head><body data-charts='none'>{page}", steps, tmp_path)
+    assert seen["errors"] == []
+    assert seen["words"] == ["left"]
+    assert seen["numbers"] == ["right"]
+    assert seen["weights"] == ["400"]
