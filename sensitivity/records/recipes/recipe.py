@@ -322,10 +322,10 @@ class Recipe:
         """The recipe that ``to_json`` described.
 
         Raises:
-            RecipeError: If a key is unknown or a value makes no sense.
+            RecipeError: If it is no dict, a key is unknown or missing, or a value makes no sense.
         """
         if not isinstance(plain, dict):
-            raise TypeError(f"plain={plain!r:.120} is not a recipe: give a dict as Recipe.to_json returns.")
+            raise RecipeError(f"not a recipe: {plain!r:.120}. Give a dict as Recipe.to_json returns.")
         parts: dict[str, Any] = dict(plain)
         kinds: dict[str, type[QuantSpec | Pruning]] = {
             "weights": QuantSpec,

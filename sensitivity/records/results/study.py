@@ -251,7 +251,7 @@ class StudyRecord(Saved):
 
     @classmethod
     def _of_facts(cls, facts: dict[str, Any]) -> Self:
-        recipes = [Recipe.from_json(recipe) for recipe in facts["recipes"]]
+        recipes = [Recipe.from_json(dict(recipe)) for recipe in facts["recipes"]]
         study = cls(
             model=facts["model"],
             task=facts["task"],
