@@ -34,8 +34,16 @@ PEERS = {
             "NNCF",
             "with_nncf.py",
             ("default", "mixed", "full bias correction", "accuracy control"),
-            # the last four: accuracy control scores the task
-            ("nncf==3.4.0", "openvino==2026.4.1", "torch==2.13.0", "pycocotools", "pandas", "opencv-python-headless"),
+            # from torch on: accuracy control scores the task with this library
+            (
+                "nncf==3.4.0",
+                "openvino==2026.4.1",
+                "torch==2.13.0",
+                "pycocotools",
+                "pandas",
+                "opencv-python-headless",
+                "onnx",
+            ),
         ),
         Peer(
             "ONNX Runtime",

@@ -85,7 +85,12 @@ def torch_model(job: Job) -> Any:
 
 
 def flattened(model: Any) -> Any:
-    """The network with a tuple of tensors as its output, in the order of a depth-first walk."""
+    """The network with a tuple of tensors as its output, in the order of a depth-first walk.
+
+    Adaptive pooling and channel shuffles are spelled out, for torch's older exporter does not take all of them.
+    """
+    from unittest.mock import patch
+
     import torch
 
     class Flat(torch.nn.Module):
@@ -94,9 +99,38 @@ def flattened(model: Any) -> Any:
             self.model = model
 
         def forward(self, x: Any) -> Any:
-            return tuple(_leaves(self.model(x)))
+            spelled_out = {"adaptive_avg_pool2d": adaptive_average, "channel_shuffle": shuffled_channels}
+            with patch.multiple(torch.nn.functional, **spelled_out):
+                return tuple(_leaves(self.model(x)))
 
     return Flat().eval()
+
+
+def shuffled_channels(x: Any, groups: int) -> Any:
+    """``torch.nn.functional.channel_shuffle``, in operators that every exporter has."""
+    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+
+
+def adaptive_average(x: Any, size: Any) -> Any:
+    """``torch.nn.functional.adaptive_avg_pool2d``, in operators that every exporter has."""
+    import torch
+
+    sides = (size, size) if isinstance(size, int) else tuple(map(int, size))
+    lengths = tuple(map(int, x.shape[-2:]))
+    if all(length % side == 0 for length, side in zip(lengths, sides, strict=True)):
+        steps = [length // side for length, side in zip(lengths, sides, strict=True)]
+        return torch.nn.functional.avg_pool2d(x, steps, stride=steps)
+    for axis, length, side in zip((2, 3), lengths, sides, strict=True):
+        starts = [length * index // side for index in range(side)]
+        ends = [-(-length * (index + 1) // side) for index in range(side)]
+        sizes = {end - start for start, end in zip(starts, ends, strict=True)}
+        if len(sizes) == 1:  # windows of one size: slide by one, and take those that begin where a window does
+            window = [sizes.pop() if other == axis else 1 for other in (2, 3)]
+            x = torch.nn.functional.avg_pool2d(x, window, stride=1).index_select(axis, torch.tensor(starts))
+        else:
+            parts = [x.narrow(axis, start, end - start) for start, end in zip(starts, ends, strict=True)]
+            x = torch.cat([part.mean(dim=axis, keepdim=True) for part in parts], dim=axis)
+    return x
 
 
 def _leaves(value: Any) -> list[Any]:
