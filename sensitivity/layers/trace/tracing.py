@@ -15,6 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
 from sensitivity.errors import NotRestoredError, TracingError
+from sensitivity.layers.trace.fakes import Fakes, garbage_waits
 from sensitivity.layers.trace.generators import generators_forked
 from sensitivity.layers.trace.inputs import arguments_of, tensors_in
 from sensitivity.layers.trace.leaks import Execution, replace_leaks
@@ -51,20 +52,23 @@ def trace(model: nn.Module, example_inputs: Any) -> Tape:
 def _trace_fake(model: nn.Module, example_inputs: Any) -> Tape:
     mode: Any = FakeTensorMode(allow_non_fake_inputs=True)
     real: dict[int, Tensor] = {}
+    attributes = [value for module in model.modules() for value in vars(module).values() if isinstance(value, Tensor)]
+    fakes = Fakes(mode, [*model.parameters(), *model.buffers(), *attributes, *tensors_in(example_inputs)])
 
     def fake(leaf: Any) -> Any:
         if not isinstance(leaf, Tensor):
             return leaf
-        made: Tensor = mode.from_tensor(leaf)
+        made = fakes(leaf)
         real[id(made)] = leaf
         return made
 
-    twin = _copy(model, fake, fake)
-    inputs = tree_map(fake, example_inputs)
-    with mode:
-        for tied, own in _untie(twin):
-            real[id(own)] = real[id(tied)]
-        tape, execution = _run(twin, inputs)
+    with garbage_waits():
+        twin = _copy(model, fake, fake)
+        inputs = tree_map(fake, example_inputs)
+        with mode:
+            for tied, own in _untie(twin):
+                real[id(own)] = real[id(tied)]
+            tape, execution = _run(twin, inputs)
     replace_leaks(mode, execution, twin, real)
     return tape
 
