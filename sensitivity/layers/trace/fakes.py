@@ -51,7 +51,7 @@ class Fakes:
             return False
         if not tensor.is_leaf or tensor.grad is not None or (tensor.requires_grad and type(tensor) is Tensor):
             return False
-        if tensor.is_conj() or tensor.is_neg() or tensor.is_inference():
+        if tensor.is_conj() or tensor.is_neg() or tensor.is_inference() or torch.is_inference_mode_enabled():
             return False
         fills = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()
         return fills and storage_key(tensor) not in self._shared
