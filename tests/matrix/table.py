@@ -15,7 +15,7 @@ PACKAGES = (
 HEAD = """# Public models, one by one
 
 `python -m tests.matrix` writes this page: every model in a process of its own, with random weights and small inputs.
-Do not edit it by hand. Times are of a machine with two cores that others used as well.
+Do not edit it by hand. Times are of a machine with two cores that others used as well, up to ten at once.
 
 - **layers**: layers found / convolutions and linear layers that ran in the example pass, counted by forward hooks. More
   layers than that are attention projections and other weights without a module of their own.
