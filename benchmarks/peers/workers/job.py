@@ -108,7 +108,12 @@ def flattened(model: Any) -> Any:
 
 def shuffled_channels(x: Any, groups: int) -> Any:
     """``torch.nn.functional.channel_shuffle``, in operators that every exporter has."""
-    return x.unflatten(1, (groups, -1)).transpose(1, 2).flatten(1, 2)
+    samples, channels, height, width = map(int, x.shape)  # numbers, or the graph computes the shape
+    return (
+        x.reshape(samples, groups, channels // groups, height, width)
+        .transpose(1, 2)
+        .reshape(samples, channels, height, width)
+    )
 
 
 def adaptive_average(x: Any, size: Any) -> Any:
