@@ -4,7 +4,7 @@ A calibration is one safetensors file: two float64 tensors for each observed ten
 ``<point>/high``, those that cures need, ``<layer> statistics/<name>``, and everything else as JSON in its metadata. One
 file rather than a pair cannot be separated, is replaced in one step, and is read by any safetensors reader. Ranges that
 were observed in one way only, without statistics, are written in schema 2, which older versions read; others in schema
-3, where the tensors of the second way are called ``1/<point>/low``, and so on.
+3, where the tensors of the second way are called ``1/<point>/low``, and so on. Older versions pass over the peaks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
@@ -86,6 +86,10 @@ class Calibration:
         model: Digest of the weights they were measured on; with others they are refused.
         others: Ranges that the same pass observed in other ways; each has no others itself.
         statistics: What cures know of the inputs of layers; None where no recipe had any.
+        peaks: The largest absolute value that each layer read on any image, and that it wrote (behind the norm module
+            where it has one), in any of its calls, which count as call 0; whatever the placement, and however the
+            observer clips. Part of no digest, since no
+            simulation depends on it. Empty in files of older versions.
 
     Raises:
         CalibrationError: If the others were measured on other weights or images, or have others themselves.
@@ -98,6 +102,7 @@ class Calibration:
     model: str
     others: tuple[Calibration, ...] = ()
     statistics: Statistics | None = None
+    peaks: Mapping[Point, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check("others", self.others, tuple[Calibration, ...], CalibrationError)
@@ -125,8 +130,8 @@ class Calibration:
             distinct.setdefault((part.spec, part.placement, kinds), part)
         if not distinct:
             raise CalibrationError("parts=[] holds no calibration to join. Give at least one.")
-        first, *others = distinct.values()
-        return replace(first, others=tuple(others))
+        first, *others = (replace(part, peaks={}) for part in distinct.values())
+        return replace(first, others=tuple(others), peaks=largest_peaks(parts))
 
     @property
     def parts(self) -> tuple[Calibration, ...]:
@@ -156,7 +161,7 @@ class Calibration:
                 f"no ranges for recipe {recipe.name!r}: this calibration holds those of {known}. Call "
                 "wrapped.calibrate(images, recipe)."
             )
-        return replace(fitting, spec=recipe.activations or fitting.spec)
+        return replace(fitting, spec=recipe.activations or fitting.spec, peaks=self.peaks)
 
     @checked(CalibrationError)
     def inputs_of(self, layer: str) -> InputStatistics | None:
@@ -234,7 +239,7 @@ class Calibration:
                 tensors[_key(number, point, "low")] = _as_array(measured.low)
                 tensors[_key(number, point, "high")] = _as_array(measured.high)
             tensors |= {_numbered(number, name): array for name, array in part._statistics_arrays()}
-        metadata = json.dumps(self._facts() | {"digest": self.digest})
+        metadata = json.dumps(self._facts() | {"digest": self.digest} | _peak_facts(self.peaks))
         write_bytes(path, save(tensors, {_METADATA_KEY: metadata}))
 
     @classmethod
@@ -255,7 +260,7 @@ class Calibration:
             described = [plain, *plain.get("others", [])]
             shared = {name: plain[name] for name in ("images", "model")}
             parts = [_loaded_part(shared | part, number, tensors) for number, part in enumerate(described)]
-            loaded = replace(parts[0], others=tuple(parts[1:]))
+            loaded = replace(parts[0], others=tuple(parts[1:]), peaks=_loaded_peaks(plain))
             digest, expected = loaded.digest, plain["digest"]
         except CalibrationError as error:
             raise CalibrationError(f"{path} holds no whole calibration: {error} Calibrate again.") from error
@@ -303,11 +308,45 @@ def _loaded_part(plain: dict[str, Any], number: int, tensors: Mapping[str, NDArr
         check_fields(point, CalibrationError)
         check_fields(ranges[point], CalibrationError)
     part = Calibration(ranges, QuantSpec(**plain["spec"]), plain["placement"], plain["images"], plain["model"])
-    check_fields(part, CalibrationError, skip=("ranges", "others", "statistics"))
+    check_fields(part, CalibrationError, skip=("ranges", "others", "statistics", "peaks"))
     if "statistics" not in plain:
         return part
     own = {name.removeprefix(_numbered(number, "")): tensor for name, tensor in tensors.items()}
     return replace(part, statistics=Statistics.of_facts(plain["statistics"], own))
+
+
+def largest_peaks(calibrations: Iterable[Calibration]) -> dict[Point, float]:
+    """The peaks of all of some calibrations; where several saw a point, the largest."""
+    peaks: dict[Point, float] = {}
+    for calibration in calibrations:
+        for point, value in calibration.peaks.items():
+            peaks[point] = max(peaks.get(point, 0.0), value)
+    return peaks
+
+
+def _peak_facts(peaks: Mapping[Point, float]) -> dict[str, Any]:
+    """Peaks as plain values with a digest of their own; nothing where there are none."""
+    listed = [[point.layer, point.place, point.call, value] for point, value in sorted(peaks.items())]
+    return {"peaks": listed, "peaks digest": _digest_of(listed)} if listed else {}
+
+
+def _loaded_peaks(plain: dict[str, Any]) -> dict[Point, float]:
+    """The peaks among the facts of a file.
+
+    Raises:
+        CalibrationError: If they are not what was written.
+    """
+    listed = plain.get("peaks", [])
+    if listed and _digest_of(listed) != plain["peaks digest"]:
+        raise CalibrationError("the largest values of its layers are not those that were written.")
+    peaks = {Point(layer, place, call): float(value) for layer, place, call, value in listed}
+    for point in peaks:
+        check_fields(point, CalibrationError)
+    return peaks
+
+
+def _digest_of(plain: Any) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _key(number: int, point: Point, end: str) -> str:

@@ -17,7 +17,7 @@ from sensitivity.perturb.calibration.arguments import CalibrationLike, check_rec
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.restore import untouched
 from sensitivity.progress import watching
-from sensitivity.quantize.recipes import INT8
+from sensitivity.quantize.recipes import INT8, INT8_MINMAX
 from sensitivity.records import Recipe, Scheme
 from sensitivity.records.arguments import checked
 from sensitivity.records.recipes.scheme import IoType
@@ -60,7 +60,8 @@ def plan(
     check_deployable(
         resolve(scheme, wrapped.layers, model=wrapped.name), wrapped.layers, made_for
     )  # before images are run
-    ready = wrapped._calibrator.ready_for(scheme.recipes, calibration)
+    looks_alone = scheme.rest == "fp16" and not any(recipe.needs_calibration for recipe in scheme.recipes)
+    ready = wrapped._calibrator.ready_for([INT8_MINMAX] if looks_alone else scheme.recipes, calibration)
     return wrapped._plans.plan(scheme, ready, target=made_for, example=example)
 
 
@@ -87,7 +88,7 @@ def deploy(
         engine: ``openvino`` or ``onnxruntime-int8`` (true int8 on a CPU), ``onnxruntime`` (portable reference),
             ``tensorrt``, ``torch`` (the simulation), one that you registered, or a function that makes an engine of an
             ONNX file's bytes.
-        calibration: Activation ranges or images.
+        calibration: Activation ranges or images; with layers in fp16 also what overflow is looked for on.
         parts: Paths of the submodules to export, e.g. a backbone; None exports the whole model, and where that
             fails as much of it as can be.
         example: Inputs that fix the sizes of the exported graph; by default the example inputs.

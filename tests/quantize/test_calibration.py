@@ -74,6 +74,28 @@ def test_a_calibration_of_several_recipes_comes_back_equal_from_one_file(tmp_pat
     assert swapped.digest not in {JOINED.digest, CHANNELS.digest}
 
 
+def test_peaks_come_back_to_the_last_bit_and_damaged_they_are_refused(tmp_path: Path) -> None:
+    peaks = {Point("stage1:0:0", "input", 1): 1 / 3, Point("head:0:0", "output", 0): 7e30}
+    seen, path = replace(JOINED, peaks=peaks), tmp_path / "ranges.safetensors"
+    seen.save(path)
+    assert Calibration.load(path) == seen
+    assert seen.digest == JOINED.digest  # stores of older versions still fit
+    with_facts(path, peaks=[["stage1:0:0", "input", 1, 0.5]])
+    with pytest.raises(CalibrationError, match="largest values of its layers are not those that were written"):
+        Calibration.load(path)
+    with_facts(path, peaks="nonsense")
+    with pytest.raises(CalibrationError, match="holds no whole calibration"):
+        Calibration.load(path)
+
+
+def test_joined_calibrations_keep_the_larger_of_their_peaks() -> None:
+    point, other = Point("a", "input", 0), Point("a", "output", 0)
+    first, second = replace(MADE, peaks={point: 1.0, other: 5.0}), replace(CHANNELS, peaks={point: 2.0})
+    joined = Calibration.joined([first, second])
+    assert joined.peaks == {point: 2.0, other: 5.0}
+    assert joined.for_recipe(sv.Recipe("second", activations=CHANNELS.spec)).peaks == joined.peaks
+
+
 def test_a_file_of_one_way_of_observing_is_what_older_versions_wrote_and_read(tmp_path: Path) -> None:
     MADE.save(tmp_path / "ranges.safetensors")
     with safe_open(tmp_path / "ranges.safetensors", framework="numpy") as file:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError, warn_caller
-from sensitivity.perturb.half.kept import ATTENTION, NORMS, find_kept
+from sensitivity.perturb.half.kept import ATTENTION, NORMS, around, find_kept
 from sensitivity.records import Layer
 
 LARGEST_HALF = 65504.0
@@ -47,8 +47,9 @@ def largest_values(plan: Plan) -> dict[str, float]:
 def check_overflow(plan: Plan) -> None:
     """Nothing, if all that a plan's non-quantized layers would hold in fp16 fits.
 
-    Looked at are the example pass and the ranges of the calibration. A warning tells of an example whose values are
-    far below those ranges: what overflows on images may not on it.
+    Looked at are every operation of the example pass, and on all calibration images what layers read and write. A
+    warning tells of an example whose values are far below those of the images: what overflows between layers may not do
+    so on it.
 
     Args:
         plan: One with non-quantized layers in fp16.
@@ -56,20 +57,55 @@ def check_overflow(plan: Plan) -> None:
     Raises:
         ExportError: If something does not fit; it names the modules, and what keeps them in fp32.
     """
-    overflows = {path: value for path, value in largest_values(plan).items() if value > LARGEST_HALF}
-    if overflows:
-        raise ExportError(
-            f"the largest number of fp16 is {LARGEST_HALF:.0f}, and on the example inputs more is held by "
-            f"{_described(plan, overflows)}. It would be infinite. {_cure(plan, overflows)}"
-        )
-    inputs = _too_large_inputs(plan)
-    if inputs:
-        raise ExportError(
-            f"the largest number of fp16 is {LARGEST_HALF:.0f}, and on the calibration images more is read by "
-            f"{_described(plan, inputs)}. Keep these layers in fp32 with the modules that compute their "
-            "inputs, scheme.with_rest('fp16', keep_fp32=...), or use with_rest('bf16')."
-        )
+    for where, values in (("example inputs", largest_values(plan)), ("calibration images", calibrated_values(plan))):
+        overflows = _beyond(values)
+        if overflows:
+            raise ExportError(
+                f"the largest number of fp16 is {LARGEST_HALF:.0f}, and on the {where} more is held by "
+                f"{_described(plan, overflows)}. It would be infinite. {_cure(plan)}"
+            )
     _warn_of_a_faint_example(plan)
+
+
+def calibrated_values(plan: Plan) -> dict[str, float]:
+    """The largest absolute value that each module would hold in fp16 on the calibration images, by path.
+
+    Known is what layers read and write. Of what a quantized layer reads, the range counts: a quantizer cuts off what is
+    beyond it, and its scale is an fp16 number.
+
+    Args:
+        plan: One with non-quantized layers in half precision.
+    """
+    largest: dict[str, float] = {}
+
+    def note(path: str, value: float) -> None:
+        outside = plan.parts is not None and not set(plan.parts) & set(around(path))
+        if not outside and not plan.kept.holds(around(path)):
+            largest[path] = max(largest.get(path, 0.0), value)
+
+    layers = {layer.name: layer for layer in plan.layers}
+    for point, value in plan.peaks.items():
+        path = _held_by(plan, layers[point.layer], point.place) if point.layer in layers else None
+        if path is not None:
+            note(path, value)
+    for layer in plan.quantized:
+        for call in range(layer.calls):
+            reach = _calibrated_reach(plan, layer, call)
+            if reach is not None:
+                note(layer.module, reach / (1 + 2 / 127))  # codes go on beyond the range: one that ends at 65504 fits
+    return largest
+
+
+def _held_by(plan: Plan, layer: Layer, place: str) -> str | None:
+    """Path of the module that holds what was seen at a place; None where a quantizer cuts it off."""
+    recipe = plan.recipes.get(layer.name)
+    if place == "input" and recipe is not None and recipe.activations is not None:
+        return None
+    return layer.norm_module or layer.module if place == "norm" else layer.module
+
+
+def _beyond(values: Mapping[str, float]) -> dict[str, float]:
+    return {path: value for path, value in values.items() if value > LARGEST_HALF}
 
 
 def _warn_of_a_faint_example(plan: Plan) -> None:
@@ -87,9 +123,9 @@ def _warn_of_a_faint_example(plan: Plan) -> None:
         reach = _calibrated_reach(plan, layer, 0) if in_half else None
         if reach is not None and reach > FAINT * read[layer.name]:
             warn_caller(
-                f"overflow in fp16 was looked for on the example inputs alone, where {layer.name} reads at most "
-                f"{read[layer.name]:.3g}; the calibration images reach {reach:.3g} there. Give a real image: "
-                "wrapped.deploy(..., example=image)."
+                "overflow in fp16 between layers was looked for on the example inputs alone, where "
+                f"{layer.name} reads at most {read[layer.name]:.3g}; the calibration images reach {reach:.3g} there. "
+                "Give a real image: wrapped.deploy(..., example=image)."
             )
             return
 
@@ -106,20 +142,6 @@ def _calibrated_reach(plan: Plan, layer: Layer, call: int) -> float | None:
     return float((ends * params.scale.reshape(-1, 1)).abs().max())
 
 
-def _too_large_inputs(plan: Plan) -> dict[str, float]:
-    """Modules of quantized layers whose input is beyond fp16 in the calibration, to its largest value."""
-    largest: dict[str, float] = {}
-    for layer in plan.quantized:
-        if layer.name not in plan.half_scales:
-            continue
-        for call in range(layer.calls):
-            reach = _calibrated_reach(plan, layer, call)
-            if reach is not None:
-                largest[layer.module] = max(largest.get(layer.module, 0.0), reach)
-    # one code more than the range: a range that ends at 65504 fits
-    return {path: value for path, value in largest.items() if value > LARGEST_HALF * (1 + 2 / 127)}
-
-
 def _described(plan: Plan, overflows: dict[str, float]) -> str:
     names = {layer.module: layer.name for layer in plan.layers}
     worst = sorted(overflows, key=lambda path: -overflows[path])
@@ -131,19 +153,18 @@ def _described(plan: Plan, overflows: dict[str, float]) -> str:
     return ", ".join(texts) + (f" and {len(worst) - _ROUNDS} more" if len(worst) > _ROUNDS else "")
 
 
-def _cure(plan: Plan, overflows: dict[str, float]) -> str:
+def _cure(plan: Plan) -> str:
     """What keeps the overflowing modules in fp32, tried until nothing overflows."""
-    entries = dict.fromkeys(plan.scheme.keep_fp32)
+    entries, trial = dict.fromkeys(plan.scheme.keep_fp32), plan
     for _ in range(_ROUNDS):
+        overflows = _beyond(largest_values(trial)) | _beyond(calibrated_values(trial))
+        if not overflows:
+            return f"This keeps them in fp32: scheme.with_rest('fp16', keep_fp32={tuple(entries)})."
         if "" in overflows:
             break
         entries |= dict.fromkeys(entries_for(plan, overflows))
-        scheme = plan.scheme.with_rest("fp16", keep_fp32=tuple(entries))
-        trial = replace(plan, scheme=scheme)
+        trial = replace(plan, scheme=plan.scheme.with_rest("fp16", keep_fp32=tuple(entries)))
         _ = trial.kept  # found now, while nothing is hooked
-        overflows = {path: value for path, value in largest_values(trial).items() if value > LARGEST_HALF}
-        if not overflows:
-            return f"This keeps them in fp32: scheme.with_rest('fp16', keep_fp32={tuple(entries)})."
     return (
         "What the model's own forward computes cannot be kept in fp32 by name: use scheme.with_rest('bf16') or "
         "with_rest('fp32'), or deploy its parts."

@@ -62,6 +62,7 @@ class Plan:
         fused: Whether elementwise operations and quantizers round nothing in half precision; see
             ``perturb.half.half_precision.in_half_precision``.
         half_scales: Names of the layers whose scales are float16 numbers: the quantized ones of a scheme in fp16.
+        peaks: Largest absolute values on calibration images, with these weights; empty where none are known.
     """
 
     basis: Basis
@@ -73,6 +74,7 @@ class Plan:
     parts: tuple[str, ...] | None = None
     fused: bool = True
     half_scales: frozenset[str] = frozenset()
+    peaks: Mapping[Point, float] = field(default_factory=dict)
     _weights: dict[str, tuple[Codes, ...]] = field(default_factory=dict, repr=False)
 
     @property

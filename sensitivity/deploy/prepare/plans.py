@@ -16,7 +16,7 @@ from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.half.kept import around
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.quantize.calibration import Calibration
+from sensitivity.quantize.calibration import Calibration, largest_peaks
 from sensitivity.records import Scheme
 from sensitivity.weights import weights_digest
 
@@ -94,7 +94,9 @@ def make_plan(
     perturber = Perturber(model, calibrations)  # knows which ranges belong to which weights
     needy = [recipe for recipe in recipes.values() if recipe.needs_calibration]
     ranges = {recipe.digest: perturber.calibration_for(recipe) for recipe in needy}
-    plan = Plan(basis, scheme, recipes, {}, ranges, target, fused=not target.capabilities.rounds_every_node)
+    seen = list(ranges.values()) or [other for other in calibrations if other.model == basis.digest][-1:]
+    fused, peaks = not target.capabilities.rounds_every_node, largest_peaks(seen)
+    plan = Plan(basis, scheme, recipes, {}, ranges, target, fused=fused, peaks=peaks)
     refuses = target.refuses_layer
     if refuses is not None:
         plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sensitivity.contracts import Observer
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.perturb.activations import Hooks, activation_hooks, observer
+from sensitivity.perturb.calibration.peaks import PeakWatch
 from sensitivity.perturb.cures import InputWatch
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
@@ -50,8 +51,8 @@ def calibrate(
         if not any(watch.serves(recipe) for watch in watches):
             watches.append(_Watch.of(model, layers, recipe))
     images = 0
-    inputs = InputWatch.of(model, layers, recipes)
-    every = [*(watch.hooks for watch in watches), inputs.hooks]
+    inputs, peaks = InputWatch.of(model, layers, recipes), PeakWatch.of(model, layers)
+    every = [*(watch.hooks for watch in watches), inputs.hooks, peaks.hooks]
     before = [hook for hooks in every for hook in hooks.before]
     after = [hook for hooks in every for hook in hooks.after]
     with untouched(model) as begun, torch.no_grad(), hooked(before=before, after=after):
@@ -68,7 +69,7 @@ def calibrate(
         ranges, served = watch.ranges(), [recipe for recipe in recipes if watch.serves(recipe)]
         statistics = inputs.statistics(served, watch.spec, ranges)
         parts.append(Calibration(ranges, watch.spec, watch.placement, images, weights, statistics=statistics))
-    return Calibration.joined(parts)
+    return replace(Calibration.joined(parts), peaks=peaks.peaks())
 
 
 @dataclass

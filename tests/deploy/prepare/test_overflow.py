@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -10,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.deploy.prepare.overflow import LARGEST_HALF, check_overflow, largest_values
+from sensitivity.deploy.prepare.overflow import LARGEST_HALF, calibrated_values, check_overflow, largest_values
 from sensitivity.errors import ExportError, PredictionError
 from tests.deploy.nets import images
 
@@ -149,15 +150,68 @@ def test_what_the_models_own_forward_computes_cannot_be_kept_by_name() -> None:
         check_overflow(wrapped.plan(FP16))
 
 
-def test_ranges_of_the_calibration_count_too() -> None:
+def pixelwise() -> sv.Wrapped:
+    """Two convolutions with a ReLU between; the example is a dark image."""
     torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
-    wrapped = sv.wrap(model, images(1, side=8))
-    wrapped.calibrate([1e6 * images(2, side=8)], INT8.recipes[0])
-    scheme = INT8.with_rest("fp16")
-    with pytest.raises(ExportError, match=r"on the calibration images more is read by .*2 \(\S+\): [0-9.]+e\+0[56]"):
-        check_overflow(wrapped.plan(scheme))
-    check_overflow(wrapped.plan(scheme.with_rest("fp16", keep_fp32=("0", "2"))))
+    model = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 1)).eval()
+    return sv.wrap(model, images(1, side=8))
+
+
+CLIPPING = sv.Recipe(
+    "clipping", weights=sv.INT8.weights, activations=sv.QuantSpec("int8", observer="percentile", percentile=90.0)
+)
+
+
+@pytest.mark.parametrize("recipe", [sv.INT8_MINMAX, CLIPPING], ids=lambda recipe: recipe.name)
+def test_what_overflows_on_one_calibration_image_alone_is_refused_though_the_observer_clips_it(
+    recipe: sv.Recipe,
+) -> None:
+    wrapped, (first, second, third) = pixelwise(), images(3, side=8).split(1)
+    second = second.clone()
+    second[..., 0, 0] = 1e6  # one pixel of one image: a percentile does not know it
+    wrapped.calibrate([first, second, third], recipe)
+    scheme = sv.Scheme.all(recipe).with_rest("fp16")
+    with pytest.raises(
+        ExportError, match=r"on the calibration images more is held by 0 \(\S+\): [0-9.]+e\+0[56]"
+    ) as refused:
+        wrapped.deploy(scheme, "onnxruntime")
+    entries = re.findall(r"'([^']+)'", str(refused.value).split("keep_fp32=")[1])
+    check_overflow(wrapped.plan(scheme.with_rest("fp16", keep_fp32=entries)))
+    quiet = pixelwise()
+    quiet.calibrate([first, third], recipe)
+    check_overflow(quiet.plan(scheme))
+
+
+def test_a_scheme_that_quantizes_nothing_is_checked_on_the_images_it_is_given() -> None:
+    bright = [images(1, side=8), 1e6 * images(1, side=8)]
+    wrapped = pixelwise()
+    wrapped.deploy(FP16, "onnxruntime")
+    with pytest.raises(ExportError, match="on the calibration images more is held by"):
+        wrapped.deploy(FP16, "onnxruntime", calibration=bright)
+    with pytest.raises(ExportError, match="on the calibration images more is held by"):
+        wrapped.deploy(FP16, "onnxruntime")  # the last calibration
+    wrapped.calibrate([images(2, side=8)], sv.INT8_MINMAX)
+    wrapped.deploy(FP16, "onnxruntime")
+
+
+def test_a_folded_norm_hides_what_its_convolution_would_have_written() -> None:
+    wrapped = pixelwise()
+    with torch.no_grad():
+        wrapped.model[0].weight.mul_(1e6)
+        wrapped.model[1].running_var.fill_(1e12)
+    wrapped.calibrate([images(2, side=8)], sv.INT8_MINMAX)
+    plan = wrapped.plan(FP16)
+    with torch.no_grad():
+        assert wrapped.model[0](images(2, side=8)).abs().max() > LARGEST_HALF > max(calibrated_values(plan).values())
+    check_overflow(plan)
+
+
+def test_ranges_count_where_a_calibration_of_an_older_version_holds_no_peaks() -> None:
+    wrapped = pixelwise()
+    calibration = wrapped.calibrate([1e6 * images(2, side=8)], INT8.recipes[0])
+    plan = wrapped.plan(INT8.with_rest("fp16"), calibration=replace(calibration, peaks={}))
+    with pytest.raises(ExportError, match=r"on the calibration images more is held by .*3 \(\S+\): [0-9.]+e\+0[56]"):
+        check_overflow(plan)
 
 
 def test_the_simulation_and_engines_in_fp32_are_not_refused() -> None:
@@ -173,7 +227,8 @@ def test_an_example_far_below_the_calibration_images_is_warned_of_since_it_hides
     wrapped.calibrate([bright], sv.INT8_MINMAX)
     half = sv.Scheme.only(wrapped.layers[0].name, sv.INT8_MINMAX).with_rest("fp16")
     with pytest.warns(
-        UserWarning, match=r"on the example inputs alone, where stem\S* reads at most .* reach .* example=image"
+        UserWarning,
+        match=r"on the example inputs alone, where stem\S* reads at most .* reach .* example=image",
     ):
         wrapped.deploy(half, "onnxruntime")
     with pytest.raises(ExportError, match=r"the largest number of fp16 is 65504.* block\.norm"):
