@@ -72,7 +72,7 @@ def frontier(
     elif advice.latency is None:
         return []
     else:
-        order = advice.worth_most_first(advice.latency.extra_s)
+        order = advice.worth_most_first(advice.latency.extra_at_most_s)
     points = []
     for count in range(len(order) + 1):
         taken = {measurement.layer for measurement in order[:count]}

@@ -205,7 +205,7 @@ class Advice:
                 f"latency_s={latency_s} is too short: with every measured layer in {self.recipe.name}, "
                 f"{latency.engine} already takes {least:.3g} s. Give at least that."
             )
-        return self._within(latency_s - least, latency.extra_s)
+        return self._within(latency_s - least, latency.extra_at_most_s)
 
     def _within(self, budget: float, extra_of: Callable[[str], float]) -> list[Measurement]:
         """Layers that help, the most drop for what they cost first, as far as the budget goes; worst first."""

@@ -63,7 +63,7 @@ def _cost(space: Space, group: Group, recipe: Recipe | None) -> float:
         return float(sum(layer_bytes(layer, recipe) for layer in group))
     if space.latency is None or runs_in_integers(recipe):
         return 0.0
-    return sum(space.latency.extra_s(layer.name) for layer in group)
+    return sum(space.latency.extra_at_most_s(layer.name) for layer in group)
 
 
 def cheapest(options: Sequence[Option]) -> float:

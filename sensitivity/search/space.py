@@ -48,7 +48,7 @@ class Space:
     def price(self, layer: Layer) -> float:
         """What leaving a layer in float costs: seconds where the engine tells, multiply-adds and bytes otherwise."""
         if self.latency is not None:
-            return max(self.latency.extra_s(layer.name), 0.0)
+            return max(self.latency.extra_at_most_s(layer.name), 0.0)
         return float((layer.macs or 0) + layer.weight_bytes)
 
     def seconds_under(self, assignment: Assignment) -> float | None:

@@ -17,6 +17,7 @@ from sensitivity.advise.protect import protect, trade_offs
 from sensitivity.errors import StudyError
 from sensitivity.records import QuantSpec, Recipe, Scheme
 from sensitivity.records.results.latency import Latency, latency_of
+from sensitivity.records.results.times import Circumstances
 from sensitivity.records.size import layer_bytes
 from sensitivity.study import Study
 from tests.deploy.nets import NETS, build, images
@@ -189,6 +190,26 @@ def test_latency_prefers_the_drop_avoided_for_each_second() -> None:
     assert protected(protect(study, latency_s=1.1)) == [small, free]
     assert protected(protect(study, latency_s=2.0)) == [small, free], "0.1 of drop for a second before 0.03"
     assert protected(protect(study, latency_s=2.11)) == [dear, small, free]
+
+
+def test_a_cost_that_is_lost_in_noise_makes_no_layer_free() -> None:
+    study = timed([0.03, 0.02], [(0.1, 0.2), (0.1, 0.1)])
+    told_apart, noisy = (layer.name for layer in study.layers)
+    known = latency_of(study, "INT8")
+    assert known is not None
+    circumstances = Circumstances(
+        rounds=5,
+        runs=50,
+        threads=1,
+        cpus=(),
+        spread_s=(0.0, 0.0),
+        graph_changes=((0, 0.0), (0, 0.0)),
+        protecting_s={told_apart: 0.1, noisy: -0.01},
+        protecting_spread_s={told_apart: 0.01, noisy: 0.5},
+    )
+    measured = study.with_latency(replace(known, circumstances=circumstances))
+    assert protected(protect(measured, latency_s=1.1)) == [told_apart], "the other may take half a second"
+    assert protected(protect(measured, latency_s=1.6)) == [told_apart, noisy]
 
 
 def test_a_latency_that_nothing_can_meet_is_refused() -> None:

@@ -80,6 +80,14 @@ class _Variant:
         each = [_sum(profile.changes.get(name, (0, 0.0)) for name in names) for profile in self.profiles]
         return each[0][0], statistics.median(seconds for _, seconds in each)
 
+    def seconds_with_changes(self, layer: str, around: Iterable[str]) -> list[float]:
+        """In every round one layer's own time, and what changes of format in front of some layers take."""
+        names = list(around)
+        return [
+            profile.seconds.get(layer, 0.0) + sum(profile.changes.get(name, (0, 0.0))[1] for name in names)
+            for profile in self.profiles
+        ]
+
     def all_changes(self) -> Changes:
         """Changes of format in the whole graph."""
         return self.profiles[0].all_changes[0], statistics.median(each.all_changes[1] for each in self.profiles)
@@ -150,9 +158,9 @@ def _timed_by_turns(deployed: Deployed, variants: Sequence[_Variant], rounds: in
 
 
 def _protecting(names: Sequence[str], variants: Sequence[_Variant]) -> dict[str, dict[str, Any]]:
-    """For each layer what protecting it adds, and the changes of format around it then."""
+    """For each layer what protecting it adds in a round, and the changes of format around it then."""
     quantized, _, *thirds = variants
-    seconds: dict[str, float] = {}
+    extra: dict[str, Timing] = {}
     changes: dict[str, Changes] = {}
     for third in thirds:
         readers = third.profiles[0].readers
@@ -161,9 +169,13 @@ def _protecting(names: Sequence[str], variants: Sequence[_Variant]) -> dict[str,
                 continue
             around = [name, *sorted(readers.get(name, frozenset()) & third.quantized)]
             changes[name] = third.changes(around)
-            more = changes[name][1] - quantized.changes(around)[1]
-            seconds[name] = third.timing(name).median_s - quantized.timing(name).median_s + more
-    return {"protecting_s": seconds, "protected_changes": changes}
+            in_float, in_integers = (graph.seconds_with_changes(name, around) for graph in (third, quantized))
+            extra[name] = Timing.of([more - less for more, less in zip(in_float, in_integers, strict=True)])
+    return {
+        "protecting_s": {name: timing.median_s for name, timing in extra.items()},
+        "protecting_spread_s": {name: timing.spread_s for name, timing in extra.items()},
+        "protected_changes": changes,
+    }
 
 
 def _sum(changes: Iterable[Changes]) -> Changes:

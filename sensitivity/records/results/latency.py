@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -46,12 +46,46 @@ class Latency:
     def extra_s(self, layer: str) -> float:
         """Seconds that protecting a layer costs, changes of format included where they were measured.
 
-        Below zero where the engine is faster with this layer in float.
+        Below zero only where the engine is faster with this layer in float by more than the spread between rounds: a
+        gain within that is no gain, and counts as 0.
         """
+        measured = self._measured_extra_s(layer)
+        return max(measured, 0.0) if self._is_undetermined(layer) else measured
+
+    def extra_at_most_s(self, layer: str) -> float:
+        """What protecting a layer may cost, for decisions: ``extra_s``, and the spread where the runs tell nothing.
+
+        So a layer whose cost is lost in noise is not taken for a free one. One round has no spread; its numbers count
+        as a cost, whatever their sign.
+        """
+        measured, spread = self._measured_extra_s(layer), self._extra_spread_s(layer)
+        if not self._is_undetermined(layer):
+            return measured
+        return abs(measured) if spread is None else spread
+
+    @property
+    def undetermined(self) -> tuple[str, ...]:
+        """Layers of which these runs do not tell whether protecting them costs time: it is within the spread."""
+        return tuple(name for name in self.layers if self._is_undetermined(name))
+
+    def _measured_extra_s(self, layer: str) -> float:
         if self.circumstances is not None and layer in self.circumstances.protecting_s:
             return self.circumstances.protecting_s[layer]
         quantized, in_float = self.layers.get(layer, (0.0, 0.0))
         return in_float - quantized
+
+    def _extra_spread_s(self, layer: str) -> float | None:
+        """How far ``_measured_extra_s`` differs between rounds; None for one round, 0 where nobody told."""
+        known = self.circumstances
+        if known is None:
+            return 0.0
+        if not _has_spread(known):
+            return None
+        return known.protecting_spread_s.get(layer, sum(known.layer_spread_s.get(layer, (0.0, 0.0))))
+
+    def _is_undetermined(self, layer: str) -> bool:
+        spread = self._extra_spread_s(layer)
+        return spread is None or (spread > 0.0 and abs(self._measured_extra_s(layer)) <= spread)
 
     @property
     def speedup(self) -> float:
@@ -78,18 +112,22 @@ class Latency:
             for name, (quantized, in_float) in self.layers.items()
             if in_float <= quantized
             and name in known.protected_changes
-            and self.extra_s(name) > max(known.layer_spread_s.get(name, (0.0, 0.0)))
+            and not self._is_undetermined(name)
+            and self.extra_s(name) > 0.0
         )
 
     def to_frame(self) -> pd.DataFrame:
-        """One row for each layer, in milliseconds: times, spreads, changes of format, and what protecting it adds."""
+        """One row for each layer, in milliseconds: times, spreads, changes of format, and what protecting it adds.
+
+        ``protecting_undetermined`` says that ``protecting_ms`` is within its spread, so that it may be 0.
+        """
         import pandas as pd
 
         return pd.DataFrame([self._row(name) for name in self.layers]).set_index("name")
 
     def _row(self, name: str) -> dict[str, Any]:
         quantized, in_float = self.layers[name]
-        known = self.circumstances
+        known, spread = self.circumstances, self._extra_spread_s(name)
         spreads = _NOT_MEASURED
         if known is not None and _has_spread(known):
             spreads = known.layer_spread_s.get(name, _NOT_MEASURED)
@@ -106,6 +144,8 @@ class Latency:
             "protected_changes": protected[0],
             "protected_changes_ms": 1e3 * protected[1],
             "protecting_ms": 1e3 * self.extra_s(name),
+            "protecting_spread_ms": _NOT_MEASURED[0] if known is None or spread is None else 1e3 * spread,
+            "protecting_undetermined": self._is_undetermined(name),
         }
 
     def __str__(self) -> str:
@@ -117,7 +157,7 @@ class Latency:
             f"{self.model} on {self.engine}: {1e3 * self.quantized_s:.3g} ms{spreads[0]} in {self.recipe.name}, "
             f"{1e3 * self.float_s:.3g} ms{spreads[1]} in float: {self._comparison()}."
         )
-        return "\n".join([text, *([] if known is None else _described(known)), *self._dear()])
+        return "\n".join([text, *([] if known is None else _described(known)), *self._dear(), *self._unsure()])
 
     def _comparison(self) -> str:
         if not self.is_told_apart:
@@ -130,8 +170,21 @@ class Latency:
         dear = self.dear
         if not dear:
             return []
-        more = f" and {len(dear) - _SHOWN} more" if len(dear) > _SHOWN else ""
-        return [f"No slower in float, and dear to protect for changes of format: {', '.join(dear[:_SHOWN])}{more}."]
+        return [f"No slower in float, and dear to protect for changes of format: {_first(dear)}."]
+
+    def _unsure(self) -> list[str]:
+        known, unsure = self.circumstances, self.undetermined
+        if known is None or not unsure or not _has_spread(known):
+            return []
+        return [
+            f"For {len(unsure)} of {len(self.layers)} layers these runs do not tell whether protecting them costs "
+            f"time: {_first(unsure)}. They count with their spread where a latency is spent."
+        ]
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def _has_spread(known: Circumstances) -> bool:

@@ -26,6 +26,7 @@ class Circumstances:
         layer_spread_s: The same of each layer.
         protecting_s: What protecting a layer adds to the quantized graph: its own time in float between quantized
             neighbours, less its time quantized, and what changes of format around it take more.
+        protecting_spread_s: Interquartile range of that between rounds.
         graph_changes: Changes of format in the whole graph, quantized and in float: operations of their own that turn
             int8 into float, float into int8, or the layout in memory.
         changes: Those in front of each layer, with every layer quantized.
@@ -39,6 +40,7 @@ class Circumstances:
     spread_s: Pair
     layer_spread_s: Mapping[str, Pair] = field(default_factory=dict)
     protecting_s: Mapping[str, float] = field(default_factory=dict)
+    protecting_spread_s: Mapping[str, float] = field(default_factory=dict)
     graph_changes: tuple[Changes, Changes]
     changes: Mapping[str, Changes] = field(default_factory=dict)
     protected_changes: Mapping[str, Changes] = field(default_factory=dict)
@@ -55,6 +57,7 @@ class Circumstances:
             spread_s=_pair(plain["spread_s"]),
             layer_spread_s={name: _pair(spreads) for name, spreads in plain["layer_spread_s"].items()},
             protecting_s={name: float(seconds) for name, seconds in plain["protecting_s"].items()},
+            protecting_spread_s={name: float(spread) for name, spread in plain.get("protecting_spread_s", {}).items()},
             graph_changes=(_change(quantized), _change(in_float)),
             changes={name: _change(change) for name, change in plain["changes"].items()},
             protected_changes={name: _change(change) for name, change in plain["protected_changes"].items()},

@@ -12,6 +12,7 @@ import sensitivity as sv
 from sensitivity.contracts import EngineLayer
 from sensitivity.deploy.executed import ExecutedPart
 from sensitivity.deploy.verify.cpu_affinity import held_to_cpus
+from sensitivity.deploy.verify.latency import _Profile, _protecting, _Variant
 from sensitivity.deploy.verify.timing import Timing, by_turns
 from sensitivity.errors import EngineError
 from sensitivity.records.results.latency import Latency
@@ -40,7 +41,8 @@ def test_how_it_was_measured_is_told(latency: Latency) -> None:
     assert min(known.spread_s) >= 0.0
     assert set(known.protecting_s) == set(latency.layers), "every layer was protected in one of three graphs"
     first = next(iter(latency.layers))
-    assert latency.extra_s(first) == known.protecting_s[first]
+    assert set(known.protecting_spread_s) == set(latency.layers)
+    assert latency.extra_s(first) == known.protecting_s[first] or first in latency.undetermined
     text = str(latency)
     assert "Medians of 2 rounds by turns, 20 runs of each after a warm-up; threads: 1" in text
     assert "Operations that only change the format of a tensor: " in text
@@ -153,6 +155,58 @@ def test_a_layer_that_is_dear_to_protect_only_for_changes_of_format_is_named(lat
     made = replace(made_latency(), layers=layers, circumstances=circumstances)
     assert made.dear == ("a",), "b is slower in float itself, and c costs nothing"
     assert "dear to protect for changes of format: a." in str(made)
+
+
+NOISY = {"protecting_s": {"a": -0.001, "b": 0.001, "c": -0.003}, "protecting_spread_s": dict.fromkeys("abc", 0.002)}
+"""What protecting costs is lost in the spread but for c, which is faster in float."""
+
+
+def noisy(latency: Latency, **changes: object) -> Latency:
+    assert latency.circumstances is not None
+    circumstances = replace(latency.circumstances, protected_changes={}, **NOISY)  # type: ignore[arg-type]
+    layers = dict.fromkeys("abc", (0.002, 0.002))
+    return replace(made_latency(), layers=layers, circumstances=replace(circumstances, **changes))  # type: ignore[arg-type]
+
+
+def test_a_cost_below_zero_by_noise_is_undetermined_and_no_gain(latency: Latency) -> None:
+    made = noisy(latency)
+    assert made.undetermined == ("a", "b")
+    assert [made.extra_s(name) for name in "abc"] == [0.0, 0.001, -0.003]
+    assert [made.extra_at_most_s(name) for name in "abc"] == [0.002, 0.002, -0.003]
+    frame = made.to_frame()
+    assert frame["protecting_undetermined"].tolist() == [True, True, False]
+    assert frame["protecting_spread_ms"].tolist() == [2.0, 2.0, 2.0]
+    assert "For 2 of 3 layers these runs do not tell whether protecting them costs time: a, b." in str(made)
+
+
+def test_one_round_determines_no_cost(latency: Latency) -> None:
+    made = noisy(latency, rounds=1)
+    assert made.undetermined == ("a", "b", "c")
+    assert [made.extra_s(name) for name in "abc"] == [0.0, 0.001, 0.0]
+    assert [made.extra_at_most_s(name) for name in "abc"] == [0.001, 0.001, 0.003]
+    assert made.to_frame()["protecting_spread_ms"].isna().all()
+
+
+def test_times_of_older_versions_are_told_apart_by_the_spread_of_the_layers(latency: Latency) -> None:
+    spreads = dict.fromkeys("abc", (0.0005, 0.001))
+    made = noisy(latency, protecting_spread_s={}, layer_spread_s=spreads)
+    assert made.undetermined == ("a", "b")
+    nobody_told = replace(made, circumstances=None, layers={"a": (0.002, 0.001)})
+    assert nobody_told.undetermined == ()
+    assert nobody_told.extra_s("a") == nobody_told.extra_at_most_s("a") == -0.001
+
+
+def test_what_protecting_adds_is_compared_within_each_round() -> None:
+    """A round in which the machine is slow slows both graphs, and moves no difference."""
+    rounds = [(1.0, 3.0), (11.0, 13.0), (2.0, 4.5)]
+    quantized, third = _Variant(frozenset("ab"), []), _Variant(frozenset("b"), [])
+    for less, more in rounds:
+        quantized.profiles.append(_Profile({"a": less}, {"b": (1, 0.5)}, (1, 0.5), {"a": frozenset("b")}))
+        third.profiles.append(_Profile({"a": more}, {"b": (2, 1.5)}, (2, 1.5), {"a": frozenset("b")}))
+    told_of = _protecting(["a", "b"], [quantized, quantized, third])
+    assert told_of["protecting_s"] == {"a": 3.0}
+    assert told_of["protecting_spread_s"] == {"a": 0.25}
+    assert told_of["protected_changes"] == {"a": (2, 1.5)}
 
 
 def test_a_study_with_times_can_be_protected_within_a_latency(shared: sv.Wrapped, latency: Latency) -> None:
