@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import math
-from fractions import Fraction
-
 import torch
 from torch import Tensor
 
@@ -45,19 +42,22 @@ def pruning_mask(weight: Tensor, pruning: Pruning, *, output_axis: int = 0, grou
 
 
 def magnitude_mask(weight: Tensor, level: float) -> Tensor:
-    """Keep all but the floor(level * elements) elements of smallest magnitude.
+    """Keep all but the round(level * elements) elements of smallest magnitude, half to even.
 
     Of equal magnitudes, those that come first in memory order are removed first.
 
     Args:
         weight: Tensor of any shape.
-        level: Share of elements to remove, in [0, 1), meant as the decimal number it is written as: 0.29 of 100
-            elements are 29, although the nearest float times 100 is below that.
+        level: Share of elements to remove, in [0, 1).
 
     Returns:
         Bool tensor of the weight's shape.
+
+    Source:
+        ``torch.nn.utils.prune.l1_unstructured`` of torch 2.13: as many elements, and the same ones where no two
+        magnitudes at the limit are equal. Which of equal ones it removes is not defined.
     """
-    removed = math.floor(Fraction(str(level)) * weight.numel())
+    removed = round(level * weight.numel())
     mask = torch.ones(weight.numel(), dtype=torch.bool, device=weight.device)
     mask[weight.detach().abs().reshape(-1).argsort(stable=True)[:removed]] = False
     return mask.reshape(weight.shape)

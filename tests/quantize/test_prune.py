@@ -8,10 +8,12 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils.prune import l1_unstructured
 
 from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.quantize.prune import magnitude_mask, pattern_mask, prune_weight, pruning_mask
+from sensitivity.quantize.recipes import Prune
 from sensitivity.records import Pruning
 
 
@@ -39,14 +41,28 @@ def numpy_pattern_mask(weight: NDArray[np.float32], n: int, m: int) -> NDArray[n
 @pytest.mark.parametrize("level", [0.0, 0.1, 0.5, 0.29, 0.999])
 def test_a_level_removes_the_smallest_magnitudes(level: float) -> None:
     weight = example(8, 5, 3, 3)
-    expected = numpy_magnitude_mask(weight.numpy(), int(level * 360 + 1e-9))
+    expected = numpy_magnitude_mask(weight.numpy(), round(level * 360))
     np.testing.assert_array_equal(magnitude_mask(weight, level).numpy(), expected)
 
 
 @given(st.integers(0, 99), st.integers(1, 400))
-def test_the_number_removed_is_exact_in_decimals(percent: int, size: int) -> None:
-    weight = example(size)
-    assert int((~magnitude_mask(weight, percent / 100)).sum()) == percent * size // 100
+def test_a_level_prunes_what_torch_prunes(percent: int, size: int) -> None:
+    module = nn.Linear(size, 1, bias=False)
+    module.weight = nn.Parameter(example(size))
+    l1_unstructured(module, "weight", percent / 100)  # type: ignore[no-untyped-call]
+    assert torch.equal(magnitude_mask(example(size), percent / 100), module.weight_mask.bool())
+
+
+@pytest.mark.parametrize(
+    ("level", "size", "removed"), [(0.3, 5, 2), (0.5, 5, 2), (0.5, 7, 4), (0.9, 3, 3), (0.1, 4, 0)]
+)
+def test_half_an_element_goes_to_the_even_number(level: float, size: int, removed: int) -> None:
+    assert int((~magnitude_mask(example(size), level)).sum()) == removed
+
+
+def test_results_of_levels_that_were_rounded_down_are_not_gone_on_with() -> None:
+    assert Prune(0.3).digest != "0eb9c195cda746e6"
+    assert Prune("2:4").digest == "d2ae9f615ba8696f"
 
 
 def test_of_equal_magnitudes_the_first_go_first() -> None:

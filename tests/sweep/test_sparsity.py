@@ -30,7 +30,7 @@ def detector(repository: Path, shared_data: Path) -> Iterator[nn.Module]:
 def masked_by_hand(weight: Tensor, level: float) -> Tensor:
     values = weight.detach().numpy().copy()
     order = np.argsort(np.abs(values).ravel(), kind="stable")
-    values.ravel()[order[: int(level * values.size + 1e-9)]] = 0.0
+    values.ravel()[order[: round(level * values.size)]] = 0.0
     return torch.from_numpy(values)
 
 

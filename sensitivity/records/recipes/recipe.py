@@ -267,6 +267,8 @@ class Recipe:
         versions = {spec.observer: find_observer(spec.observer).version for spec in specs}
         if known := {name: version for name, version in versions.items() if version}:
             plain["observers"] = known
+        if self.pruning is not None and self.pruning.level is not None:
+            plain["pruned elements"] = "rounded half to even"  # an older version rounded down
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
 
     @checked(RecipeError)
