@@ -24,6 +24,9 @@ from sensitivity.quantize.fake import activation_quantizer
 from sensitivity.records import Layer, QuantSpec, Recipe
 from sensitivity.weights import weights_digest
 
+_perturbed: list[nn.Module] = []
+"""The models that are perturbed now, those in a ``with`` block within another one twice."""
+
 
 @dataclass(frozen=True)
 class _Prepared:
@@ -87,6 +90,8 @@ class Perturber:
         before = [hook for layer_change in prepared for hook in layer_change.hooks.before]
         after = [hook for layer_change in prepared for hook in layer_change.hooks.after]
         with contextlib.ExitStack() as stack:
+            _perturbed.append(self.model)
+            stack.callback(_perturbed.remove, self.model)
             for layer_change in prepared:
                 one_call(layer_change.hooks, call)
                 stack.callback(one_call, layer_change.hooks, None)
@@ -136,6 +141,12 @@ class Perturber:
             )
         calibration = next((candidate for candidate in fitting if candidate.model == self._weights), None)
         if calibration is None:
+            if any(model is self.model for model in _perturbed):
+                raise CalibrationError(
+                    f"{type(self.model).__name__} is quantized already, by another wrapped.quantized(...) around this "
+                    f"one, and the calibration for recipe {recipe.name!r} was made on its own weights. Leave that "
+                    "block first, or put both into one scheme: scheme.quantize(pattern, recipe)."
+                )
             raise CalibrationError(
                 f"the calibration for recipe {recipe.name!r} was made on other weights or buffers (digest "
                 f"{fitting[0].model}) than this {type(self.model).__name__} has now ({self._weights}). Load the "
@@ -176,7 +187,10 @@ class Perturber:
         return self._weights_made[key]
 
     def why_unreached(self, layer: Layer, recipe: Recipe) -> str:
-        """Why a layer has no range: no calibration image gave it values; empty where it has one, or needs none.
+        """Why one of a layer's calls has no range: no calibration image gave it values; empty where all have one.
+
+        A layer is quantized at all its calls or at none, as they share one weight. It is empty, too, where the recipe
+        needs no ranges.
 
         Raises:
             CalibrationError: If no calibration at all fits the recipe, or a weight has no range either.
@@ -191,7 +205,7 @@ class Perturber:
             if Point(layer.name, "input", 0) in calibration.ranges:
                 raise
             return str(error)
-        return ""
+        return calibration.why_unreached(layer)
 
     def changed_weight(self, layer: Layer, recipe: Recipe) -> Tensor | None:
         """What a recipe makes of a layer's weight; None where it leaves it alone, or it is computed in each pass."""

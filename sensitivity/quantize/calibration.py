@@ -26,7 +26,7 @@ from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.markup.elements import described, element
 from sensitivity.markup.view import view
 from sensitivity.quantize.cures.statistics import InputStatistics, Statistics
-from sensitivity.records import QuantSpec, Recipe
+from sensitivity.records import Layer, QuantSpec, Recipe
 from sensitivity.records.arguments import check, check_fields, checked
 from sensitivity.records.recipes.observers import Setting, find_observer
 from sensitivity.records.recipes.recipe import Placement
@@ -180,6 +180,12 @@ class Calibration:
             raise CalibrationError(f"no range for {point}: {self._why_missing(point)}")
         return known
 
+    def why_unreached(self, layer: Layer) -> str:
+        """Why the input of one of a layer's calls has no range; empty where all have one."""
+        calls = (Point(layer.name, "input", call) for call in range(layer.calls))
+        missing = next((point for point in calls if point not in self.ranges), None)
+        return "" if missing is None else f"no range for {missing}: {self._why_missing(missing)}"
+
     def _why_missing(self, point: Point) -> str:
         observed = [str(other) for other in sorted(self.ranges) if other.layer == point.layer]
         if not observed:
@@ -189,7 +195,7 @@ class Calibration:
             )
         return (
             f"the calibration images gave values to {', '.join(observed)} only. Calibrate with the same recipe, on "
-            "images that reach this place too."
+            f"images that reach this place too, or leave the layer in float: scheme.protect({point.layer!r})."
         )
 
     def __repr__(self) -> str:

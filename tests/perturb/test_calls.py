@@ -104,11 +104,21 @@ def test_an_exception_in_the_middle_of_a_pass_does_not_shift_the_next_one(wrappe
             assert torch.equal(output, other)
 
 
-def test_a_call_that_was_never_calibrated_is_refused(wrapped: sv.Wrapped, model: Pyramid) -> None:
+def test_a_traced_call_that_was_never_calibrated_is_refused(wrapped: sv.Wrapped) -> None:
     wrapped.calibrate([image(0, levels=1)], sv.INT8_MINMAX)
+    refused = pytest.raises(CalibrationError, match=r"no range for head:0:0 input #1.* head:0:0 input #0 only")
+    with refused, wrapped.quantized(HEAD):
+        pass
+
+
+def test_a_call_beyond_those_traced_is_refused_where_it_was_never_calibrated(
+    wrapped: sv.Wrapped, model: Pyramid
+) -> None:
+    wrapped.calibrate([image(0)], sv.INT8_MINMAX)
+    model.levels = 3
     with (
         wrapped.quantized(HEAD),
-        pytest.raises(CalibrationError, match=r"call #1 of head:0:0 in one pass was never calibrated, only #0"),
+        pytest.raises(CalibrationError, match=r"call #2 of head:0:0 in one pass was never calibrated, only #0, #1"),
     ):
         model(image(0))
 

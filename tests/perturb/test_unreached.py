@@ -14,6 +14,7 @@ import sensitivity as sv
 from sensitivity.errors import CalibrationError, NotReachedWarning
 from sensitivity.quantize.calibration import Point
 from sensitivity.records import NoteKind, Status
+from sensitivity.records.results.verification import LayerStatus
 from tests.models import branching
 
 
@@ -236,3 +237,71 @@ def test_verifying_checks_on_the_example_inputs_what_the_task_does_not_run() -> 
         layer.name: "agrees in float" for layer in net.layers
     }
     assert set(verification.info.not_reached) == {"bright", "last"}
+
+
+class Pyramid(nn.Module):
+    """A head shared by two levels, of which the second is looked at where something was detected."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.trunk, self.head, self.last = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 2, 1)
+        self.detects = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.trunk(x).relu()
+        near = self.head(x).mean((2, 3), keepdim=True)
+        far = self.head(4 * x).mean((2, 3), keepdim=True) if self.detects else near
+        return self.last(near + far)
+
+
+LATER_CALL = r"no range for head:0:0 input #1: the calibration images gave values to head:0:0 input #0 only.*protect"
+
+
+@pytest.fixture
+def pyramid() -> sv.Wrapped:
+    model = Pyramid().eval()
+    wrapped = sv.wrap(model, images()[:1])
+    model.detects = False
+    wrapped.calibrate(images(), sv.INT8)
+    return wrapped
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("detects", [False, True])
+def test_a_layer_that_is_reached_at_its_first_call_alone_stays_in_float_simulated_and_deployed(
+    pyramid: sv.Wrapped, engine: str, detects: bool
+) -> None:
+    pytest.importorskip(engine)
+    pyramid.model.detects = detects
+    task = sv.FeatureFidelity(images())
+    scheme = sv.Scheme.all(sv.INT8)
+    with pytest.warns(NotReachedWarning, match=f"^head:0:0 stays in float: {LATER_CALL}"):
+        score = pyramid.evaluate(task, scheme)
+    assert score.value == pyramid.evaluate(task, sv.Scheme.only(["trunk:0:0", "last:0:0"], sv.INT8)).value
+    assert list(pyramid.plan(scheme).left_out) == ["head:0:0"]
+    pyramid.model.detects = True
+    verification = pyramid.verify(pyramid.deploy(scheme, engine), task)
+    unverified = {check.layer for check in verification.layers if check.status is not LayerStatus.VERIFIED}
+    assert "head:0:0" in unverified
+    assert verification.outputs_pass
+    if engine == "openvino":
+        assert unverified == {"head:0:0"}
+
+
+def test_the_row_of_a_layer_that_is_reached_at_its_first_call_alone_says_so(pyramid: sv.Wrapped) -> None:
+    study = pyramid.analyze(sv.FeatureFidelity(images()), sv.INT8, progress=False)
+    rows = {row.layer: row for row in study.measurements}
+    assert {name: str(row.status) for name, row in rows.items()} == {
+        "trunk:0:0": "measured",
+        "head:0:0": "skipped",
+        "last:0:0": "measured",
+    }
+    assert "head:0:0 input #1" in rows["head:0:0"].reason
+
+
+@pytest.mark.filterwarnings("ignore:head.0.0 stays in float")
+def test_a_search_measures_a_layer_that_is_reached_at_its_first_call_alone_in_float(pyramid: sv.Wrapped) -> None:
+    task = sv.FeatureFidelity(images())
+    tuned = pyramid.tune(task, max_drop=60, progress=False)
+    assert tuned.score.value == pyramid.evaluate(task, tuned.scheme).value

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from sensitivity.errors import CalibrationError
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.half.kept import around
+from sensitivity.perturb.parameters import parameter_of
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.quantize.calibration import Calibration, largest_peaks
-from sensitivity.records import Scheme
+from sensitivity.records import Recipe, Scheme
 from sensitivity.weights import weights_digest
 
 _MIXED = (
@@ -56,8 +57,9 @@ class Plans:
         Raises:
             ExportError: If a recipe cannot be expressed as Q/DQ, or the model cannot be copied.
             LayerNotFoundError: If a rule of the scheme selects no layer.
-            CalibrationError: If activations are to be quantized and no ranges are known.
+            CalibrationError: If activations are to be quantized and no ranges are known, or a weight is not finite.
         """
+        _check_weights(self._model, self._layers, resolve(scheme, self._layers, model=self._layers.model))
         basis = self._usual_basis() if example is None else make_basis(self._model, self._layers, example)
         return make_plan(self._model, basis, scheme, calibrations, target=target)
 
@@ -87,10 +89,11 @@ def make_plan(
     Raises:
         ExportError: If a recipe cannot be expressed as Q/DQ.
         LayerNotFoundError: If a rule of the scheme selects no layer.
-        CalibrationError: If activations are to be quantized and no ranges are known.
+        CalibrationError: If activations are to be quantized and no ranges are known, or a weight is not finite.
     """
     recipes = resolve(scheme, basis.layers, model=basis.layers.model)
     check_deployable(recipes, basis.layers, target)
+    _check_weights(basis.model, basis.layers, recipes)
     perturber = Perturber(model, calibrations)  # knows which ranges belong to which weights
     needy = [recipe for recipe in recipes.values() if recipe.needs_calibration]
     ranges = {recipe.digest: perturber.calibration_for(recipe) for recipe in needy}
@@ -109,13 +112,23 @@ def make_plan(
     return plan
 
 
+def _check_weights(model: nn.Module, layers: LayerTable, recipes: Mapping[str, Recipe]) -> None:
+    """Nothing, if every layer that is to be quantized has a weight of numbers.
+
+    Raises:
+        CalibrationError: If one holds NaN or infinity.
+    """
+    for layer in (layer for layer in layers if layer.name in recipes):
+        if not bool(parameter_of(model, layer).isfinite().all()):
+            raise CalibrationError(
+                f"{layer.name}: its weight, or the norm behind it, holds NaN or infinite values, which cannot be "
+                "quantized. Check the weights that were loaded, or leave the layer in float: "
+                f"scheme.protect({layer.name!r})."
+            )
+
+
 def _unreached(plan: Plan) -> dict[str, str]:
     """Layers that have no range at one of their calls, with the reason: no calibration image reached them there."""
-    reasons: dict[str, str] = {}
-    for layer in plan.quantized:
-        for call in range(layer.calls):
-            try:
-                plan.input_params(layer, call)
-            except CalibrationError as error:
-                reasons.setdefault(layer.name, str(error))
-    return reasons
+    needy = [layer for layer in plan.quantized if plan.recipes[layer.name].activations is not None]
+    reasons = {layer.name: plan.ranges[plan.recipes[layer.name].digest].why_unreached(layer) for layer in needy}
+    return {name: reason for name, reason in reasons.items() if reason}
