@@ -1,6 +1,6 @@
 """Hand a scheme over to every tool, run the tool, and compare the layers it quantized with those of the scheme.
 
-    python -m benchmarks.handover [TOOL ...] [--environments FOLDER]
+    python -m benchmarks.handover [TOOL ...] [--nets NET ...] [--environments FOLDER]
 
 Each tool runs in an environment of its own with the lines that the handover gives to paste; it is then asked which
 layers have a quantizer at their input and at their weight. TensorRT runs on a GPU alone: there, the ONNX file with Q/DQ
@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import sensitivity as sv
-from benchmarks.handover.nets import NETS, PROTECTED, batches, net
+from benchmarks.handover.nets import EVERY, NETS, PROTECTED, SIDES, batches, net
 from benchmarks.handover.workers.job import layers_of_onnx
 from benchmarks.peers.environments import PEERS, Peer, python_of
 
@@ -61,9 +61,14 @@ TARGETS = (
 
 def wrapped_net(name: str) -> tuple[sv.Wrapped, sv.Scheme]:
     """A network, and a scheme that leaves some of its layers in float."""
-    wrapped = sv.wrap(net(name), batches()[0], name=name)
-    wrapped.calibrate(torch.cat(batches()), sv.INT8)
-    protected = [layer.name for layer in wrapped.layers if layer.module in PROTECTED[name]]
+    wrapped = sv.wrap(net(name), batches(name)[0], name=name)
+    wrapped.calibrate(torch.cat(batches(name)), sv.INT8)
+    every = EVERY.get(name, len(wrapped.layers) + 1)
+    protected = [
+        layer.name
+        for number, layer in enumerate(wrapped.layers, start=1)
+        if layer.module in PROTECTED[name] or number % every == 0
+    ]
     return wrapped, sv.Scheme.all(sv.INT8).protect(protected)
 
 
@@ -85,6 +90,7 @@ def answer_of(target: Target, name: str, environments: Path, limit_s: float) -> 
         (folder / "float" / "model.onnx").rename(folder / "float.onnx")
         job = {
             "net": name,
+            "side": SIDES[name],
             "settings": dict(handover.settings),
             "code": handover.code,
             "layers": [layer.module for layer in wrapped.layers],
@@ -130,12 +136,13 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser()
     parser.add_argument("tools", nargs="*")
+    parser.add_argument("--nets", nargs="*", default=list(NETS))
     parser.add_argument("--environments", type=Path, default=Path("environments"))
     parser.add_argument("--limit-s", type=float, default=900.0, help="seconds that a tool may take for one network")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| tool | net | layers of the scheme quantized | other layers left in float | |\n|---|---|---|---|---|")
-    for name in NETS:
+    for name in arguments.nets:
         for target in TARGETS:
             if arguments.tools and target.tool not in arguments.tools:
                 continue

@@ -1,12 +1,16 @@
-"""Two small networks with what schemes must tell apart, in plain torch, which every environment has."""
+"""Two small networks with what schemes must tell apart, and two of the examples, in torch, which environments have."""
 
 from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-SIDE = 32
+EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 
 class Residual(nn.Module):
@@ -52,9 +56,38 @@ class Inverted(nn.Module):
         return upsampled
 
 
-NETS = {"residual": Residual, "inverted": Inverted}
-PROTECTED = {"residual": ("conv1", "layer1.2", "head"), "inverted": ("depthwise", "reduce", "up")}
-"""What the scheme leaves in float."""
+def yolo_fastest_xl() -> nn.Module:
+    """The detector of the first example: inverted residual blocks and two heads."""
+    sys.path.insert(0, str(EXAMPLES / "01_coco_detector"))
+    from yolo_fastest import YoloFastest
+
+    return YoloFastest(xl=True)
+
+
+def espnetv2() -> nn.Module:
+    """The segmentation network of the second example: grouped and dilated convolutions, PReLUs, gates."""
+    sys.path.insert(0, str(EXAMPLES / "02_semantic_segmentation"))
+    from espnetv2 import ESPNetv2
+
+    return ESPNetv2(width="s0.5")
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {
+    "residual": Residual,
+    "inverted": Inverted,
+    "yolo-fastest-xl": yolo_fastest_xl,
+    "espnetv2": espnetv2,
+}
+SIDES = {"residual": 32, "inverted": 32, "yolo-fastest-xl": 96, "espnetv2": 128}
+PROTECTED = {
+    "residual": ("conv1", "layer1.2", "head"),
+    "inverted": ("depthwise", "reduce", "up"),
+    "yolo-fastest-xl": (),
+    "espnetv2": (),
+}
+"""Modules that the scheme leaves in float, besides every ``EVERY``-th layer of a network."""
+
+EVERY = {"yolo-fastest-xl": 7, "espnetv2": 5}
 
 
 def net(name: str) -> nn.Module:
@@ -63,7 +96,7 @@ def net(name: str) -> nn.Module:
     return NETS[name]().eval()
 
 
-def batches() -> list[Tensor]:
+def batches(name: str) -> list[Tensor]:
     """Random images to calibrate on."""
-    generator = torch.Generator().manual_seed(1)
-    return [torch.randn(1, 3, SIDE, SIDE, generator=generator) for _ in range(4)]
+    generator, side = torch.Generator().manual_seed(1), SIDES[name]
+    return [torch.randn(1, 3, side, side, generator=generator) for _ in range(4)]

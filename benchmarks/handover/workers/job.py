@@ -19,6 +19,7 @@ class Job:
     Attributes:
         folder: Where its files are: ``float.onnx`` and what it writes.
         net: Name of the network.
+        side: Of its images, in pixels.
         settings: Of the handover.
         code: Of the handover: the lines to paste.
         layers: Paths of all modules that are layers.
@@ -26,6 +27,7 @@ class Job:
 
     folder: Path
     net: str
+    side: int
     settings: dict[str, Any]
     code: str
     layers: tuple[str, ...]
@@ -41,7 +43,7 @@ def answer(work: Callable[[Job], tuple[list[str], str]]) -> None:
     """Do the job that the command line names; ``work`` gives the paths of the quantized modules and a version."""
     folder = Path(sys.argv[1])
     job = json.loads((folder / "job.json").read_text())
-    quantized, version = work(Job(folder, job["net"], job["settings"], job["code"], tuple(job["layers"])))
+    quantized, version = work(Job(folder, job["net"], job["side"], job["settings"], job["code"], tuple(job["layers"])))
     plain = {"quantized": sorted(set(quantized)), "version": version}
     (folder / "answer.json").write_text(json.dumps(plain))
 

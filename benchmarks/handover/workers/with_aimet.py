@@ -10,7 +10,7 @@ from job import Job, answer
 def work(job: Job) -> tuple[list[str], str]:
     from nets import batches, net
 
-    simulation = job.pasted(model=net(job.net), batches=batches())["simulation"]
+    simulation = job.pasted(model=net(job.net), batches=batches(job.net))["simulation"]
     layers = []
     for path, module in simulation.model.named_modules():
         parameters, inputs = (getattr(module, f"{part}_quantizers", {}) for part in ("param", "input"))

@@ -10,7 +10,7 @@ from job import Job, answer
 def work(job: Job) -> tuple[list[str], str]:
     from nets import batches, net
 
-    quantized = job.pasted(model=net(job.net), batches=batches())["quantized"]
+    quantized = job.pasted(model=net(job.net), batches=batches(job.net))["quantized"]
     layers = []
     for path, module in quantized.named_modules():
         quantizers = [getattr(module, name, None) for name in ("weight_quantizer", "input_quantizer")]

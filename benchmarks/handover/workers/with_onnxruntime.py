@@ -9,9 +9,9 @@ from job import Job, answer, layers_of_onnx
 
 
 class _Reader:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, side: int) -> None:
         noise = np.random.default_rng(0)
-        self._batches = [{name: noise.normal(size=(1, 3, 32, 32)).astype(np.float32)} for _ in range(4)]
+        self._batches = [{name: noise.normal(size=(1, 3, side, side)).astype(np.float32)} for _ in range(4)]
 
     def get_next(self) -> Any:
         return self._batches.pop() if self._batches else None
@@ -22,7 +22,7 @@ def work(job: Job) -> tuple[list[str], str]:
     import onnxruntime
 
     float_onnx, int8_onnx = job.folder / "float.onnx", job.folder / "int8.onnx"
-    reader = _Reader(onnx.load(float_onnx).graph.input[0].name)
+    reader = _Reader(onnx.load(float_onnx).graph.input[0].name, job.side)
     job.pasted(float_onnx=float_onnx, int8_onnx=int8_onnx, calibration_data_reader=reader)
     return layers_of_onnx(onnx.load(int8_onnx)), onnxruntime.__version__
 

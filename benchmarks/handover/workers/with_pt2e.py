@@ -11,7 +11,7 @@ from job import Job, answer
 def work(job: Job) -> tuple[list[str], str]:
     from nets import batches, net
 
-    quantized = job.pasted(model=net(job.net), batches=batches())["quantized"]
+    quantized = job.pasted(model=net(job.net), batches=batches(job.net))["quantized"]
     layers = []
     for node in quantized.graph.nodes:
         products = getattr(node.target, "_opname", "").startswith(("conv", "linear"))

@@ -1,7 +1,9 @@
 """NNCF: arguments of ``nncf.quantize``, with an ``IgnoredScope`` for what stays in float.
 
-The same patterns fit the graphs that NNCF meets: of a torch module, of an ONNX file that this library wrote, and of a
-torch module that OpenVINO converted, which is also what the OpenVINO export of ultralytics is.
+The same patterns fit an ONNX file that this library wrote, and a torch module that OpenVINO converted, which is also
+what the OpenVINO export of ultralytics is. In a torch module nodes are found by their weights: NNCF names them after
+the modules on the stack of calls, and leaves out those that a forward calls out of a list or a dictionary. Where batch
+norms are not folded before OpenVINO converts a module, it folds them itself, and the convolutions lose their names.
 """
 
 from __future__ import annotations
@@ -17,20 +19,36 @@ from sensitivity.records import Layer
 
 TOOL = "NNCF"
 _CODE = """\
+import copy
 import nncf
 
+
+def ignored_in(model):
+    if not hasattr(model, "named_parameters"):
+        return nncf.IgnoredScope(patterns=settings["ignored_patterns"])
+    from nncf.torch.function_hook.nncf_graph.nncf_graph_builder import build_nncf_graph
+    from nncf.torch.function_hook.wrapper import wrap_model
+
+    graph = build_nncf_graph(wrap_model(copy.deepcopy(model)), images[0])
+    readers = {node: {source.node_name for source in graph.get_previous_nodes(node)} for node in graph.get_all_nodes()}
+    weights = set(settings["ignored_weights"])
+    return nncf.IgnoredScope(names=[node.node_name for node, read in readers.items() if read & weights])
+
+
+# model: the torch model, or the graph that wrapped.deploy(sv.Scheme(), "onnxruntime").save(folder) writes
 quantized = nncf.quantize(
-    model,  # the torch model, or the graph that wrapped.deploy(sv.Scheme(), "onnxruntime").save(folder) writes
+    model,
     nncf.Dataset(images),
     preset=nncf.QuantizationPreset(settings["preset"]),
-    ignored_scope=nncf.IgnoredScope(patterns=settings["ignored_patterns"]),
+    ignored_scope=ignored_in(model),
 )"""
 
 _OPENVINO_CODE = """\
 import nncf
 import openvino
 
-# model: openvino.convert_model(torch_model, example_input=image), or what ultralytics exports in float:
+# model: openvino.convert_model(wrapped.folded().model, example_input=image): convolutions keep their names where batch
+# norms are folded before; or what ultralytics exports in float, which has folded them:
 # model = openvino.Core().read_model(next(Path(YOLO("net.pt").export(format="openvino")).glob("*.xml")))
 quantized = nncf.quantize(
     model,
@@ -71,6 +89,7 @@ def handed_over(placed: Placed) -> Handover:
         {
             "preset": "performance" if activations.symmetric else "mixed",
             "ignored_patterns": [_pattern(layer) for layer in placed.protected],
+            "ignored_weights": [layer.parameter for layer in placed.protected],
         },
         _CODE,
         (
@@ -84,8 +103,7 @@ def handed_over(placed: Placed) -> Handover:
 def _pattern(layer: Layer) -> str:
     """A regular expression of the layer's nodes.
 
-    ``a/b/conv2d/0`` in a torch graph, ``a.b`` or ``a.b#1`` in ours, ``__module.a.b/aten::_convolution/Convolution`` in
-    OpenVINO's.
+    ``a.b`` or ``a.b#1`` in our graphs, ``__module.a.b/aten::_convolution/Convolution`` in OpenVINO's.
     """
-    path = "[./]".join(re.escape(part) for part in node_name(layer, 0).removesuffix(f"{CALL_MARK}0").split("."))
+    path = re.escape(node_name(layer, 0).removesuffix(f"{CALL_MARK}0"))
     return rf"^(__module\.)?{path}({CALL_MARK}\d+)?(/.+)?$"
