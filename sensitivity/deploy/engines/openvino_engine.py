@@ -12,6 +12,7 @@ from typing import Any
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import OPENVINO
 from sensitivity.deploy.engines.inputs import WARM_UP_RUNS, Array, check_repeats, checked_inputs, median_time_s
+from sensitivity.deploy.engines.openvino_chains import holds_quantized_chain
 from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of, facts_of, quantizers_of, reads_of
 from sensitivity.deploy.engines.openvino_names import GraphNames
@@ -35,6 +36,9 @@ class OpenVinoEngine(Engine):
 
     ``DYNAMIC_QUANTIZATION_GROUP_SIZE`` is pinned to 0: left alone, it quantizes the activations of linear layers whose
     weights alone are int8, with scales of its own, and calls that float.
+
+    ``SNIPPETS_MODE`` is ``DISABLE`` for graphs with quantized linear layers behind each other; see
+    ``openvino_chains.holds_quantized_chain``.
 
     Args:
         model: ONNX file as bytes.
@@ -63,6 +67,7 @@ class OpenVinoEngine(Engine):
             model = file.SerializeToString()
         graph = without_weights(file).graph
         del file  # it takes the memory of all weights
+        self._snippets = {"SNIPPETS_MODE": "DISABLE"} if holds_quantized_chain(graph) else {}
         try:
             self._core = self._openvino.Core()
             self._check_rest(rest)
@@ -191,6 +196,7 @@ class OpenVinoEngine(Engine):
             "INFERENCE_PRECISION_HINT": self._hint,
             "PERFORMANCE_HINT": "LATENCY",
             "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0,
+            **self._snippets,
         }
         if self._threads is not None:
             config["INFERENCE_NUM_THREADS"] = self._threads
