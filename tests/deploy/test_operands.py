@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -129,3 +131,57 @@ def test_cross_attention_is_deployed_and_verified(sizes: dict[str, int]) -> None
         simulated = model(*inputs)
     with torch.no_grad():
         assert steps(deployed(*inputs), simulated, wrapped.model(*inputs)) < 0.05
+
+
+class Contracted(nn.Module):
+    """A convolution whose channels a product contracts that the graph writes behind a transposition."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.conv, self.linear = nn.Conv2d(3, 8, 3), nn.Linear(8, 4, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.einsum("bchw,oc->bohw", torch.relu(self.conv(x)), self.linear.weight)
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_a_layer_in_front_of_a_transposed_product_is_verified(engine: str) -> None:
+    """Its codes had been compared with those of the product's input in another order."""
+    x = torch.randn(2, 3, 10, 10, generator=torch.Generator().manual_seed(1))
+    wrapped = sv.wrap(Contracted().eval(), x[:1])
+    wrapped.calibrate([x], EXACT)
+    record = wrapped.verify(wrapped.deploy(sv.Scheme.all(EXACT), engine, threads=1))
+    assert "disagrees" not in {str(check.status) for check in record.layers}
+    assert record.passed
+
+
+@pytest.mark.parametrize("rest", ["bf16", "fp16"])
+@pytest.mark.parametrize("name", ["tied", *COMPUTED])
+def test_a_computed_weight_is_known_again_in_half_precision(name: str, rest: Any) -> None:
+    """What is compared had been rounded to half on the way, so that it was taken for another weight."""
+    torch.manual_seed(0)
+    model = Tied() if name == "tied" else nn.Sequential(COMPUTED[name]())
+    x = torch.randn(1, 3, 6, 6)
+    with torch.no_grad():
+        model.eval()(x)
+    wrapped = sv.wrap(model, x)
+    wrapped.calibrate([x], EXACT)
+    plan, in_fp32 = (wrapped.plan(sv.Scheme.all(EXACT).with_rest(each)) for each in (rest, "fp32"))
+    with plan.simulated() as halves:
+        output = halves(x)
+    with in_fp32.simulated() as whole:
+        expected = whole(x)
+    assert 0.0 < float((output - expected).abs().max()) < 0.05 * float(expected.abs().max())
+
+
+class Tied(nn.Module):
+    """A weight that is multiplied as it is, and transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.weight = nn.Linear(3, 16), nn.Parameter(torch.randn(8, 16))
+
+    def forward(self, x: Tensor) -> Tensor:
+        encoded = nn.functional.linear(self.first(x.mean((2, 3))), self.weight)
+        return nn.functional.linear(encoded, self.weight.t())

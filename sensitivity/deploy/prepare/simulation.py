@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._python_dispatch import _disable_current_modes
 
 from sensitivity.deploy.prepare.multiplied import Multiplied
 from sensitivity.errors import TracingError
@@ -23,6 +24,10 @@ from sensitivity.records import Layer
 
 if TYPE_CHECKING:
     from sensitivity.deploy.prepare.plan import Plan
+
+_COMPUTED_IN_HALF = 0.25
+"""What rounding to half precision on the way may move a computed weight by, as a share of its largest element: a norm
+that nearly cancels amplifies it. Kernels that depend on the input are told apart before."""
 
 Watch = Callable[[Layer, int, str, Tensor], None]
 """Told of a layer, its call, ``input`` or ``output``, and the tensor there."""
@@ -92,15 +97,12 @@ def _activation_hooks(plan: Plan, layer: Layer, rounding: Rounding, watch: Watch
 def _in_passing(plan: Plan, layer: Layer) -> ChangeWeight:
     """What the simulation makes of a weight that is computed in each pass."""
     known = list(enumerate(plan.basis.multiplied[layer.name]))
+    slack = 0.0 if plan.scheme.rest == "fp32" else _COMPUTED_IN_HALF
 
     def change(weight: Tensor, axis: int) -> Tensor:
-        same_weight = Multiplied.of(weight, axis).weight
-        same = (
-            call
-            for call, multiplied in known
-            if multiplied.weight.shape == same_weight.shape and torch.equal(multiplied.weight, same_weight)
-        )
-        call = next(same, None)
+        with _disable_current_modes():  # half precision would round what is compared
+            same_weight = Multiplied.of(weight, axis).weight
+            call = next((call for call, multiplied in known if _same(multiplied.weight, same_weight, slack)), None)
         if call is None:
             raise TracingError(
                 f"{layer.name} multiplies by another weight than with the example inputs: it is computed from what "
@@ -111,6 +113,13 @@ def _in_passing(plan: Plan, layer: Layer) -> ChangeWeight:
         return changed.expand_as(weight)
 
     return change
+
+
+def _same(weight: Tensor, other: Tensor, slack: float) -> bool:
+    """Whether two weights are equal, but for a share of the largest element."""
+    if weight.shape != other.shape:
+        return False
+    return torch.equal(weight, other) or bool((weight - other).abs().max() <= slack * weight.abs().max())
 
 
 def _watched(change: Change, layer: Layer, watch: Watch) -> Change:

@@ -218,12 +218,30 @@ def _trial(plan: Plan, finder: Finder, layer: Layer, call: int, seen: Mapping[st
     if params is None or plan.weight_codes(layer) is None:
         return LayerTrial(layer, call, finder.cut(name, end, shape, with_bias=has_bias), inputs, output)
     behind = finder.quantizer_behind(name) if has_bias or layer.conv_type != "Linear" else None
-    after = None if behind is None else seen.get(behind[1])
-    if behind is not None and after is not None and after.codes is not None:
-        return LayerTrial(layer, call, finder.cut(name, behind[0], shape), inputs, after.codes)
+    after = None if behind is None else codes_in_the_graph(plan, finder, behind[1], seen.get(behind[1]))
+    if behind is not None and after is not None:
+        return LayerTrial(layer, call, finder.cut(name, behind[0], shape), inputs, after)
     own = _own_params(output)
     codes = quantize(output, own, rounding="onnx")
     return LayerTrial(layer, call, finder.cut(name, end, shape, own, with_bias=has_bias), inputs, codes, lasts=False)
+
+
+def codes_in_the_graph(plan: Plan, finder: Finder, node: str, seen_call: SimulatedCall | None) -> Tensor | None:
+    """The simulation's codes in front of a node, in the arrangement that they have in the graph; None without any.
+
+    Args:
+        plan: What is quantized.
+        finder: Of the graph.
+        node: That of one call of a layer.
+        seen_call: What the simulation had there.
+    """
+    if seen_call is None or seen_call.codes is None or seen_call.output is None:
+        return None if seen_call is None else seen_call.codes
+    met = [layer for layer in plan.quantized if layer.runs_in is not None]
+    calls = {node_name(layer, call): (layer, call) for layer in met for call in range(layer.calls)}
+    if node not in calls:
+        return seen_call.codes
+    return _as_the_graph_multiplies(plan, finder, *calls[node], replace(seen_call, inputs=seen_call.codes))[0]
 
 
 def _as_the_graph_multiplies(

@@ -17,13 +17,15 @@ from dataclasses import dataclass, field
 from math import prod
 from typing import Any
 
+from torch import Tensor
+
 from sensitivity.contracts import Engine
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.integer import codes_of, verify_graph
-from sensitivity.deploy.verify.layer_alone import Counts, SimulatedCall, compare_codes, merged, simulate_and_record
+from sensitivity.deploy.verify.layer_alone import Counts, codes_in_the_graph, compare_codes, merged, simulate_and_record
 from sensitivity.errors import EngineError
 from sensitivity.records import Layer
 
@@ -95,18 +97,19 @@ def _judged_on(
     outputs = engine.run(*[tensor.cpu().numpy() for tensor in tensors])[-len(readers) :]
     seen = simulate_and_record(deployed.plan, deployed.plan.model.get_submodule(part.path), args, kwargs)
     codes: dict[str, Counts] = {}
+    finder = Finder(part.qdq)
     for name, output in zip(readers, outputs, strict=True):
         computed = codes_of(part.qdq, name, output) if by_values else output
-        if (counts := _compared(computed, seen.get(name))) is not None:
+        if (counts := _compared(computed, codes_in_the_graph(deployed.plan, finder, name, seen.get(name)))) is not None:
             codes[part.qdq.quantizers[name]] = counts
     return _judged(part, codes, deployed.plan, by_values=by_values)
 
 
-def _compared(output: Any, seen: SimulatedCall | None) -> Counts | None:
+def _compared(output: Any, simulated: Tensor | None) -> Counts | None:
     """None where the simulation has no such codes, or another number of them: what is kept depends on the data."""
-    if seen is None or seen.codes is None or seen.codes.numel() != output.size:
+    if simulated is None or simulated.numel() != output.size:
         return None
-    return compare_codes(output, seen.codes.cpu())
+    return compare_codes(output, simulated.cpu())
 
 
 def _judged(
