@@ -12,9 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
+from torch._ops import HigherOrderOperator
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from sensitivity.errors import TracingError
 from sensitivity.interception import Original, calls_handled
 from sensitivity.layers.trace.composite import base_name, run_in_products
 from sensitivity.layers.trace.inputs import tensors_in
@@ -30,6 +32,8 @@ FACTORIES = frozenset(
 
 class TapeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Writes every operator on the tape; tensors are known by identity, versions by what was written to them."""
+
+    supports_higher_order_operators = True  # to refuse them with what to do
 
     def __init__(self, tape: Tape, parameters: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -64,6 +68,12 @@ class TapeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if isinstance(func, HigherOrderOperator):
+            raise TracingError(
+                f"the forward calls torch's higher-order operator {func.__name__!r}, whose branches or bodies are "
+                "functions that torch compiles: layers inside cannot be perturbed one by one. Write it in Python (an "
+                "if, a loop), or wrap the modules around it by themselves."
+            )
         parts = run_in_products(func, args, kwargs, self)
         if parts is not NotImplemented:
             return parts

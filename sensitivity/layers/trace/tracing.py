@@ -85,6 +85,8 @@ def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
         inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example_inputs)
         _untie(twin)
         tape, _ = _run(twin, inputs)
+    except TracingError as error:
+        raise TracingError(f"{type(model).__name__} cannot be traced: {error}") from error
     except Exception as error:
         raise TracingError(
             f"{type(model).__name__} failed with the example inputs ({describe_inputs(example_inputs)}): "
