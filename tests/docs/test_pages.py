@@ -97,6 +97,15 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[-\s]+", "-", heading) for heading in words}
 
 
+def test_every_test_that_a_page_names_exists() -> None:
+    """As ``tests/file.py::test_name``; TC stands for the contract tests of TensorRT."""
+    short = {"TC": "tests/deploy/engines/trt/contract/test_calls.py"}
+    named = [pair for page in DOCS for pair in re.findall(r"`(TC|tests/[\w/]+\.py)::(test_\w+)`", text_of(page))]
+    assert named
+    for file, test in named:
+        assert f"def {test}(" in text_of(REPOSITORY / short.get(file, file)), f"{file} has no {test}"
+
+
 def test_every_link_leads_somewhere() -> None:
     for page in LINKING:
         for target, anchor in re.findall(r"\]\(([^)#\s]*)(?:#([^)]+))?\)", text_of(page)):
