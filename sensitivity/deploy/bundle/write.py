@@ -91,6 +91,7 @@ def write_bundle(folder: Path, deployment: ToSave) -> tuple[Path, ...]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        _remove_old(folder)
         parts = tuple(_write_part(folder, part) for part in deployment.parts)
         written = [name for part in parts for name in (part.onnx, part.engine) if name is not None]
         written += _write_records(folder, deployment)
@@ -103,6 +104,17 @@ def write_bundle(folder: Path, deployment: ToSave) -> tuple[Path, ...]:
     except OSError as error:
         raise EngineError(f"the folder {folder} cannot be written: {error}. Name another one.") from error
     return tuple(folder / name for name in (*written, CARD, MANIFEST))
+
+
+def _remove_old(folder: Path) -> None:
+    """Take away the files of a deployment that was saved here before, as they were written; all else stays."""
+    try:
+        old = Manifest.load(folder)
+    except EngineError:
+        return  # there is none, or it is no longer whole: nobody knows whose the files are
+    (folder / MANIFEST).unlink()  # first: what is left by an interrupt is no deployment
+    for name in old.files:
+        (folder / name).unlink()
 
 
 def name_rows(plan: Plan, parts: Sequence[PartToSave]) -> list[dict[str, str]]:

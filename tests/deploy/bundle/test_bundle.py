@@ -275,3 +275,19 @@ def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
 def test_a_copied_folder_still_loads(saved: Path, tmp_path: Path) -> None:
     shutil.copytree(saved, tmp_path / "copy")
     assert sv.load_deployment(tmp_path / "copy").manifest == sv.load_deployment(saved).manifest
+
+
+def test_a_deployment_takes_the_place_of_another_and_leaves_other_files(saved: Path) -> None:
+    (saved / "mine.txt").write_text("kept", encoding="utf-8")
+    (saved / "unlisted.onnx").write_bytes(b"kept")
+    wrapped().deploy(sv.Scheme(), "onnxruntime", threads=1).save(saved)
+    names = {path.name for path in saved.iterdir()}
+    assert names == {"mine.txt", "unlisted.onnx", MANIFEST, "README.md", "model.onnx", "names.csv", "scheme.json"}
+    assert sv.load_deployment(saved).manifest.quantized == 0
+
+
+def test_files_of_a_deployment_that_was_changed_are_not_taken_away(saved: Path) -> None:
+    (saved / "calibration-0.safetensors").write_bytes(b"changed by somebody")
+    wrapped().deploy(sv.Scheme(), "onnxruntime", threads=1).save(saved)
+    assert (saved / "calibration-0.safetensors").read_bytes() == b"changed by somebody"
+    assert sv.load_deployment(saved).manifest.quantized == 0
