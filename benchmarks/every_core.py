@@ -1,6 +1,6 @@
 r"""A sweep on several cores: what they cost in processor time, and how the design scales to more than are here.
 
-    python -m benchmarks.every_core DATA [--net fastestdet] [--images 20] [--cores 1 2 4 8 16 32 64] [--measure]
+    python -m benchmarks.every_core DATA [--net fastestdet] [--images 20] [--cores 1 2 4 8 16 32 64] [--measure 50 200]
 
 DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. First the parts of a sweep in int4 weights
 are timed in this process, in CPU seconds of one thread: reading a batch, its recorded pass, a replayed variant (every
@@ -8,9 +8,9 @@ fifth layer), and what the parent does for the answer of a worker. Then ``passes
 times: who waits for whom, the shards that it makes, the batches that it starts ahead. The parent's work is added to
 that of the workers, since it runs on one of their cores. Prints one row for each number of cores.
 
-``--measure`` also runs the sweep with one process and with ``workers="auto"`` on the cores that are here, and prints
-wall time and CPU time of the process and its workers. Where other programs are busy, compare CPU time: no wall time
-can be shorter than that by the number of cores.
+``--measure`` also runs the sweep on so many views of the 50 images, with one process and with ``workers="auto"`` on
+the cores that are here, by turns, and prints wall time and CPU time of the process and its workers. Where other
+programs are busy, compare CPU time: no wall time can be shorter than that by the number of cores.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import heapq
 import os
 import pickle
 import statistics
+import tempfile
 import time
 from collections import deque
 from collections.abc import Callable
@@ -32,6 +33,7 @@ import torch
 
 import sensitivity as sv
 from benchmarks.real_nets import real_nets
+from benchmarks.views import write_views
 from sensitivity.contracts import Batch, Task
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
@@ -47,6 +49,7 @@ from sensitivity.sweep.storage.results import Results
 
 RECIPE = sv.INT4_WEIGHTS
 FORK_S = 0.05  # starting a worker, roughly
+TURNS = 2  # of one process and all cores
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,7 @@ def main() -> None:
     parser.add_argument("--net", default="fastestdet")
     parser.add_argument("--images", type=int, default=5000, help="that the simulated sweep has")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2, 4, 8, 16, 32, 64])
-    parser.add_argument("--measure", action="store_true", help="run the sweep of the 50 images here as well")
+    parser.add_argument("--measure", type=int, nargs="*", default=[], help="images of sweeps to run here as well")
     arguments = parser.parse_args()
     cores = usable_cores()
     torch.set_num_threads(1)
@@ -190,11 +193,15 @@ def main() -> None:
         seconds = simulate(cores=count)
         print(f"| {count} | {seconds:.0f} | {seconds / alone_s:.3f} | {alone_s / seconds / count:.0%} |")
     if arguments.measure:
-        print("| processes | wall, s | CPU, s |\n|---|---|---|")
-        for threads in (1, cores):
-            torch.set_num_threads(threads)
-            wall, cpu = spent(lambda: wrapped.analyze(task, RECIPE, intervals=False, progress=False))
-            print(f"| {threads} | {wall:.1f} | {cpu:.1f} |", flush=True)
+        print("| images | processes | wall, s | CPU, s |\n|---|---|---|---|")
+    for images in arguments.measure:
+        with tempfile.TemporaryDirectory() as folder:
+            annotations = write_views(arguments.data, Path(folder), images)
+            views = net.task(annotations.parent / "images", annotations)
+            for threads in (1, cores) * TURNS:
+                torch.set_num_threads(threads)
+                wall, cpu = spent(functools.partial(wrapped.analyze, views, RECIPE, intervals=False, progress=False))
+                print(f"| {images} | {threads} | {wall:.1f} | {cpu:.1f} |", flush=True)
 
 
 if __name__ == "__main__":

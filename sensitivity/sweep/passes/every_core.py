@@ -173,16 +173,16 @@ class EveryCore:
         return self._processes > 1 and self._pace.is_worth(variants + later)
 
     def _begin_in_process(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """Run a batch here; once the pace is known, its rest in workers if that pays."""
+        """Run a batch here, until its pace is known at once, the rest in workers if that pays.
+
+        Whoever takes the units can then read the next batch while the workers are busy.
+        """
         units = self._pace.timed(self._in_process.start(batch, variants))
-        yield next(units)
-        for number in range(len(variants)):
-            if self._pays(len(variants) - number):
-                self._fork()
-            if self._workers is not None:
-                yield from self._taken(self._rest(variants[number:]))
-                return
-            yield next(units)
+        begun = list(itertools.islice(units, 1 + TIMED_UNITS))
+        rest = variants[TIMED_UNITS:]
+        if self._pays(len(rest)):
+            self._fork()
+        return itertools.chain(begun, units if self._workers is None else self._taken(self._rest(rest)))
 
     def _rest(self, variants: Sequence[Variant]) -> list[_Shard]:
         """What is left of the batch under way, in small pieces: the workers have its recorded pass already."""
