@@ -18,7 +18,7 @@ from sensitivity.perturb.operators import AtOperator, Unnested
 from sensitivity.perturb.parameters import parameter_place
 from sensitivity.perturb.state.state import check_has_numbers
 from sensitivity.perturb.weights import changed_in_passing, perturbed_weight, stood_in_for
-from sensitivity.quantize.calibration import Calibration, Point
+from sensitivity.quantize.calibration import Calibration, Point, why_unreached
 from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fake import activation_quantizer
 from sensitivity.records import Layer, QuantSpec, Recipe
@@ -205,7 +205,7 @@ class Perturber:
             if Point(layer.name, "input", 0) in calibration.ranges:
                 raise
             return str(error)
-        return calibration.why_unreached(layer)
+        return why_unreached(calibration, layer)
 
     def changed_weight(self, layer: Layer, recipe: Recipe) -> Tensor | None:
         """What a recipe makes of a layer's weight; None where it leaves it alone, or it is computed in each pass."""

@@ -180,12 +180,6 @@ class Calibration:
             raise CalibrationError(f"no range for {point}: {self._why_missing(point)}")
         return known
 
-    def why_unreached(self, layer: Layer) -> str:
-        """Why the input of one of a layer's calls has no range; empty where all have one."""
-        calls = (Point(layer.name, "input", call) for call in range(layer.calls))
-        missing = next((point for point in calls if point not in self.ranges), None)
-        return "" if missing is None else f"no range for {missing}: {self._why_missing(missing)}"
-
     def _why_missing(self, point: Point) -> str:
         observed = [str(other) for other in sorted(self.ranges) if other.layer == point.layer]
         if not observed:
@@ -405,3 +399,10 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, NDArray[np.float64]]]:
     if not isinstance(facts, dict):
         raise CalibrationError(f"{path} holds no calibration: its facts are {facts!r:.60}. Calibrate again.")
     return facts, tensors
+
+
+def why_unreached(calibration: Calibration, layer: Layer) -> str:
+    """Why the input of one of a layer's calls has no range; empty where all have one."""
+    calls = (Point(layer.name, "input", call) for call in range(layer.calls))
+    missing = next((point for point in calls if point not in calibration.ranges), None)
+    return "" if missing is None else f"no range for {missing}: {calibration._why_missing(missing)}"

