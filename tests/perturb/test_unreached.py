@@ -15,6 +15,7 @@ from sensitivity.errors import CalibrationError, NotReachedWarning
 from sensitivity.quantize.calibration import Point
 from sensitivity.records import NoteKind, Status
 from sensitivity.records.results.verification import LayerStatus
+from tests.deploy.nets import SAFE_INT8
 from tests.models import branching
 
 
@@ -263,7 +264,7 @@ def pyramid() -> sv.Wrapped:
     model = Pyramid().eval()
     wrapped = sv.wrap(model, images()[:1])
     model.detects = False
-    wrapped.calibrate(images(), sv.INT8)
+    wrapped.calibrate(images(), SAFE_INT8)
     return wrapped
 
 
@@ -275,10 +276,10 @@ def test_a_layer_that_is_reached_at_its_first_call_alone_stays_in_float_simulate
     pytest.importorskip(engine)
     pyramid.model.detects = detects
     task = sv.FeatureFidelity(images())
-    scheme = sv.Scheme.all(sv.INT8)
+    scheme = sv.Scheme.all(SAFE_INT8)
     with pytest.warns(NotReachedWarning, match=f"^head:0:0 stays in float: {LATER_CALL}"):
         score = pyramid.evaluate(task, scheme)
-    assert score.value == pyramid.evaluate(task, sv.Scheme.only(["trunk:0:0", "last:0:0"], sv.INT8)).value
+    assert score.value == pyramid.evaluate(task, sv.Scheme.only(["trunk:0:0", "last:0:0"], SAFE_INT8)).value
     assert list(pyramid.plan(scheme).left_out) == ["head:0:0"]
     pyramid.model.detects = True
     verification = pyramid.verify(pyramid.deploy(scheme, engine), task)

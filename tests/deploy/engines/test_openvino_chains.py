@@ -12,6 +12,7 @@ import sensitivity as sv
 from sensitivity.deploy.engines import openvino_engine
 from sensitivity.deploy.prepare.measures import sqnr_db
 from tests.deploy.nets import SAFE, SAFE_INT8
+from tests.deploy.this_cpu import saturates
 
 BIASES = [(True, True, True), (False, False, False), (False, True, True), (True, False, True), (True, False)]
 
@@ -66,7 +67,8 @@ def test_a_chain_with_a_protected_layer_computes_what_was_simulated(biases: Sequ
 def test_this_openvino_computes_a_chain_wrongly_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where this fails, OpenVINO was mended, and ``openvino_chains`` can go."""
     monkeypatch.setattr(openvino_engine, "holds_quantized_chain", lambda _: False)
-    assert agreement_db(wrapped_chain((False, True, True)), SAFE) < 0.0
+    agreed_db = agreement_db(wrapped_chain((False, True, True)), SAFE)
+    assert agreed_db > 60.0 if saturates() else agreed_db < 0.0  # without VNNI it computes the chain right
 
 
 def test_graphs_without_such_a_chain_are_left_to_openvino(monkeypatch: pytest.MonkeyPatch) -> None:
