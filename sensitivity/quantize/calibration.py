@@ -88,8 +88,7 @@ class Calibration:
         statistics: What cures know of the inputs of layers; None where no recipe had any.
         peaks: The largest absolute value that each layer read on any image, and that it wrote (behind the norm module
             where it has one), in any of its calls, which count as call 0; whatever the placement, and however the
-            observer clips. Part of no digest, since no
-            simulation depends on it. Empty in files of older versions.
+            observer clips. Part of no digest, since no simulation depends on it. Empty in files of older versions.
 
     Raises:
         CalibrationError: If the others were measured on other weights or images, or have others themselves.

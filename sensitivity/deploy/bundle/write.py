@@ -77,7 +77,7 @@ class ToSave:
 
 
 def write_bundle(folder: Path, deployment: ToSave) -> tuple[Path, ...]:
-    """Write every file of a deployment, the manifest last.
+    """Write every file of a deployment, the manifest last; then take away what only an older one had here.
 
     Args:
         folder: Where; made if it is missing.
@@ -91,7 +91,7 @@ def write_bundle(folder: Path, deployment: ToSave) -> tuple[Path, ...]:
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        _remove_old(folder)
+        old = _files_of_old(folder)
         parts = tuple(_write_part(folder, part) for part in deployment.parts)
         written = [name for part in parts for name in (part.onnx, part.engine) if name is not None]
         written += _write_records(folder, deployment)
@@ -101,20 +101,19 @@ def write_bundle(folder: Path, deployment: ToSave) -> tuple[Path, ...]:
         write_text(folder / CARD, card_text(manifest, card))
         manifest = replace(manifest, files={**manifest.files, CARD: hash_of(folder / CARD)})
         manifest.save(folder)
+        for name in old - manifest.files.keys():
+            (folder / name).unlink()
     except OSError as error:
         raise EngineError(f"the folder {folder} cannot be written: {error}. Name another one.") from error
     return tuple(folder / name for name in (*written, CARD, MANIFEST))
 
 
-def _remove_old(folder: Path) -> None:
-    """Take away the files of a deployment that was saved here before, as they were written; all else stays."""
+def _files_of_old(folder: Path) -> set[str]:
+    """Names of the files of a deployment that was saved here before; none where they are not as they were written."""
     try:
-        old = Manifest.load(folder)
+        return set(Manifest.load(folder).files)
     except EngineError:
-        return  # there is none, or it is no longer whole: nobody knows whose the files are
-    (folder / MANIFEST).unlink()  # first: what is left by an interrupt is no deployment
-    for name in old.files:
-        (folder / name).unlink()
+        return set()  # there is no deployment, or not a whole one: nobody knows whose its files are
 
 
 def name_rows(plan: Plan, parts: Sequence[PartToSave]) -> list[dict[str, str]]:

@@ -173,9 +173,9 @@ class EveryCore:
         return self._processes > 1 and self._pace.is_worth(variants + later)
 
     def _begin_in_process(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
-        """Run a batch here, until its pace is known at once, the rest in workers if that pays.
+        """Run the first passes on a batch here, before anything is returned; then the rest, in workers if that pays.
 
-        Whoever takes the units can then read the next batch while the workers are busy.
+        So whoever takes the units can read the next batch while the workers are busy.
         """
         units = self._pace.timed(self._in_process.start(batch, variants))
         begun = list(itertools.islice(units, 1 + TIMED_UNITS))
