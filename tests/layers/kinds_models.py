@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,6 +24,18 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return x + self.cv2(self.cv1(x))
+
+
+class Merged(nn.Module):
+    """Two convolutions and whatever joins their result with what they read."""
+
+    def __init__(self, width: int, merge: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.first, self.last = conv(width, width, 3), conv(width, width, act=False)
+        self.merge = merge
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.merge(x, self.last(self.first(x)))
 
 
 class C2f(nn.Module):

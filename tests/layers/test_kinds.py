@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -71,6 +73,42 @@ def test_convnext_is_an_inverted_residual_whether_linear_or_1x1(linear: bool) ->
         "fc1": "mb expand",
         "fc2": "mb exit",
     }
+
+
+MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "x - f(x)": lambda x, y: x - y,
+    "f(x) - x": lambda x, y: y - x,
+    "rsub": lambda x, y: torch.rsub(y, x),
+    "alpha": lambda x, y: torch.add(x, y, alpha=0.5),
+    "x + (-f(x))": lambda x, y: x + (-y),
+    "lerp": lambda x, y: torch.lerp(x, y, 0.3),
+    "lerp by a constant": lambda x, y: torch.lerp(y, x, torch.full((WIDTH, 1, 1), 0.3)),
+    "addcmul": lambda x, y: torch.addcmul(x, y, torch.full((WIDTH, 1, 1), 0.3)),
+    "sum of a stack": lambda x, y: torch.stack([x, y]).sum(0),
+    "mean of a stack": lambda x, y: torch.stack([y, x], -1).mean(dim=-1),
+    "Python's sum": lambda x, y: sum([x, y]),  # type: ignore[dict-item, return-value]
+    "Python's sum, the branch first": lambda x, y: sum([y, x]),  # type: ignore[dict-item, return-value]
+}
+
+
+@pytest.mark.parametrize("merge", MERGES.values(), ids=MERGES)
+def test_a_skip_connection_makes_an_exit_however_the_sum_is_written(merge: Callable[[Tensor, Tensor], Tensor]) -> None:
+    assert read(Between(twins.Merged(WIDTH, merge))) == {"first": "fmb expand", "last": "fmb exit"}
+
+
+NO_MERGES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "product": lambda x, y: x * y,
+    "lerp by what is computed": lambda x, y: torch.lerp(x, y, x.sigmoid()),
+    "addcmul of two that are computed": lambda x, y: torch.addcmul(x, y, x),
+    "sum over another dimension": lambda x, y: torch.stack([x, y]).sum(1),
+    "maximum": lambda x, y: torch.maximum(x, y),
+    "activation between": lambda x, y: x - y.relu(),
+}
+
+
+@pytest.mark.parametrize("merge", NO_MERGES.values(), ids=NO_MERGES)
+def test_what_adds_no_branch_to_its_input_makes_no_exit(merge: Callable[[Tensor, Tensor], Tensor]) -> None:
+    assert not any("exit" in layer.flags for layer in layers_of(Between(twins.Merged(WIDTH, merge))))
 
 
 @pytest.mark.parametrize("shift", [0, 1])

@@ -82,10 +82,10 @@ class Flow:
             value = self.tape.ops[reader].outputs[0]
 
     def root(self, value: int, *, through: frozenset[str] = VIEWS | PADS) -> int:
-        """The same numbers further back: where a value was computed, before reshapes and padding."""
+        """The same numbers further back: where a value was computed, before reshapes, padding and ``sum``'s ``0 +``."""
         while True:
             op = self.tape.producer(value)
-            if op is None or op.name not in through:
+            if op is None or not (op.name in through or _is_neutral(op)):
                 return value
             dynamic = self.tape.dynamic_inputs(op)
             if len(dynamic) != 1:
@@ -286,3 +286,8 @@ def _function_name(op: Op) -> str:
     if op.name == "clamp" and numbers == [0, 6]:
         return "ReLU6"
     return NONLINEARITIES.get(op.name, op.name)
+
+
+def _is_neutral(op: Op) -> bool:
+    """Whether an operator adds the number 0, as Python's ``sum`` does first."""
+    return op.name == "add" and len(op.inputs) == 1 and len(op.args) == 2 and op.args[1] in (0, 0.0)

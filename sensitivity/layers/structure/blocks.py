@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from itertools import permutations
 
 from sensitivity.layers.dataflow.operators import PADS, VIEWS
 from sensitivity.layers.dataflow.sites import Site, SiteCall
+from sensitivity.layers.structure.merges import merged_values
 from sensitivity.layers.structure.neighbours import Neighbours, Pair
 
 # what a skip connection without weights may do to fit the main branch
@@ -77,14 +79,8 @@ def _holds_another(block: Block, blocks: list[Block]) -> bool:
 
 
 def _residual(near: Neighbours, number: int) -> Block | None:
-    """The block that an add ends, if one of its operands is computed from the other or from what that one is."""
-    op = near.tape.ops[number]
-    if op.name != "add" or len(op.inputs) != 2 or len(near.tape.dynamic_inputs(op)) != 2:
-        return None
-    shapes = [near.tape.values[v].shape for v in op.inputs]
-    if shapes[0] != shapes[1]:
-        return None
-    for main, skip in (op.inputs, op.inputs[::-1]):
+    """The block that a merge ends, if one of its values is computed from another or from what that one is."""
+    for main, skip in permutations(merged_values(near.tape, near.tape.ops[number]), 2):
         block = _with_skip(near, main, skip) or _with_activated_end(near, main, skip)
         if block:
             return block

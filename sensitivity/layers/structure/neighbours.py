@@ -23,6 +23,9 @@ Pair = tuple[Site, SiteCall]
 # what stands between the windows of attention and the image they are cut from
 WINDOWS = frozenset({"roll", "slice"})
 
+# what a value may pass on its way to the add of its block: nothing of this is nonlinear
+STRAIGHT = VIEWS | WINDOWS | {"neg"}
+
 # what stands between the samples of deformable attention and the product with their weights
 GATHERING = VIEWS | {"cat", "stack"}
 
@@ -211,7 +214,7 @@ class Neighbours:
             if op is None or self.tape.values[value].producer in self.by_op:
                 return self.by_op.get(self.tape.values[value].producer or -1)
             operands = self.tape.dynamic_inputs(op)
-            straight = op.name in VIEWS | WINDOWS or op.name in FUSED_NORMS or self.flow.is_affine(op)
+            straight = op.name in STRAIGHT or op.name in FUSED_NORMS or self.flow.is_affine(op)
             if not straight or len(operands) != 1:
                 return None
             value = operands[0]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import permutations
 
 from sensitivity.layers.dataflow.flow import Flow
 from sensitivity.layers.dataflow.operators import VIEWS
@@ -12,6 +13,7 @@ from sensitivity.layers.structure.attention import AroundAttention
 from sensitivity.layers.structure.blocks import Block, Ending, find_blocks
 from sensitivity.layers.structure.cross_stage import cross_stage_blocks
 from sensitivity.layers.structure.gates import find_gates
+from sensitivity.layers.structure.merges import merged_values
 from sensitivity.layers.structure.neighbours import Neighbours
 from sensitivity.layers.trace.tape import Tape
 
@@ -116,12 +118,10 @@ class _Places:
     def _main_operands(self, number: int) -> list[int]:
         near = self.near
         op = near.tape.ops[number]
-        operands = near.tape.dynamic_inputs(op)
-        if op.name == "add" and len(operands) == 2:
-            for main, skip in (operands, operands[::-1]):
-                if near.reaches(main, near.flow.root(skip, through=VIEWS)):
-                    return [main]
-        return operands
+        for main, skip in permutations(merged_values(near.tape, op), 2):
+            if near.reaches(main, near.flow.root(skip, through=VIEWS)):
+                return [main]
+        return near.tape.dynamic_inputs(op)
 
 
 def _structure(site: Site, block: Block | None, places: _Places) -> Structure:
