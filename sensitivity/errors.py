@@ -38,7 +38,21 @@ import warnings
 
 
 class SensitivityError(Exception):
-    """Base of all errors raised by this library; catch it to catch them all."""
+    """Base of all errors raised by this library; catch it to catch them all.
+
+    Args:
+        *message: What is wrong, what was given, and what is expected.
+        python: The sentences behind it, where what to do next differs: what to write in Python.
+        shell: The same for the command line, which has no objects and other names for arguments.
+
+    Attributes:
+        in_shell: The message with the words of the command line.
+    """
+
+    def __init__(self, *message: object, python: str = "", shell: str = "") -> None:
+        text = " ".join(map(str, message))
+        super().__init__(*([f"{text} {python}".strip()] if python or shell else message))
+        self.in_shell = f"{text} {shell}".strip() if python or shell else str(self)
 
 
 class ModelError(SensitivityError):

@@ -152,7 +152,9 @@ class Advice:
         if study.direction != ONE_AT_A_TIME:
             raise StudyError(
                 f"protect needs a study of direction {ONE_AT_A_TIME!r}; this one is {study.direction!r}, whose drops "
-                f"are of all other layers together. Run analyze with direction={ONE_AT_A_TIME!r}."
+                f"are of all other layers together.",
+                python=f"Run analyze with direction={ONE_AT_A_TIME!r}.",
+                shell="Give a study that sensitivity analyze wrote.",
             )
         measurements = {m.layer: m for m in study.of_recipe(recipe)}
         self.study = study
@@ -172,7 +174,8 @@ class Advice:
     def worst(self, count: int) -> list[Measurement]:
         """The ``count`` worst."""
         if not 0 <= count <= len(self.ranked):
-            raise StudyError(f"top={count}: give 0 to {len(self.ranked)}, the number of layers that have a drop.")
+            expected = f"give 0 to {len(self.ranked)}, the number of layers that have a drop."
+            raise StudyError(python=f"top={count}: {expected}", shell=f"--top {count}: {expected}")
         return self.ranked[:count]
 
     def until(self, max_drop: float) -> list[Measurement]:
@@ -186,10 +189,11 @@ class Advice:
     def within_bytes(self, size_bytes: int) -> list[Measurement]:
         """Layers whose drop is positive, by drop for each extra byte, as far as the budget goes; worst first."""
         if size_bytes < self.least_bytes:
-            raise StudyError(
-                f"size_bytes={size_bytes} is too small: with every measured layer in {self.recipe.name} the layers "
-                f"already take {self.least_bytes} bytes. Give at least that, or a recipe of fewer bits."
+            why = (
+                f"is too small: with every measured layer in {self.recipe.name} the layers already take "
+                f"{self.least_bytes} bytes. Give at least that, or a recipe of fewer bits."
             )
+            raise StudyError(python=f"size_bytes={size_bytes} {why}", shell=f"--size-bytes {size_bytes} {why}")
         return self._within(size_bytes - self.least_bytes, self.extra_bytes)
 
     def within_seconds(self, latency_s: float) -> list[Measurement]:
@@ -197,14 +201,16 @@ class Advice:
         latency, least = self.latency, self.seconds_with([])
         if latency is None or least is None:
             raise StudyError(
-                f"no times of recipe {self.recipe.name!r}: a latency budget needs "
-                "study.with_latency(wrapped.latency(recipe, engine))."
+                f"no times of recipe {self.recipe.name!r}: a latency budget needs",
+                python="study.with_latency(wrapped.latency(recipe, engine)).",
+                shell="those that sensitivity analyze --latency ENGINE measures.",
             )
         if isnan(latency_s) or latency_s < least:
-            raise StudyError(
-                f"latency_s={latency_s} is too short: with every measured layer in {self.recipe.name}, "
-                f"{latency.engine} already takes {least:.3g} s. Give at least that."
+            why = (
+                f"is too short: with every measured layer in {self.recipe.name}, {latency.engine} already takes "
+                f"{least:.3g} s. Give at least that."
             )
+            raise StudyError(python=f"latency_s={latency_s} {why}", shell=f"--latency-s {latency_s:g} {why}")
         return self._within(latency_s - least, latency.extra_at_most_s)
 
     def _within(self, budget: float, extra_of: Callable[[str], float]) -> list[Measurement]:

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
@@ -32,9 +33,9 @@ from sensitivity.cli.config import expanded
 from sensitivity.cli.models import read_recipes
 from sensitivity.cli.named import import_module_named
 from sensitivity.cli.output import (
-    FAILED,
     INTERRUPTED,
     NOBODY_READS,
+    WRONG,
     Answer,
     print_json,
     stdout_aside,
@@ -61,14 +62,17 @@ class Parser(argparse.ArgumentParser):
         return options, unknown
 
     def error(self, message: str) -> NoReturn:
-        """Print the line and exit with 2."""
-        self.exit(2, f"sensitivity: {message}. {self.prog} --help shows what can be given.\n")
+        """Print the line and exit."""
+        self.exit(WRONG, f"sensitivity: {message}. {self.prog} --help shows what can be given.\n")
 
 
 def whole_parser() -> argparse.ArgumentParser:
     """The parser of all commands."""
     parser = Parser(
-        prog="sensitivity", description="Find which layers of a vision model break when it is quantized or pruned."
+        prog="sensitivity",
+        description="Find which layers of a vision model break when it is quantized or pruned.",
+        epilog="Exit code: 0 done; 1 the answer is no (tune misses its target, verify or doctor finds a fault, analyze "
+        "--latency cannot time a recipe); 2 the command line or an input is wrong; 130 interrupted with Ctrl-C.",
     )
     parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -85,8 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the words after ``sensitivity``; None takes those of the process.
 
     Returns:
-        The exit code: 0; 1 where what was asked cannot be done (one line on stderr says why); 130 when interrupted;
-        141 where nobody reads on.
+        The exit code: 0; 1 where the command ran and the answer is no; 2 where it could not answer (one line on stderr
+        says why); 130 when interrupted; 141 where nobody reads on.
 
     Raises:
         SystemExit: With 2, if the words make no command; argparse has then said why.
@@ -99,14 +103,17 @@ def main(argv: Sequence[str] | None = None) -> int:
             answer = _answer(options)
         sys.stdout.flush()
     except SensitivityError as error:
-        print(f"sensitivity: {_line(error)}", file=sys.stderr)
-        return FAILED
+        print(f"sensitivity: {_line(error.in_shell)}", file=sys.stderr)
+        return WRONG
     except KeyboardInterrupt:
         print("sensitivity: interrupted", file=sys.stderr)
         return INTERRUPTED
     except BrokenPipeError:  # as in `sensitivity layers ... | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains when it flushes
         return NOBODY_READS
+    except Exception:  # noqa: BLE001 - the traceback is shown; with 1, Python's own code, it would pass for an answer
+        traceback.print_exc()
+        return WRONG
     if answer.complaint:
         print(f"sensitivity: {_line(answer.complaint)}", file=sys.stderr)
     return answer.code

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Callable
+import sysconfig
+import traceback
+from collections.abc import Callable, Iterator
 from difflib import get_close_matches
 from importlib import import_module
 from pathlib import Path
@@ -15,14 +18,14 @@ from sensitivity.errors import SensitivityError
 def call_named(text: str, argument: str, error: type[SensitivityError]) -> Any:
     """Import and call what a text names, without arguments; modules in the current folder are found too.
 
-    An exception of the user's own code is passed on as it is.
-
     Args:
         text: ``package.module:callable`` or ``path.py:callable``; dots after the colon reach into classes.
         argument: Its name on the command line, for messages: ``MODEL``.
-        error: Raised where the text names nothing that can be called.
+        error: Raised where the text names nothing that can be called, or the call fails.
     """
-    return named(text, argument, error)()
+    make = named(text, argument, error)
+    with _failures_told(argument, text, error):
+        return make()
 
 
 def named(text: str, argument: str, error: type[SensitivityError]) -> Callable[[], Any]:
@@ -72,10 +75,11 @@ def _module(name: str, argument: str, text: str, error: type[SensitivityError]) 
     if "" not in sys.path:
         sys.path.insert(0, "")  # as python -m does
     try:
-        module = import_module(name)
+        with _failures_told(argument, text, error, but=ModuleNotFoundError):
+            module = import_module(name)
     except ModuleNotFoundError as missing:
         if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
-            raise  # the module is there and lacks something of its own
+            raise _failed(argument, text, error, missing) from missing  # the module is there and lacks another one
         raise error(
             f"there is no module {missing.name!r} for {argument} {text!r}. Run where Python finds it."
         ) from missing
@@ -83,6 +87,42 @@ def _module(name: str, argument: str, text: str, error: type[SensitivityError]) 
     if path.suffix == ".py" and (origin is None or Path(origin).resolve() != path.resolve()):
         raise error(f"{argument} {text!r}: a module named {name!r} is there already, from {origin}. Rename the file.")
     return module
+
+
+@contextlib.contextmanager
+def _failures_told(
+    argument: str, text: str, error: type[SensitivityError], *, but: type[Exception] = SensitivityError
+) -> Iterator[None]:
+    """Tell an exception of the user's own code with its place, and not as a traceback that leads through this library.
+
+    Args:
+        argument: Name of what failed on the command line.
+        text: What was given there.
+        error: Raised in its place.
+        but: An exception to pass on as it is, besides those of this library.
+    """
+    try:
+        yield
+    except (SensitivityError, but):
+        raise
+    except Exception as raised:
+        raise _failed(argument, text, error, raised) from raised
+
+
+def _failed(argument: str, text: str, error: type[SensitivityError], raised: Exception) -> SensitivityError:
+    frames = traceback.extract_tb(raised.__traceback__)
+    place = [frame for frame in frames if _is_users(frame.filename)][-1:] or frames[-1:]
+    where = f" ({place[0].filename}, line {place[0].lineno})" if place else ""
+    return error(
+        f"{argument} {text!r} failed: {type(raised).__name__}: {raised}{where}. Call it in Python to see the whole "
+        "traceback."
+    )
+
+
+def _is_users(filename: str) -> bool:
+    path = Path(filename)
+    others = Path(sysconfig.get_path("stdlib")), Path(__file__).parents[1]
+    return path.is_file() and "site-packages" not in path.parts and not any(map(path.is_relative_to, others))
 
 
 def _is_model(value: Any) -> bool:

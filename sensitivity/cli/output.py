@@ -17,8 +17,8 @@ from typing import Any, cast
 from sensitivity.errors import SensitivityError
 
 PACKAGE = __name__.partition(".")[0]
-FAILED, INTERRUPTED, NOBODY_READS = 1, 130, 141
-"""Exit codes, besides 0 and argparse's 2 for a wrong command line: it cannot be done, Ctrl-C, a closed pipe."""
+FAILED, WRONG, INTERRUPTED, NOBODY_READS = 1, 2, 130, 141
+"""Exit codes, besides 0: it ran and the answer is no; a wrong command line or input; Ctrl-C; a closed pipe."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -86,7 +86,7 @@ def select(layers: Sequence[Layer], pattern: str | Iterable[str], *, model: str 
     for entry in [entry for entry in patterns if entry not in without] or [EVERYTHING] * bool(without):
         matches = _found(entry, layers, model)
         if not matches:
-            raise LayerNotFoundError(_nothing(entry, layers, model))
+            raise _nothing(entry, layers, model)
         chosen |= matches
     for entry in without:
         chosen &= _found(entry, layers, model)
@@ -101,7 +101,7 @@ def _found(pattern: str, layers: Sequence[Layer], model: str) -> set[str]:
     for term in terms:
         inner = term.lstrip("!")
         if inner != term and inner not in KNOWN and not any(_term(inner, layer, model) for layer in layers):
-            raise LayerNotFoundError(_nothing(inner, layers, model))
+            raise _nothing(inner, layers, model)
     return {layer.name for layer in layers if all(_term(term, layer, model) for term in terms)}
 
 
@@ -165,8 +165,8 @@ def _alternative(text: str, value: str) -> bool:
     return fnmatchcase(value, text)
 
 
-def _nothing(pattern: str, layers: Sequence[Layer], model: str) -> str:
-    """The message for a pattern that selects nothing."""
+def _nothing(pattern: str, layers: Sequence[Layer], model: str) -> LayerNotFoundError:
+    """The error for a pattern that selects nothing."""
     flags = sorted({f"@{flag}" for layer in layers for flag in layer.flags})
     properties = sorted({f"@{key}={getattr(layer, key)}" for layer in layers for key in ("kind", "role")})
     words = [*(layer.name for layer in layers), *(layer.module for layer in layers), *flags, *properties]
@@ -174,4 +174,8 @@ def _nothing(pattern: str, layers: Sequence[Layer], model: str) -> str:
     model_text = f" in {model}" if model else ""
     subject = "layer named" if ":" in pattern and "&" not in pattern else "layer matches"
     nearest = ", ".join(repr(word) for word in near)
-    return f"no {subject} {pattern!r}{model_text}. Nearest: {nearest}. wrapped.layers lists all {len(layers)}."
+    return LayerNotFoundError(
+        f"no {subject} {pattern!r}{model_text}. Nearest: {nearest}.",
+        python=f"wrapped.layers lists all {len(layers)}.",
+        shell=f"sensitivity layers MODEL lists all {len(layers)}.",
+    )

@@ -136,8 +136,9 @@ class Perturber:
             have = "no calibration is" if not self.calibrations else "only a calibration for another recipe is"
             needs = "quantizes activations" if recipe.activations is not None else "has cures that look at inputs"
             raise CalibrationError(
-                f"recipe {recipe.name!r} {needs}, and {have} at hand. Call "
-                "wrapped.calibrate(images, recipe) first, or pass calibration=."
+                f"recipe {recipe.name!r} {needs}, and {have} at hand.",
+                python="Call wrapped.calibrate(images, recipe) first, or pass calibration=.",
+                shell="Give images: --calibration package.module:callable.",
             )
         calibration = next((candidate for candidate in fitting if candidate.model == self._weights), None)
         if calibration is None:
@@ -150,7 +151,9 @@ class Perturber:
             raise CalibrationError(
                 f"the calibration for recipe {recipe.name!r} was made on other weights or buffers (digest "
                 f"{fitting[0].model}) than this {type(self.model).__name__} has now ({self._weights}). Load the "
-                "weights it was made on, or call wrapped.calibrate(images, recipe) again."
+                "weights it was made on, or",
+                python="call wrapped.calibrate(images, recipe) again.",
+                shell="let --calibration name images.",
             )
         return calibration.for_recipe(recipe)
 

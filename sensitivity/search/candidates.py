@@ -62,7 +62,11 @@ def check_candidates(candidates: object) -> tuple[Recipe, ...]:
     names = [candidate.name for candidate in recipes]
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
-        raise RecipeError(f"two candidates are called {twice!r}. Give them different names: recipe.renamed(...).")
+        raise RecipeError(
+            f"two candidates are called {twice!r}.",
+            python="Give them different names: recipe.renamed(...).",
+            shell='Give each once with --recipe, or another "name" in its JSON file.',
+        )
     return tuple(recipes)
 
 
@@ -83,7 +87,8 @@ def runnable(candidates: Sequence[Recipe], target: Target | None) -> tuple[list[
     notes = [f"{name} was not tried: {reason}" for name, reason in reasons.items() if reason is not None]
     if not able:
         raise EngineError(
-            f"{target.name} runs none of the candidates. {' '.join(notes)} Give candidates= that it runs, or "
-            "engine=None to search in the simulation alone."
+            f"{target.name} runs none of the candidates. {' '.join(notes)}",
+            python="Give candidates= that it runs, or engine=None to search in the simulation alone.",
+            shell="Give recipes that it runs with --recipe, or --engine none to search in the simulation alone.",
         )
     return able, notes

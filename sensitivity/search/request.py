@@ -138,7 +138,10 @@ def check_can_measure(goal: Goal, kind: EngineKind | None) -> str:
     """
     if kind is None:
         if goal.latency_s is not None:
-            raise EngineError("latency_s= needs an engine to measure on: give engine=, e.g. engine='openvino'.")
+            raise EngineError(
+                python="latency_s= needs an engine to measure on: give engine=, e.g. engine='openvino'.",
+                shell="--latency-s needs an engine to measure on: give --engine openvino, or another one.",
+            )
         return ""
     if goal.latency_s is not None and not kind.capabilities.times_layers:
         timed = " or ".join(map(repr, engine_names(timed=True)))

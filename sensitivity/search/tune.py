@@ -263,7 +263,7 @@ def _missed_on_engine(record: TunedRecord) -> list[str]:
         return []
     return [
         f"the simulation meets the target and {record.engine.engine} does not: its own drop is "
-        f"{drop:.2f}{after_drop(record.unit)}. wrapped.verify(deployed, task) says where the two part"
+        f"{drop:.2f}{after_drop(record.unit)}; verify says where the two part"
     ]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sensitivity.errors import StudyError
 from sensitivity.records import StudyRecord
-from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.study import RecipeLike, other_recipe_name
 
 
 def recipes_of_both(
@@ -24,8 +24,4 @@ def recipes_of_both(
     if other_recipe is not None and other_recipe not in other.recipes:
         known = ", ".join(other.recipes)
         raise StudyError(f"other_recipe={other_recipe!r}: the other study has no such recipe. It has: {known}.")
-    own = study.recipe_name(recipe)
-    try:
-        return own, other.recipe_name(other_recipe)
-    except StudyError as error:
-        raise StudyError(f"other_recipe: {error}") from error
+    return study.recipe_name(recipe), other_recipe_name(other, other_recipe)

@@ -69,9 +69,12 @@ def check_stop(stop: object, task: Task) -> None:
             f"stop={stop!r} says not when to stop. Give sv.Confidence(tolerance=0.5, level=0.95), or None."
         )
     if task.unit == "%" and stop.tolerance >= LARGEST_TOLERANCE:
+        why = (
+            f"allows a drop of {stop.tolerance:g} points of {task.metric}. Give a tolerance below "
+            f"{LARGEST_TOLERANCE:g}; 0.5 is half a point."
+        )
         raise StudyError(
-            f"stop=Confidence(tolerance={stop.tolerance:g}) allows a drop of {stop.tolerance:g} points of "
-            f"{task.metric}. Give a tolerance below {LARGEST_TOLERANCE:g}; 0.5 is half a point."
+            python=f"stop=Confidence(tolerance={stop.tolerance:g}) {why}", shell=f"--tolerance {stop.tolerance:g} {why}"
         )
 
 

@@ -113,9 +113,9 @@ class Scoring:
         if math.isnan(baseline.value):
             raise TaskError(
                 f"{self._task.metric!r} of the unperturbed model is not a number on the {baseline.images} images of "
-                f"{self._task.name}, so no layer can be judged by it. Look at what wrapped.evaluate(task) says: where "
-                "the metric has nothing to count (no object of a size or class), choose another metric or more "
-                "images; where the model predicts NaN, check its weights and inputs."
+                f"{self._task.name}, so no layer can be judged by it. Where the metric has nothing to count (no object "
+                "of a size or class), choose another metric or more images; where the model predicts NaN, check its "
+                "weights and inputs."
             )
         return baseline
 

@@ -64,8 +64,10 @@ class ConnectedModel(Connected):
             raise TaskError("labels= is missing: semantic segmentation is scored against a folder of label maps.")
         if self.classes is None and "classes" not in settings:
             raise TaskError(
-                "classes= is missing: this network does not know the names of its classes. Give the names in the order "
-                "of the outputs, e.g. classes=['road', 'sky']."
+                python="classes= is missing: this network does not know the names of its classes. Give the names in "
+                "the order of the outputs, e.g. classes=['road', 'sky'].",
+                shell="this network does not know the names of its classes. Name a function as TASK that returns a "
+                "sv.SemanticSegmentation with classes=, the names in the order of the outputs.",
             )
         named: dict[str, Any] = {"classes": self.classes} | settings
         return SemanticSegmentation(images, labels, **named)

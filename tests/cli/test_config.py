@@ -59,7 +59,7 @@ def test_a_file_that_is_no_config_is_refused(plain: object, message: str, tmp_pa
 
 
 def test_a_missing_config_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyze", "--config", str(tmp_path / "none.json")]) == 1
+    assert main(["analyze", "--config", str(tmp_path / "none.json")]) == 2
     text = capsys.readouterr().err
     assert text.startswith("sensitivity: no command line at ")
     assert text.count("\n") == 1

@@ -10,8 +10,8 @@ import pytest
 
 import sensitivity
 from sensitivity.cli.arguments import PICTURES
-from sensitivity.cli.main import COMMANDS, FAILED, INTERRUPTED, NOBODY_READS, main, whole_parser
-from sensitivity.cli.output import warnings_as_lines
+from sensitivity.cli.main import COMMANDS, main, whole_parser
+from sensitivity.cli.output import FAILED, INTERRUPTED, NOBODY_READS, WRONG, warnings_as_lines
 from sensitivity.errors import SuspiciousPredictionsWarning
 from sensitivity.report.figures.picture import FORMATS
 
@@ -74,23 +74,27 @@ def test_the_pictures_of_the_command_line_are_those_that_are_drawn() -> None:
     assert tuple(f".{ending}" for ending in FORMATS) == PICTURES
 
 
-def test_an_error_of_this_library_is_one_line_and_exit_code_1(
+def test_an_error_of_this_library_is_one_line_and_exit_code_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["demo", str(tmp_path), "--scenes", "0"]) == 1
+    assert main(["demo", str(tmp_path), "--scenes", "0"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith("sensitivity: 0 scenes cannot be scored.")
     assert captured.err.count("\n") == 1
 
 
-def test_other_errors_are_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_errors_are_not_hidden_and_are_no_answer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     def broken(*args: object, **kwargs: object) -> None:
         raise ZeroDivisionError("a bug")
 
     monkeypatch.setattr("sensitivity.demo.run.run_demo", broken)
-    with pytest.raises(ZeroDivisionError, match="a bug"):
-        main(["demo"])
+    assert main(["demo"]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Traceback")
+    assert error.endswith("ZeroDivisionError: a bug\n")
 
 
 def test_an_interrupt_exits_with_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -155,7 +159,7 @@ def test_every_command_and_option_is_documented(repository: Path) -> None:
 
 def test_exit_codes_are_documented(repository: Path) -> None:
     page = (repository / "docs" / "reference" / "command_line.md").read_text(encoding="utf-8")
-    for code in (0, FAILED, 2, INTERRUPTED, NOBODY_READS):
+    for code in (0, FAILED, WRONG, INTERRUPTED, NOBODY_READS):
         assert f"| {code} |" in page
 
 

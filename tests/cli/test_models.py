@@ -37,7 +37,7 @@ def test_a_limit_uses_the_first_images_alone(tmp_path: Path) -> None:
 
 
 def test_a_device_that_is_not_there_is_told(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["analyze", MODEL, TASK, *SWEEP, "--device", "nowhere"]) == 1
+    assert main(["analyze", MODEL, TASK, *SWEEP, "--device", "nowhere"]) == 2
     text = capsys.readouterr().err
     assert text.startswith("sensitivity: --device nowhere: torch cannot compute there: ")
     assert text.endswith("Give --device cpu.\n")
@@ -50,7 +50,7 @@ def test_a_device_that_torch_lacks_here_is_told_in_one_short_line(
 ) -> None:
     if torch.cuda.device_count() > 7 or torch.backends.mps.is_available():
         pytest.skip("torch has it here")
-    assert main(["analyze", MODEL, TASK, *SWEEP, "--device", device]) == 1
+    assert main(["analyze", MODEL, TASK, *SWEEP, "--device", device]) == 2
     text = capsys.readouterr().err
     assert text.startswith(f"sensitivity: --device {device}: torch cannot compute there: ")
     assert text.endswith(". Give --device cpu.\n")
@@ -71,14 +71,14 @@ def test_a_family_that_is_not_installed_names_its_extra(
 ) -> None:
     package = "segmentation_models_pytorch" if family == "smp" else family
     monkeypatch.setitem(sys.modules, package, None)
-    assert main(["layers", f"{family}:some_network"]) == 1
+    assert main(["layers", f"{family}:some_network"]) == 2
     text = capsys.readouterr().err
     assert f"pip install -e '.[{family}]'" in text
     assert text.count("\n") == 1
 
 
 def test_an_unknown_connector_is_told_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["layers", MODEL, "--connector", "mine"]) == 1
+    assert main(["layers", MODEL, "--connector", "mine"]) == 2
     text = capsys.readouterr().err
     assert text.startswith("sensitivity: --connector mine: no such family. Choose one of torchvision, ")
 
@@ -100,7 +100,7 @@ def test_an_unknown_connector_is_told_with_those_that_there_are(capsys: pytest.C
 def test_data_that_does_not_fit_is_told_in_the_words_of_the_command_line(
     task: str, words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["analyze", f"{HERE}:detector", task, *SWEEP, *words]) == 1
+    assert main(["analyze", f"{HERE}:detector", task, *SWEEP, *words]) == 2
     text = capsys.readouterr().err
     assert message in text
     assert text.count("\n") == 1

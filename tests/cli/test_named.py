@@ -50,8 +50,30 @@ def test_a_file_is_named_by_its_path(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 @pytest.mark.usefixtures("module_in_current_folder")
 def test_what_a_users_module_lacks_is_not_hidden() -> None:
-    with pytest.raises(ModuleNotFoundError, match="not_installed_at_all"):
+    message = (
+        r"'lacks_something:make' failed: ModuleNotFoundError: .*not_installed_at_all.*lacks_something\.py, line 1\)"
+    )
+    with pytest.raises(ModelError, match=message):
         call_named("lacks_something:make", "MODEL", ModelError)
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("def make():\n    import json\n    json.loads('{')\n", r"JSONDecodeError: .*fails\.py, line 3\)\. Call it in"),
+        ("1 / 0\n", r"ZeroDivisionError: division by zero \(.*fails\.py, line 1\)"),
+        ("def make(:\n", r"SyntaxError: .*fails\.py, line 1\)"),
+        ("def make():\n    raise LookupError\n", r"failed: LookupError: +\(.*fails\.py, line 2\)"),
+    ],
+)
+def test_an_exception_of_the_users_code_is_told_with_its_place(
+    source: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.path", list(__import__("sys").path))
+    monkeypatch.delitem(__import__("sys").modules, "fails", raising=False)
+    (tmp_path / "fails.py").write_text(source, encoding="utf-8")
+    with pytest.raises(TaskError, match=message):
+        call_named(f"{tmp_path / 'fails.py'}:make", "TASK", TaskError)
 
 
 @pytest.mark.parametrize("text", ["", "number", ":number", f"{HERE}:", f"{HERE}.number"])
@@ -81,8 +103,9 @@ def test_a_number_cannot_be_called() -> None:
 
 
 def test_errors_of_the_users_code_are_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError, match="a bug of the user's own"):
+    with pytest.raises(ModelError, match="ZeroDivisionError: a bug of the user's own") as caught:
         call_named(f"{HERE}:broken", "MODEL", ModelError)
+    assert isinstance(caught.value.__cause__, ZeroDivisionError)
 
 
 def test_a_shape_is_numbers_between_crosses() -> None:

@@ -79,12 +79,12 @@ def test_formats_and_observers_that_a_module_registers_are_known_to_every_comman
 def test_a_format_that_no_module_registers_is_refused_by_name(module: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path("own.json").write_text(json.dumps(PLAIN).replace("eleven", "twelve"), encoding="utf-8")
     words = ["analyze", f"{module}:model", f"{module}:task", "--recipe", "own.json"]
-    assert main([*words, "--calibration", f"{module}:images", "--out", "s.json"]) == 1
+    assert main([*words, "--calibration", f"{module}:images", "--out", "s.json"]) == 2
     error = capsys.readouterr().err
     assert "argument --recipe: 'own.json' is no recipe: number format 'twelve' is not known" in error
     assert not Path("s.json").exists()
 
 
 def test_a_module_to_import_that_is_not_there_is_named(module: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", "s.json", "--import", "not_there_at_all"]) == 1
+    assert main(["report", "s.json", "--import", "not_there_at_all"]) == 2
     assert "there is no module 'not_there_at_all' for --import" in capsys.readouterr().err

@@ -91,7 +91,7 @@ def _timed(wrapped: Wrapped, study: Study, engine: str) -> tuple[Study, str]:
         try:
             study = study.with_latency(wrapped.latency(each, engine))
         except (ExportError, EngineError) as error:  # the drops are worth keeping without
-            complaints.append(f"the study was written and has no times of {name} on {engine}: {error}")
+            complaints.append(f"the study was written and has no times of {name} on {engine}: {error.in_shell}")
     return study, " ".join(complaints)
 
 

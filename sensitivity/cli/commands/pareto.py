@@ -55,10 +55,7 @@ def run(options: argparse.Namespace) -> Answer:
     check_place(options.out)
     study = Study.load(options.study)
     if options.against == "latency" and not any(latency_of(study, name) for name in study.recipes):
-        raise StudyError(
-            f"{options.study} has no times: sensitivity analyze --latency ENGINE adds them, and so does "
-            "study.with_latency."
-        )
+        raise StudyError(f"{options.study} has no times: sensitivity analyze --latency ENGINE adds them.")
     measured = [point for path in options.tuned for point in _measured(study, path, options.against)]
     curves = {name: costs(study, name, options.against) for name in study.recipes}
     written = write_all(

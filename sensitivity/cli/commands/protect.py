@@ -50,8 +50,7 @@ def run(options: argparse.Namespace) -> Answer:
     latency_s = options.latency_s if options.latency is None else options.latency / 1000
     if latency_s is not None and not any(latency_of(study, name) for name in recipes):
         raise StudyError(
-            f"{options.study} has no times of {', '.join(recipes)}: sensitivity analyze --latency ENGINE adds them, "
-            "and so does study.with_latency."
+            f"{options.study} has no times of {', '.join(recipes)}: sensitivity analyze --latency ENGINE adds them."
         )
     scheme = study.protect(
         top=options.top,

@@ -112,7 +112,9 @@ def _copy(model: nn.Module) -> nn.Module:
     if other_dtypes:
         raise ExportError(
             f"{type(model).__name__} holds weights in {', '.join(other_dtypes)}; a graph with Q/DQ is written in "
-            "float32. Wrap model.float() instead."
+            "float32.",
+            python="Wrap model.float() instead.",
+            shell="Let MODEL return model.float().",
         )
     try:
         duplicate = copy.deepcopy(model).eval()

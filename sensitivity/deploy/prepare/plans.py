@@ -122,8 +122,9 @@ def _check_weights(model: nn.Module, layers: LayerTable, recipes: Mapping[str, R
         if not bool(parameter_of(model, layer).isfinite().all()):
             raise CalibrationError(
                 f"{layer.name}: its weight, or the norm behind it, holds NaN or infinite values, which cannot be "
-                "quantized. Check the weights that were loaded, or leave the layer in float: "
-                f"scheme.protect({layer.name!r})."
+                "quantized. Check the weights that were loaded, or leave the layer in float:",
+                python=f"scheme.protect({layer.name!r}).",
+                shell="a scheme that does not name it.",
             )
 
 

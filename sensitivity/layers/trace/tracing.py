@@ -86,12 +86,18 @@ def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
         _untie(twin)
         tape, _ = _run(twin, inputs)
     except TracingError as error:
-        raise TracingError(f"{type(model).__name__} cannot be traced: {error}") from error
+        raise TracingError(
+            python=f"{type(model).__name__} cannot be traced: {error}",
+            shell=f"{type(model).__name__} cannot be traced: {error.in_shell}",
+        ) from error
     except Exception as error:
         raise TracingError(
             f"{type(model).__name__} failed with the example inputs ({describe_inputs(example_inputs)}): "
-            f"{type(error).__name__}: {error}. Give wrap() inputs that the model accepts: a tensor, a tuple of "
-            "positional or a dict of keyword arguments."
+            f"{type(error).__name__}: {error}.",
+            python="Give wrap() inputs that the model accepts: a tensor, a tuple of positional or a dict of keyword "
+            "arguments.",
+            shell="Give shapes that the model accepts, --input 1x3x224x224, once for each input; or let MODEL return "
+            "(module, example inputs).",
         ) from error
     tape.real = True
     return tape

@@ -216,7 +216,12 @@ class StudyRecord(Saved):
         names = tuple(self.recipes)
         if recipe is None:
             if len(names) != 1:
-                raise StudyError(f"this study has {len(names)} recipes; name one with recipe=: {', '.join(names)}.")
+                known = f"{', '.join(names)}."
+                raise StudyError(
+                    f"this study has {len(names)} recipes; name one with",
+                    python=f"recipe=: {known}",
+                    shell=f"--recipe NAME: {known}",
+                )
             return names[0]
         if isinstance(recipe, str):
             if recipe not in self.recipes:
@@ -269,6 +274,22 @@ class StudyRecord(Saved):
         )
         _check(study, [recipe.name for recipe in recipes])
         return study
+
+
+def other_recipe_name(other: StudyRecord, recipe: RecipeLike | None) -> str:
+    """The recipe of a study that another one is compared with; see ``StudyRecord.recipe_name``.
+
+    Raises:
+        StudyError: If the study has no such recipe, or it is left out where there are several.
+    """
+    try:
+        return other.recipe_name(recipe)
+    except StudyError as error:
+        known = ", ".join(other.recipes)
+        raise StudyError(
+            python=f"other_recipe: {error}",
+            shell=f"the other study has these recipes; name one with --other-recipe NAME: {known}.",
+        ) from error
 
 
 def _check(study: StudyRecord, recipes: list[str]) -> None:

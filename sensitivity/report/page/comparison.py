@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from math import isnan
 from typing import TYPE_CHECKING, Self
 
-from sensitivity.errors import StudyError
 from sensitivity.markup.elements import joined
 from sensitivity.records import StudyRecord
-from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.study import RecipeLike, other_recipe_name
 from sensitivity.records.units import unit_of_drops
 from sensitivity.report import style
 from sensitivity.report.page.document import Section
@@ -48,11 +47,7 @@ class Comparison:
         Raises:
             StudyError: If a recipe is unknown, or left out where a study has several.
         """
-        try:
-            other_name = other.recipe_name(other_recipe)
-        except StudyError as error:
-            raise StudyError(f"other_recipe: {error}") from error
-        return cls(study, study.recipe_name(recipe), other, other_name)
+        return cls(study, study.recipe_name(recipe), other, other_recipe_name(other, other_recipe))
 
     @property
     def names(self) -> tuple[str, str]:

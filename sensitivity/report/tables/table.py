@@ -10,7 +10,7 @@ from sensitivity.errors import StudyError
 from sensitivity.records import Layer, Measurement, StudyRecord
 from sensitivity.records.correlation import spearman
 from sensitivity.records.results.signals import IN_UNIT_OF_METRIC
-from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.results.study import RecipeLike, other_recipe_name
 from sensitivity.report.reading import Reading
 from sensitivity.report.tables.rows import NOT_ANALYSED
 
@@ -110,10 +110,7 @@ def compare(
         StudyError: If a recipe is unknown, or left out where there are several.
     """
     own_drops = _drops(study, recipe)
-    try:
-        other_drops = _drops(other, other_recipe)
-    except StudyError as error:
-        raise StudyError(f"other_recipe: {error}") from error
+    other_drops = _drops(other, other_recipe_name(other, other_recipe))
     both = own_drops.merge(other_drops, on="name", how="outer", suffixes=("", "_other"), sort=False)
     layers = {layer.name: layer for layer in (*other.layers, *study.layers)}
     order = {name: position for position, name in enumerate(dict.fromkeys([*own_drops["name"], *other_drops["name"]]))}

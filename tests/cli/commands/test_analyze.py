@@ -57,7 +57,7 @@ def test_stop_and_tolerance_and_intervals_reach_the_sweep(tmp_path: Path) -> Non
 def test_a_stop_without_a_tolerance_is_told_in_the_words_of_the_command_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert main(["analyze", MODEL, TASK, "--recipe", "int8-weights", "--stop"]) == 1
+    assert main(["analyze", MODEL, TASK, "--recipe", "int8-weights", "--stop"]) == 2
     assert "--stop needs the drop that matters" in capsys.readouterr().err
 
 
@@ -88,7 +88,7 @@ def test_workers_are_those_of_the_sweep(monkeypatch: pytest.MonkeyPatch, tmp_pat
 
     monkeypatch.setattr(sv.Wrapped, "analyze", analyze)
     assert (
-        main(["analyze", MODEL, TASK, "--recipe", "int8-weights", "--workers", "3", "--out", str(tmp_path / "a")]) == 1
+        main(["analyze", MODEL, TASK, "--recipe", "int8-weights", "--workers", "3", "--out", str(tmp_path / "a")]) == 2
     )
     assert settings == [sv.Sweep(workers=3)]
 
@@ -115,14 +115,14 @@ def test_a_store_is_gone_on_from(
     assert main(["analyze", MODEL, TASK, *words]) == 0
     assert (tmp_path / "kept.jsonl").read_bytes().startswith(before)
     monkeypatch.setattr(named_models, "SIDE", 8)  # another task: the store is not for it
-    assert main(["analyze", MODEL, TASK, *words]) == 1
+    assert main(["analyze", MODEL, TASK, *words]) == 2
     assert "the store was written for something else" in capsys.readouterr().err
 
 
 def test_activations_need_images_and_that_is_said_before_anything_runs(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["analyze", "nothing:there", TASK, "--out", str(tmp_path / "a.json")]) == 1
+    assert main(["analyze", "nothing:there", TASK, "--out", str(tmp_path / "a.json")]) == 2
     assert "recipe int8 quantizes activations and needs images" in capsys.readouterr().err
 
 
@@ -171,11 +171,11 @@ def test_ctrl_c_of_a_running_process_exits_with_130(tmp_path: Path) -> None:
         ([MODEL, TASK, "--layers", "stage9:*:*"], "stage9"),
     ],
 )
-def test_what_cannot_be_done_is_exit_code_1(
+def test_what_cannot_be_done_is_exit_code_2(
     words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a.json"
-    assert main(["analyze", *words, "--recipe", "int8-weights", "--out", str(out), "--json"]) == 1
+    assert main(["analyze", *words, "--recipe", "int8-weights", "--out", str(out), "--json"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
@@ -187,7 +187,7 @@ def test_a_place_that_cannot_be_written_is_said_before_the_work(
 ) -> None:
     (tmp_path / "file").write_text("", encoding="utf-8")
     words = ["--recipe", "int8-weights", "--out", str(tmp_path / "file" / "a.json")]
-    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 1
+    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 2
     assert "cannot write" in capsys.readouterr().err
 
 
@@ -204,7 +204,7 @@ def test_a_place_for_the_study_is_tried_before_the_work(
     refuse(monkeypatch, tmp_path / "locked", tmp_path / "kept.json")
     monkeypatch.chdir(tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    assert main(["analyze", f"{HERE}:broken", TASK, "--recipe", "int8-weights", "--out", out]) == 1
+    assert main(["analyze", f"{HERE}:broken", TASK, "--recipe", "int8-weights", "--out", out]) == 2
     captured = capsys.readouterr()
     assert message in captured.err
     assert captured.err.count("\n") == 1
@@ -225,7 +225,7 @@ def test_images_that_a_function_does_not_return_are_missed_with_its_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--calibration", f"{HERE}:no_images", "--out", str(tmp_path / "a.json")]
-    assert main(["analyze", MODEL, TASK, *words]) == 1
+    assert main(["analyze", MODEL, TASK, *words]) == 2
     assert f"IMAGES '{HERE}:no_images' returned NoneType, which is no images" in capsys.readouterr().err
 
 
@@ -267,13 +267,13 @@ def test_an_engine_that_is_not_installed_is_told_before_the_work(
 ) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     words = ["--recipe", "int8-weights", "--latency", "openvino", "--out", str(tmp_path / "a.json")]
-    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 1
+    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 2
     assert "pip install -e '.[openvino]'" in capsys.readouterr().err
 
 
 def test_an_engine_that_times_no_layers_is_told_before_the_work(capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--recipe", "int8-weights", "--latency", "onnxruntime"]
-    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 1
+    assert main(["analyze", f"{HERE}:broken", TASK, *words]) == 2
     assert "onnxruntime does not tell the time of single layers. Choose one of openvino," in capsys.readouterr().err
 
 

@@ -61,7 +61,7 @@ def test_an_unknown_recipe_is_told_in_the_words_of_the_command_line(
     paths: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     for option, path in (("--recipe", paths[0]), ("--other-recipe", paths[1])):
-        assert main(["compare", *paths, option, "fp9"]) == 1
+        assert main(["compare", *paths, option, "fp9"]) == 2
         assert capsys.readouterr().err == f"sensitivity: {option} fp9: {path} has no such recipe. It has: INT8.\n"
 
 

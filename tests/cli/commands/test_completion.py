@@ -30,5 +30,5 @@ def test_bash_completes_a_command_and_its_options(capsys: pytest.CaptureFixture[
 
 def test_without_shtab_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setitem(sys.modules, "shtab", None)
-    assert main(["completion", "bash"]) == 1
+    assert main(["completion", "bash"]) == 2
     assert "pip install -e '.[completion]'" in capsys.readouterr().err

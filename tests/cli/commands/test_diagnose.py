@@ -47,8 +47,8 @@ def test_layers_and_line_and_calibration_reach_the_diagnosis(capsys: pytest.Capt
     assert Path("a.svg").read_text(encoding="utf-8").startswith("<?xml")
 
 
-def test_no_images_exit_with_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["diagnose", MODEL, f"{HERE}:no_images"]) == 1
+def test_no_images_exit_with_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["diagnose", MODEL, f"{HERE}:no_images"]) == 2
     assert "returned NoneType, which is no images" in capsys.readouterr().err
 
 
@@ -60,7 +60,7 @@ def test_the_engine_reaches_the_diagnosis(monkeypatch: pytest.MonkeyPatch, capsy
         raise sv.SensitivityError("enough")
 
     monkeypatch.setattr(sv.Wrapped, "diagnose", stand_in)
-    assert main(["diagnose", MODEL, IMAGES, "--engine", "onnxruntime"]) == 1
+    assert main(["diagnose", MODEL, IMAGES, "--engine", "onnxruntime"]) == 2
     assert passed["engine"] == "onnxruntime"
-    assert main(["diagnose", MODEL, IMAGES, "--engine", "nine"]) == 1
+    assert main(["diagnose", MODEL, IMAGES, "--engine", "nine"]) == 2
     assert "no engine is called 'nine'" in capsys.readouterr().err

@@ -80,7 +80,7 @@ def test_an_engine_of_a_module_that_is_imported_can_be_asked_for(
 
 
 def test_a_module_to_import_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["doctor", "--import", "no_such_module_of_engines"]) == 1
+    assert main(["doctor", "--import", "no_such_module_of_engines"]) == 2
     assert "there is no module 'no_such_module_of_engines' for --import" in capsys.readouterr().err
-    assert main(["doctor", "--import", "no_such_file.py"]) == 1
+    assert main(["doctor", "--import", "no_such_file.py"]) == 2
     assert "there is no file 'no_such_file.py' for --import" in capsys.readouterr().err

@@ -61,7 +61,7 @@ def test_activations_need_images_which_is_said_before_the_model_is_made(
     scheme: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(named_models, "model", lambda: pytest.fail("the model is made"))
-    assert main(["evaluate", MODEL, scheme, TASK]) == 1
+    assert main(["evaluate", MODEL, scheme, TASK]) == 2
     assert "quantizes activations and needs images" in capsys.readouterr().err
 
 

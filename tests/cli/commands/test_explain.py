@@ -32,12 +32,12 @@ def test_options_reach_the_explanation(monkeypatch: pytest.MonkeyPatch, capsys: 
 
     monkeypatch.setattr(sv.Wrapped, "explain", stand_in)
     words = ["--recipe", "int8-weights", "--stop", "--tolerance", "0.5", "--no-intervals"]
-    assert main(["explain", MODEL, TASK, *words]) == 1
+    assert main(["explain", MODEL, TASK, *words]) == 2
     assert passed["stop"] == sv.Confidence(tolerance=0.5)
     assert passed["settings"] == sv.Sweep(intervals=False)
     assert capsys.readouterr().err == "sensitivity: enough\n"
 
 
 def test_missing_images_are_told_before_the_model_is_imported(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["explain", "nothing:there", TASK]) == 1
+    assert main(["explain", "nothing:there", TASK]) == 2
     assert "recipe int8 quantizes activations and needs images" in capsys.readouterr().err

@@ -52,10 +52,11 @@ def test_a_pattern_selects(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_pattern_without_a_match_fails_with_the_nearest_names(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["layers", f"{HERE}:model", "--json", "--select", "layers:0:9"]) == 1
+    assert main(["layers", f"{HERE}:model", "--json", "--select", "layers:0:9"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert "Nearest: 'layers:0:" in captured.err
+    assert captured.err.endswith(" sensitivity layers MODEL lists all 3.\n")
 
 
 def test_the_input_is_a_shape_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
@@ -97,10 +98,10 @@ def test_a_wrapped_model_keeps_its_name(capsys: pytest.CaptureFixture[str]) -> N
         ([f"{HERE}:net", "--input", "1x7x8x8"], "7"),
     ],
 )
-def test_what_cannot_be_done_is_one_line_and_exit_code_1(
+def test_what_cannot_be_done_is_one_line_and_exit_code_2(
     words: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["layers", *words]) == 1
+    assert main(["layers", *words]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err

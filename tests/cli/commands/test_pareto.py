@@ -68,7 +68,7 @@ def test_the_text_names_the_file_and_a_few_points(
 def test_a_study_without_times_is_told_in_the_words_of_the_command_line(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["pareto", str(study), "--against", "latency"]) == 1
+    assert main(["pareto", str(study), "--against", "latency"]) == 2
     assert "has no times: sensitivity analyze --latency ENGINE adds them" in capsys.readouterr().err
 
 
@@ -78,7 +78,7 @@ def test_schemes_of_another_model_are_refused(
     plain = json.loads(tuned.read_text(encoding="utf-8")) | {"model": "another"}
     other = tmp_path / "other.json"
     other.write_text(json.dumps(plain), encoding="utf-8")
-    assert main(["pareto", str(study), "--tuned", str(other), "--out", str(tmp_path / "pareto.png")]) == 1
+    assert main(["pareto", str(study), "--tuned", str(other), "--out", str(tmp_path / "pareto.png")]) == 2
     assert "only schemes of the same model and metric can be drawn together" in capsys.readouterr().err
 
 
@@ -93,5 +93,5 @@ def test_schemes_without_times_cannot_be_drawn_against_latency(
     out = str(tmp_path / "pareto.png")
     assert main(["pareto", str(path), "--against", "latency", "--out", out]) == 0
     assert "ms, drop" in capsys.readouterr().out
-    assert main(["pareto", str(path), "--against", "latency", "--tuned", str(tuned), "--out", out]) == 1
+    assert main(["pareto", str(path), "--against", "latency", "--tuned", str(tuned), "--out", out]) == 2
     assert "has no times: tune measures them with --latency-s" in capsys.readouterr().err

@@ -60,7 +60,7 @@ def test_a_latency_budget_uses_the_times_in_the_study(
 
 
 def test_a_latency_budget_needs_times(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["protect", str(path), "--latency", "13.5"]) == 1
+    assert main(["protect", str(path), "--latency", "13.5"]) == 2
     assert "sensitivity analyze --latency" in capsys.readouterr().err
 
 
@@ -84,11 +84,18 @@ def test_a_unit_that_is_not_percent_is_named(tmp_path: Path, capsys: pytest.Capt
     assert "predicted drop 1 dB, a sum" in capsys.readouterr().out
 
 
-def test_what_cannot_be_met_is_exit_code_1(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["protect", str(path), "--size", "1", "--json"]) == 1
+def test_what_cannot_be_met_is_exit_code_2(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["protect", str(path), "--size", "1", "--json"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith("sensitivity: ")
+    assert captured.err.startswith("sensitivity: --size-bytes 1 is too small: ")
+
+
+def test_more_layers_than_there_are_are_refused_in_the_words_of_the_shell(
+    path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["protect", str(path), "--top", "5"]) == 2
+    assert capsys.readouterr().err == "sensitivity: --top 5: give 0 to 4, the number of layers that have a drop.\n"
 
 
 @pytest.mark.parametrize("words", [[], ["--top", "1", "--max-drop", "2"], ["--top", "many"]], ids=str)

@@ -54,7 +54,7 @@ def test_one_recipe_can_be_chosen(tmp_path: Path, capsys: pytest.CaptureFixture[
         )
     texts = [(tmp_path / f"{name}.md").read_text(encoding="utf-8") for name in (first, second)]
     assert texts[0] != texts[1]
-    assert main(["report", str(tmp_path / "two.json"), "--recipe", "none"]) == 1
+    assert main(["report", str(tmp_path / "two.json"), "--recipe", "none"]) == 2
     assert "no recipe 'none' in this study" in capsys.readouterr().err
 
 
@@ -68,7 +68,7 @@ def test_what_is_no_study_is_said(
     path = tmp_path / "study.json"
     if content is not None:
         path.write_text(content, encoding="utf-8")
-    assert main(["report", str(path), "--json"]) == 1
+    assert main(["report", str(path), "--json"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert message in captured.err
@@ -83,7 +83,7 @@ def test_a_file_that_is_something_else_is_one_line(
 ) -> None:
     path = tmp_path / "study.json"
     path.mkdir() if content is None else path.write_bytes(content)
-    assert main([command[0], str(path), *command[1:]]) == 1
+    assert main([command[0], str(path), *command[1:]]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
@@ -94,7 +94,7 @@ def test_the_current_folder_is_no_study(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert main(["report", "."]) == 1
+    assert main(["report", "."]) == 2
     assert ". cannot be read as a study: Is a directory" in capsys.readouterr().err
 
 
@@ -102,13 +102,13 @@ def test_an_unknown_ending_is_refused_before_anything_is_written(
     study: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = ["--out", str(study.parent / "a.md"), "--out", str(study.parent / "a.docx")]
-    assert main(["report", str(study), *words]) == 1
+    assert main(["report", str(study), *words]) == 2
     assert "a.docx has no ending that says what to write. Use one of .html" in capsys.readouterr().err
     assert not (study.parent / "a.md").exists()
 
 
 def test_a_place_that_cannot_be_written_is_said(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(study), "--out", str(study / "inside" / "a.md")]) == 1
+    assert main(["report", str(study), "--out", str(study / "inside" / "a.md")]) == 2
     assert "cannot write" in capsys.readouterr().err
 
 
@@ -150,10 +150,10 @@ def test_the_recipe_of_another_study_can_be_named(study: Path, capsys: pytest.Ca
     words = ["report", str(study), "--out", str(page), "--other", str(other)]
     assert main([*words, "--other-recipe", "INT4"]) == 0
     assert "Compared with INT4" in page.read_text(encoding="utf-8")
-    assert main(words) == 1
-    assert "other_recipe: this study has 2 recipes" in capsys.readouterr().err
+    assert main(words) == 2
+    assert "the other study has these recipes; name one with --other-recipe NAME: " in capsys.readouterr().err
 
 
 def test_a_file_of_another_kind_is_one_line(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["report", str(study), "--tuned", str(study)]) == 1
+    assert main(["report", str(study), "--tuned", str(study)]) == 2
     assert "not a complete tuned model" in capsys.readouterr().err

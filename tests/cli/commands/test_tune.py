@@ -96,7 +96,7 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sv.Wrapped, "tune", stand_in)
     words = ["--engine", "openvino", "--max-drop", "0.5", "--size-bytes", "2KiB", "--latency-s", "0.25", "--stop"]
     files = ["--store", "kept.jsonl", "--recipe", "int8-weights", "--workers", "2"]
-    assert main(["tune", MODEL, TASK, *words, *files]) == 1
+    assert main(["tune", MODEL, TASK, *words, *files]) == 2
     assert type(passed.pop("executor")).__name__ == "ProcessPoolExecutor"
     assert passed == {
         "task": "four images",
@@ -126,7 +126,7 @@ def test_what_cannot_work_is_told_before_the_model_is_loaded(
     words: list[str], message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(named_models, "model", lambda: pytest.fail("the model was loaded"))
-    assert main(["tune", MODEL, TASK, *words]) == 1
+    assert main(["tune", MODEL, TASK, *words]) == 2
     assert re.search(message, capsys.readouterr().err)
 
 

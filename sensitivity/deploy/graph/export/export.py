@@ -83,7 +83,9 @@ def _export(plan: Plan, parts: tuple[str, ...] | None, form: GraphForm, attempts
     if not exported:
         reasons = "\n".join(f"- {attempt}" for attempt in attempts)
         raise ExportError(
-            f"nothing of {plan.layers.model} could be exported:\n{reasons}\nName the submodules that can be, parts=..."
+            f"nothing of {plan.layers.model} could be exported:\n{reasons}\nName the submodules that can be,",
+            python="parts=...",
+            shell="--parts PATH ...",
         )
     return Exported(tuple(exported), tuple(attempts))
 
@@ -94,12 +96,14 @@ def _checked(model: nn.Module, paths: list[str]) -> list[str]:
     for path in paths:
         if path not in known:
             top = ", ".join(name for name, _ in model.named_children())
-            raise ExportError(f"parts= names {path!r}, which is no submodule. At the top there are: {top}.")
+            why = f"names {path!r}, which is no submodule. At the top there are: {top}."
+            raise ExportError(python=f"parts= {why}", shell=f"--parts {why}")
     paths = [known[path] for path in paths]
     nested = [(a, b) for a in paths for b in paths if a != b and (a == "" or b.startswith(a + "."))]
     if nested or len(set(paths)) < len(paths) or not paths:
         why = f"{nested[0][1]!r} lies inside {nested[0][0]!r}" if nested else "it is empty or names a part twice"
-        raise ExportError(f"parts={paths} cannot be exported: {why}. Name submodules beside each other.")
+        why = f"cannot be exported: {why}. Name submodules beside each other."
+        raise ExportError(python=f"parts={paths} {why}", shell=f"--parts {' '.join(paths)} {why}")
     return paths
 
 
