@@ -110,7 +110,7 @@ def deploy(
         graph = to_half(qdq, plan, part.path, io=io) if builds_in_half(kind, plan.scheme) else qdq.graph
         built.append(DeployedPart(part, qdq, ready(graph, part), graph, io))
     deployed = Deployed(plan, built, exported.attempts, build, kind, settings=settings)
-    check_other_sizes(plan, built, axes, settings, exact=not deployed.saturating)
+    check_other_sizes(plan, built, axes, settings, build, exact=not deployed.saturating)
     if is_registered(kind):
         _tell_whether_it_saturates(deployed)
     if deployed.saturating:

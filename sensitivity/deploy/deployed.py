@@ -122,10 +122,16 @@ class Deployed:
             The files.
 
         Raises:
-            EngineError: If this is the simulation, which no file holds, or a file cannot be written.
+            EngineError: If this is the simulation, which no file holds, the licence is blank, or a file cannot be
+                written.
         """
         if self.kind.is_simulation:
             raise EngineError(f"{self.name!r} is the simulation: it runs the model, and no file holds it.")
+        if licence is not None and not licence.strip():
+            raise EngineError(
+                f"licence={licence!r} is blank. Give the licence of the weights, e.g. licence='Apache-2.0', or leave "
+                "it out if you do not know it."
+            )
         keyword = self.plan.scheme.rest != "fp32" and not self.kind.capabilities.runs_written_types
         settings = self.settings | ({"rest": self.plan.scheme.rest} if keyword else {})
         deployment = ToSave(

@@ -12,6 +12,7 @@ from typing import Any
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import OPENVINO
 from sensitivity.deploy.engines.inputs import WARM_UP_RUNS, Array, check_repeats, checked_inputs, median_time_s
+from sensitivity.deploy.engines.openvino_biases import with_lasting_biases
 from sensitivity.deploy.engines.openvino_chains import holds_quantized_chain
 from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of, facts_of, quantizers_of, reads_of
@@ -63,7 +64,7 @@ class OpenVinoEngine(Engine):
             file = onnx.load_from_string(model)
         except Exception as error:  # protobuf's DecodeError is no error of onnx's own
             raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: it is no ONNX file.") from error
-        if with_concatenated_codes(file):
+        if with_concatenated_codes(file) + with_lasting_biases(file, rest):
             model = file.SerializeToString()
         graph = without_weights(file).graph
         del file  # it takes the memory of all weights

@@ -238,6 +238,13 @@ def test_the_card_tells_verification_latency_and_licence(tmp_path: Path) -> None
     assert loaded.manifest.licence == "Apache-2.0, trained by us"
 
 
+@pytest.mark.parametrize("licence", ["", " \n"])
+def test_a_blank_licence_is_refused_before_anything_is_written(tmp_path: Path, licence: str) -> None:
+    with pytest.raises(EngineError, match=r"licence='.*' is blank\. Give the licence of the weights"):
+        deployed().save(tmp_path / "card", licence=licence)
+    assert not (tmp_path / "card").exists()
+
+
 def test_the_card_says_what_nobody_told(saved: Path) -> None:
     card = (saved / "README.md").read_text(encoding="utf-8")
     assert "This deployment was saved without a verification." in card
