@@ -1,29 +1,34 @@
-r"""Control variates for the drop of AP: how much narrower its interval gets, and whether it still holds the truth.
+r"""Control variates for the drop of AP or mIoU: how much narrower its interval gets, and whether it holds the truth.
 
     OMP_NUM_THREADS=1 python -m benchmarks.control_variates DATA CACHE --net fastestdet [--each 20] [--sizes 100 200]
 
-The drop of AP is known on a sample of the images, and wanted for the whole data set. AP on a sample is the plug-in
+The drop is known on a sample of the images, and wanted for the whole data set. The metric of a sample is the plug-in
 estimate of a smooth functional of the distribution of images, and such an estimate is efficient: no statistic of **the
 same images** can make it better, however well it correlates with the drop, unless its value on the whole data set is
 known. What is cheap to know there is what costs one pass for all layers together. So the controls are
 
-- ``baseline``: AP of the unperturbed model on the sample, whose value on all images is known after one pass;
-- ``together``: the drop of AP with all layers perturbed at once, known after one pass more.
+- ``baseline``: the metric of the unperturbed model on the sample, whose value on all images is known after one pass;
+- ``together``: the drop of the metric with all layers perturbed at once, known after one pass more.
 
 With the images of a sample dealt into groups, drop and controls without each group give the regression of one on the
 others; what it leaves of the drop's spread makes the interval (Student's t, one degree of freedom less a control).
 
 ``CACHE`` keeps what the network predicts on random views of the 50 images, ``--each`` of each; ``--layers`` layers are
 spread over the network, each in int4 weights, and in int8 weights. Then ``--repeats`` random samples of the views are
-drawn for each size. Prints, for each recipe, size and set of controls: the share of the variance that is left (median
-layer), root mean square error in points, the share of 95 % intervals that hold the drop of all views, and the mean half
-width in points.
+drawn for each size. ``--net lvis`` takes no network: its predictions are the made-up ones of DATA/lvis, so many copies
+of each with noise; a "layer" perturbs scores and boxes by more or less, those of some images far more than others.
+
+Prints, for each recipe, size and set of controls: the share of the variance that is left (median layer), root mean
+square error in points, the share of 95 % intervals that hold the drop of all views, the mean half width in points, and
+how many images of a large data set make the half width one point (median layer, worst layer). ``bound`` is the error
+that efficient estimates have: the spread of the influences that the images have on the drop, over the root of the size.
 """
 
 from __future__ import annotations
 
 import argparse
 import functools
+import json
 import math
 import pickle
 from collections import defaultdict
@@ -34,6 +39,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 
 import sensitivity as sv
 from benchmarks.real_nets import real_nets, views_task
@@ -42,11 +48,20 @@ from sensitivity.perturb.perturber import Perturber
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.plan import Perturbation
-from sensitivity.sweep.stopping.jackknife import GROUPS_OF_A_STOP, deal, scores_without, student_quantile
+from sensitivity.sweep.stopping.jackknife import (
+    GROUPS_OF_A_STOP,
+    deal,
+    scores_without,
+    standard_error,
+    student_quantile,
+)
 
 Floats = NDArray[np.float64]
 Predictions = Mapping[int, Any]
 RECIPES = {"int4": sv.INT4_WEIGHTS, "int8": sv.INT8_WEIGHTS}
+MADE_DAMAGES = {"strong": 0.5, "mild": 0.05}
+"""For LVIS: the largest damage of a layer, as the standard deviation of what is added to scores."""
+GROUPS_OF_THE_BOUND = 200
 CONTROLS: dict[str, tuple[str, ...]] = {
     "none": (),
     "baseline": ("baseline",),
@@ -88,8 +103,74 @@ def predictions_of(wrapped: sv.Wrapped, task: Task, variants: Mapping[str, Pertu
     return dict(by_variant)
 
 
+def made(data: Path, cache: Path, *, each: int, layers: int) -> tuple[Task, dict[str, Predictions]]:
+    """LVIS's 100 annotated images, so many copies of each, and made-up predictions named as those of ``predicted``."""
+    task = _copied(data / "lvis" / "lvis_val_100.json", cache / f"lvis-{each}", each)
+    results = json.loads((data / "lvis" / "synthetic_results_100.json").read_text(encoding="utf-8"))
+    truth = json.loads((data / "lvis" / "lvis_val_100.json").read_text(encoding="utf-8"))
+    of_image: defaultdict[int, list[Any]] = defaultdict(list)
+    for result in results:
+        of_image[result["image_id"]].append(result)
+    originals = [of_image[image["id"]] for image in truth["images"] for _ in range(each)]
+    draw = np.random.default_rng(0)
+    baseline = {image: _perturbed(_arrays_of(result), 0.05, draw) for image, result in enumerate(originals)}
+    by_variant: dict[str, Predictions] = {"baseline": baseline}
+    for recipe, largest in MADE_DAMAGES.items():
+        together: dict[int, Any] = baseline
+        for layer in range(layers):
+            damages = largest * (layer + 1) / layers * draw.gamma(0.5, 2.0, len(baseline))
+            variant = {image: _perturbed(baseline[image], damages[image], draw) for image in baseline}
+            by_variant[f"{recipe} {layer}"] = variant
+            together = {image: _perturbed(together[image], damages[image], draw) for image in baseline}
+        by_variant[f"{recipe} together"] = together
+    return task, by_variant
+
+
+def _copied(annotations: Path, into: Path, each: int) -> sv.Lvis:
+    """The task of so many copies of each image, which are empty: nothing looks at them."""
+    truth = json.loads(annotations.read_text(encoding="utf-8"))
+    into.mkdir(parents=True, exist_ok=True)
+    images: list[dict[str, Any]] = []
+    objects: list[dict[str, Any]] = []
+    for image in truth["images"]:
+        for _ in range(each):
+            name = f"{len(images):06d}.png"
+            images.append(image | {"id": len(images) + 1, "file_name": name})
+            Image.new("RGB", (1, 1)).save(into / name)
+            known = [annotation for annotation in truth["annotations"] if annotation["image_id"] == image["id"]]
+            objects += [
+                annotation | {"id": len(objects) + number, "image_id": len(images)}
+                for number, annotation in enumerate(known, start=1)
+            ]
+    file = into / "instances.json"
+    file.write_text(json.dumps(truth | {"images": images, "annotations": objects}), encoding="utf-8")
+    return sv.Lvis(into, file, preprocess=torch.from_numpy, adapter=lambda outputs, _: outputs)
+
+
+def _arrays_of(results: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    boxes = np.array([result["bbox"] for result in results], np.float64).reshape(-1, 4)
+    boxes[:, 2:] += boxes[:, :2]
+    return {
+        "scores": np.array([result["score"] for result in results], np.float64),
+        "labels": np.array([result["category_id"] for result in results], np.int64),
+        "boxes": boxes,
+    }
+
+
+def _perturbed(prediction: Mapping[str, Any], damage: float, draw: np.random.Generator) -> dict[str, Any]:
+    """Scores moved, boxes shifted by a share of their sides, and some detections gone."""
+    stays = draw.random(len(prediction["scores"])) > 0.3 * damage
+    scores, boxes = prediction["scores"][stays], prediction["boxes"][stays]
+    sides = np.tile(boxes[:, 2:] - boxes[:, :2], 2)
+    return {
+        "scores": np.clip(scores + damage * draw.standard_normal(len(scores)), 0.0, 1.0),
+        "labels": prediction["labels"][stays],
+        "boxes": boxes + 0.2 * damage * sides * draw.standard_normal((len(boxes), 1)),
+    }
+
+
 class Sample:
-    """AP on a sample of the images, and without each group of them."""
+    """The metric on a sample of the images, and without each group of them."""
 
     def __init__(self, task: Task, images: Sequence[int]) -> None:
         self._task = task
@@ -123,26 +204,36 @@ def estimate(drop: Floats, controls: Floats, truth: Floats, *, seen: float) -> t
 def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[int], repeats: int) -> None:
     """Draw samples, estimate every drop on each, and print how good the estimates are."""
     whole = {name: task.score(predictions)[task.metric] for name, predictions in by_variant.items()}
+    everything = deal(list(range(len(task))), GROUPS_OF_THE_BOUND)
+    without = {name: np.array(scores_without(task, some, everything)) for name, some in by_variant.items()}
+    recipes = list(dict.fromkeys(name.split()[0] for name in by_variant if name != "baseline"))
     draw = np.random.default_rng(0)
-    print("| recipe | views | controls | variance left | error, points | intervals that hold | half width |")
-    print("|---|---|---|---|---|---|---|")
+    print(
+        "| recipe | views | controls | variance left | error, points | bound, points | intervals that hold "
+        "| half width, points | images for ±1 point, median and worst layer |"
+    )
+    print("|---|---|---|---|---|---|---|---|---|")
     for size in sizes:
         samples = []
         for _ in range(repeats):
             images = draw.choice(len(task), size, replace=False).tolist()
             sample = Sample(task, images)
             samples.append({name: sample.scores(predictions) for name, predictions in by_variant.items()})
-        for recipe in RECIPES:
+        for recipe in recipes:
             names = [name for name in by_variant if name.startswith(recipe) and not name.endswith("together")]
             errors = {
                 controls: _errors(samples, whole, names, recipe, CONTROLS[controls], seen=size / len(task))
                 for controls in CONTROLS
             }
+            at_best = [standard_error(without["baseline"] - without[name]) for name in names]
+            bound = math.sqrt(np.square(at_best).mean() * (len(task) / size - 1))
             for controls, (missed, half) in errors.items():
+                needed = np.square(100 * half).mean(0) * size / (1 - size / len(task))
                 left = np.median(np.square(missed).mean(0) / np.square(errors["none"][0]).mean(0))
                 print(
                     f"| {recipe} | {size} | {controls} | {left:.2f} | {100 * math.sqrt(np.square(missed).mean()):.2f} "
-                    f"| {np.mean(np.abs(missed) <= half):.1%} | {100 * half.mean():.2f} |",
+                    f"| {100 * bound:.2f} | {np.mean(np.abs(missed) <= half):.1%} | {100 * half.mean():.2f} "
+                    f"| {np.median(needed):.0f}, {needed.max():.0f} |",
                     flush=True,
                 )
 
@@ -174,15 +265,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("cache", type=Path)
-    parser.add_argument("--net", default="fastestdet")
-    parser.add_argument("--each", type=int, default=20, help="views of each of the 50 images")
+    parser.add_argument("--net", default="fastestdet", choices=[*real_nets(), "lvis"])
+    parser.add_argument("--each", type=int, default=20, help="views of each of the 50 images, copies of LVIS's 100")
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200])
     parser.add_argument("--repeats", type=int, default=100)
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.cache.mkdir(parents=True, exist_ok=True)
-    task, by_variant = predicted(options.net, options.data, options.cache, each=options.each, layers=options.layers)
+    settings = {"each": options.each, "layers": options.layers}
+    if options.net == "lvis":
+        task, by_variant = made(options.data, options.cache, **settings)
+    else:
+        task, by_variant = predicted(options.net, options.data, options.cache, **settings)
     compare(task, by_variant, options.sizes, options.repeats)
 
 
