@@ -12,12 +12,12 @@ ROUNDING_STEPS = 2000
 
 
 def work(job: Job) -> dict[str, Any]:
-    import aimet_torch.onnx  # type: ignore[import-not-found]
+    import aimet_torch.onnx
     import torch
-    from aimet_torch.batch_norm_fold import fold_all_batch_norms  # type: ignore[import-not-found]
-    from aimet_torch.common.defs import QuantScheme  # type: ignore[import-not-found]
-    from aimet_torch.cross_layer_equalization import equalize_model  # type: ignore[import-not-found]
-    from aimet_torch.quantsim import QuantizationSimModel  # type: ignore[import-not-found]
+    from aimet_torch.batch_norm_fold import fold_all_batch_norms
+    from aimet_torch.common.defs import QuantScheme
+    from aimet_torch.cross_layer_equalization import equalize_model
+    from aimet_torch.quantsim import QuantizationSimModel
 
     images = torch.from_numpy(np.load(job.calibration))
     model = flattened(torch_model(job))
@@ -52,7 +52,7 @@ def work(job: Job) -> dict[str, Any]:
 
 
 def _rounded(job: Job, model: Any, images: Any) -> Any:
-    from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters  # type: ignore[import-not-found]
+    from aimet_torch.adaround.adaround_weight import Adaround, AdaroundParameters
 
     parameters = AdaroundParameters(
         data_loader=[image[None] for image in images], num_batches=len(images), default_num_iterations=ROUNDING_STEPS

@@ -11,9 +11,9 @@ from job import Job, answer
 
 def work(job: Job) -> dict[str, Any]:
     import torch
-    from esp_ppq import QuantizationSettingFactory  # type: ignore[import-not-found]
-    from esp_ppq.api import export_ppq_graph, quantize_onnx_model  # type: ignore[import-not-found]
-    from esp_ppq.core import TargetPlatform  # type: ignore[import-not-found]
+    from esp_ppq import QuantizationSettingFactory
+    from esp_ppq.api import export_ppq_graph, quantize_onnx_model
+    from esp_ppq.core import TargetPlatform
 
     images = torch.from_numpy(np.load(job.calibration))
     settings = QuantizationSettingFactory.default_setting()

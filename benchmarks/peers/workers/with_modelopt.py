@@ -14,7 +14,7 @@ ENTROPY_STRIDE = 16  # of the 2,048 thresholds every 16th is tried: all of them 
 
 
 def work(job: Job) -> dict[str, Any]:
-    import modelopt.torch.quantization as mtq  # type: ignore[import-not-found]
+    import modelopt.torch.quantization as mtq
     import torch
 
     images = torch.from_numpy(np.load(job.calibration))
@@ -43,15 +43,15 @@ def work(job: Job) -> dict[str, Any]:
         _calibrate_by_entropy(model, run)
     out = Path(job.out).with_suffix(".onnx")
     with torch.no_grad():
-        torch.onnx.export(model.eval(), images[:1], out, input_names=["input"], opset_version=17, dynamo=False)
+        torch.onnx.export(model.eval(), (images[:1],), out, input_names=["input"], opset_version=17, dynamo=False)
     with_one_pair_a_tensor(out)
     return {"file": out.name, "lines": 20 if job.variant == "entropy" else 6}
 
 
 def _calibrate_by_entropy(model: Any, run: Any) -> None:
     """Measure the ranges of activations anew: INT8_DEFAULT_CFG offers their maximum only."""
-    from modelopt.torch.quantization.calib import HistogramCalibrator  # type: ignore[import-not-found]
-    from modelopt.torch.quantization.nn import TensorQuantizer  # type: ignore[import-not-found]
+    from modelopt.torch.quantization.calib import HistogramCalibrator
+    from modelopt.torch.quantization.nn import TensorQuantizer
 
     activations = [
         module

@@ -11,7 +11,7 @@ from job import Job, answer
 
 
 def work(job: Job) -> dict[str, Any]:
-    import nncf  # type: ignore[import-not-found]
+    import nncf
     import openvino
 
     images = np.load(job.calibration)
