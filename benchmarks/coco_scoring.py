@@ -120,7 +120,7 @@ def pycocotools_scores(truth: COCO, detections: COCO) -> list[float]:
         evaluation.evaluate()
         evaluation.accumulate()
         evaluation.summarize()
-    return evaluation.stats.tolist()
+    return [float(number) for number in evaluation.stats]
 
 
 def aps_without(prepared: GroundTruth, detections: DetectionTable, images: Sequence[int], groups: int) -> list[float]:

@@ -1,6 +1,6 @@
 """What cures are worth: scores of trained networks, wholly quantized, with and without each cure.
 
-    python benchmarks/cures.py --data ../shared/data --nets yolo_fastest_1_1_xl
+    python -m benchmarks.cures --data ../shared/data --nets yolo_fastest_1_1_xl
 
 Calibrated on the 50 training images of tiny_coco and scored on its 50 validation images: differences below a point are
 chance. ``calibration`` is the time of the calibration's pass; ``statistics`` is what the cures keep of the inputs of
@@ -14,16 +14,17 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
-from real_nets import RealNet, real_nets
 
 import sensitivity as sv
+from benchmarks.real_nets import RealNet, real_nets
 
 BITS4 = sv.Recipe("int4 weights", weights=sv.QuantSpec("int4", "per-channel"))
 BITS4_MSE = sv.Recipe("int4 weights, mse", weights=sv.QuantSpec("int4", "per-channel", observer="mse"))
 BITS8 = sv.Recipe("int8", weights=sv.QuantSpec("int8", "per-channel"), activations=sv.QuantSpec("int8"))
-CURES = (
+CURES: tuple[dict[str, Any], ...] = (
     {},
     {"bias_correction": True},
     {"rounding": "compensated"},

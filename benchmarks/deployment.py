@@ -29,6 +29,7 @@ from typing import Any
 import torch
 
 import sensitivity as sv
+from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.demo.run import CALIBRATION_SCENES, WEIGHTS, segment
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
 from sensitivity.deploy.deployed import Deployed
@@ -96,7 +97,7 @@ def both(wrapped: sv.Wrapped, scheme: sv.Scheme, task: Any) -> dict[str, float]:
     }
 
 
-class Outputs:
+class Outputs(Engine):
     """The verify build, in which OpenVINO returns every tensor of codes too, behind the outputs of the model."""
 
     name = "openvino, verify build"
@@ -107,6 +108,12 @@ class Outputs:
 
     def run(self, *inputs: Any) -> tuple[Any, ...]:
         return self.engine.run(*inputs)[: -self.codes]
+
+    def layer_info(self) -> list[EngineLayer]:
+        return self.engine.layer_info()
+
+    def latency_s(self, *inputs: Any, repeats: int = 20) -> float:
+        return self.engine.latency_s(*inputs, repeats=repeats)
 
 
 def in_integers(wrapped: sv.Wrapped, scheme: sv.Scheme, task: Any) -> dict[str, float]:

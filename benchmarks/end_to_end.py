@@ -52,7 +52,7 @@ from sensitivity.sweep.stopping.judge import LEVEL
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples" / "01_coco_detector"))
 
-from detectors import DETECTORS  # type: ignore[import-not-found]
+from detectors import DETECTORS
 
 ARMS = ("exact", "channels_last", "folded", "intervals", "stop", "folded_stop")
 FILES = {"fastestdet": "fastestdet", "yolo-fastest-xl": "yolo_fastest_1_1_xl"}
@@ -73,7 +73,7 @@ class TimedTask(sv.CocoDetection):
 
         seconds, predictions = cpu_seconds(lambda: super(TimedTask, self).predict(timed, batch))
         self.decoding_s += seconds - (self.network_s - before)
-        return predictions
+        return list(predictions)
 
 
 def cpu_seconds(run: Callable[[], Any]) -> tuple[float, Any]:

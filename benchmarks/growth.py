@@ -31,7 +31,7 @@ def resident_mb() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def annotations(images: int, file: Path) -> None:
+def write_images(images: int, file: Path) -> None:
     """A COCO file, and the empty files of its images."""
     draw = np.random.default_rng(0)
     sides = draw.uniform(10, 200, (images, BOXES_OF_AN_IMAGE, 4)).round(2)
@@ -64,10 +64,10 @@ def measure_images(images: int) -> str:
 
         resize = sv.Resize(height=32, width=32)
 
-        def adapter(*_: object) -> list[object]:
+        def adapter(*_: object) -> list[dict[str, object]]:
             return []
 
-        annotations(2, Path(warm) / "instances.json")
+        write_images(2, Path(warm) / "instances.json")
         sv.CocoDetection(
             warm, Path(warm) / "instances.json", preprocess=resize, adapter=adapter
         ).digest()  # imports what it needs
@@ -111,7 +111,7 @@ def main() -> None:
     parser.add_argument("--row", nargs=2, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.write:
-        annotations(int(options.write[0]), Path(options.write[1]) / "instances.json")
+        write_images(int(options.write[0]), Path(options.write[1]) / "instances.json")
         return
     if options.row:
         kind, count = options.row[0], int(options.row[1])

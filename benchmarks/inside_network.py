@@ -38,7 +38,9 @@ def main() -> None:
         run = functools.partial(wrapped.model, *batch.inputs)
         noise = OutputNoise(wrapped.model, Perturber(wrapped.model, [calibration]), [(run, len(batch.images))])
         network: Assignment = dict.fromkeys(wrapped.layers, sv.INT8)
-        schemes = [{layer: sv.INT8 for layer in network if layer is not free} for free in list(network)[::2]]
+        schemes: list[Assignment] = [
+            {layer: sv.INT8 for layer in network if layer is not free} for free in list(network)[::2]
+        ]
         for _ in range(options.rounds):
             full_s, full = seconds(noise, schemes, None)
             replayed_s, replayed = seconds(noise, schemes, network)

@@ -34,7 +34,8 @@ class Residual(nn.Module):
         self.first, self.norm, self.second = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4), nn.Conv2d(4, 4, 1)
 
     def forward(self, x: Tensor) -> Tensor:
-        return x + self.second(self.norm(self.first(x)).relu())
+        y: Tensor = x + self.second(self.norm(self.first(x)).relu())
+        return y
 
 
 class Transformer(nn.Module):
@@ -46,7 +47,8 @@ class Transformer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         query, key, value = self.qkv(self.norm(x)).chunk(3, -1)
         x = x + self.project((query @ key.transpose(1, 2)).softmax(-1) @ value)
-        return x + self.narrow(F.gelu(self.expand(x)))
+        y: Tensor = x + self.narrow(F.gelu(self.expand(x)))
+        return y
 
 
 def plain(layers: int) -> tuple[nn.Module, Tensor]:

@@ -69,8 +69,8 @@ def real_nets() -> dict[str, RealNet]:
     """The six networks by name."""
     for folder in ("01_coco_detector", "02_semantic_segmentation"):
         sys.path.insert(0, str(EXAMPLES / folder))
-    import detectors  # type: ignore[import-not-found]
-    import espnetv2  # type: ignore[import-not-found]
+    import detectors
+    import espnetv2
 
     def detector(name: str, key: str) -> RealNet:
         source = detectors.DETECTORS[key]

@@ -1,6 +1,6 @@
 """What ranges are worth: AP or mIoU of six trained networks and the demo's, wholly quantized by each recipe.
 
-    python benchmarks/recipes.py --data ../shared/data --out /tmp/recipes --views 200
+    python -m benchmarks.recipes --data ../shared/data --out /tmp/recipes --views 200
 
 Calibrated on the 50 training images of tiny_coco, scored on views of its 50 validation images: the first 50 views are
 the images as they are, the others random crops of 70 to 100 % of each side, half of them mirrored. The demo's network
@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from real_nets import real_nets
 from torch import Tensor
-from views import write_views
 
 import sensitivity as sv
+from benchmarks.real_nets import real_nets
+from benchmarks.views import write_views
 from sensitivity.demo.run import CALIBRATION_SCENES, WEIGHTS, segment
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
 from sensitivity.score import predict
@@ -44,7 +44,7 @@ TIMED_IMAGES = 10
 
 
 def activations(observer: str, *, affine: bool = False, **settings: Any) -> sv.QuantSpec:
-    sampled = {} if observer.endswith("minmax") else {"sample_every": 8}
+    sampled: dict[str, Any] = {} if observer.endswith("minmax") else {"sample_every": 8}
     number_format = "uint8" if affine else "int8"
     return sv.QuantSpec(number_format, symmetric=not affine, observer=observer, **sampled, **settings)
 
@@ -193,7 +193,7 @@ def measure_rest(name: str, net: Net, recipes: Sequence[sv.Recipe], out: Path) -
         if recipe.needs_calibration:
             with torch.no_grad():
                 plain = seconds(lambda: [net.wrapped.model(image) for image in images])
-            ratio = seconds(lambda recipe=recipe: net.wrapped.calibrate(images, recipe, progress=False)) / plain
+            ratio = seconds(functools.partial(net.wrapped.calibrate, images, recipe, progress=False)) / plain
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text(json.dumps({"sqnr": sqnr, "time": ratio}))
 

@@ -85,8 +85,8 @@ def main() -> None:
     model = make().eval()
     x = torch.randn(options.batch, 3, size, size)
     limit = None if options.memory_limit is None else options.memory_limit * 10**6
-    ways = {options.without: False} if options.without else {}
-    replayer = Replayer(model, memory_limit=limit, **ways)
+    without = options.without
+    replayer = Replayer(model, memory_limit=limit, modules=without != "modules", operators=without != "operators")
     with torch.no_grad(), untouched(model):
         measured = measure(model, x, replayer, options.repeats, options.every)
     print(

@@ -80,7 +80,7 @@ def _torchvision(name: str) -> Callable[[Path], tuple[nn.Module, Tensor]]:
         model = getattr(models, name)(weights=None)
         images = torch.rand(CALIBRATION_IMAGES, 3, 224, 224)
         with torch.no_grad():
-            for _ in range(3):
+            for _turn in range(3):
                 model.train()(images)  # the statistics of its norms
         return model.eval(), images
 
@@ -110,8 +110,8 @@ def _yolo(data: Path) -> tuple[nn.Module, Tensor]:
         adapter=detector.decode,
         batch_size=CALIBRATION_IMAGES,
     )
-    batch = next(iter(task.batches()))
-    return detector.load(data / "weights" / "yolo_fastest_1_1_xl.safetensors"), batch.inputs
+    (images,) = next(iter(task.batches())).inputs
+    return detector.load(data / "weights" / "yolo_fastest_1_1_xl.safetensors"), images
 
 
 NETWORKS: dict[str, Callable[[Path], tuple[nn.Module, Tensor]]] = {
@@ -175,7 +175,8 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     if options.row:
-        print(json.dumps(asdict(measured(*options.row, options.data))))
+        name, weights = options.row
+        print(json.dumps(asdict(measured(name, weights, options.data))))
         return
     print(HEADER, flush=True)
     for name in options.names or NETWORKS:

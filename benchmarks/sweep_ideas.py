@@ -59,7 +59,8 @@ def main() -> None:
 
 
 def channels_last(model: nn.Module, x: Tensor) -> Callable[[], Any]:
-    other, images = copy.deepcopy(model).to(memory_format=torch.channels_last), x.to(memory_format=torch.channels_last)
+    other, images = copy.deepcopy(model), x.to(memory_format=torch.channels_last)
+    other.to(memory_format=torch.channels_last)  # type: ignore[call-overload] # torch's stubs do not know it
     return lambda: other(images)
 
 
@@ -86,7 +87,8 @@ def watched(model: nn.Module, x: Tensor) -> Callable[[], Any]:
             return function(*args, **kwargs)
 
     def run() -> Any:
-        with Through({id(module) for module in model.modules()}).watching():
+        modules = {id(module) for module in model.modules()}
+        with Through(modules, modules).watching():
             return model(x)
 
     return run

@@ -13,6 +13,7 @@ replayed: what is kept is decided by all layers, and the peak is reached before 
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import resource
 import subprocess
@@ -89,7 +90,7 @@ def sweep(model: torch.nn.Module, x: torch.Tensor, layers: list[sv.Layer], every
     touched = [perturber.touched({layer: sv.INT4_WEIGHTS}) for layer in layers]
     kept_bytes, seconds = 0, []
     for images in (x, x + 1):
-        replayer.record(lambda images=images: model(images), touched)
+        replayer.record(functools.partial(model, images), touched)
         kept_bytes = max(kept_bytes, replayer.kept_bytes)
         for number, (layer, modules) in enumerate(zip(layers, touched, strict=True)):
             if number % every == 0:

@@ -56,7 +56,7 @@ def measure(layers: int, channels: int, samples: int) -> dict[str, object]:
 
 
 def chain(layers: int, channels: int) -> nn.Sequential:
-    blocks = [nn.Conv2d(3, channels, 3, padding=1)]
+    blocks: list[nn.Module] = [nn.Conv2d(3, channels, 3, padding=1)]
     for _ in range(layers - 1):
         blocks += [nn.ReLU(), nn.Conv2d(channels, channels, 3, padding=1)]
     return nn.Sequential(*blocks).eval()

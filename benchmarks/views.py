@@ -26,7 +26,8 @@ def write_views(data: Path, folder: Path, count: int) -> Path:
     images.mkdir(parents=True, exist_ok=True)
     with contextlib.redirect_stdout(sys.stderr):
         truth = COCO(data / "tiny_coco" / "annotations" / "instances_val2017.json")
-    records, annotations = [], []
+    records: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
     identifiers = sorted(truth.imgs)
     for number in range(count):
         source = truth.imgs[identifiers[number % len(identifiers)]]
@@ -34,7 +35,7 @@ def write_views(data: Path, folder: Path, count: int) -> Path:
         cut = functools.partial(cut_out, rows=rows, columns=columns, mirrored=mirrored)
         name = f"{number:05d}.png"
         if not (images / name).exists():
-            picture = cv2.imread(str(data / "tiny_coco" / "val2017" / source["file_name"]))
+            picture: Any = cv2.imread(str(data / "tiny_coco" / "val2017" / source["file_name"]))
             cv2.imwrite(str(images / name), cut(picture), [cv2.IMWRITE_PNG_COMPRESSION, 1])
         size = {"height": rows.stop - rows.start, "width": columns.stop - columns.start}
         records.append({"id": number + 1, "file_name": name, **size})

@@ -100,8 +100,7 @@ def answer_of(target: Target, name: str, environments: Path, limit_s: float) -> 
         python = python_of(target.environment, environments)
         command = [str(python), str(WORKERS / target.worker), text]
         own = os.environ | {"TORCH_EXTENSIONS_DIR": str(folder / "extensions"), "NNCF_EXTENSION_LOAD_TIMEOUT": "0"}
-        options = {"capture_output": True, "text": True, "cwd": folder, "env": own, "timeout": limit_s}
-        subprocess.run(command, check=True, **options)
+        subprocess.run(command, check=True, capture_output=True, text=True, cwd=folder, env=own, timeout=limit_s)
         answer: dict[str, Any] = json.loads((folder / "answer.json").read_text())
     return answer | {"wanted": sorted(handover.quantized), "layers": len(wrapped.layers)}
 

@@ -61,7 +61,8 @@ def yolo_fastest_xl() -> nn.Module:
     sys.path.insert(0, str(EXAMPLES / "01_coco_detector"))
     from yolo_fastest import YoloFastest
 
-    return YoloFastest(xl=True)
+    network: nn.Module = YoloFastest(xl=True)
+    return network
 
 
 def espnetv2() -> nn.Module:
@@ -69,7 +70,8 @@ def espnetv2() -> nn.Module:
     sys.path.insert(0, str(EXAMPLES / "02_semantic_segmentation"))
     from espnetv2 import ESPNetv2
 
-    return ESPNetv2(width="s0.5")
+    network: nn.Module = ESPNetv2(width="s0.5")
+    return network
 
 
 NETS: dict[str, Callable[[], nn.Module]] = {
