@@ -22,7 +22,7 @@ from sensitivity.records import Measurement, Scheme, Score
 from sensitivity.records.results.latency import check_layers
 from sensitivity.records.results.tuned import EngineScore, Goal, TunedRecord
 from sensitivity.records.results.verdict import Verdict
-from sensitivity.records.units import after_drop, scale_of
+from sensitivity.records.units import after_drop, drop_text, scale_of
 from sensitivity.score import evaluate
 from sensitivity.search.assignment import bytes_under, scheme_of
 from sensitivity.search.groups import groups_of
@@ -248,8 +248,8 @@ def _undecided(record: TunedRecord, measurement: Measurement) -> list[str]:
     needed = images_to_decide(measurement, record.goal.max_drop / record.scale)
     more = "far more images are needed" if needed is None else f"about {needed} images are needed"
     return [
-        f"{record.score.images} images do not decide whether other images lose at most {record.goal.max_drop:g}"
-        f"{after_drop(record.unit)}: the interval of the drop reaches beyond that; {more}"
+        f"{record.score.images} images do not decide whether other images lose at most "
+        f"{drop_text(record.goal.max_drop, record.unit, 'g')}: the interval of the drop reaches beyond that; {more}"
     ]
 
 

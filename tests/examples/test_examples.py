@@ -165,7 +165,7 @@ def test_the_tune_example_names_the_layer_that_was_spoilt_and_cures_or_protects_
 ) -> None:
     printed = run(repository, "04_tune", "--out", tmp_path)
     assert re.search(r"^  layers:0:2  .* of the damage\); uneven channels", printed, flags=re.MULTILINE)
-    assert "bars meets a drop of at most 1 points" in printed
+    assert "bars meets a drop of at most 1 point" in printed
     tuned = sv.Tuned.load(tmp_path / "tuned.json")
     assert tuned.met
     # Training ends a little differently on other CPUs: there affine ranges alone may just hold the point.

@@ -10,7 +10,7 @@ from sensitivity.cli.arguments import add_calibration, add_json, add_model, add_
 from sensitivity.cli.models import add_ranges, import_model, made_model, made_task, needing_images
 from sensitivity.cli.output import Answer
 from sensitivity.records import Scheme, Score
-from sensitivity.records.units import after_drop, after_score, scale_of
+from sensitivity.records.units import drop_text, scale_of, score_text
 
 if TYPE_CHECKING:
     from sensitivity.contracts import Task
@@ -91,14 +91,14 @@ def _plain(baseline: Score, score: Score, drop: float, interval: tuple[float, fl
 
 
 def _text(baseline: Score, score: Score, drop: float, interval: tuple[float, float] | None) -> str:
-    scale, score_unit, drop_unit = scale_of(score.unit), after_score(score.unit), after_drop(score.unit)
-    text = f"drop {drop * scale:.4g}{drop_unit}"
+    scale = scale_of(score.unit)
+    text = f"drop {drop_text(drop * scale, score.unit)}"
     if interval is None:
         text += ", without an interval: that needs 8 images or more, and a metric that they move"
     else:
         low, high = (end * scale for end in interval)
         text += f", {LEVEL:.0%} interval {low:.4g} to {high:.4g} for other images of this kind"
     return (
-        f"{score.metric} {score.value * scale:.4g}{score_unit} on {score.images} images, "
-        f"{baseline.value * scale:.4g}{score_unit} in float\n{text}"
+        f"{score.metric} {score_text(score.value * scale, score.unit)} on {score.images} images, "
+        f"{score_text(baseline.value * scale, baseline.unit)} in float\n{text}"
     )

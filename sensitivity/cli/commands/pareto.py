@@ -13,7 +13,7 @@ from sensitivity.cli.output import Answer, check_place, write_all
 from sensitivity.errors import StudyError
 from sensitivity.records.results.latency import latency_of
 from sensitivity.records.results.tuned import TunedRecord
-from sensitivity.records.units import after_drop, after_score
+from sensitivity.records.units import after_score, drop_text
 from sensitivity.study import Study
 from sensitivity.tradeoff import pareto
 
@@ -90,7 +90,7 @@ def _lines(study: Study, curves: Curves, measured: Sequence[Point], against: str
             cost, drop = curve[protected]
             lines.append(
                 f"  {name}, {protected} layers protected: {cost / scale:.4g} {unit}, "
-                f"drop {drop * study.scale:.3g}{after_drop(study.unit)}"
+                f"drop {drop_text(drop * study.scale, study.unit, '.3g')}"
             )
     lines += [
         f"  measured, {label}: {cost / scale:.4g} {unit}, {score:.4g}{after_score(study.unit)}"

@@ -11,7 +11,7 @@ from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
 from sensitivity.records.results.latency import latency_of
-from sensitivity.records.units import after_drop
+from sensitivity.records.units import drop_text
 from sensitivity.study import Study
 
 
@@ -72,7 +72,7 @@ def _told(study: Study, scheme: Scheme) -> str:
     lines = [f"{quantized} for all {len(study.layers)} layers but {len(scheme.reasons)}:"]
     lines += [f"  {name}: {reason}" for name, reason in scheme.reasons.items()]
     if scheme.predicted_drop is not None:
-        shown = f"{scheme.predicted_drop * study.scale:.3g}{after_drop(study.unit)}"
+        shown = drop_text(scheme.predicted_drop * study.scale, study.unit, ".3g")
         lines.append(f"predicted drop {shown}, a sum of single drops")
     if scheme.miss_probability is not None:
         lines.append(f"beyond the largest drop asked for on other images of this kind: {scheme.shown_chance}")

@@ -15,7 +15,7 @@ from sensitivity.records.arguments import check_fields, checked
 from sensitivity.records.layer import Layer
 from sensitivity.records.recipes.recipe import Recipe
 from sensitivity.records.storage.files import load_json, write_json
-from sensitivity.records.units import after_drop, scale_of
+from sensitivity.records.units import drop_text, scale_of
 
 if TYPE_CHECKING:
     from sensitivity.deploy.handover.handed import Handover
@@ -125,8 +125,7 @@ class Scheme:
 
     @property
     def _shown_drop(self) -> str:
-        drop = self.predicted_drop or 0.0
-        return f"{scale_of(self.unit) * drop:.4g}{after_drop(self.unit)}"
+        return drop_text(scale_of(self.unit) * (self.predicted_drop or 0.0), self.unit)
 
     @property
     def shown_chance(self) -> str:

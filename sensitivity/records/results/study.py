@@ -17,7 +17,7 @@ from sensitivity.records.recipes.recipe import Recipe
 from sensitivity.records.results.info import StudyInfo
 from sensitivity.records.results.note import noted, notes_of
 from sensitivity.records.storage.saved import FileKind, Saved
-from sensitivity.records.units import after_score, scale_of
+from sensitivity.records.units import number_text, scale_of, score_text
 
 _DIRECTIONS = ("one-at-a-time", "all-but-one")
 _NAME = re.compile(r".+:\d{1,9}:\d{1,9}", re.DOTALL)
@@ -58,14 +58,14 @@ class Score:
 
     @property
     def _title(self) -> str:
-        shown = f"{scale_of(self.unit) * self.value:.4g}{after_score(self.unit)}"
+        shown = score_text(scale_of(self.unit) * self.value, self.unit)
         return f"{self.metric} {shown} on {self.images:,} image{'s' if self.images != 1 else ''}"
 
     @property
     def _shown_metrics(self) -> Iterator[tuple[str, str]]:
         """Name and number of every metric, for people."""
         for name, number in self.metrics.items():
-            yield name, f"{scale_of(self.unit) * number:.4g}"
+            yield name, number_text(scale_of(self.unit) * number)
 
 
 class Status(StrEnum):

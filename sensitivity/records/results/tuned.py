@@ -13,7 +13,7 @@ from sensitivity.records.recipes.scheme import Scheme
 from sensitivity.records.results.study import Score
 from sensitivity.records.results.verdict import Verdict, verdict_of_interval
 from sensitivity.records.storage.saved import FileKind, Saved
-from sensitivity.records.units import after_drop, scale_of
+from sensitivity.records.units import drop_text, scale_of
 
 
 class StepKind(StrEnum):
@@ -72,7 +72,7 @@ class Goal:
             unit: Of the task's metric.
         """
         parts = [
-            *([f"a drop of at most {self.max_drop:g}{after_drop(unit)}"] if self.max_drop is not None else []),
+            *([f"a drop of at most {drop_text(self.max_drop, unit, 'g')}"] if self.max_drop is not None else []),
             *([f"at most {self.size_bytes} bytes"] if self.size_bytes is not None else []),
             *([f"at most {1e3 * self.latency_s:.3g} ms a run"] if self.latency_s is not None else []),
         ]

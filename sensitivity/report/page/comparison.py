@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Self
 from sensitivity.markup.elements import joined
 from sensitivity.records import StudyRecord
 from sensitivity.records.results.study import RecipeLike, other_recipe_name
-from sensitivity.records.units import unit_of_drops
+from sensitivity.records.units import ABSENT, unit_of_drops
 from sensitivity.report import style
 from sensitivity.report.page.document import Section
 from sensitivity.report.page.points import Axis, Group, Mark, PointChart
 from sensitivity.report.page.sortable import line, sortable
-from sensitivity.report.tables.rows import ABSENT
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,9 @@ from math import isfinite
 
 from sensitivity.records import Layer, Measurement
 from sensitivity.records.results.study import RecipeLike
+from sensitivity.records.units import ABSENT
 from sensitivity.report.reading import Reading
-from sensitivity.report.tables.rows import ABSENT, NOT_ANALYSED, Rows
+from sensitivity.report.tables.rows import NOT_ANALYSED, Rows
 
 BASELINE = "baseline"
 

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from sensitivity.records import Layer, Measurement
 from sensitivity.records.results.study import RecipeLike
 from sensitivity.records.results.verdict import Verdict
+from sensitivity.records.units import ABSENT
 from sensitivity.report.reading import Reading
 
-ABSENT = "–"
 NOT_ANALYSED = "not analysed"
 COLUMNS = (
     "layer",

@@ -72,7 +72,7 @@ def test_the_scheme_is_written_and_told(study: Study, path: Path, capsys: pytest
     assert "for all 4 layers but 2:" in printed
     for name, reason in study.protect(top=2).reasons.items():
         assert f"  {name}: {reason}" in printed
-    assert "predicted drop 1 points, a sum of single drops" in printed  # 0.01 as a fraction is left
+    assert "predicted drop 1 point, a sum of single drops" in printed  # 0.01 as a fraction is left
     assert f"wrote {out}" in printed
 
 

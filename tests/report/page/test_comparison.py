@@ -64,7 +64,7 @@ def test_the_page_takes_another_study_a_search_and_a_verification(tmp_path: Path
     text = page(tmp_path, other=OTHER_STUDY, tuned=TUNED, verification=VERIFICATION)
     assert set(charts(text)) == {"size", "path", "codes", "times", "comparison"}
     assert "Compared with other scenes" in text
-    assert "TinyNet meets a drop of at most 1 points" in text
+    assert "TinyNet meets a drop of at most 1 point" in text
     assert "openvino does not compute what was simulated" in text
     assert [row[0] for row in Reader(text).tables[-1][1:]] == [layer.name for layer in STUDY.layers]
 

@@ -61,7 +61,7 @@ def test_marks_of_a_metric_that_is_better_when_lower_grow_to_the_left() -> None:
 
 def test_the_finding_says_what_was_reached_and_what_gave_most() -> None:
     assert tuned_finding(TUNED) == (
-        "TinyNet meets a drop of at most 1 points on generated scenes: miou 77.80 % instead of 78.50 %, a drop of 0.70 "
+        "TinyNet meets a drop of at most 1 point on generated scenes: miou 77.80 % instead of 78.50 %, a drop of 0.70 "
         "points [0.40, 0.90]. 9 of 10 layers are quantized; 4 schemes were measured in 6.5 passes. The step that gave "
         "most back is: int8-affine for all layers (11.00 points). On openvino it runs 2.00 times as fast as in float."
     )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from sensitivity.markup.elements import Markup
 from sensitivity.records.results.diagnosis import DiagnosisRecord
+from sensitivity.records.units import ABSENT
 from sensitivity.report.page.sections.study_data import causes_and_cures
 from sensitivity.report.page.sections.values import findings_with_values
 from sensitivity.report.page.sortable import line, sortable
 from sensitivity.report.reading import Reading
 from sensitivity.report.spread import spread_of
-from sensitivity.report.tables.rows import ABSENT, rows
+from sensitivity.report.tables.rows import rows
 
 
 def layer_table(reading: Reading, recipes: tuple[str, ...], diagnosis: DiagnosisRecord | None = None) -> Markup:

@@ -7,9 +7,9 @@ from math import inf
 from sensitivity.markup.elements import Markup, element, joined
 from sensitivity.records import Measurement
 from sensitivity.records.results.verdict import Verdict
+from sensitivity.records.units import ABSENT
 from sensitivity.report.dip import stage_runs
 from sensitivity.report.reading import Reading
-from sensitivity.report.tables.rows import ABSENT
 
 _HEADER = ("stage", "layers", "parameters", "dip", "harmless", "undecided")
 
