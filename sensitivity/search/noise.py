@@ -29,13 +29,21 @@ class OutputNoise:
         model: The model; left as it was.
         perturber: Applies recipes to it.
         passes: Runs the model on one batch each, and how many images that has.
+        tell: Called with the name of a scheme's first layer when a batch was compared.
 
     Attributes:
         images: How many images are compared.
     """
 
-    def __init__(self, model: nn.Module, perturber: Perturber, passes: Sequence[tuple[Run, int]]) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        perturber: Perturber,
+        passes: Sequence[tuple[Run, int]],
+        tell: Callable[[str], None] | None = None,
+    ) -> None:
         self._model = model
+        self._tell = tell
         self._perturber = perturber
         self._runs = [run for run, _ in passes]
         self.images = sum(count for _, count in passes)
@@ -73,6 +81,8 @@ class OutputNoise:
                     fidelity = fidelities[number]
                     if fidelity is not None:
                         fidelities[number] = _compared(forward, outputs, assignment, expected, fidelity)
+                    if self._tell is not None and assignment:
+                        self._tell(next(iter(assignment)).name)
         return [fidelity if fidelity is not None and fidelity.finite else None for fidelity in fidelities]
 
 

@@ -177,6 +177,7 @@ def diagnose(
     layers: Patterns = "*",
     enough_db: float | None = None,
     engine: str | Build | None = None,
+    progress: bool | None = None,
 ) -> Diagnosis:
     """What each layer's damage comes from and what cures it, measured; see ``search.diagnosis.diagnose.diagnose``.
 
@@ -190,6 +191,7 @@ def diagnose(
             layer: ten times the damage of the typical one.
         engine: Where its 8-bit sums saturate on this machine, each layer is run on it, and what weights in 7 bits
             give back is one of the causes; None looks at the simulation alone, which does not saturate.
+        progress: Show a progress bar.
 
     Returns:
         A finding for each layer: its damage, what mending each cause gives back, and the cheapest cure.
@@ -204,5 +206,7 @@ def diagnose(
     selected = wrapped.layers.select(layers)
     ranges: dict[str, Any] = {"calibrator": wrapped._calibrator, "calibration": calibration}
     deploy = partial(wrapped.deploy, engine=engine) if engine is not None and saturates_here(engine) else None
-    record = diagnose_on(images, recipe, selected=selected, enough_db=enough_db, deploy=deploy, **ranges)
+    record = diagnose_on(
+        images, recipe, selected=selected, enough_db=enough_db, deploy=deploy, progress=progress, **ranges
+    )
     return Diagnosis.of(record)

@@ -81,4 +81,6 @@ class Calibrator:
         try:
             return [self.calibrate(calibration, needed, progress=progress)] if needed else []
         except CalibrationError as error:
-            raise CalibrationError(f"calibration=: {error}") from error
+            raise CalibrationError(
+                python=f"calibration=: {error}", shell=f"images to calibrate with: {error.in_shell}"
+            ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Callable, Mapping, Sequence, Sized
@@ -22,6 +23,7 @@ from sensitivity.perturb.calibration.distributions import CountedRecipes, input_
 from sensitivity.perturb.calibration.images import check_images
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.state.sole_use import sole_use
+from sensitivity.progress import Watcher, watching
 from sensitivity.records import Layer, Recipe
 from sensitivity.records.results.diagnosis import DamageCause, DiagnosisRecord, Finding
 from sensitivity.search.diagnosis.comparisons import HALF_RESTS, EqualizedCopy, OnEngine, in_half
@@ -65,6 +67,7 @@ def diagnose_on(
     selected: Sequence[Layer],
     enough_db: float | None = None,
     deploy: Callable[..., Any] | None = None,
+    progress: bool | None = None,
 ) -> DiagnosisRecord:
     """Run the images through the model for a diagnosis; where no calibration is given, they give the ranges as well.
 
@@ -77,6 +80,7 @@ def diagnose_on(
         enough_db: As in ``diagnose``.
         deploy: Runs a scheme with these ranges on an engine of this machine whose sums saturate; None where none was
             named, or its sums are exact.
+        progress: Show a progress bar.
 
     Raises:
         CalibrationError: If no ranges fit the recipe, or there are no images.
@@ -93,17 +97,26 @@ def diagnose_on(
     with sole_use(model):
         if calibration is None and any(recipe.needs_calibration for recipe in tried):
             calibration = images
-        ready = calibrator.ready_for(tried, calibration)
+        ready = calibrator.ready_for(tried, calibration, progress=progress)
+        equalized = partial(_equalized, calibrator, recipe, calibration, passes_of, progress=progress)
         others = Others(
-            partial(_equalized, calibrator, recipe, calibration, passes_of) if recipe.placement == "deploy" else None,
+            equalized if recipe.placement == "deploy" else None,
             None if deploy is None else OnEngine(partial(deploy, calibration=ready or None), passes_of, model),
         )
-        return diagnose(
-            *(model, layers, recipe, Perturber(model, ready), passes_of(model)),
-            selected=selected,
-            enough_db=enough_db,
-            others=others,
-        )
+        with watching(None, progress) as watch:
+            return diagnose(
+                *(model, layers, recipe, Perturber(model, ready), passes_of(model)),
+                selected=selected,
+                enough_db=enough_db,
+                others=others,
+                tell=None if watch is None else _counting(watch),
+            )
+
+
+def _counting(watch: Watcher) -> Callable[[str], None]:
+    """Tells a watcher of one step more, and the layer that it was about."""
+    steps = itertools.count(1)
+    return lambda layer: watch(next(steps), 0, layer)
 
 
 def _equalized(
@@ -111,11 +124,13 @@ def _equalized(
     recipe: Recipe,
     calibration: CalibrationLike,
     passes_of: Callable[[Any], list[tuple[Callable[[], Any], int]]],
+    *,
+    progress: bool | None,
 ) -> EqualizedCopy:
     """The equalized copy of a model, with ranges of its own."""
     copied = equalized_copy(calibrator.model, calibrator.layers, calibrator.example_inputs)
     own = Calibrator(copied.model, copied.layers, calibrator.example_inputs)
-    perturber = Perturber(copied.model, own.ready_for([recipe], calibration))
+    perturber = Perturber(copied.model, own.ready_for([recipe], calibration, progress=progress))
     return EqualizedCopy(copied.model, copied.layers, perturber, passes_of(copied.model), copied.reasons)
 
 
@@ -139,6 +154,7 @@ def diagnose(
     selected: Sequence[Layer],
     enough_db: float | None = None,
     others: Others = NOTHING_ELSE,
+    tell: Callable[[str], None] | None = None,
 ) -> DiagnosisRecord:
     """Quantize each layer alone, and the hurt ones in other ways as well, and compare the model's outputs.
 
@@ -153,6 +169,7 @@ def diagnose(
         selected: The layers to look at.
         enough_db: SQNR below which a layer counts as hurt; None takes 10 dB below the median layer.
         others: What else layers are compared on.
+        tell: Called with a layer's name when it was compared on a batch, or on the engine.
 
     Raises:
         CalibrationError: If the recipe quantizes activations and no ranges fit it, or there are no images.
@@ -163,12 +180,16 @@ def diagnose(
         perturber.calibration_for(recipe)
     failed: dict[str, str] = {}
     able = [layer for layer in selected if _fits(perturber, layer, recipe, failed)]
-    noise = OutputNoise(model, perturber, passes)
+    noise = OutputNoise(model, perturber, passes, tell)
     simulated = noise.of([{layer: recipe} for layer in able], replay=True)
     if others.engine is None:
         fidelities = simulated
     else:
-        fidelities = [_on_engine(others.engine, layer, recipe, failed) for layer in able]
+        fidelities = []
+        for layer in able:
+            fidelities.append(_on_engine(others.engine, layer, recipe, failed))
+            if tell is not None:
+                tell(layer.name)
     damages: dict[Layer, Fidelity] = {}
     for layer, fidelity in zip(able, fidelities, strict=True):
         if fidelity is not None:

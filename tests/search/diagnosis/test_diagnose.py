@@ -354,3 +354,16 @@ def test_a_shifted_mean_is_named_and_a_corrected_bias_cures_it() -> None:
     assert first.causes[DamageCause.BIAS_SHIFT] > 20.0
     assert first.cure is not None
     assert first.cure.bias_correction
+
+
+def test_progress_is_told_of_calibration_and_of_every_layer(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sensitivity.progress.LINE_EVERY_S", 0.0)
+    wrapped = wrapped_with("outliers")
+    wrapped.diagnose(images(), progress=False)
+    assert capsys.readouterr().err == ""
+    wrapped.diagnose(images())
+    lines = capsys.readouterr().err.splitlines()
+    assert "1 of 4 after 0 s: calibration" in lines
+    assert {layer.name for layer in wrapped.layers} <= {line.rpartition(" ")[2] for line in lines}
