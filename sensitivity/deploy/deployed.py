@@ -42,6 +42,7 @@ class Deployed:
         kind: Entry of the engine in the registry.
         name: Name of the engine.
         settings: The engine's own settings that it was built with.
+        verification: What ``wrapped.verify`` found last; None before it was called.
     """
 
     def __init__(
@@ -58,6 +59,7 @@ class Deployed:
         self.build = build
         self.kind = kind
         self.settings = dict(settings or {})
+        self.verification: VerificationRecord | None = None
         self.parts = tuple(parts)
         self.attempts = tuple(attempts)
         self.name = self.parts[0].engine.name
@@ -207,11 +209,21 @@ class Deployed:
             raise AttributeError(name)
         return getattr(self.__dict__["_model"], name)
 
+    @property
+    def _seen_quantized(self) -> str:
+        """How many of the planned layers the engine ran as planned, where that was looked at."""
+        if self.verification is None:
+            return "not verified yet"
+        checks = [check for check in self.verification.layers if check.layer in self.plan.recipes]
+        untold = sum(check.executed is None for check in checks)
+        text = f"verify saw {sum(check.executed == check.planned for check in checks)} of them do so"
+        return f"{text}, and the engine tells nothing of {untold}" if untold else text
+
     def __repr__(self) -> str:
         part_paths = ", ".join(part.path or "the whole model" for part in self.parts)
         lines = [
             f"Deployed({self.plan.layers.model} on {self.name}: {part_paths}; {len(self.plan.recipes)} of "
-            f"{len(self.plan.layers)} layers quantized)"
+            f"{len(self.plan.layers)} layers planned to run quantized; {self._seen_quantized})"
         ]
         lines += [f"left in float: {name}: {reason}" for name, reason in self.plan.left_out.items()]
         lines += [f"not exported: {attempt}" for attempt in self.attempts]

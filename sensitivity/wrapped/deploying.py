@@ -172,7 +172,8 @@ def verify(
     compare = partial(verify, samples=samples, gates=gates, strict=strict, roundings=roundings)
     with untouched(wrapped.model), torch.no_grad(), watching(total, progress if total else False) as watch:
         count = None if watch is None else lambda done, description: watch(done, total, description)
-        return Verification.of(compare(deployed, task, fp32=wrapped.model, watch=count))
+        deployed.verification = Verification.of(compare(deployed, task, fp32=wrapped.model, watch=count))
+    return deployed.verification
 
 
 @checked(StudyError)

@@ -46,6 +46,20 @@ def test_every_layer_of_the_nets_runs_in_int8(wrapped: sv.Wrapped) -> None:
     assert {node: ran[node] for node in nodes} == dict.fromkeys(nodes, "int8")
 
 
+@pytest.mark.parametrize(("engine", "quantized"), [("openvino", 2), ("onnxruntime", 0)])
+def test_it_tells_plan_and_engine_apart(engine: str, quantized: int) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 1), nn.Conv2d(8, 8, 1)).eval()
+    wrapped = sv.wrap(model, images(1), name="small")
+    scheme = sv.Scheme.all(SAFE_INT8).protect("2")
+    deployed = wrapped.deploy(scheme, engine, calibration=images(4))
+    planned = f"Deployed(small on {engine}: the whole model; 2 of 3 layers planned to run quantized; "
+    assert repr(deployed) == f"{planned}not verified yet)"
+    verification = wrapped.verify(deployed)
+    assert repr(deployed) == f"{planned}verify saw {quantized} of them do so)"
+    assert deployed.verification == verification
+
+
 def test_the_callers_model_is_left_alone(shared: sv.Wrapped) -> None:
     before = {name: value.clone() for name, value in shared.model.state_dict().items()}
     training = shared.model.training
