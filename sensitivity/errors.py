@@ -68,7 +68,7 @@ class TracingError(ModelError):
 
 
 class ModelInUseError(ModelError):
-    """Another thread measures the model now."""
+    """The model is perturbed now, by what is around this call, or another thread measures it."""
 
 
 class NotRestoredError(ModelError):

@@ -16,6 +16,7 @@ from sensitivity.perturb.cures import corrected_bias
 from sensitivity.perturb.hooks import Counting, hooked
 from sensitivity.perturb.operators import AtOperator, Unnested
 from sensitivity.perturb.parameters import parameter_place
+from sensitivity.perturb.state.sole_use import perturbed
 from sensitivity.perturb.state.state import check_has_numbers
 from sensitivity.perturb.weights import changed_in_passing, perturbed_weight, stood_in_for
 from sensitivity.quantize.calibration import Calibration, Point, why_unreached
@@ -23,9 +24,6 @@ from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fake import activation_quantizer
 from sensitivity.records import Layer, QuantSpec, Recipe
 from sensitivity.weights import weights_digest
-
-_perturbed: list[nn.Module] = []
-"""The models that are perturbed now, those in a ``with`` block within another one twice."""
 
 
 @dataclass(frozen=True)
@@ -90,8 +88,7 @@ class Perturber:
         before = [hook for layer_change in prepared for hook in layer_change.hooks.before]
         after = [hook for layer_change in prepared for hook in layer_change.hooks.after]
         with contextlib.ExitStack() as stack:
-            _perturbed.append(self.model)
-            stack.callback(_perturbed.remove, self.model)
+            stack.enter_context(perturbed(self.model))
             for layer_change in prepared:
                 one_call(layer_change.hooks, call)
                 stack.callback(one_call, layer_change.hooks, None)
@@ -142,12 +139,6 @@ class Perturber:
             )
         calibration = next((candidate for candidate in fitting if candidate.model == self._weights), None)
         if calibration is None:
-            if any(model is self.model for model in _perturbed):
-                raise CalibrationError(
-                    f"{type(self.model).__name__} is quantized already, by another wrapped.quantized(...) around this "
-                    f"one, and the calibration for recipe {recipe.name!r} was made on its own weights. Leave that "
-                    "block first, or put both into one scheme: scheme.quantize(pattern, recipe)."
-                )
             raise CalibrationError(
                 f"the calibration for recipe {recipe.name!r} was made on other weights or buffers (digest "
                 f"{fitting[0].model}) than this {type(self.model).__name__} has now ({self._weights}). Load the "

@@ -16,6 +16,7 @@ from sensitivity.layers.select import resolve
 from sensitivity.perturb.calibration.arguments import CalibrationLike, check_recipes
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.progress import watching
 from sensitivity.quantize.recipes import INT8, INT8_MINMAX
 from sensitivity.records import Recipe, Scheme
@@ -166,7 +167,8 @@ def verify(
     from sensitivity.deploy.verify.same_model import check_deployed
     from sensitivity.deploy.verify.verify import passes_over, verify
 
-    check_deployed(deployed, wrapped.model, wrapped.name)
+    with sole_use(wrapped.model):  # or perturbed weights would be told as others than those deployed
+        check_deployed(deployed, wrapped.model, wrapped.name)
     task = None if task is None else with_reference(wrapped.model, task)
     total = 0 if task is None else passes_over(task, roundings=roundings)
     compare = partial(verify, samples=samples, gates=gates, strict=strict, roundings=roundings)
@@ -254,9 +256,10 @@ def verify_study(
     from sensitivity.deploy.verify.same_model import check_study
     from sensitivity.deploy.verify.study_rows import Chosen, verify_measurements
 
-    check_study(study, wrapped.model, wrapped.layers)
-    ready = wrapped._calibrator.ready_for(list(study.recipes.values()), calibration)
-    run = partial(wrapped.deploy, engine=engine, calibration=ready or None, parts=parts, **settings)
-    chosen = Chosen(wrapped.layers.select(layers), recipe)
-    rows = verify_measurements(study, run, with_reference(wrapped.model, task), chosen=chosen, gates=gates)
-    return replace(study, measurements=rows)
+    with sole_use(wrapped.model):
+        check_study(study, wrapped.model, wrapped.layers)
+        ready = wrapped._calibrator.ready_for(list(study.recipes.values()), calibration)
+        run = partial(wrapped.deploy, engine=engine, calibration=ready or None, parts=parts, **settings)
+        chosen = Chosen(wrapped.layers.select(layers), recipe)
+        rows = verify_measurements(study, run, with_reference(wrapped.model, task), chosen=chosen, gates=gates)
+        return replace(study, measurements=rows)

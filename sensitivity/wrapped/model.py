@@ -21,6 +21,7 @@ from sensitivity.perturb.calibration.arguments import CalibrationLike
 from sensitivity.perturb.calibration.calibrator import Calibrator
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import shared_state_kept
+from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe, Scheme
 from sensitivity.records.arguments import checked
@@ -47,10 +48,11 @@ def wrap(
     Raises:
         ModelError: If this is no module or has no layer.
         TracingError: If it fails with these inputs.
+        ModelInUseError: If it is perturbed now, by a block around this call, or another thread measures it.
     """
     if not isinstance(model, nn.Module):
         raise ModelError(f"wrap() takes a torch.nn.Module, not {type(model).__name__}: {model!r:.80}.")
-    with shared_state_kept(model):
+    with sole_use(model), shared_state_kept(model):
         layers = find_layers(model, example_inputs, name=name, naming=naming)
     return Wrapped(model, layers, example_inputs)
 

@@ -15,6 +15,7 @@ from sensitivity.errors import StudyError
 from sensitivity.perturb.calibration.arguments import CalibrationLike, Images, check_calibrated, check_calibration
 from sensitivity.perturb.reference import with_reference
 from sensitivity.perturb.simulate import simulated
+from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.perturb.state.state import ModelState
 from sensitivity.quantize.calibration import Calibration
 from sensitivity.quantize.recipes import INT8
@@ -52,11 +53,16 @@ def quantized(wrapped: Wrapped, scheme: Scheme, *, calibration: CalibrationLike 
     """The simulated model for the time of a ``with`` block: the caller's own object, put back afterwards.
 
     Other layers are emulated in half precision where the scheme says so. Batch norms are not folded:
-    ``plan(scheme).simulated()`` is nearer to an engine.
+    ``plan(scheme).simulated()`` is nearer to an engine. Inside the block call the model; what measures it, also through
+    another wrap of it or in another thread, is refused: it would take the quantized model for the model itself.
+
+    Raises:
+        ModelInUseError: If the model is perturbed already, by a block around this one, or another thread measures it.
     """
-    ready = wrapped._calibrator.ready_for(scheme.recipes, calibration)
-    with simulated(wrapped.model, wrapped.layers, scheme, ready, wrapped._example_inputs):
-        yield wrapped.model
+    with sole_use(wrapped.model):
+        ready = wrapped._calibrator.ready_for(scheme.recipes, calibration)
+        with simulated(wrapped.model, wrapped.layers, scheme, ready, wrapped._example_inputs):
+            yield wrapped.model
 
 
 @checked(StudyError)

@@ -17,6 +17,7 @@ from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.half.kept import around
 from sensitivity.perturb.parameters import parameter_of
 from sensitivity.perturb.perturber import Perturber
+from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.quantize.calibration import Calibration, largest_peaks, why_unreached
 from sensitivity.records import Recipe, Scheme
 from sensitivity.weights import weights_digest
@@ -58,10 +59,12 @@ class Plans:
             ExportError: If a recipe cannot be expressed as Q/DQ, or the model cannot be copied.
             LayerNotFoundError: If a rule of the scheme selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known, or a weight is not finite.
+            ModelInUseError: If the model is perturbed now, or another thread measures it.
         """
-        _check_weights(self._model, self._layers, resolve(scheme, self._layers, model=self._layers.model))
-        basis = self._usual_basis() if example is None else make_basis(self._model, self._layers, example)
-        return make_plan(self._model, basis, scheme, calibrations, target=target)
+        with sole_use(self._model):
+            _check_weights(self._model, self._layers, resolve(scheme, self._layers, model=self._layers.model))
+            basis = self._usual_basis() if example is None else make_basis(self._model, self._layers, example)
+            return make_plan(self._model, basis, scheme, calibrations, target=target)
 
     def _usual_basis(self) -> Basis:
         if self._basis is None or self._basis.digest != weights_digest(self._model):

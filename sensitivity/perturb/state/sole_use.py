@@ -1,11 +1,11 @@
-"""One thread at a time measures a model; models of different threads share the generators of random numbers."""
+"""One thread at a time measures a model, and none while it is perturbed; all threads share the random generators."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import nn
@@ -16,11 +16,12 @@ from sensitivity.layers.trace.generators import RandomState
 
 @dataclass(eq=False)
 class _Use:
-    """One thread that measures a model."""
+    """One thread that measures a model, or perturbs it."""
 
     thread: threading.Thread
     model: nn.Module
     modules: frozenset[int]  # by id: alive as long as the model is
+    perturbs: bool = False
 
 
 @dataclass(eq=False)
@@ -40,33 +41,64 @@ _draws: list[_Draw] = []
 def sole_use(model: nn.Module) -> Iterator[None]:
     """No other thread may measure this model, or one that shares modules with it, for the time of a ``with`` block.
 
-    The same thread may enter several of them.
+    The same thread may enter several of them, but none while the model is perturbed: what is measured then would be
+    taken for the model's own.
 
     Raises:
-        ModelInUseError: If another thread measures it already.
+        ModelInUseError: If another thread measures it already, or it is perturbed now.
     """
+    use = _use_of(model)
+    with _listed(use, lambda other: other.perturbs or other.thread is not use.thread):
+        yield
+
+
+@contextlib.contextmanager
+def perturbed(model: nn.Module) -> Iterator[None]:
+    """Nothing may measure this model, or one that shares modules with it, for the time of a ``with`` block."""
+    with _listed(replace(_use_of(model), perturbs=True), lambda _: False):
+        yield
+
+
+def _use_of(model: nn.Module) -> _Use:
+    """This thread's use of a model; its modules are known where it is within another one."""
     thread = threading.current_thread()
     around = next((known for known in _uses if known.thread is thread and known.model is model), None)
-    use = _Use(thread, model, around.modules if around is not None else frozenset(map(id, model.modules())))
+    return _Use(thread, model, around.modules if around is not None else frozenset(map(id, model.modules())))
+
+
+@contextlib.contextmanager
+def _listed(use: _Use, excludes: Callable[[_Use], bool]) -> Iterator[None]:
+    """One of the uses for the time of a ``with`` block.
+
+    Raises:
+        ModelInUseError: If one of those that it excludes shares modules with it.
+    """
     try:
         with _lock:
-            other = next(
-                (known for known in _uses if known.thread is not use.thread and known.modules & use.modules), None
-            )
+            other = next((known for known in _uses if excludes(known) and known.modules & use.modules), None)
             if other is None:
                 _uses.append(use)
         if other is not None:
-            name = type(model).__name__
-            raise ModelInUseError(
-                f"{name} is being measured in another thread ({other.thread.name}), and two measurements of one model "
-                f"would perturb each other. Wait until that one ends, or wrap a copy: sv.wrap(copy.deepcopy(model), "
-                "...)."
-            )
+            raise ModelInUseError(_why_in_use(use, other))
         yield
     finally:
         with _lock:
             if use in _uses:
                 _uses.remove(use)
+
+
+def _why_in_use(use: _Use, other: _Use) -> str:
+    name = type(use.model).__name__
+    if other.thread is use.thread:
+        return (
+            f"{name} is perturbed now, by a `with wrapped.quantized(...)` block or a sweep around this call, which would "
+            "take the perturbed network for the model itself. Leave that block first; inside it, call the model. "
+            "wrapped.evaluate(task, scheme) scores a scheme, and scheme.quantize(pattern, recipe) puts two into one."
+        )
+    return (
+        f"{name} is being measured in another thread ({other.thread.name}), and two measurements of one model would "
+        "perturb each other. Wait until that one ends, or wrap a copy: sv.wrap(copy.deepcopy(model), ...)."
+    )
 
 
 @contextlib.contextmanager
