@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
@@ -19,11 +19,27 @@ class Batch:
         inputs: Positional arguments of the model's forward, usually one float tensor (N, C, H, W).
         images: Position of each of the N images in the task's data set, in the order of the batch.
         context: Whatever the task needs to turn outputs into predictions, e.g. original image sizes.
+        keywords: Keyword arguments of the model's forward.
     """
 
     inputs: tuple[Any, ...]
     images: tuple[int, ...]
     context: Any = None
+    keywords: Mapping[str, Any] = field(default_factory=dict)
+
+
+def arguments_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Positional and keyword arguments of a forward pass.
+
+    Args:
+        example_inputs: A tuple gives positional arguments, a dict with text keys keyword arguments, anything else
+            (a tensor, a list of images) is the one positional argument.
+    """
+    if isinstance(example_inputs, tuple):
+        return example_inputs, {}
+    if isinstance(example_inputs, Mapping) and all(isinstance(key, str) for key in example_inputs):
+        return (), dict(example_inputs)
+    return (example_inputs,), {}
 
 
 @runtime_checkable
@@ -75,7 +91,7 @@ class Task(Protocol):
         """Run the model on a batch: one prediction for each image of it.
 
         Args:
-            model: Called with ``*batch.inputs``.
+            model: Called with ``*batch.inputs, **batch.keywords``.
             batch: One of ``batches``.
         """
 

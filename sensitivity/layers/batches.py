@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from sensitivity.errors import CalibrationError, SensitivityError
-from sensitivity.layers.trace.inputs import arguments_of, tensors_in
+from sensitivity.contracts.task import arguments_of
+from sensitivity.layers.trace.inputs import tensors_in
 
 _MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)
 

@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sensitivity.layers.trace.inputs import arguments_of, on_device_of
+from sensitivity.contracts.task import arguments_of
+from sensitivity.layers.trace.inputs import on_device_of
 from sensitivity.perturb.activations import Hooks, activation_hooks, observer
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched

@@ -135,7 +135,7 @@ class Classification:
         Raises:
             PredictionError: If the scores are not (N, classes), not finite, or of too few classes for the labels.
         """
-        outputs = self._adapter(run_on(model, batch.inputs))
+        outputs = self._adapter(run_on(model, batch))
         if outputs is None:
             raise PredictionError("the adapter returned None; expected scores (N, classes). Does it lack a return?")
         scores = as_array(outputs)

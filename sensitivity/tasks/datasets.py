@@ -270,7 +270,7 @@ def to_device(inputs: tuple[Any, ...], model: Any) -> tuple[Any, ...]:
     """Tensors in the inputs, also in lists and dicts, on the device of the model's first parameter, if it has one.
 
     Args:
-        inputs: Positional arguments of the model's forward.
+        inputs: Arguments of the model's forward.
         model: A module, or any callable.
     """
     parameter = next(model.parameters(), None) if isinstance(model, torch.nn.Module) else None
@@ -281,18 +281,19 @@ def to_device(inputs: tuple[Any, ...], model: Any) -> tuple[Any, ...]:
     return moved
 
 
-def run_on(model: Callable[..., Any], inputs: tuple[Any, ...]) -> Any:
+def run_on(model: Callable[..., Any], batch: Batch) -> Any:
     """What a model returns for a batch, on its own device.
 
     Raises:
         PredictionError: If it cannot take the batch; the message has its shape and the model's own error.
     """
+    args, keywords = to_device((batch.inputs, dict(batch.keywords)), model)
     try:
-        return model(*to_device(inputs, model))
+        return model(*args, **keywords)
     except (SensitivityError, torch.OutOfMemoryError):
         raise
     except _MODEL_ERRORS as error:
-        tensors = [value for value in inputs if isinstance(value, torch.Tensor)]
+        tensors = [value for value in (*args, *keywords.values()) if isinstance(value, torch.Tensor)]
         shown = ", ".join(f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}" for image in tensors)
         raise PredictionError(
             f"the model failed on a batch of the task, {shown or 'which holds no tensor'}: {type(error).__name__}: "

@@ -165,7 +165,7 @@ class DetectionTask(abc.ABC):
         Raises:
             PredictionError: If the adapter's result has a wrong form, a number that is not finite or an unknown label.
         """
-        outputs = run_on(model, batch.inputs)
+        outputs = run_on(model, batch)
         predictions: Any = self._adapter(outputs, list(batch.context))
         if not isinstance(predictions, list | tuple):
             kind = type(predictions).__name__

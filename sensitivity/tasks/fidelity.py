@@ -11,11 +11,13 @@ import numpy.typing as npt
 import torch
 
 from sensitivity.contracts import Batch
+from sensitivity.contracts.task import arguments_of
 from sensitivity.errors import PredictionError, TaskError
 from sensitivity.records.arguments import checked
 from sensitivity.records.decibels import CEILING_DB, decibels
 from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, predicted_positions, run_on
 from sensitivity.tasks.fingerprint import fingerprint
+from sensitivity.tasks.images.samples import leaves
 from sensitivity.weights import weights_digest
 
 Floats = npt.NDArray[np.float64]
@@ -30,11 +32,14 @@ class FeatureFidelity:
 
     Args:
         inputs: Images as the model takes them: a tensor (N, ...), or a sequence of N tensors without batch dimension.
-        batch_size: Inputs in a batch; with more than 1 the first dimension of every output must be the batch.
+            For a model that takes several arguments a sequence of tuples (positional arguments) or dicts (keyword
+            arguments), each with the batch dimension, as calibration takes them; each is one input of the task.
+        batch_size: Inputs in a batch; with more than 1 the first dimension of every output must be the batch. Tuples
+            and dicts are run one by one.
         name: Short text for titles.
 
     Raises:
-        TaskError: If there are no inputs, or they are no tensors.
+        TaskError: If there are no inputs, or they are no tensors, and no tuples or dicts with tensors.
 
     Example:
         >>> model = torch.nn.Linear(3, 2)
@@ -50,14 +55,17 @@ class FeatureFidelity:
 
     @checked(TaskError)
     def __init__(
-        self, inputs: torch.Tensor | Sequence[torch.Tensor], *, batch_size: int = 8, name: str = "output fidelity"
+        self,
+        inputs: torch.Tensor | Sequence[torch.Tensor | tuple[Any, ...] | Mapping[str, Any]],
+        *,
+        batch_size: int = 8,
+        name: str = "output fidelity",
     ) -> None:
         if isinstance(inputs, torch.Tensor) and not inputs.dim():
             raise TaskError(f"inputs={inputs!r} holds no images. Give a tensor (N, ...), or one tensor an image.")
         self._inputs = list(inputs)
-        if not self._inputs or not all(isinstance(image, torch.Tensor) for image in self._inputs):
-            raise TaskError("inputs= holds no tensors. Give a tensor (N, ...) or a sequence of tensors, one an image.")
-        self._batch_size = check_batch_size(batch_size)
+        self._takes_arguments = bool(self._inputs) and not isinstance(self._inputs[0], torch.Tensor)
+        self._batch_size = 1 if self._takes_arguments else check_batch_size(batch_size)
         _check_inputs(self._inputs, self._batch_size)
         self.name = name
         self._reference: list[Floats] | None = None
@@ -148,15 +156,22 @@ class FeatureFidelity:
         No number that the model computed is in it: those differ in the last bit between machines and batch sizes.
         """
         kind = f"{type(self).__module__}.{type(self).__qualname__}"
-        inputs = [part for image in self._inputs for part in _described(as_array(image.double()))]
+        inputs = (
+            leaves(self._inputs)
+            if self._takes_arguments
+            else [part for image in self._inputs for part in _described(as_array(image.double()))]
+        )
         return fingerprint([kind, *inputs, "reference", *self._reference_model])
 
     def _batch(self, positions: tuple[int, ...]) -> Batch:
+        if self._takes_arguments:
+            args, keywords = arguments_of(self._inputs[positions[0]])
+            return Batch(inputs=args, images=positions, keywords=keywords)
         return Batch(inputs=(torch.stack([self._inputs[position] for position in positions]),), images=positions)
 
     def _outputs(self, model: Callable[..., Any], batch: Batch) -> list[Floats]:
         """All outputs for each image of the batch, as one vector."""
-        tensors = list(_tensors(run_on(model, batch.inputs)))
+        tensors = list(_tensors(run_on(model, batch)))
         count = len(batch.images)
         if not tensors:
             raise PredictionError("the model returned no floating-point tensor to compare.")
@@ -170,11 +185,30 @@ class FeatureFidelity:
         return list(joined)
 
 
-def _check_inputs(inputs: Sequence[torch.Tensor], batch_size: int) -> None:
-    """Refuse inputs that cannot be stacked, and those that hold no numbers.
+def _check_inputs(inputs: Sequence[Any], batch_size: int) -> None:
+    """Refuse inputs that are none, that cannot be stacked, and that hold no numbers.
 
     Raises:
         TaskError: If there is one of these.
+    """
+    held = [list(_tensors(image, of_any_type=True)) for image in inputs]
+    kinds = {isinstance(image, torch.Tensor) for image in inputs}
+    if len(kinds) != 1 or not all(held) or not all(isinstance(i, torch.Tensor | tuple | Mapping) for i in inputs):
+        raise TaskError(
+            "inputs= holds no tensors. Give a tensor (N, ...) or a sequence of tensors, one an image; for a model that "
+            "takes several arguments a sequence of tuples or dicts of them, each with the batch dimension."
+        )
+    for position, tensors in enumerate(held):
+        _check_finite(tensors, position)
+    if kinds == {True}:
+        _check_one_size(inputs, batch_size)
+
+
+def _check_one_size(inputs: Sequence[torch.Tensor], batch_size: int) -> None:
+    """Refuse images that cannot be stacked.
+
+    Raises:
+        TaskError: If there are some, and they come in batches.
     """
     kinds = sorted({f"{str(image.dtype).removeprefix('torch.')} {tuple(image.shape)}" for image in inputs})
     if len(kinds) > 1 and batch_size > 1:
@@ -182,8 +216,17 @@ def _check_inputs(inputs: Sequence[torch.Tensor], batch_size: int) -> None:
             f"inputs= holds images of {len(kinds)} kinds, e.g. {kinds[0]} and {kinds[1]}, which do not fit into one "
             "batch. Use batch_size=1, or bring them to one size."
         )
-    for position, image in enumerate(inputs):
-        if image.is_floating_point() and not bool(image.isfinite().all()):
+
+
+def _check_finite(tensors: Sequence[torch.Tensor], position: int) -> None:
+    """Refuse NaN and infinity; among several arguments a mask of attention may hold -infinity.
+
+    Raises:
+        TaskError: If there is one.
+    """
+    for image in tensors:
+        is_bad = image.isnan() if len(tensors) > 1 else ~image.isfinite()
+        if image.is_floating_point() and bool(is_bad.any()):
             raise TaskError(
                 f"inputs[{position}], a tensor of shape {tuple(image.shape)}, holds NaN or infinite values. Check how "
                 "the images are loaded and preprocessed."
@@ -202,20 +245,20 @@ def _identity(model: Callable[..., Any]) -> Iterator[str]:
         yield weights_digest(model)
 
 
-def _tensors(outputs: Any) -> Iterator[torch.Tensor]:
-    """Floating-point tensors, depth first."""
-    if isinstance(outputs, torch.Tensor):
-        if outputs.is_floating_point():
-            yield outputs
-    elif isinstance(outputs, Mapping):
-        for value in outputs.values():
-            yield from _tensors(value)
-    elif isinstance(outputs, list | tuple):
-        for value in outputs:
-            yield from _tensors(value)
-    elif is_dataclass(outputs) and not isinstance(outputs, type):
-        for field in fields(outputs):
-            yield from _tensors(getattr(outputs, field.name))
+def _tensors(tree: Any, *, of_any_type: bool = False) -> Iterator[torch.Tensor]:
+    """Floating-point tensors, or all, depth first."""
+    if isinstance(tree, torch.Tensor):
+        if of_any_type or tree.is_floating_point():
+            yield tree
+    elif isinstance(tree, Mapping):
+        for value in tree.values():
+            yield from _tensors(value, of_any_type=of_any_type)
+    elif isinstance(tree, list | tuple):
+        for value in tree:
+            yield from _tensors(value, of_any_type=of_any_type)
+    elif is_dataclass(tree) and not isinstance(tree, type):
+        for field in fields(tree):
+            yield from _tensors(getattr(tree, field.name), of_any_type=of_any_type)
 
 
 def _energies(reference: Floats, output: Floats) -> dict[str, float]:

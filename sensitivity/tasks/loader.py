@@ -39,8 +39,8 @@ class LoaderTask:
 
     Args:
         loader: Gives batches ``(inputs, targets)`` in the same order each time it is iterated: a
-            ``torch.utils.data.DataLoader`` without shuffling, or a sequence of batches. ``inputs`` is a tensor, or a
-            tuple or list of what the model's forward takes.
+            ``torch.utils.data.DataLoader`` without shuffling, or a sequence of batches. ``inputs`` is a tensor, a
+            tuple or list of what the model's forward takes, or a dict of its keyword arguments.
         metric: Object with ``update(predictions, targets)``, ``compute()`` and ``reset()``, such as
             ``torchmetrics.classification.MulticlassAccuracy(10)``; it is copied, and never changed.
         score: Where ``compute`` returns a dict, the key that layers are judged by; None where it returns a number.
@@ -130,7 +130,7 @@ class LoaderTask:
         Raises:
             PredictionError: If predictions cannot be told apart by sample.
         """
-        outputs = run_on(model, batch.inputs)
+        outputs = run_on(model, batch)
         predictions = outputs if self._adapter is None else self._adapter(outputs, batch.context)
         if predictions is None:
             raise PredictionError("the adapter returned None; expected predictions. Does it lack a return?")

@@ -240,7 +240,7 @@ class SemanticSegmentation:
 
     def _label_maps(self, model: Callable[..., Any], batch: Batch) -> list[npt.NDArray[Any]]:
         """What the adapter makes of the model's outputs, one label map for each image."""
-        outputs = run_on(model, batch.inputs)
+        outputs = run_on(model, batch)
         truths: Sequence[LabelMap] = batch.context
         sizes = [(truth.shape[0], truth.shape[1]) for truth in truths]
         if isinstance(self._adapter, LabelMaps):

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 
 from sensitivity.contracts import Batch
-from sensitivity.layers.trace.inputs import arguments_of, tensors_in
+from sensitivity.contracts.task import arguments_of
+from sensitivity.layers.trace.inputs import tensors_in
 
 
 class RecordingTask:

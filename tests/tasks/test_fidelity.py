@@ -204,3 +204,72 @@ def test_the_reference_of_a_sweep_is_of_the_models_weights() -> None:
     wrapped.evaluate(Watched(IMAGES))
     assert received == [model], "not a function, which has no device and no weights"
     assert not model._forward_pre_hooks
+
+
+class TwoInputs(nn.Module):
+    """Called with two arguments, of which the second may be left out or given by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(2)
+        self.conv = nn.Conv2d(3, 4, 3)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor, *, weights: torch.Tensor) -> torch.Tensor:
+        return self.head((self.conv(x) * weights).mean((2, 3)))
+
+
+class Positional(TwoInputs):
+    def forward(self, x: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+        return super().forward(x, weights=weights)
+
+
+def several_arguments(form: str) -> tuple[nn.Module, list[Any]]:
+    model, weights = (TwoInputs() if form == "dict" else Positional()).eval(), torch.tensor([0.5, 1.0, 2.0, 4.0])
+    items = [(image[None], weights.reshape(1, 4, 1, 1)) for image in IMAGES]
+    return model, items if form == "tuple" else [{"x": x, "weights": weights} for x, weights in items]
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_models_of_several_arguments_are_measured_on_what_they_are_calibrated_on(form: str) -> None:
+    model, inputs = several_arguments(form)
+    wrapped = sv.wrap(model, inputs[0])
+    wrapped.calibrate(inputs)
+    task, scheme = sv.FeatureFidelity(inputs, batch_size=2), sv.Scheme.all(sv.INT8)
+
+    def outputs() -> np.ndarray[Any, Any]:
+        with torch.no_grad():
+            return np.stack([(model(*i) if form == "tuple" else model(**i)).double().numpy() for i in inputs])
+
+    reference = outputs()
+    with wrapped.quantized(scheme):
+        noise = np.square(outputs() - reference).sum()
+    expected = 10 * np.log10(np.square(reference).sum() / noise)
+    assert wrapped.evaluate(task, scheme).value == pytest.approx(expected, abs=1e-9)
+    study = wrapped.analyze(task, progress=False)
+    assert [row.status for row in study.measurements] == ["ok"] * 2 and study.measurements[0].images == len(inputs)
+    assert wrapped.verify(wrapped.deploy(scheme, "torch"), task).passed
+    assert wrapped.signals(task).keys() == wrapped.signals(inputs).keys()
+    assert [list(batch.images) for batch in task.batches([3, 1])] == [[3], [1]]
+
+
+@pytest.mark.parametrize("form", ["tuple", "dict"])
+def test_the_digest_knows_every_argument(form: str) -> None:
+    model, inputs = several_arguments(form)
+    reference = FeatureFidelity(inputs).with_reference(model)
+    again = FeatureFidelity(copy.deepcopy(inputs)).with_reference(model)
+    changed = copy.deepcopy(inputs)
+    (changed[3][1] if form == "tuple" else changed[3]["weights"])[..., 0, 0] += 1
+    assert reference.digest() == again.digest() != FeatureFidelity(changed).with_reference(model).digest()
+
+
+def test_several_arguments_may_hold_a_mask_of_minus_infinity_and_no_nan() -> None:
+    FeatureFidelity([(IMAGES[:1], torch.full((2, 2), -torch.inf))])
+    with pytest.raises(TaskError, match=r"inputs\[1\], a tensor of shape \(2, 2\), holds NaN"):
+        FeatureFidelity([(IMAGES[:1], torch.ones(2, 2)), (IMAGES[:1], torch.full((2, 2), torch.nan))])
+
+
+@pytest.mark.parametrize("inputs", [[(IMAGES[:1], 3), IMAGES[0]], [{"x": 3}], [(1, 2)], [{IMAGES[:1]}]])
+def test_what_is_no_argument_of_a_model_is_refused_with_what_to_give(inputs: Any) -> None:
+    with pytest.raises(TaskError, match=r"inputs= holds no tensors\. Give a tensor .* tuples or dicts of them"):
+        FeatureFidelity(inputs)

@@ -229,3 +229,17 @@ def test_an_adapter_that_returns_nothing_is_told() -> None:
     task = sv.LoaderTask([(torch.ones(2), torch.ones(2))], metric=Total(), adapter=lambda outputs, targets: None)
     with pytest.raises(PredictionError, match="the adapter returned None; expected predictions"):
         task.predict(lambda x: x, next(iter(task.batches())))
+
+
+@pytest.mark.parametrize("source", ["list", "loader"])
+def test_a_dict_of_inputs_holds_keyword_arguments(source):
+    data = [({"left": torch.full((3,), float(i)), "right": torch.ones(3)}, torch.zeros(3)) for i in range(5)]
+    batches = DataLoader(data, batch_size=2)
+    task = sv.LoaderTask(list(batches) if source == "list" else batches, metric=Total())
+
+    def model(*, left, right):
+        return left - right
+
+    assert len(task) == 5
+    assert task.score(predictions_of(task, model)) == {"Total": 3.0 * (0 + 1 + 2 + 3 + 4) - 15}
+    assert [float(row[0]) for batch in task.batches([4, 1]) for row in batch.keywords["left"]] == [4.0, 1.0]

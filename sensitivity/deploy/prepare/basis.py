@@ -13,9 +13,11 @@ from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.multiplied import Multiplied, find_multiplied
 from sensitivity.deploy.prepare.signature import signature_of
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.trace.inputs import arguments_of, on_device_of, tensors_in
+from sensitivity.contracts.task import arguments_of
+from sensitivity.layers.trace.inputs import on_device_of, tensors_in
 from sensitivity.perturb.half.kept import KeptModules
 from sensitivity.perturb.restore import untouched
+from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.weights import weights_digest
 
 
@@ -57,14 +59,16 @@ def make_basis(model: nn.Module, layers: LayerTable, example_inputs: Any) -> Bas
     Raises:
         ExportError: If the model cannot be copied.
         TracingError: If it fails with these inputs.
+        ModelInUseError: If the model is perturbed now, or another thread measures it.
     """
     arguments = on_device_of(model, arguments_of(example_inputs))
     args, kwargs = one_sample(arguments)
-    if not _runs_singly(model, args, kwargs):
-        args, kwargs = arguments
-    folded = folded_copy(model, layers, args, kwargs)
-    multiplied = find_multiplied(folded.model, folded.layers, args, kwargs)
-    return Basis(folded.model, folded.layers, folded.kept, args, kwargs, weights_digest(model), multiplied)
+    with sole_use(model):
+        if not _runs_singly(model, args, kwargs):
+            args, kwargs = arguments
+        folded = folded_copy(model, layers, args, kwargs)
+        multiplied = find_multiplied(folded.model, folded.layers, args, kwargs)
+        return Basis(folded.model, folded.layers, folded.kept, args, kwargs, weights_digest(model), multiplied)
 
 
 def _runs_singly(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

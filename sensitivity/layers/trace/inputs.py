@@ -10,20 +10,6 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
 
-def arguments_of(example_inputs: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """Positional and keyword arguments of a forward pass.
-
-    Args:
-        example_inputs: A tuple gives positional arguments, a dict with text keys keyword arguments, anything else
-            (a tensor, a list of images) is the one positional argument.
-    """
-    if isinstance(example_inputs, tuple):
-        return example_inputs, {}
-    if isinstance(example_inputs, Mapping) and all(isinstance(key, str) for key in example_inputs):
-        return (), dict(example_inputs)
-    return (example_inputs,), {}
-
-
 def tensors_in(tree: Any) -> Iterator[Tensor]:
     """Every tensor in a nest of tuples, lists, dicts, sets, dataclasses and objects with attributes, in order."""
     if isinstance(tree, Tensor):

@@ -17,7 +17,8 @@ from torch.utils._pytree import tree_map
 from sensitivity.errors import NotRestoredError, TracingError
 from sensitivity.layers.trace.fakes import Fakes, garbage_waits
 from sensitivity.layers.trace.generators import generators_forked
-from sensitivity.layers.trace.inputs import arguments_of, tensors_in
+from sensitivity.contracts.task import arguments_of
+from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.layers.trace.leaks import Execution, replace_leaks
 from sensitivity.layers.trace.modes import TorchModes
 from sensitivity.layers.trace.recorder import TapeRecorder, module_calls_noted

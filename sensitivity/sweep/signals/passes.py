@@ -30,5 +30,7 @@ def output_passes(model: nn.Module, images: Task | Iterable[Any], example_inputs
 
 
 def _by_itself(model: nn.Module, task: Task, batch: Batch) -> Callable[[], Any]:
-    inputs = ready_for_autograd(on_device_of(model, batch.inputs))
-    return partial(model, *inputs) if inputs else partial(outputs_inside, model, task, batch)
+    if not batch.inputs and not batch.keywords:
+        return partial(outputs_inside, model, task, batch)
+    args, keywords = ready_for_autograd(on_device_of(model, (batch.inputs, dict(batch.keywords))))
+    return partial(model, *args, **keywords)

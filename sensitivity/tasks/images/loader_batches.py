@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, SequentialSampler, Subset
 
 from sensitivity.contracts import Batch
+from sensitivity.contracts.task import arguments_of
 from sensitivity.errors import TaskError
 from sensitivity.tasks.fingerprint import fingerprint
 from sensitivity.tasks.images.samples import leaves, picked
@@ -51,7 +52,7 @@ class LoaderBatches:
         sizes = [_batch_length(self._pair(batch)[0]) for batch in self._loader]
         return sizes if self.per_sample else [1] * len(sizes)
 
-    def _pair(self, batch: Any) -> tuple[tuple[Any, ...], Any]:
+    def _pair(self, batch: Any) -> tuple[tuple[Any, ...] | Mapping[str, Any], Any]:
         unpacked = batch if self._unpack is None else self._unpack(batch)
         if not isinstance(unpacked, list | tuple) or len(unpacked) != 2:
             raise TaskError(
@@ -59,6 +60,8 @@ class LoaderBatches:
                 "makes such a pair of a batch."
             )
         inputs, targets = unpacked
+        if isinstance(inputs, Mapping):
+            return inputs, targets
         return (tuple(inputs) if isinstance(inputs, list | tuple) else (inputs,)), targets
 
     def batches(self, positions: tuple[int, ...]) -> Iterator[Batch]:
@@ -69,11 +72,12 @@ class LoaderBatches:
         runs = list(_runs(positions, np.cumsum([0, *self._sizes])))
         for run, batch in zip(runs, self._in_order([run.batch for run in runs]), strict=True):
             inputs, targets = self._pair(batch)
+            args, keywords = arguments_of(inputs)
             if self.per_sample:
                 count = self._sizes[run.batch]
-                inputs = tuple(picked(value, run.offsets, count) for value in inputs)
-                targets = picked(targets, run.offsets, count)
-            yield Batch(inputs=inputs, images=run.positions, context=targets)
+                args = tuple(picked(value, run.offsets, count) for value in args)
+                keywords, targets = (picked(values, run.offsets, count) for values in (keywords, targets))
+            yield Batch(inputs=args, images=run.positions, context=targets, keywords=keywords)
 
     def _in_order(self, numbers: list[int]) -> Iterator[Any]:
         """The loader's batches of these numbers; kept in memory only where they are asked for out of order."""
@@ -97,7 +101,8 @@ class LoaderBatches:
         for batch in subset:
             inputs, targets = self._pair(batch)
             last = min(first + loader.batch_size, len(positions))
-            yield Batch(inputs=inputs, images=positions[first:last], context=targets)
+            args, keywords = arguments_of(inputs)
+            yield Batch(inputs=args, images=positions[first:last], context=targets, keywords=keywords)
             first = last
 
     def digest(self) -> str:
@@ -124,7 +129,9 @@ def _runs(positions: Sequence[int], first: Any) -> Iterator[_Run]:
             start = i
 
 
-def _batch_length(inputs: tuple[Any, ...]) -> int:
+def _batch_length(inputs: Any) -> int:
+    args, keywords = arguments_of(inputs)
+    inputs = (*args, *keywords.values())
     sized = [value for value in inputs if isinstance(value, torch.Tensor | np.ndarray) and value.ndim]
     if sized:
         return len(sized[0])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.layers.trace.inputs import arguments_of
+from sensitivity.contracts.task import arguments_of
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.replay.replayer import Replayer
