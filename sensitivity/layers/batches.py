@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from sensitivity.errors import CalibrationError, SensitivityError
 from sensitivity.contracts.task import arguments_of
+from sensitivity.errors import CalibrationError, SensitivityError
 from sensitivity.layers.trace.inputs import tensors_in
 
 _MODEL_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, AssertionError)

@@ -22,6 +22,7 @@ FLAGS = (
     "shared",
     "computed-weight",
     "dynamic-kernel",
+    "batched-weight",
 )
 KINDS = ("independent", "res", "fmb", "mb", "csp", "att")
 ROLES = (

@@ -23,7 +23,8 @@ class Layer:
             ``position``, ``qkv``, ``scale-depthwise``, ``scale-pointwise``, ``proj``, ``shortcut``, ``neck``,
             ``output``.
         flags: What its structure says: ``exit``, ``attention-pointwise``, ``depthwise``, ``stem``, ``output``,
-            ``no-norm``, ``no-activation``, ``shared``, ``computed-weight``, ``dynamic-kernel``.
+            ``no-norm``, ``no-activation``, ``shared``, ``computed-weight``, ``dynamic-kernel``,
+            ``batched-weight``.
         norm: Class of the normalisation that follows by data flow, or None.
         activation: Activation that follows by data flow, e.g. ``ReLU`` or ``GELU(tanh)``, or None.
         calls: How often one forward pass runs the module; more than one for a shared head.

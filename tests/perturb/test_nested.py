@@ -82,7 +82,8 @@ def test_what_measures_the_model_is_refused_inside_a_block_with_what_to_do(recip
             sv.wrap(wrapped.model, IMAGES[:1])
         with refused():
             sv.wrap(wrapped.model[0], IMAGES[:1])
-    assert len(wrapped.calibrations) == kept and kept - before == int(recipe.needs_calibration)
+    assert len(wrapped.calibrations) == kept
+    assert kept - before == int(recipe.needs_calibration)
     assert not again.calibrations
     assert wrapped.evaluate(FEATURES).value == 150
 
@@ -127,7 +128,8 @@ def test_what_a_task_measures_while_a_sweep_has_the_model_perturbed_is_refused()
         return float(model(IMAGES).mean())
 
     wrapped.analyze(sv.callback_task(metric), sv.INT4_WEIGHTS, progress=False)
-    assert len(errors) == len(wrapped.layers) and "a sweep around this call" in errors[0]
+    assert len(errors) == len(wrapped.layers)
+    assert "a sweep around this call" in errors[0]
 
 
 def test_the_model_can_be_measured_again_after_an_error_inside_the_block() -> None:

@@ -247,7 +247,8 @@ def test_models_of_several_arguments_are_measured_on_what_they_are_calibrated_on
     expected = 10 * np.log10(np.square(reference).sum() / noise)
     assert wrapped.evaluate(task, scheme).value == pytest.approx(expected, abs=1e-9)
     study = wrapped.analyze(task, progress=False)
-    assert [row.status for row in study.measurements] == ["ok"] * 2 and study.measurements[0].images == len(inputs)
+    assert [row.status for row in study.measurements] == ["ok"] * 2
+    assert study.measurements[0].images == len(inputs)
     assert wrapped.verify(wrapped.deploy(scheme, "torch"), task).passed
     assert wrapped.signals(task).keys() == wrapped.signals(inputs).keys()
     assert [list(batch.images) for batch in task.batches([3, 1])] == [[3], [1]]

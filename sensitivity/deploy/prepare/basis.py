@@ -9,11 +9,11 @@ from typing import Any
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map
 
+from sensitivity.contracts.task import arguments_of
 from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.multiplied import Multiplied, find_multiplied
 from sensitivity.deploy.prepare.signature import signature_of
 from sensitivity.layers.table import LayerTable
-from sensitivity.contracts.task import arguments_of
 from sensitivity.layers.trace.inputs import on_device_of, tensors_in
 from sensitivity.perturb.half.kept import KeptModules
 from sensitivity.perturb.restore import untouched

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from math import prod
 
 from sensitivity.layers.dataflow.dynamic_kernels import samples_of
 from sensitivity.layers.dataflow.flow import Flow, Follower
 from sensitivity.layers.dataflow.left_out import PLAIN, no_layers, why_unchangeable
 from sensitivity.layers.dataflow.operators import FUSED_NORMS, PADS, VIEWS
-from sensitivity.layers.dataflow.products import CONVOLUTIONS, PARTS, axis_before, origin_of
+from sensitivity.layers.dataflow.products import CONVOLUTIONS, PARTS, WeightOrigin, axis_before, origin_of
 from sensitivity.layers.dataflow.weighted import Weighted, find_weighted
 from sensitivity.layers.trace.tape import Call, Op, Tape
 from sensitivity.records import SkippedModule
@@ -57,6 +58,7 @@ class Site:
             parameter itself.
         runs_in: Path of the module in whose calls the operator runs, where its input is not simply what the layer's own
             module is called with; else None.
+        batched_weight: Whether the weight is several matrices, one for each group: (G, in, out) in a batched product.
         dynamic_kernel: Whether the weight depends on the model's input: it is mixed, scaled or chosen in each pass.
     """
 
@@ -73,6 +75,7 @@ class Site:
     output_axis: int | None
     runs_in: str | None = None
     dynamic_kernel: bool = False
+    batched_weight: bool = False
     calls: list[SiteCall] = field(default_factory=list)
 
     @property
@@ -146,6 +149,7 @@ def _site(tape: Tape, flow: Flow, group: list[Weighted], *, is_alone: bool) -> S
     site.dynamic_kernel = any(product.is_dynamic for product in group)
     site.calls = [_site_call(tape, flow, site, product) for product in group]
     origins = [origin_of(tape, product.weight, product.axis) for product in group]
+    site.batched_weight = any(map(partial(_is_batched, tape), group, origins))
     axes = {origin.axis for origin in origins}
     itself = all(tape.values[origin.value].parameter is not None for origin in origins)
     operators = {product.op for product in group}
@@ -157,6 +161,14 @@ def _site(tape: Tape, flow: Flow, group: list[Weighted], *, is_alone: bool) -> S
     if site.output_axis is None or not plain:
         site.runs_in = _home(tape, group)
     return site
+
+
+def _is_batched(tape: Tape, product: Weighted, origin: WeightOrigin) -> bool:
+    """Whether an operator multiplies by several matrices of a weight; those that it is expanded to do not count."""
+    if tape.ops[product.op].name in CONVOLUTIONS:
+        return False
+    shape = tape.values[product.weight].shape
+    return min(prod(shape), prod(tape.values[origin.value].shape)) > prod(shape[-2:])
 
 
 def _called_plainly(tape: Tape, group: list[Weighted]) -> bool:

@@ -171,6 +171,7 @@ def _flags(site: Site, places: _Places) -> frozenset[str]:
         "shared": len(site.calls) > 1,
         "computed-weight": site.computed_weight,
         "dynamic-kernel": site.dynamic_kernel,
+        "batched-weight": site.batched_weight,
     }
     return frozenset(flag for flag, holds in facts.items() if holds)
 

@@ -14,10 +14,10 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._pytree import tree_map
 
+from sensitivity.contracts.task import arguments_of
 from sensitivity.errors import NotRestoredError, TracingError
 from sensitivity.layers.trace.fakes import Fakes, garbage_waits
 from sensitivity.layers.trace.generators import generators_forked
-from sensitivity.contracts.task import arguments_of
 from sensitivity.layers.trace.inputs import tensors_in
 from sensitivity.layers.trace.leaks import Execution, replace_leaks
 from sensitivity.layers.trace.modes import TorchModes

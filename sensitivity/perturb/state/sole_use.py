@@ -91,8 +91,8 @@ def _why_in_use(use: _Use, other: _Use) -> str:
     name = type(use.model).__name__
     if other.thread is use.thread:
         return (
-            f"{name} is perturbed now, by a `with wrapped.quantized(...)` block or a sweep around this call, which would "
-            "take the perturbed network for the model itself. Leave that block first; inside it, call the model. "
+            f"{name} is perturbed now, by a `with wrapped.quantized(...)` block or a sweep around this call, which "
+            "would take the perturbed network for the model itself. Leave that block first; inside it, call the model. "
             "wrapped.evaluate(task, scheme) scores a scheme, and scheme.quantize(pattern, recipe) puts two into one."
         )
     return (

@@ -14,8 +14,8 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_flatten
 
 import sensitivity as sv
-from sensitivity.errors import LayerNotFoundError, ModelError
 from sensitivity.contracts.task import arguments_of
+from sensitivity.errors import LayerNotFoundError, ModelError
 from sensitivity.perturb.half.half_precision import in_half_precision
 from sensitivity.perturb.half.kept import find_kept
 from tests.models import CASES
