@@ -73,17 +73,17 @@ def test_what_measures_the_model_is_refused_inside_a_block_with_what_to_do(recip
     again = sv.wrap(wrapped.model, IMAGES[:1])
     scheme, before = sv.Scheme.all(recipe), len(wrapped.calibrations)
     with wrapped.quantized(scheme, calibration=IMAGES if recipe.needs_calibration else None):
-        kept = len(wrapped.calibrations)
+        after = len(wrapped.calibrations)
         for name, verb in REFUSED.items():
-            for one in (wrapped, again):
+            for either in (wrapped, again):
                 with refused():
-                    pytest.fail(f"{name} gave {verb(one, study, deployed)!r}")
+                    pytest.fail(f"{name} gave {verb(either, study, deployed)!r}")
         with refused():
             sv.wrap(wrapped.model, IMAGES[:1])
         with refused():
             sv.wrap(wrapped.model[0], IMAGES[:1])
-    assert len(wrapped.calibrations) == kept
-    assert kept - before == int(recipe.needs_calibration)
+    assert len(wrapped.calibrations) == after
+    assert after - before == int(recipe.needs_calibration)
     assert not again.calibrations
     assert wrapped.evaluate(FEATURES).value == 150
 

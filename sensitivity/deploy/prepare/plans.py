@@ -18,6 +18,7 @@ from sensitivity.perturb.half.kept import around
 from sensitivity.perturb.parameters import parameter_of
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.state.sole_use import sole_use
+from sensitivity.perturb.weights import folded_scale
 from sensitivity.quantize.calibration import Calibration, largest_peaks, why_unreached
 from sensitivity.records import Recipe, Scheme
 from sensitivity.weights import weights_digest
@@ -116,18 +117,24 @@ def make_plan(
 
 
 def _check_weights(model: nn.Module, layers: LayerTable, recipes: Mapping[str, Recipe]) -> None:
-    """Nothing, if every layer that is to be quantized has a weight of numbers.
+    """Nothing, if every layer that is to be quantized has a weight of numbers, and every norm that is folded as well.
 
     Raises:
         CalibrationError: If one holds NaN or infinity.
     """
-    for layer in (layer for layer in layers if layer.name in recipes):
-        if not bool(parameter_of(model, layer).isfinite().all()):
+    for layer in layers:
+        if layer.name in recipes and not bool(parameter_of(model, layer).isfinite().all()):
             raise CalibrationError(
                 f"{layer.name}: its weight, or the norm behind it, holds NaN or infinite values, which cannot be "
                 "quantized. Check the weights that were loaded, or leave the layer in float:",
                 python=f"scheme.protect({layer.name!r}).",
                 shell="a scheme that does not name it.",
+            )
+        scale = folded_scale(model, layer)
+        if scale is not None and not bool(scale.isfinite().all()):
+            raise CalibrationError(
+                f"{layer.name}: the norm behind it, {layer.norm_module}, scales channels by NaN or infinite values, "
+                "and cannot be folded. Check the weights and statistics that were loaded."
             )
 
 

@@ -69,6 +69,8 @@ def check_output(name: str, passes: Sequence[tuple[Tensor | None, ...]]) -> Outp
         reason = "shapes differ between simulation and fp32: quantization changes how much is returned"
     if not elements and not shapes:
         return OutputCheck(name, 0, reason=reason or "no elements")
+    if any(simulated is not None and bool(simulated.isnan().any()) for _, simulated, _ in passes):
+        return OutputCheck(name, elements, -math.inf, reason="the simulation returns NaN, which proves nothing")
     if any(tensor is not None and tensor.is_floating_point() for tensors in passes for tensor in tensors):
         sqnr = -math.inf if shapes else _sqnr_db(pairs)
         return OutputCheck(name, elements, sqnr, _sqnr_db(basis) if basis else None, reason=reason)

@@ -35,11 +35,25 @@ def test_deploying_a_weight_that_is_not_finite_is_an_error_that_names_its_layer(
         wrapped.deploy(sv.Scheme.all(recipe), engine)
 
 
-@pytest.mark.filterwarnings("ignore:One of rtol or atol is not valid")
-def test_so_is_one_whose_norm_makes_it_so() -> None:
+@pytest.mark.parametrize("scheme", [sv.Scheme.all(sv.INT8_WEIGHTS), sv.Scheme()], ids=["quantized", "in float"])
+@pytest.mark.parametrize("tensor", ["weight", "running_var"])
+def test_so_is_one_whose_norm_makes_it_so(tensor: str, scheme: sv.Scheme) -> None:
     model = net()
     wrapped = sv.wrap(model, torch.randn(1, 3, 8, 8))
     with torch.no_grad():
-        model[1].weight[0] = math.nan
-    with pytest.raises(CalibrationError, match=r"^layers:0:0: its weight, or the norm behind it, holds NaN"):
-        wrapped.plan(sv.Scheme.all(sv.INT8_WEIGHTS))
+        getattr(model[1], tensor)[0] = math.nan
+    with pytest.raises(CalibrationError, match=r"^layers:0:0: the norm behind it, 1, scales channels by NaN"):
+        wrapped.plan(scheme)
+
+
+@pytest.mark.parametrize("engine", ["torch", "onnxruntime"])
+def test_outputs_that_are_nan_are_not_verified(engine: str) -> None:
+    """They are equal, and prove nothing: the signal-to-noise ratio had been infinite."""
+    pytest.importorskip("onnxruntime")
+    model = net()
+    wrapped = sv.wrap(model, torch.randn(1, 3, 8, 8))
+    with torch.no_grad():
+        model[3].bias[1] = math.nan
+    verification = wrapped.verify(wrapped.deploy(sv.Scheme.all(sv.INT8_WEIGHTS), engine))
+    assert not verification.passed
+    assert "the simulation returns NaN" in str(verification)
