@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, overload
 
 from sensitivity.errors import LayerNotFoundError
 from sensitivity.layers.select import select
-from sensitivity.markup.elements import Markup, element, html_table, listed
+from sensitivity.markup.elements import Markup, breakable, element, html_table, listed
 from sensitivity.markup.view import view
 from sensitivity.records import Layer, SkippedModule
 from sensitivity.records.arguments import checked
@@ -119,7 +119,7 @@ def _view(layers: LayerTable) -> str:
 def _stage_view(name: str, layers: Sequence[Layer], *, opened: bool) -> Markup:
     rows = [
         (
-            *(layer.name, layer.module, layer.kind, layer.role, " ".join(sorted(layer.flags))),
+            *(layer.name, breakable(layer.module), layer.kind, layer.role, " ".join(sorted(layer.flags))),
             *(layer.norm or "", layer.activation or "", str(layer.calls), f"{layer.parameters:,}"),
             "" if layer.macs is None else f"{layer.macs:,}",
         )

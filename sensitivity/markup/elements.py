@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from html import escape
 from itertools import repeat
 
-_VOID = frozenset({"br", "hr", "img", "input", "link", "meta"})
+_VOID = frozenset({"br", "hr", "img", "input", "link", "meta", "wbr"})
 
 
 class Markup(str):
@@ -43,6 +43,11 @@ def element(tag: str, *content: str, **attributes: str | bool | int | None) -> M
     if tag in _VOID:
         return Markup(f"<{tag}{written}>")
     return Markup(f"<{tag}{written}>{joined(*content)}</{tag}>")
+
+
+def breakable(path: str) -> Markup:
+    """A module's path that can be broken into lines behind its dots, so that a table of paths fits its place."""
+    return joined(*path.split("."), between=f".{element('wbr')}")
 
 
 def listed(items: Iterable[str]) -> Markup:

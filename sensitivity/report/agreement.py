@@ -78,11 +78,13 @@ def fragment(record: VerificationRecord, picture: str = "") -> str:
         record: What was found.
         picture: An ``<svg>`` element to show above the table.
     """
+    shown = len(COLUMNS) if any(check.reason for check in record.layers) else COLUMNS.index("reason")
+    cells = [(name, elements.breakable(module), *others)[:shown] for name, module, *others in rows(record)]
     return view(
         elements.element("strong", title(record)),
         facts_list(record),
         elements.Markup(picture),
-        elements.html_table(COLUMNS, rows(record), numeric=NUMERIC, row_classes=row_classes(record)),
+        elements.html_table(COLUMNS[:shown], cells, numeric=NUMERIC[:shown], row_classes=row_classes(record)),
     )
 
 

@@ -94,7 +94,7 @@ def facts(record: TunedRecord) -> list[tuple[str, str]]:
             f"{drop} on {record.score.images} images",
         ),
         ("layers", _layers(record)),
-        ("bytes of parameters", str(record.size_bytes)),
+        ("bytes of parameters", f"{record.size_bytes:,}"),
     ]
     if record.engine is not None:
         pairs.append((f"on {record.engine.engine}", engine_words(record)))
@@ -152,7 +152,7 @@ def rows(record: TunedRecord) -> list[list[str]]:
             NOT_KNOWN if step.drop is None else shown(step.drop, record),
             _interval(step, record),
             NOT_KNOWN if step.bought is None else shown(step.bought, record),
-            str(step.size_bytes),
+            f"{step.size_bytes:,}",
             str(step.in_float),
             f"{step.passes:.1f}",
             "chosen" if step.chosen else "meets the target" if step.meets else step.reason,

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from sensitivity.markup.elements import Markup, described, element, escaped, html_table, joined, listed
+from sensitivity.markup.elements import Markup, breakable, described, element, escaped, html_table, joined, listed
 from tests.report.page.reader import Reader
 
 EVIL = "<script>alert('x')</script>&\""
@@ -32,6 +32,11 @@ def test_lists_escape_and_an_empty_list_is_nothing() -> None:
     assert listed(["a<", "b"]) == "<ul><li>a&lt;</li><li>b</li></ul>"
     assert listed([]) == ""
     assert described([("a", "b<")]) == "<dl><dt>a</dt><dd>b&lt;</dd></dl>"
+
+
+def test_a_path_is_broken_behind_its_dots_and_nowhere_else() -> None:
+    assert breakable("net.stages.0<") == "net.<wbr>stages.<wbr>0&lt;"
+    assert breakable("net") == "net"
 
 
 def test_a_table_has_its_cells_its_classes_and_its_caption() -> None:

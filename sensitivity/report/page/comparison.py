@@ -55,7 +55,7 @@ class Comparison:
         others = {"model": self.other.model, "task": self.other.task, "recipe": self.other_recipe}
         differing = [key for key in own if own[key] != others[key]]
         if not differing:
-            return f"{self.recipe}, this study", f"{self.recipe}, the other study"
+            return f"{self.recipe} in this study", f"{self.recipe} in the other study"
         return ", ".join(own[key] for key in differing), ", ".join(others[key] for key in differing)
 
     def frame(self) -> pd.DataFrame:
@@ -71,10 +71,10 @@ def comparison_finding(comparison: Comparison) -> str:
     own_name, other_name = comparison.names
     common = frame.dropna(subset=["drop", "drop_other"])
     correlation = frame.attrs["rank_correlation"]
-    text = f"Against {other_name}, {len(common)} layers can be compared with {own_name}"
+    text = f"{len(common)} layers were measured for both {own_name} and {other_name}"
     if isnan(correlation):
         return f"{text}; their ranks cannot be correlated."
-    text += f"; the rank correlation of their drops is {correlation:.2f}."
+    text += f"; the rank correlation of the two drops is {correlation:.2f}."
     moved = (common["rank"] - common["rank_other"]).abs().tolist()
     if max(moved, default=0.0) > 0.0:
         row = common.iloc[moved.index(max(moved))]

@@ -240,9 +240,14 @@ function worstNames([left, right]) {
     const room = (other) => Math.abs(other - layer) * pixels > 3.6 * (layers[other].name.length + layers[layer].name.length);
     if (inSight && named.every(room)) named.push(layer);
   }
+  const anchor = (layer) => { // so that no name reaches over the axis, or out of the chart
+    const half = 3.3 * layers[layer].name.length;
+    if ((layer - left) * pixels < half) return 'left';
+    return (right - layer) * pixels < half ? 'right' : 'center';
+  };
   return named.map((layer) => ({
     text: plain(layers[layer].name), x: layer, y: dips[layer].score, xref: 'x', yref: 'y', yanchor: 'top', yshift: -8,
-    showarrow: false, font: { size: 11, color: pageInk('text') },
+    xanchor: anchor(layer), showarrow: false, font: { size: 11, color: pageInk('text') },
   }));
 }
 

@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 from sensitivity.report.page import document
 
-VOID = {"meta", "br", "input"}
+VOID = {"meta", "br", "input", "wbr"}
 LEADS_ELSEWHERE = ("href", "src", "xlink:href", "action", "data", "srcset", "poster")
 
 

@@ -39,7 +39,7 @@ def test_the_finding_has_the_rank_correlation_and_the_layer_that_moves_most() ->
     both = [(first, second) for first, second in zip(DROPS, OTHER, strict=True) if first is not None]
     expected = spearmanr(*zip(*both, strict=True)).statistic
     assert text == (
-        "Against other scenes, 4 layers can be compared with generated scenes; the rank correlation of their drops is "
+        "4 layers were measured for both generated scenes and other scenes; the rank correlation of the two drops is "
         f"{expected:.2f}. stage3:0:0 moves most: rank 4 here, 1 there."
     )
 
@@ -47,7 +47,7 @@ def test_the_finding_has_the_rank_correlation_and_the_layer_that_moves_most() ->
 def test_studies_are_told_apart_by_what_differs() -> None:
     names = Comparison(STUDY, "INT8", with_second_recipe(STUDY), "INT4").names
     assert names == ("INT8", "INT4")
-    assert Comparison(STUDY, "INT8", STUDY, "INT8").names == ("INT8, this study", "INT8, the other study")
+    assert Comparison(STUDY, "INT8", STUDY, "INT8").names == ("INT8 in this study", "INT8 in the other study")
 
 
 def test_each_layer_that_both_measured_is_a_mark_at_its_two_drops() -> None:

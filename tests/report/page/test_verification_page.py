@@ -80,3 +80,15 @@ def test_a_mark_tells_about_its_layer_in_both_charts(facts: dict[str, Any]) -> N
 
 def test_a_status_can_be_searched_for(facts: dict[str, Any]) -> None:
     assert facts["searched"] == ["stage4:0:0"]
+
+
+def test_a_notebook_shows_all_columns_of_the_layers(tmp_path: Path) -> None:
+    paths = [f"image_encoder.backbone.stages.{place}.op_list.1.local_module.main.depth_conv.conv" for place in range(4)]
+    checks = [replace(check, module=path) for check, path in zip(VERIFICATION.layers, paths, strict=False)]
+    text = sv.Verification.of(replace(VERIFICATION, layers=tuple(checks))).to_html()
+    page = f'<html><body data-charts="none"><div style="width: 860px">{text}</div></body></html>'
+    steps = "const wide = document.querySelector('.wide'); kept.hidden = wide.scrollWidth - wide.clientWidth;"
+    steps += "kept.columns = [...wide.querySelectorAll('th')].map((head) => head.textContent);"
+    shown = run_in_page(page, steps, tmp_path)
+    assert shown["hidden"] == 0
+    assert shown["columns"][-1] == "time (ms)"  # no reason is told of any layer
