@@ -67,8 +67,8 @@ INNER_FLOORS = {
         *("connectors", "detector", "coco", "keypoints", "lvis", "prompted", "connect"),
     ),
     "perturb": (
-        *("state", "restore", "parameters", "operators", "hooks", "activations", "cures", "weights", "half"),
-        *("perturber", "reference", "calibration", "simulate"),
+        *("state", "restore", "parameters", "operators", "hooks", "rounding_mode", "activations", "cures", "weights"),
+        *("half", "perturber", "reference", "calibration", "simulate"),
     ),
     "search": (
         *("assignment", "candidates", "groups", "trials", "noise", "space", "side", "budget", "proposals", "request"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,6 +14,7 @@ from sensitivity.errors import CalibrationError, RecipeError
 from sensitivity.perturb.hooks import After, Arguments, Before, Counting, modules_around
 from sensitivity.perturb.operators import AtOperator, Unnested
 from sensitivity.perturb.parameters import parameter_place
+from sensitivity.perturb.rounding_mode import nothing_rounded
 from sensitivity.records import Layer, Recipe
 
 Change = Callable[[str, int, Tensor], Tensor | None]
@@ -200,18 +202,22 @@ class _Products(_Calls, AtOperator):
         self.dynamic_kernel = layer.has_dynamic_kernel
         self._change_weight = change_weight
         self._behind = outputs
+        in_integers = recipe.weights is not None and recipe.activations is not None
+        self._exact = nothing_rounded if in_integers else contextlib.nullcontext
 
     def operand(self, tensor: Tensor) -> Tensor:
         """Hand the input over."""
         self._start()
-        return self._changed("input", tensor, self._layer.in_channels)
+        with self._exact():
+            return self._changed("input", tensor, self._layer.in_channels)
 
     def weight(self, tensor: Tensor, axis: int) -> Tensor:
         """Hand the weight over, where it is computed; that of a dynamic convolution image by image."""
         if self._change_weight is None:
             return tensor
         if not self.dynamic_kernel:
-            return self._change_weight(tensor, axis)
+            with self._exact():
+                return self._change_weight(tensor, axis)
         transposed = self._layer.conv_type.startswith("ConvTranspose")
         kernels = torch.split(tensor, self._layer.in_channels if transposed else self._layer.out_channels)
         return torch.cat([self._change_weight(kernel, axis) for kernel in kernels])

@@ -175,6 +175,27 @@ def test_a_computed_weight_is_known_again_in_half_precision(name: str, rest: Any
     assert 0.0 < float((output - expected).abs().max()) < 0.05 * float(expected.abs().max())
 
 
+class Cancelled(nn.Module):
+    """A weight that is small beside what it is computed of, which half precision rounds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.large = nn.Parameter(torch.randn(8, 3) / 10), nn.Parameter(torch.full((3,), 100.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight + self.large - 100.3)
+
+
+def test_a_weight_that_half_precision_moves_far_is_known_again() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(4, 3)
+    wrapped = sv.wrap(Cancelled().eval(), x)
+    wrapped.calibrate([x], EXACT)
+    for rest in ("bf16", "fp16"):
+        with wrapped.plan(sv.Scheme.all(EXACT).with_rest(rest)).simulated() as model:
+            assert model(x).isfinite().all()
+
+
 class Tied(nn.Module):
     """A weight that is multiplied as it is, and transposed."""
 

@@ -14,6 +14,7 @@ from sensitivity.errors import TracingError
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
 from sensitivity.perturb.parameters import parameter_place
+from sensitivity.perturb.rounding_mode import nothing_rounded
 from sensitivity.perturb.weights import exchanged
 from sensitivity.records import Layer
 
@@ -55,7 +56,8 @@ class _Taken(AtOperator):
 
     def weight(self, tensor: Tensor, axis: int) -> Tensor:
         """Keep a copy of the weight."""
-        self.weights.append(Multiplied.of(tensor, axis))
+        with nothing_rounded():
+            self.weights.append(Multiplied.of(tensor, axis))
         return tensor
 
     def product(self, tensor: Tensor) -> Tensor:

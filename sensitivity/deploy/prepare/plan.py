@@ -17,8 +17,8 @@ from sensitivity.deploy.prepare.simulation import Watch, simulated_plan
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.cures import compensation_of, corrected_bias
 from sensitivity.perturb.half.kept import KeptModules, around, find_kept
-from sensitivity.perturb.half.rounding_mode import Watch as HalfWatch
 from sensitivity.perturb.parameters import parameter_of
+from sensitivity.perturb.rounding_mode import Watch as HalfWatch
 from sensitivity.perturb.weights import is_computed, output_axis
 from sensitivity.quantize.calibration import Calibration, Point
 from sensitivity.quantize.cures.statistics import InputStatistics

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import _disable_current_modes
 
-from sensitivity.deploy.prepare.multiplied import Multiplied
+from sensitivity.deploy.prepare.multiplied import Multiplied, find_multiplied
 from sensitivity.errors import TracingError
 from sensitivity.perturb.activations import Change, ChangeWeight, Hooks, activation_hooks, quantizer
 from sensitivity.perturb.half.half_precision import in_half_precision
-from sensitivity.perturb.half.rounding_mode import Watch as HalfWatch
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.parameters import parameter_of, parameter_place
+from sensitivity.perturb.rounding_mode import Watch as HalfWatch
+from sensitivity.perturb.rounding_mode import nothing_rounded
 from sensitivity.perturb.weights import exchanged, is_computed
 from sensitivity.quantize.fake import Rounding, fake_quantize
 from sensitivity.quantize.scales import QuantParams
@@ -24,10 +24,6 @@ from sensitivity.records import Layer
 
 if TYPE_CHECKING:
     from sensitivity.deploy.prepare.plan import Plan
-
-_COMPUTED_IN_HALF = 0.25
-"""What rounding to half precision on the way may move a computed weight by, as a share of its largest element: a norm
-that nearly cancels amplifies it. Kernels that depend on the input are told apart before."""
 
 Watch = Callable[[Layer, int, str, Tensor], None]
 """Told of a layer, its call, ``input`` or ``output``, and the tensor there."""
@@ -49,7 +45,7 @@ def simulated_plan(
     Yields:
         The folded copy, which computes the plan inside the ``with`` block.
     """
-    hooks = Hooks()
+    hooks, computed = Hooks(), _computed_weights(plan, halves)
     with torch.no_grad(), contextlib.ExitStack() as stack:
         for layer in plan.quantized:
             bias = plan.corrected_bias(layer)  # first: it is computed from the weight as it was
@@ -57,7 +53,7 @@ def simulated_plan(
                 stack.enter_context(_weight_exchanged(plan, layer))
             if bias is not None:
                 stack.enter_context(exchanged(plan.model.get_submodule(layer.module), "bias", bias))
-            own = _activation_hooks(plan, layer, rounding, watch)
+            own = _activation_hooks(plan, layer, computed, rounding, watch)
             hooks.before += own.before
             hooks.after += own.after
         stack.enter_context(hooked(before=hooks.before, after=hooks.after))
@@ -75,9 +71,15 @@ def _in_half_precision(plan: Plan, watch: HalfWatch | None) -> contextlib.Abstra
     return in_half_precision(plan.model, plan.layers, plan.recipes, plan.scheme.rest, plan.kept, **settings)
 
 
-def _activation_hooks(plan: Plan, layer: Layer, rounding: Rounding, watch: Watch | None) -> Hooks:
+def _activation_hooks(
+    plan: Plan,
+    layer: Layer,
+    computed: Mapping[str, Sequence[Multiplied]],
+    rounding: Rounding,
+    watch: Watch | None,
+) -> Hooks:
     recipe, quantizers = plan.recipes[layer.name], {}
-    change_weight = _in_passing(plan, layer) if is_computed(layer) else None
+    change_weight = _in_passing(plan, layer, computed) if is_computed(layer) else None
     if recipe.activations is None and watch is None and change_weight is None:
         return Hooks()
     device = parameter_of(plan.model, layer).device
@@ -94,15 +96,20 @@ def _activation_hooks(plan: Plan, layer: Layer, rounding: Rounding, watch: Watch
     )
 
 
-def _in_passing(plan: Plan, layer: Layer) -> ChangeWeight:
-    """What the simulation makes of a weight that is computed in each pass."""
-    known = list(enumerate(plan.basis.multiplied[layer.name]))
-    slack = 0.0 if plan.scheme.rest == "fp32" else _COMPUTED_IN_HALF
+def _in_passing(plan: Plan, layer: Layer, known: Mapping[str, Sequence[Multiplied]]) -> ChangeWeight:
+    """What the simulation makes of a weight that is computed in each pass.
+
+    Args:
+        plan: What is simulated.
+        layer: One of its layers.
+        known: The weights as they are computed with the example inputs, in the precision of the simulation.
+    """
 
     def change(weight: Tensor, axis: int) -> Tensor:
-        with _disable_current_modes():  # half precision would round what is compared
-            same_weight = Multiplied.of(weight, axis).weight
-            call = next((call for call, multiplied in known if _same(multiplied.weight, same_weight, slack)), None)
+        with nothing_rounded():
+            own = Multiplied.of(weight, axis).weight
+            calls = enumerate(known[layer.name])
+            call = next((call for call, multiplied in calls if torch.equal(multiplied.weight, own)), None)
         if call is None:
             raise TracingError(
                 f"{layer.name} multiplies by another weight than with the example inputs: it is computed from what "
@@ -115,11 +122,17 @@ def _in_passing(plan: Plan, layer: Layer) -> ChangeWeight:
     return change
 
 
-def _same(weight: Tensor, other: Tensor, slack: float) -> bool:
-    """Whether two weights are equal, but for a share of the largest element."""
-    if weight.shape != other.shape:
-        return False
-    return torch.equal(weight, other) or bool((weight - other).abs().max() <= slack * weight.abs().max())
+def _computed_weights(plan: Plan, watch: HalfWatch | None) -> Mapping[str, Sequence[Multiplied]]:
+    """The weights that each pass computes, as they are before they are quantized.
+
+    Half precision rounds the parameters that they are made of, and intermediate results, alike in every pass; nothing
+    is rounded where it is only watched.
+    """
+    layers = [layer for layer in plan.quantized if is_computed(layer)]
+    if plan.scheme.rest == "fp32" or watch is not None or not layers:
+        return plan.basis.multiplied
+    with _in_half_precision(plan, None):
+        return find_multiplied(plan.model, layers, plan.basis.args, plan.basis.kwargs)
 
 
 def _watched(change: Change, layer: Layer, watch: Watch) -> Change:

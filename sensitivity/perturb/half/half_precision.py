@@ -22,7 +22,7 @@ from torch.utils._pytree import tree_map
 from sensitivity.errors import ModelError
 from sensitivity.interception import Original, calls_handled, forward_exchanged
 from sensitivity.perturb.half.kept import KeptModules, Place, around
-from sensitivity.perturb.half.rounding_mode import FULL_PRECISION, Mark, RoundingMode, Watch
+from sensitivity.perturb.rounding_mode import FULL_PRECISION, Mark, RoundingMode, Watch
 from sensitivity.perturb.weights import exchanged, folded_scale, output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
 from sensitivity.records import Layer, Recipe
@@ -117,9 +117,9 @@ class _Roles:
         whole = [layer for layer, recipe in quantized if recipe.weights is not None and recipe.activations is not None]
         paths = frozenset(layer.module for layer in whole)
         unrounded = ("bias",) if rest == "bf16" else ()
-        attending = {layer.module for layer in whole if layer.weight != "weight"}  # a whole attention runs inside
+        around_operators = {layer.module for layer in whole if layer.runs_in is not None or layer.weight != "weight"}
         return cls(
-            in_integers=paths - attending,
+            in_integers=paths - around_operators,  # these may hold other layers, or a whole attention
             partly=frozenset(layer.module for layer, _ in quantized) - paths,
             stored=frozenset(path for path, modules in kept_modules.beside.items() if not modules <= paths),
             exact=frozenset((layer.module, name) for layer in whole for name in (layer.weight, *unrounded)),

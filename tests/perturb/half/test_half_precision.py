@@ -188,6 +188,52 @@ def test_weights_of_int8_layers_are_not_rounded_and_their_inputs_neither() -> No
     assert torch.equal(output, expected.bfloat16().float()), "something but the output was rounded"
 
 
+class AtOperators(nn.Module):
+    """Layers without modules of their own: a product, a function, and a convolution whose weight is computed."""
+
+    def __init__(self, kind: str, name: str = "matrix") -> None:
+        super().__init__()
+        self.kind, self.name = kind, name
+        self.first, self.last = (nn.Conv2d(8, 8, 1) if kind == "convolution" else nn.Linear(8, 8) for _ in range(2))
+        self.register_parameter(name, nn.Parameter(torch.randn(8, 8)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x, weight = self.first(x), self.get_parameter(self.name)
+        if self.kind == "convolution":
+            x = F.conv2d(x, (weight - weight.mean())[..., None, None])
+        else:
+            x = x @ weight if self.kind == "product" else F.linear(x, weight)
+        return self.last(x.relu())
+
+
+@pytest.mark.parametrize("kind", ["product", "function", "convolution"])
+def test_what_int8_layers_at_operators_multiply_is_not_rounded(kind: str) -> None:
+    torch.manual_seed(0)
+    model, x = AtOperators(kind).eval(), torch.randn(1, 8, 8, 8) if kind == "convolution" else torch.randn(1, 16, 8)
+    wrapped = sv.wrap(model, x)
+    wrapped.calibrate([x])
+    int8 = sv.Scheme.all(sv.INT8)
+    assert len(wrapped.layers) == 3
+    with wrapped.plan(int8).simulated() as simulated:
+        expected = simulated(x)
+    with wrapped.plan(int8.with_rest("bf16")).simulated() as simulated:
+        output = simulated(x)
+    assert torch.equal(output, expected.bfloat16().float()), "something but the output was rounded"
+
+
+def test_what_surrounds_an_int8_layer_at_an_operator_is_rounded_whatever_its_parameter_is_called() -> None:
+    outputs = []
+    for name in ("matrix", "weight"):
+        torch.manual_seed(0)
+        model, x = AtOperators("product", name).eval(), torch.randn(1, 16, 8)
+        wrapped = sv.wrap(model, x)
+        wrapped.calibrate([x])
+        scheme = sv.Scheme.all(sv.INT8).protect(["first*", "last*"]).with_rest("bf16")
+        with wrapped.plan(scheme).simulated() as simulated:
+            outputs.append(simulated(x))
+    assert torch.equal(*outputs)
+
+
 def test_a_weight_that_alone_is_quantized_is_rounded_with_the_rest() -> None:
     torch.manual_seed(0)
     model, x = nn.Sequential(nn.Conv2d(3, 8, 3, bias=False)).eval(), torch.randn(1, 3, 8, 8)

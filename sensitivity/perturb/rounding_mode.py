@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _get_current_dispatch_mode_stack
 from torch.utils._pytree import tree_flatten
 from torch.utils.weak import WeakIdKeyDictionary
 
@@ -23,6 +24,10 @@ Watch = Callable[[str, Tensor], None]
 
 FULL_PRECISION = (torch.float32, torch.float64)
 
+_PRODUCTS = frozenset({"mm", "addmm", "bmm", "baddbmm"})
+_RESHAPES = frozenset({"view", "_unsafe_view"})
+"""What torch wraps around a matrix product of inputs of more axes."""
+
 _FUSED = ELEMENTWISE | {name for name, kind in FUSED_NORMS.items() if kind == "BatchNorm"}  # scales and shifts
 
 
@@ -37,6 +42,7 @@ class RoundingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._watch = watch
         self.active = False
         self._unrounded = WeakIdKeyDictionary()
+        self._products = WeakIdKeyDictionary()  # results of matrix products as their operators gave them
         self._constants: set[int] = set()
 
     def spare(self, model: nn.Module) -> None:
@@ -52,11 +58,14 @@ class RoundingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         parts = run_in_parts(func, args, kwargs, self)
         if parts is not NotImplemented:
             return parts
+        name = base_name(func).removesuffix("_")
+        if name in _RESHAPES and (args[0] in self._products or _merges_rows(*args)):
+            return self._reshaped(func, args, kwargs)
         floats = [leaf for leaf in _full_floats((args, kwargs)) if _storage(leaf) not in self._constants]
         mark: Mark = "result"
         self._note(floats)
         self.read(floats, ("kept",))
-        if base_name(func).removesuffix("_") not in _FUSED:
+        if name not in _FUSED:
             self.read(floats)
         elif len(floats) > 1:
             self.read(floats, ("sum",))
@@ -65,6 +74,16 @@ class RoundingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         result = func(*args, **kwargs)
         if not _is_view(func):
             self.written(result, mark)
+        if name in _PRODUCTS and self._mark(result) is not None:
+            self._products[result] = True
+        return result
+
+    def _reshaped(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """An input or the result of a matrix product in other axes: part of the product, and no read of memory."""
+        mark = self._mark(args[0])
+        result = func(*args, **kwargs)
+        if mark is not None:
+            self._unrounded[result] = mark
         return result
 
     def _mark(self, tensor: Tensor) -> Mark | None:
@@ -112,8 +131,26 @@ class RoundingMode(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return tensor.to(self.half).to(tensor.dtype)
 
 
+@contextlib.contextmanager
+def nothing_rounded() -> Iterator[None]:
+    """What a ``with`` block computes lies in no memory in half precision, e.g. operands that are integers there."""
+    modes = [mode for mode in _get_current_dispatch_mode_stack() if isinstance(mode, RoundingMode) and mode.active]
+    for mode in modes:
+        mode.active = False
+    try:
+        yield
+    finally:
+        for mode in modes:
+            mode.active = True
+
+
 def _full_floats(tree: Any) -> list[Tensor]:
     return [leaf for leaf in tree_flatten(tree)[0] if isinstance(leaf, Tensor) and leaf.dtype in FULL_PRECISION]
+
+
+def _merges_rows(tensor: Tensor, shape: Sequence[int]) -> bool:
+    """Whether all axes but the last become one, as in front of a matrix product."""
+    return tensor.dim() > len(shape) == 2 and shape[-1] == tensor.shape[-1]
 
 
 def _storage(tensor: Tensor) -> int:
