@@ -234,6 +234,17 @@ def tolerance(text: str) -> float:
     return value
 
 
+def time_above_zero(text: str) -> float:
+    """A time above zero, in the unit of the option."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0.0):
+        raise argparse.ArgumentTypeError(f"{text!r} is no time above zero")
+    return value
+
+
 def size(text: str) -> int:
     """Bytes, with an optional KiB, MiB or GiB behind the number."""
     unit = text.lstrip("0123456789.")

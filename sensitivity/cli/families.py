@@ -115,3 +115,4 @@ _MAKERS: dict[str, Callable[[str, bool], Made]] = {
     "effdet": _effdet,
     "smp": _smp,
 }
+FAMILIES = tuple(_MAKERS)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sensitivity.cli.arguments import DATASET
-from sensitivity.cli.families import connected_family, names_family
+from sensitivity.cli.families import FAMILIES, connected_family, names_family
 from sensitivity.cli.named import call_named, named
 from sensitivity.cli.recipes import RecipeFile
 from sensitivity.errors import CalibrationError, EngineError, ModelError, SensitivityError, TaskError
@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from sensitivity.records import Recipe
     from sensitivity.tasks.connect import ConnectedModel
     from sensitivity.wrapped import Wrapped
+
+
+OR_FAMILY = f", or give FAMILY:NAME with a family of {', '.join(FAMILIES)}"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def import_model(options: argparse.Namespace) -> None:
         ModelError: If there is no such module.
     """
     if not names_family(options.model):
-        named(options.model, "MODEL", ModelError)
+        named(options.model, "MODEL", ModelError, instead=OR_FAMILY)
 
 
 def read_recipes(options: argparse.Namespace) -> None:
@@ -103,7 +106,7 @@ def made_model(options: argparse.Namespace) -> NamedModel:
         connected = connected_family(options.model, trained=not options.random_weights)
         made: Any = (connected.model, connected.example_inputs)
     else:
-        made, connected = call_named(options.model, "MODEL", ModelError), None
+        made, connected = call_named(options.model, "MODEL", ModelError, instead=OR_FAMILY), None
     _check_connector(options.connector)  # MODEL's module may have registered it
     if isinstance(made, Wrapped):
         return NamedModel(made, _connected(made.model, options.connector))

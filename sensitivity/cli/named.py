@@ -15,20 +15,21 @@ from typing import Any
 from sensitivity.errors import SensitivityError
 
 
-def call_named(text: str, argument: str, error: type[SensitivityError]) -> Any:
+def call_named(text: str, argument: str, error: type[SensitivityError], *, instead: str = "") -> Any:
     """Import and call what a text names, without arguments; modules in the current folder are found too.
 
     Args:
         text: ``package.module:callable`` or ``path.py:callable``; dots after the colon reach into classes.
         argument: Its name on the command line, for messages: ``MODEL``.
         error: Raised where the text names nothing that can be called, or the call fails.
+        instead: What else may be given where there is no such module, for its message.
     """
-    make = named(text, argument, error)
+    make = named(text, argument, error, instead=instead)
     with _failures_told(argument, text, error):
         return make()
 
 
-def named(text: str, argument: str, error: type[SensitivityError]) -> Callable[[], Any]:
+def named(text: str, argument: str, error: type[SensitivityError], *, instead: str = "") -> Callable[[], Any]:
     """What a text names; see ``call_named``."""
     module_name, colon, path = text.partition(":")
     if not (module_name and colon and path):
@@ -36,7 +37,7 @@ def named(text: str, argument: str, error: type[SensitivityError]) -> Callable[[
             f"{argument} {text!r} is not of the form package.module:callable or path.py:callable, e.g. my_models:net "
             "or models/mine.py:resnet."
         )
-    value = _module(module_name, argument, text, error)
+    value = _module(module_name, argument, text, error, instead)
     for step in path.split("."):
         if not hasattr(value, step):
             near = get_close_matches(step, dir(value), n=3)
@@ -63,7 +64,7 @@ def import_module_named(text: str, argument: str, error: type[SensitivityError])
     _module(text, argument, text, error)
 
 
-def _module(name: str, argument: str, text: str, error: type[SensitivityError]) -> Any:
+def _module(name: str, argument: str, text: str, error: type[SensitivityError], instead: str = "") -> Any:
     """The module of a name, or of a file that ends in ``.py``."""
     path = Path(name)
     if path.suffix == ".py":
@@ -81,7 +82,7 @@ def _module(name: str, argument: str, text: str, error: type[SensitivityError]) 
         if missing.name is None or not f"{name}.".startswith(f"{missing.name}."):
             raise _failed(argument, text, error, missing) from missing  # the module is there and lacks another one
         raise error(
-            f"there is no module {missing.name!r} for {argument} {text!r}. Run where Python finds it."
+            f"there is no module {missing.name!r} for {argument} {text!r}. Run where Python finds it{instead}."
         ) from missing
     origin = getattr(module, "__file__", None)
     if path.suffix == ".py" and (origin is None or Path(origin).resolve() != path.resolve()):

@@ -54,6 +54,8 @@ def recipe(text: str) -> Recipe | RecipeFile:
             return Prune(level if ":" in level else float(level))
         if text.endswith(".json"):
             return _from_file(text)
+    except FileNotFoundError as error:
+        raise argparse.ArgumentTypeError(f"there is no file {text!r}") from error
     except (RecipeError, ValueError, OSError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no recipe: {error}") from error
     raise argparse.ArgumentTypeError(f"no recipe is called {text!r}; choose {HELP}")

@@ -77,6 +77,13 @@ def test_a_family_that_is_not_installed_names_its_extra(
     assert text.count("\n") == 1
 
 
+def test_a_family_that_there_is_not_is_told_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["layers", "yolo:yolo11n"]) == 2
+    error = capsys.readouterr().err
+    assert "there is no module 'yolo' for MODEL 'yolo:yolo11n'" in error
+    assert "or give FAMILY:NAME with a family of torchvision, timm, ultralytics" in error
+
+
 def test_an_unknown_connector_is_told_with_those_that_there_are(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["layers", MODEL, "--connector", "mine"]) == 2
     text = capsys.readouterr().err

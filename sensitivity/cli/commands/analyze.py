@@ -53,7 +53,8 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
 def run(options: argparse.Namespace) -> Answer:
     """Run the command."""
     recipes = checked_recipes(options)
-    check_place(options.out)
+    for path in (options.store, options.out):
+        check_place(path)
     saved = [] if options.save_config is None else [save_config(options.save_config, options.words)]
     if options.latency is not None:
         check_engine(options, options.latency, timed=True).check_runs_here()  # told before the sweep, not after it

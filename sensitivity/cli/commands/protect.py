@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator
 from pathlib import Path
 
-from sensitivity.cli.arguments import add_imports, add_json, add_tolerance, count, size, tolerance
+from sensitivity.cli.arguments import add_imports, add_json, add_tolerance, count, size, time_above_zero, tolerance
 from sensitivity.cli.output import Answer, writing
 from sensitivity.errors import StudyError
 from sensitivity.records import Scheme
@@ -30,9 +30,12 @@ def register(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     size_help = "what fits into this many bytes, e.g. 20MiB"
     how.add_argument("--size-bytes", "--size", dest="size", type=size, metavar="BYTES", help=size_help)
     how.add_argument(
-        "--latency-s", type=float, metavar="SECONDS", help="what fits into a run of so long, by the times in the study"
+        "--latency-s",
+        type=time_above_zero,
+        metavar="SECONDS",
+        help="what fits into a run of so long, by the times in the study",
     )
-    how.add_argument("--latency", type=float, metavar="MS", help="the same in milliseconds")
+    how.add_argument("--latency", type=time_above_zero, metavar="MS", help="the same in milliseconds")
     parser.add_argument("--recipe", metavar="NAME", help="what the other layers get, where the study has several")
     parser.add_argument("--out", type=Path, metavar="SCHEME.json", help="write the scheme, for deploy and verify")
     add_tolerance(parser)

@@ -20,6 +20,7 @@ from sensitivity.cli.arguments import (
     add_task,
     add_workers,
     size,
+    time_above_zero,
     tolerance,
 )
 from sensitivity.cli.models import check_engine, made_images, made_model, made_task
@@ -70,7 +71,9 @@ def _add_target(parser: argparse.ArgumentParser) -> None:
     target.add_argument(
         "--size-bytes", type=size, metavar="BYTES", help="most bytes of all layers' parameters, e.g. 800KiB"
     )
-    target.add_argument("--latency-s", type=float, metavar="SECONDS", help="most seconds of one run on the engine")
+    target.add_argument(
+        "--latency-s", type=time_above_zero, metavar="SECONDS", help="most seconds of one run on the engine"
+    )
 
 
 def _add_files(parser: argparse.ArgumentParser) -> None:
@@ -136,5 +139,5 @@ def _check(options: argparse.Namespace) -> None:
         )
     if options.stop and not options.max_drop:
         raise StudyError("--stop needs the drop that matters: give --max-drop POINTS above zero, e.g. --max-drop 0.5.")
-    for path in (options.out, options.scheme, options.picture, options.table):
+    for path in (options.store, options.out, options.scheme, options.picture, options.table):
         check_place(path)

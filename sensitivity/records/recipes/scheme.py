@@ -248,7 +248,11 @@ class Scheme:
         if not isinstance(plain, Mapping):
             raise RecipeError(f"not a scheme: expected rules of pattern and recipe, got {plain!r:.120}.")
         if "rules" not in plain:
-            raise RecipeError("not a scheme: it has no 'rules'. Give what Scheme.to_json returns.")
+            raise RecipeError(
+                "not a scheme: it has no 'rules'.",
+                python="Give what Scheme.to_json returns.",
+                shell="Give a file that sensitivity protect --out or tune wrote.",
+            )
         try:
             rules = tuple(
                 Rule(r["pattern"], Recipe.from_json(r["recipe"]) if r["recipe"] else None) for r in plain["rules"]

@@ -101,7 +101,7 @@ class DiagnosisRecord(Sequence[Finding], Saved):
         notes: What a reader should know.
     """
 
-    _kind: ClassVar[FileKind] = FileKind("diagnosis", "Diagnosis.save")
+    _kind: ClassVar[FileKind] = FileKind("diagnosis", "Diagnosis.save or sensitivity diagnose")
 
     model: str
     recipe: Recipe

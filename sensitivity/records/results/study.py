@@ -165,7 +165,7 @@ class StudyRecord(Saved):
         info: How it was made: weights, seconds, versions; a mapping is taken as well.
     """
 
-    _kind: ClassVar[FileKind] = FileKind("study", "Study.save")
+    _kind: ClassVar[FileKind] = FileKind("study", "Study.save or sensitivity analyze")
 
     model: str
     task: str

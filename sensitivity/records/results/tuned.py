@@ -187,7 +187,7 @@ class TunedRecord(Saved):
         notes: What a reader should know, e.g. candidates that the engine does not run.
     """
 
-    _kind: ClassVar[FileKind] = FileKind("tuned model", "Tuned.save")
+    _kind: ClassVar[FileKind] = FileKind("tuned model", "Tuned.save or sensitivity tune")
 
     model: str
     task: str

@@ -247,7 +247,7 @@ class VerificationRecord(Saved):
             tensor inside the graph that parts from the simulation, with the node at which it begins.
     """
 
-    _kind: ClassVar[FileKind] = FileKind("verification", "Verification.save")
+    _kind: ClassVar[FileKind] = FileKind("verification", "Verification.save or sensitivity verify --out")
 
     model: str
     engine: str

@@ -112,7 +112,7 @@ def load_json(
     try:
         return from_json(plain)
     except SensitivityError as wrong:
-        raise type(wrong)(f"{path}: {wrong}") from wrong
+        raise type(wrong)(python=f"{path}: {wrong}", shell=f"{path}: {wrong.in_shell}") from wrong
     except RecursionError as deep:
         raise error(f"{path} is not {content}: it holds too many nests in nests. Give a file by {writer}.") from deep
 

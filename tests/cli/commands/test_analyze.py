@@ -163,6 +163,14 @@ def test_ctrl_c_of_a_running_process_exits_with_130(tmp_path: Path) -> None:
     assert "interrupted: 1 of 4 images were run" in completed.stderr
 
 
+def test_a_store_that_is_a_folder_is_told_before_the_model_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["analyze", f"{HERE}:broken", TASK, "--recipe", "int8-weights", "--out", str(tmp_path / "a.json")]
+    assert main([*words, "--store", str(tmp_path)]) == 2
+    assert f"cannot write {tmp_path}: it is a folder" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

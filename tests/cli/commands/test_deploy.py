@@ -123,6 +123,14 @@ def test_images_and_places_are_checked_before_the_model_is_made(
     assert "returned NoneType, which is no images" in capsys.readouterr().err
 
 
+def test_a_file_of_another_kind_is_no_scheme(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "study.json"
+    path.write_text('{"schema": 1}', encoding="utf-8")
+    assert main(["deploy", MODEL, str(path)]) == 2
+    expected = f"{path}: not a scheme: it has no 'rules'. Give a file that sensitivity protect --out or tune wrote."
+    assert capsys.readouterr().err == f"sensitivity: {expected}\n"
+
+
 def test_parts_are_what_an_engine_runs(scheme: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = [f"{HERE}:encoded", scheme, "--calibration", IMAGES]
     with_task = ["verify", f"{HERE}:encoded", scheme, f"{HERE}:encoded_task", "--calibration", IMAGES]

@@ -87,7 +87,7 @@ def test_a_file_that_is_something_else_is_one_line(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.count("\n") == 1
-    assert "Give a file written by Study.save" in captured.err
+    assert "Give a file written by Study.save or sensitivity analyze" in captured.err
 
 
 def test_the_current_folder_is_no_study(
@@ -141,7 +141,7 @@ def test_what_else_is_known_of_the_model_joins_the_page(study: Path) -> None:
     assert "Simulated against deployed" in text
     assert "outliers (+9.0 dB)" in text
     assert text.count("<figure") == len(CHANGED_IMAGES)
-    assert "Compared with INT8, the other study" in text
+    assert "Compared with INT8 in the other study" in text
 
 
 def test_the_recipe_of_another_study_can_be_named(study: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -111,6 +111,13 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch) -> Non
     }
 
 
+@pytest.mark.parametrize("seconds", ["-1", "0", "soon", "inf"])
+def test_a_latency_is_a_time_above_zero(seconds: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        tune("--latency-s", seconds)
+    assert f"argument --latency-s: {seconds!r} is no time above zero" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -118,6 +125,7 @@ def test_every_option_reaches_the_search(monkeypatch: pytest.MonkeyPatch) -> Non
         (["--max-drop", "1"], "the candidates quantize activations and need images .* give --calibration"),
         (["--size-bytes", "9", "--recipe", "int8-weights", "--stop"], "--stop needs the drop that matters"),
         (["--size-bytes", "9", "--recipe", "int8-weights", "--out", "."], "cannot write .*it is a folder"),
+        (["--size-bytes", "9", "--recipe", "int8-weights", "--store", "."], "cannot write .*it is a folder"),
         (["--size-bytes", "9", "--recipe", "int8-weights", "--engine", "nine"], "no engine is called 'nine'"),
         (["--latency-s", "9", "--recipe", "int8-weights", "--engine", "torch"], "torch does not tell the time"),
     ],
