@@ -18,6 +18,7 @@ from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_
 from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of, facts_of, quantizers_of, reads_of
 from sensitivity.deploy.engines.openvino_kernels import with_odd_kernels
 from sensitivity.deploy.engines.openvino_names import GraphNames
+from sensitivity.deploy.engines.openvino_pads import with_pieces_for_circular_pads
 from sensitivity.deploy.graph.copies import without_weights
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
@@ -65,7 +66,8 @@ class OpenVinoEngine(Engine):
             file = onnx.load_from_string(model)
         except Exception as error:  # protobuf's DecodeError is no error of onnx's own
             raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: it is no ONNX file.") from error
-        if with_concatenated_codes(file) + with_lasting_biases(file, rest) + with_odd_kernels(file, rest):
+        changes = with_pieces_for_circular_pads(file) + with_concatenated_codes(file)
+        if changes + with_lasting_biases(file, rest) + with_odd_kernels(file, rest):
             model = file.SerializeToString()
         graph = without_weights(file).graph
         del file  # it takes the memory of all weights

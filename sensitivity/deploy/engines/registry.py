@@ -18,7 +18,13 @@ from sensitivity.contracts import Engine, EngineCapabilities, RunsGraph
 from sensitivity.deploy.engines.capabilities import ONNXRUNTIME, ONNXRUNTIME_INT8, OPENVINO, SIMULATION, TENSORRT
 from sensitivity.deploy.engines.defaults import with_defaults
 from sensitivity.deploy.packages import need
-from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, tensorrt_refuses
+from sensitivity.deploy.prepare.placement import (
+    ANY_ENGINE,
+    Target,
+    openvino_refuses,
+    ort_int8_refuses,
+    tensorrt_refuses,
+)
 from sensitivity.errors import EngineBuildError, EngineError, ExportError
 from sensitivity.records import Layer, Scheme
 from sensitivity.records.arguments import checked
@@ -103,6 +109,7 @@ _OURS = (
         capabilities=OPENVINO,
         package="openvino",
         extra="openvino",
+        refuses_layer=openvino_refuses,
         describe_device=_Lazy("openvino_engine", "describe_device"),
     ),
     EngineKind(
@@ -121,6 +128,7 @@ _OURS = (
         capabilities=ONNXRUNTIME_INT8,
         package="onnxruntime",
         extra="onnx",
+        refuses_layer=ort_int8_refuses,
         describe_device=_Lazy("ort_int8_engine", "describe_device"),
     ),
     EngineKind(

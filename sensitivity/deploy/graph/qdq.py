@@ -123,8 +123,8 @@ class _Writer:
         params = plan.input_params(layer_node.layer, layer_node.call)
         if params is not None:
             module = plan.model.get_submodule(layer_node.layer.module)
-            pad = self._own_pad(layer_node) if getattr(module, "padding_mode", "zeros") != "zeros" else None
-            self._quantize_input(layer_node, params, pad)
+            pads = layer_node.layer.runs_in is None and getattr(module, "padding_mode", "zeros") != "zeros"
+            self._quantize_input(layer_node, params, self._own_pad(layer_node) if pads else None)
         self._replace_weight(layer_node, plan)
         if plan.recipes[layer_node.layer.name].bias_correction:
             self._replace_bias(layer_node, plan)
@@ -138,7 +138,10 @@ class _Writer:
         self.graph.graph.node.extend(nodes)
 
     def _own_pad(self, layer_node: LayerNode) -> NodeProto | None:
-        """The node that pads a layer's input (reflected, replicated) as part of the layer; None if there is none."""
+        """The node that pads a layer's input (reflected, replicated) as part of the layer; None if there is none.
+
+        A layer that is met at its operator, as one with circular padding is, reads what was padded before.
+        """
         maker = next((node for node in self.graph.graph.node if layer_node.node.input[0] in node.output), None)
         return maker if maker is not None and maker.op_type == "Pad" else None
 

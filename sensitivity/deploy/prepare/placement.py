@@ -1,4 +1,4 @@
-"""What can be deployed: recipes that Q/DQ can say, and layers that TensorRT runs well in int8."""
+"""What can be deployed: recipes that Q/DQ can say, and layers that an engine runs, and runs well, in int8."""
 
 from __future__ import annotations
 
@@ -126,6 +126,20 @@ def _is_activation_format(number_format: NumberFormat) -> bool:
 def _names(can_be_deployed: Callable[[NumberFormat], bool], runs: Sequence[str] | None) -> str:
     names = [number_format.name for number_format in formats() if can_be_deployed(number_format)]
     return ", ".join(name for name in names if runs is None or name in runs)
+
+
+def openvino_refuses(layer: Layer) -> str | None:
+    """Why OpenVINO does not run a layer in int8; None if it does: tried with 2026.4.1, with and without VNNI."""
+    if layer.conv_type.startswith("ConvTranspose") and layer.groups > 1:
+        return "OpenVINO runs grouped transposed convolutions in float, whatever the graph says"
+    return None
+
+
+def ort_int8_refuses(layer: Layer) -> str | None:
+    """Why ONNX Runtime's integer operators cannot run a layer; None if they can."""
+    if layer.conv_type.startswith("ConvTranspose"):
+        return "ONNX has no operator for transposed convolutions of integers"
+    return None
 
 
 def tensorrt_refuses(layer: Layer) -> str | None:

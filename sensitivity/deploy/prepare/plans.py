@@ -106,7 +106,8 @@ def make_plan(
     plan = Plan(basis, scheme, recipes, {}, ranges, target, fused=fused, peaks=peaks)
     refuses = target.refuses_layer
     if refuses is not None:
-        plan = plan.without({layer.name: reason for layer in plan.quantized if (reason := refuses(layer))})
+        in_int8 = [layer for layer in plan.quantized if plan.expected_precision(layer) == "int8"]
+        plan = plan.without({layer.name: reason for layer in in_int8 if (reason := refuses(layer))})
     plan = plan.without({layer.name: _MIXED for layer in plan.quantized if layer.has_dynamic_kernel})
     plan = plan.without(_unreached(plan))
     kept_modules = plan.kept  # found now, while nothing is hooked

@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 import sensitivity as sv
+from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.prepare.placement import tensorrt_refuses
 from sensitivity.records import Layer
+from tests.deploy.nets import SAFE, SAFE_INT8
 
 
 def layer(read: int, write: int, side: int | tuple[int, int] = 3, groups: int = 1, *, first: bool = False) -> Layer:
@@ -68,3 +70,46 @@ def test_protecting_what_is_left_out_changes_nothing(wrapped: sv.Wrapped) -> Non
     plan = wrapped.plan(sv.Scheme.all(sv.INT8), target="tensorrt")
     for name in plan.left_out:
         assert plan.expected_precision(plan.layers[name]) == "fp32"
+
+
+class Upsampled(nn.Sequential):
+    """Transposed convolutions: a grouped one, one for each channel, a dilated one, a plain one."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(0)
+        transposed = [{"groups": 2}, {"groups": 8}, {"dilation": 2}, {}]
+        super().__init__(nn.Conv2d(3, 8, 1), *(nn.ConvTranspose2d(8, 8, 2, **settings) for settings in transposed))
+
+
+def upsampled() -> sv.Wrapped:
+    wrapped = sv.wrap(Upsampled().eval(), torch.randn(1, 3, 6, 6))
+    wrapped.calibrate(torch.randn(2, 3, 6, 6), SAFE_INT8)
+    return wrapped
+
+
+@pytest.mark.parametrize(
+    ("engine", "modules", "why"),
+    [
+        ("openvino", ["1", "2"], "OpenVINO runs grouped transposed convolutions in float"),
+        ("onnxruntime-int8", ["1", "2", "3", "4"], "ONNX has no operator for transposed convolutions of integers"),
+    ],
+)
+def test_transposed_convolutions_that_an_engine_runs_in_float_are_planned_so(
+    engine: str, modules: list[str], why: str
+) -> None:
+    wrapped = upsampled()
+    plan = wrapped.plan(SAFE, target=engine)
+    assert [wrapped.layers[name].module for name in plan.left_out] == modules
+    assert all(reason.startswith(why) for reason in plan.left_out.values())
+    record = wrapped.verify(wrapped.deploy(SAFE, engine, threads=1))
+    assert record.passed
+    assert [check.module for check in record.layers if check.executed == "fp32"] == modules
+    weights_alone = wrapped.plan(sv.Scheme.all(sv.INT8_WEIGHTS), target=engine)
+    assert not weights_alone.left_out
+
+
+def test_this_openvino_runs_grouped_transposed_convolutions_in_float() -> None:
+    """Where this fails, OpenVINO was mended, and ``openvino_refuses`` can go."""
+    wrapped = upsampled()
+    record = wrapped.verify(wrapped.deploy(SAFE, lambda graph: OpenVinoEngine(graph, threads=1)))
+    assert [check.module for check in record.layers if str(check.status) == "other precision"] == ["1", "2"]
