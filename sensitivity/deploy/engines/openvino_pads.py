@@ -1,4 +1,4 @@
-"""What OpenVINO cannot read, written so that it can: circular padding, as pieces of the tensor put on its other side."""
+"""What OpenVINO cannot read, written so that it can: circular padding, as pieces put on the other side of a tensor."""
 
 from __future__ import annotations
 

@@ -30,6 +30,9 @@ from sensitivity.deploy.prepare.signature import FlatModule, signature_of
 from sensitivity.errors import ExportError
 from sensitivity.perturb.hooks import hooked
 
+LARGEST_FILE_BYTES = 2**31
+"""What protobuf, and so an ONNX file, can hold."""
+
 
 def export(
     plan: Plan,
@@ -133,6 +136,12 @@ def _export_or_descend(
 
 def _export_part(plan: Plan, path: str, form: GraphForm, attempts: list[Attempt]) -> Part:
     module = plan.model.get_submodule(path)
+    size_bytes = sum(tensor.nbytes for tensor in (*module.parameters(), *module.buffers()))
+    if size_bytes >= LARGEST_FILE_BYTES:
+        gigabytes = LARGEST_FILE_BYTES / 1e9
+        raise ExportError(
+            f"it has weights of {size_bytes / 1e9:.1f} GB in float, an ONNX file holds {gigabytes:.1f} GB"
+        )
     args, kwargs = call_of(plan, path)
     signature = signature_of(module, args, kwargs)
     if not signature.inputs.places or not signature.outputs.places:

@@ -56,6 +56,19 @@ def test_the_older_exporter_takes_over_and_finds_every_layer(monkeypatch: pytest
     assert sqnr_db(want, output) > 35.0
 
 
+def test_a_model_too_large_for_a_file_is_exported_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a whole it had ended in an error of protobuf's, after minutes."""
+    torch.manual_seed(0)
+    wrapped = sv.wrap(nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 16)).eval(), torch.randn(1, 8))
+    wrapped.calibrate([torch.randn(4, 8)])
+    monkeypatch.setattr(exporting, "LARGEST_FILE_BYTES", 1500)  # 576 and 1088 bytes of weights
+    deployed = wrapped.deploy(INT8, "onnxruntime")
+    assert [part.path for part in deployed.parts] == ["0", "2"]
+    assert "it has weights of 0.0 GB in float, an ONNX file holds" in str(deployed.attempts[0])
+    with pytest.raises(ExportError, match=r"the whole model: it has weights of 0\.0 GB in float"):
+        wrapped.deploy(INT8, "onnxruntime", parts=[""])
+
+
 def test_a_layer_that_the_graph_lost_is_simulated_only(monkeypatch: pytest.MonkeyPatch) -> None:
     write = exporting.write_by_dynamo
 
