@@ -45,8 +45,16 @@ def ray_executor(
         try:
             ray.init(address=address, **({"include_dashboard": False, "log_to_driver": False} | options))
         except (ConnectionError, ValueError, RuntimeError) as error:
-            raise ExecutorError(f"no Ray cluster at {address!r}: {error}") from error
-    return RayExecutor(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries, starts_ray=starts_ray)
+            raise ExecutorError(
+                f"no Ray cluster at {address!r}: {error} Start one with 'ray start --head' on one machine and 'ray "
+                "start --address=...', as it prints, on the others; or leave address out, which starts Ray here."
+            ) from error
+    try:
+        return RayExecutor(num_cpus=num_cpus, num_gpus=num_gpus, max_retries=max_retries, starts_ray=starts_ray)
+    except ExecutorError:
+        if starts_ray:
+            ray.shutdown()
+        raise
 
 
 class RayExecutor:
@@ -74,8 +82,9 @@ class RayExecutor:
             )
 
     def submit(self, fn: Callable[..., Any], /, *args: Any) -> Future[Any]:
-        """Start a call on the cluster."""
-        future: Future[Any] = self._task.remote(fn, *args).future()
+        """Start a call on the cluster; what it raises is raised here, and what Ray raises is an ExecutorError."""
+        future: Future[Any] = Future()
+        self._task.remote(fn, *args).future().add_done_callback(functools.partial(_settle, future))
         return future
 
     def share(self, value: Any) -> Callable[[], Any]:
@@ -99,6 +108,29 @@ class RayExecutor:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.shutdown()
+
+
+def _settle(future: Future[Any], done: Future[Any]) -> None:
+    """Give a future what Ray's own one holds, with Ray's exceptions translated."""
+    from ray.exceptions import RayError, RayTaskError
+
+    if not future.set_running_or_notify_cancel():
+        return
+    error = done.exception()
+    if error is None:
+        future.set_result(done.result())
+    elif isinstance(error, RayTaskError):
+        future.set_exception(error.cause)
+    elif isinstance(error, RayError):
+        translated = ExecutorError(
+            f"Ray lost a worker, or what it computed, more often than max_retries allows: {type(error).__name__}: "
+            f"{' '.join(str(error).split())[:300]}. With store= everything taken in is kept: run the same again to go "
+            "on. Where workers run out of memory, give each more of the machine, num_cpus=2 or more."
+        )
+        translated.__cause__ = error
+        future.set_exception(translated)
+    else:
+        future.set_exception(error)
 
 
 def _call(fn: Callable[..., Any], *args: Any) -> Any:
