@@ -6,13 +6,13 @@ The copy runs on fake tensors (shapes only, no arithmetic), and on real ones whe
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from sensitivity.contracts.task import arguments_of
 from sensitivity.errors import NotRestoredError, TracingError
@@ -154,10 +154,25 @@ def _record(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
         quiet = generators_forked(), torch.inference_mode(False), torch.no_grad()
         with quiet[0], quiet[1], quiet[2], module_calls_noted(recorder, paths), recorder:
             result = twin(*args, **kwargs)
+            _check_complete(result)
             tape.outputs = tuple(recorder.number(t) for t in tensors_in(result))
     finally:
         modes.set()
     return tape, recorder.execution
+
+
+def _check_complete(result: Any) -> None:
+    """Refuse what is computed only when somebody asks for it: after the pass, where nothing sees it.
+
+    Raises:
+        TracingError: If the result is, or holds, an iterator.
+    """
+    lazy = next((leaf for leaf in tree_leaves(result) if isinstance(leaf, Iterator)), None)
+    if lazy is not None:
+        raise TracingError(
+            f"it returns a {type(lazy).__name__}, whose items are computed after the pass. Let forward return a list "
+            "or a tuple of them."
+        )
 
 
 def describe_inputs(inputs: Any) -> str:
