@@ -16,6 +16,7 @@ from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import tensors_of_nest
 from sensitivity.errors import EngineError, ExportError
+from sensitivity.layers.trace.inputs import copied
 
 if TYPE_CHECKING:
     from onnx import ModelProto
@@ -111,9 +112,9 @@ def _agreement_db(plan: Plan, part: DeployedPart, tensors: list[Tensor]) -> tupl
     """The lowest SQNR of an output of the engine to the same output of the simulation, and of the latter to float."""
     args, kwargs = part.part.signature.inputs.filled([tensor.clone() for tensor in tensors])
     with torch.no_grad():
-        in_float = tensors_of_nest(plan.model.get_submodule(part.path)(*args, **kwargs))
+        in_float = tensors_of_nest(plan.model.get_submodule(part.path)(*copied(args), **copied(kwargs)))
         with plan.simulated() as model:
-            simulated = tensors_of_nest(model.get_submodule(part.path)(*args, **kwargs))
+            simulated = tensors_of_nest(model.get_submodule(part.path)(*copied(args), **copied(kwargs)))
     computed = [torch.from_numpy(array) for array in part.engine.run(*part.arrays_of(tensors))]
     return (
         min(_same_db(wanted, tensor) for wanted, tensor in zip(simulated, computed, strict=True)),

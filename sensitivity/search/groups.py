@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.contracts.task import arguments_of
-from sensitivity.layers.trace.inputs import on_device_of
+from sensitivity.layers.trace.inputs import copied, on_device_of
 from sensitivity.perturb.activations import Hooks, activation_hooks, observer
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.restore import untouched
@@ -48,7 +48,7 @@ def groups_of(model: nn.Module, layers: Sequence[Layer], example_inputs: Any) ->
         own = activation_hooks(model, layer, _LOOK_AT_INPUTS, observer(look(layer)))
         hooks.before += own.before
         hooks.after += own.after
-    args, kwargs = on_device_of(model, arguments_of(example_inputs))
+    args, kwargs = copied(on_device_of(model, arguments_of(example_inputs)))
     with untouched(model), torch.no_grad(), hooked(before=hooks.before, after=hooks.after):
         model(*args, **kwargs)
     return _joined(layers, [readers for readers in readers_of.values() if len(readers) > 1])

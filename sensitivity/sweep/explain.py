@@ -17,6 +17,7 @@ from torch import nn
 
 from sensitivity.contracts import Batch, LeavesOut, MeanOfInstances, Task
 from sensitivity.errors import TaskError
+from sensitivity.layers.trace.inputs import unchanged_inputs
 from sensitivity.markup.elements import element, listed
 from sensitivity.markup.view import view
 from sensitivity.perturb.perturber import Perturber
@@ -24,7 +25,6 @@ from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.state.state import ModelState
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import CHECKED_VARIANTS, Forward, Run, checked_first
-from sensitivity.sweep.passes.in_process import unchanged_inputs
 from sensitivity.sweep.passes.predictions import bytes_of, same
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.settings import Sweep

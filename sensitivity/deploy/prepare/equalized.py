@@ -15,7 +15,7 @@ from sensitivity.deploy.prepare.basis import Basis, make_basis
 from sensitivity.errors import ExportError
 from sensitivity.layers.structure.channels import Channels, LayerChannels, find_channels
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.trace.inputs import tensors_in
+from sensitivity.layers.trace.inputs import copied, tensors_in
 from sensitivity.layers.trace.tracing import trace
 from sensitivity.perturb.cures import incurable
 from sensitivity.perturb.restore import untouched
@@ -77,7 +77,8 @@ def _scalable(basis: Basis) -> list[str]:
 
 def _outputs(basis: Basis) -> list[Tensor]:
     with untouched(basis.model):
-        return [tensor.clone() for tensor in tensors_in(basis.model(*basis.args, **basis.kwargs))]
+        outputs = basis.model(*copied(basis.args), **copied(basis.kwargs))
+        return [tensor.clone() for tensor in tensors_in(outputs)]
 
 
 def _check_equal(basis: Basis, expected: list[Tensor]) -> None:

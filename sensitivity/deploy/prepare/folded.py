@@ -17,7 +17,7 @@ from torch.nn.utils import parametrize
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError, TracingError
 from sensitivity.layers.table import LayerTable
-from sensitivity.layers.trace.inputs import tensors_in
+from sensitivity.layers.trace.inputs import copied, tensors_in
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.weights import output_axis
 from sensitivity.quantize.fold import fold_batch_norm, fold_scale_shift
@@ -164,7 +164,7 @@ def _with_plain_weight(duplicate: nn.Module, layer: Layer) -> Layer:
 
 def _run(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
     try:
-        return [tensor.clone() for tensor in tensors_in(model(*args, **kwargs))]
+        return [tensor.clone() for tensor in tensors_in(model(*copied(args), **copied(kwargs)))]
     except Exception as error:
         raise TracingError(f"{type(model).__name__} fails with the example inputs: {error}.") from error
 

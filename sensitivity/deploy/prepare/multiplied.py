@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.errors import TracingError
+from sensitivity.layers.trace.inputs import copied
 from sensitivity.perturb.hooks import hooked
 from sensitivity.perturb.operators import AtOperator
 from sensitivity.perturb.parameters import parameter_place
@@ -98,7 +99,7 @@ def find_multiplied(
                 stack.enter_context(exchanged(*taker.parameter, (instead or {})[layer.name]))
         stack.enter_context(hooked(before=hooks))
         try:
-            model(*args, **kwargs)
+            model(*copied(args), **copied(kwargs))
         except Exception as error:
             raise TracingError(f"{type(model).__name__} fails with the example inputs: {error}.") from error
     return {layer.name: tuple(taker.weights[: layer.calls]) for layer, taker in taken.items()}

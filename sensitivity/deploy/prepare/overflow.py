@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError, warn_caller
+from sensitivity.layers.trace.inputs import copied
 from sensitivity.perturb.half.kept import ATTENTION, NORMS, around, find_kept
 from sensitivity.records import Layer
 
@@ -40,7 +41,7 @@ def largest_values(plan: Plan) -> dict[str, float]:
             largest[path] = max(largest.get(path, 0.0), float(finite.abs().max()))
 
     with plan.simulated(halves=note) as model:
-        model(*plan.basis.args, **plan.basis.kwargs)
+        model(*copied(plan.basis.args), **copied(plan.basis.kwargs))
     return largest
 
 
@@ -117,7 +118,7 @@ def _warn_of_a_faint_example(plan: Plan) -> None:
             read[layer.name] = float(tensor.detach().abs().max())
 
     with plan.in_fp32().simulated(watch=note) as model:
-        model(*plan.basis.args, **plan.basis.kwargs)
+        model(*copied(plan.basis.args), **copied(plan.basis.kwargs))
     for layer in plan.quantized:
         in_half = layer.name in read and layer.name in plan.half_scales
         reach = _calibrated_reach(plan, layer, 0) if in_half else None

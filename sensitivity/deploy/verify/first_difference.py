@@ -27,6 +27,7 @@ from sensitivity.deploy.graph.qdq import expose
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.verify.outputs import check_output
 from sensitivity.errors import EngineError
+from sensitivity.layers.trace.inputs import copied
 from sensitivity.perturb.hooks import hooked
 from sensitivity.records import Layer
 from sensitivity.records.results.first_difference import FirstDifference, Origin
@@ -240,5 +241,5 @@ def _recorded(
     hooks = [(plan.model.get_submodule(layer.module), keep(layer)) for layer in layers]
     module = plan.model.get_submodule(part.path)
     with torch.no_grad(), hooked(after=hooks):
-        outputs = module(*args, **kwargs)
+        outputs = module(*copied(args), **copied(kwargs))
     return seen, [tensor.clone() for tensor in part.part.signature.outputs.tensors_of(outputs, "the part")]

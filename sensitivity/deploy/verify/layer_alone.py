@@ -22,6 +22,7 @@ from sensitivity.deploy.graph.qdq import QdqGraph
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.errors import EngineError
+from sensitivity.layers.trace.inputs import copied
 from sensitivity.quantize.fake import dequantize, quantize
 from sensitivity.quantize.scales import QuantParams, params_from_range
 from sensitivity.records import Layer, QuantSpec
@@ -164,7 +165,7 @@ def simulate_and_record(
         seen[name] = SimulatedCall(tensor.detach().clone(), codes)
 
     with plan.simulated(watch=watch):
-        module(*args, **kwargs)
+        module(*copied(args), **copied(kwargs))
     return seen
 
 

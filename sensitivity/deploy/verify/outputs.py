@@ -14,6 +14,7 @@ from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import EngineModule
 from sensitivity.deploy.prepare.measures import sqnr_of_all_db
 from sensitivity.deploy.prepare.signature import opened_dataclasses
+from sensitivity.layers.trace.inputs import copied
 from sensitivity.records.results.verification import Gates, OutputCheck
 
 Tensors = dict[str, Tensor]
@@ -34,10 +35,10 @@ def check_outputs(deployed: Deployed, calls: Mapping[str, Sequence[Any]]) -> tup
         passes = []
         for args, kwargs in calls[part.path]:
             with torch.no_grad():
-                wanted = _tensors(module(*args, **kwargs), part.path)
-                computed = _tensors(engine(*args, **kwargs), part.path)
+                wanted = _tensors(module(*copied(args), **copied(kwargs)), part.path)
+                computed = _tensors(engine(*copied(args), **copied(kwargs)), part.path)
             with deployed.plan.simulated():
-                passes.append((wanted, _tensors(module(*args, **kwargs), part.path), computed))
+                passes.append((wanted, _tensors(module(*copied(args), **copied(kwargs)), part.path), computed))
         names = dict.fromkeys(name for results in passes for tensors in results for name in tensors)
         checks += [
             check_output(name, [tuple(tensors.get(name) for tensors in results) for results in passes])

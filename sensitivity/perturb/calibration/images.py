@@ -12,7 +12,7 @@ from torch import nn
 from sensitivity.contracts import Batch, Task
 from sensitivity.errors import CalibrationError
 from sensitivity.layers.batches import batches_like, explaining
-from sensitivity.layers.trace.inputs import on_device_of
+from sensitivity.layers.trace.inputs import on_device_of, unchanged_inputs
 
 RunOfTask: TypeAlias = Callable[[nn.Module, Task, Batch], Callable[[], Any]]
 
@@ -64,11 +64,12 @@ def passes_of(
     """
     if isinstance(images, Task):
         for batch in images.batches():
-            yield Pass(of_task(model, images, batch), len(batch.images), batch)
+            yield Pass(unchanged_inputs(of_task(model, images, batch), batch), len(batch.images), batch)
         return
     for args, kwargs, count, item in batches_like(check_images(images), example_inputs):
         args, kwargs = prepared(on_device_of(model, (args, kwargs)))
-        yield Pass(explaining(partial(model, *args, **kwargs), (args, kwargs), example_inputs), count, item)
+        run = unchanged_inputs(partial(model, *args, **kwargs), (args, kwargs))
+        yield Pass(explaining(run, (args, kwargs), example_inputs), count, item)
 
 
 def check_images(images: Iterable[Any]) -> Iterable[Any]:

@@ -11,12 +11,11 @@ from typing import Any, Literal, Protocol
 from torch import nn
 
 from sensitivity.contracts import Batch, Task
-from sensitivity.layers.trace.inputs import tensors_in
+from sensitivity.layers.trace.inputs import unchanged_inputs
 from sensitivity.records import Note
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import Forward, ReplayDiffersError, Run, out_of_memory
 from sensitivity.sweep.plan import Variant
-from sensitivity.sweep.replay.replayer import version_of
 
 OnError = Literal["record", "raise"]
 
@@ -137,19 +136,3 @@ def interrupted(error: BaseException | None) -> bool:
     while error is not None and not isinstance(error, KeyboardInterrupt):
         error = error.__context__
     return error is not None
-
-
-def unchanged_inputs(run: Run, batch: Batch) -> Run:
-    """The same pass, after which the batch is as it was: some models write to what they are given."""
-    originals = [(tensor, tensor.clone()) for tensor in tensors_in(batch) if not tensor.is_inference()]
-
-    def run_and_restore() -> list[Any]:
-        before = [version_of(tensor) for tensor, _ in originals]
-        try:
-            return run()
-        finally:
-            for (tensor, original), version in zip(originals, before, strict=True):
-                if version_of(tensor) != version:
-                    tensor.copy_(original)
-
-    return run_and_restore

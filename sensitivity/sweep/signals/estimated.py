@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
 
 from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.trace.inputs import tensors_in
@@ -143,11 +142,6 @@ def _is_hidden(layer: Layer, recipe: Recipe, failed: dict[str, str]) -> bool:
             "wrapped.signals, which needs none"
         )
     return hidden
-
-
-def ready_for_autograd(inputs: Any) -> Any:
-    """The same inputs with copies of the tensors that were made in inference mode, which autograd refuses."""
-    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) and leaf.is_inference() else leaf, inputs)
 
 
 def _differentiate(

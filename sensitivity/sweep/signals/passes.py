@@ -9,9 +9,8 @@ from typing import Any
 from torch import nn
 
 from sensitivity.contracts import Batch, Task
-from sensitivity.layers.trace.inputs import on_device_of
+from sensitivity.layers.trace.inputs import copied, on_device_of, unchanged_inputs
 from sensitivity.perturb.calibration.images import Pass, passes_of
-from sensitivity.sweep.signals.estimated import ready_for_autograd
 from sensitivity.sweep.signals.outputs import outputs_inside
 
 
@@ -26,11 +25,11 @@ def output_passes(model: nn.Module, images: Task | Iterable[Any], example_inputs
     Raises:
         CalibrationError: If these are no images, or, when one of the functions is called, none that the model takes.
     """
-    return passes_of(model, images, example_inputs, of_task=_by_itself, prepared=ready_for_autograd)
+    return passes_of(model, images, example_inputs, of_task=_by_itself, prepared=copied)
 
 
 def _by_itself(model: nn.Module, task: Task, batch: Batch) -> Callable[[], Any]:
     if not batch.inputs and not batch.keywords:
         return partial(outputs_inside, model, task, batch)
-    args, keywords = ready_for_autograd(on_device_of(model, (batch.inputs, dict(batch.keywords))))
-    return partial(model, *args, **keywords)
+    args, keywords = copied(on_device_of(model, (batch.inputs, dict(batch.keywords))))  # autograd refuses some as given
+    return unchanged_inputs(partial(model, *args, **keywords), (args, keywords))

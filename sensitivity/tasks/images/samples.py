@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils._pytree import tree_map
 
 from sensitivity.errors import PredictionError
 from sensitivity.tasks.fingerprint import describe
@@ -24,6 +25,11 @@ def picked(value: Any, offsets: list[int], count: int) -> Any:
     if _is_by_sample(value, count):
         return [value[offset] for offset in offsets]
     return tuple(picked(part, offsets, count) for part in value) if isinstance(value, tuple) else value
+
+
+def copied(tree: Any) -> Any:
+    """The same tree with a copy of every tensor: a model may write to what it is given."""
+    return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, tree)
 
 
 def _is_by_sample(value: Any, count: int) -> bool:

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.errors import SensitivityError
+from sensitivity.layers.trace.inputs import unchanged_inputs
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import Forward
-from sensitivity.sweep.passes.in_process import unchanged_inputs
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Perturbation
 from tests.models import CASES

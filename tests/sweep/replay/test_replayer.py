@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import sensitivity as sv
+from sensitivity.layers.trace.inputs import unchanged_inputs
 from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.sweep.passes.forward import FEWEST_REPLAYED, Forward
-from sensitivity.sweep.passes.in_process import unchanged_inputs
 from sensitivity.sweep.passes.predictions import same
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.replay.replayer import Replayer

@@ -10,8 +10,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch import nn
 
 from sensitivity.deploy.graph.export.dynamic import axes_of
 from sensitivity.deploy.graph.export.exporters import (
@@ -28,6 +27,7 @@ from sensitivity.deploy.packages import need
 from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.signature import FlatModule, signature_of
 from sensitivity.errors import ExportError
+from sensitivity.layers.trace.inputs import copied
 from sensitivity.perturb.hooks import hooked
 
 LARGEST_FILE_BYTES = 2**31
@@ -174,11 +174,10 @@ def call_of(plan: Plan, path: str) -> tuple[tuple[Any, ...], dict[str, Any]]:
     calls: list[tuple[tuple[Any, ...], dict[str, Any]]] = []
 
     def keep(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        copied = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, (args, kwargs))
-        calls.append((tuple(copied[0]), dict(copied[1])))
+        calls.append((tuple(copied(args)), dict(copied(kwargs))))
 
     with torch.no_grad(), hooked(before=[(plan.model.get_submodule(path), keep)]):
-        plan.model(*plan.basis.args, **plan.basis.kwargs)
+        plan.model(*copied(plan.basis.args), **copied(plan.basis.kwargs))
     if len(calls) != 1:
         raise ExportError(f"it runs {len(calls)} times in the example pass, one graph stands for one call")
     return calls[0]
