@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    RandomSampler,
+    SubsetRandomSampler,
+    TensorDataset,
+    WeightedRandomSampler,
+)
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 from torchmetrics.regression import MeanSquaredError
 
@@ -243,3 +250,30 @@ def test_a_dict_of_inputs_holds_keyword_arguments(source):
     assert len(task) == 5
     assert task.score(predictions_of(task, model)) == {"Total": 3.0 * (0 + 1 + 2 + 3 + 4) - 15}
     assert [float(row[0]) for batch in task.batches([4, 1]) for row in batch.keywords["left"]] == [4.0, 1.0]
+
+
+class Augmented(torch.utils.data.Dataset):
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, place):
+        return torch.full((3,), float(place)) + torch.rand(3), torch.zeros(3)
+
+
+PLAIN = TensorDataset(torch.arange(24.0), torch.arange(24.0))
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        DataLoader(PLAIN, batch_sampler=BatchSampler(RandomSampler(PLAIN), 4, drop_last=False)),
+        DataLoader(PLAIN, 4, sampler=SubsetRandomSampler(range(24))),
+        DataLoader(PLAIN, 4, sampler=WeightedRandomSampler(torch.ones(24), 24)),
+        DataLoader(Augmented(), 4),
+    ],
+    ids=["batch sampler", "subset", "weighted", "augmented"],
+)
+def test_a_loader_of_other_batches_each_time_is_refused(loader):
+    """The predictions of two passes had been compared as if they were of the same images."""
+    with pytest.raises(TaskError, match=r"gives other batches each time it is read.*shuffle=False"):
+        sv.LoaderTask(loader, metric=Total())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -43,11 +44,18 @@ class LoaderBatches:
         return sum(self._sizes)
 
     def _count(self) -> list[int]:
-        """Units in each batch."""
+        """Units in each batch.
+
+        Raises:
+            TaskError: If the loader's first batch is another one each time, or is no pair.
+        """
+        first = [fingerprint(leaves(self._pair(batch))) for _ in range(2) for batch in islice(self._loader, 1)]
+        if len(set(first)) > 1:
+            raise TaskError(
+                "loader= gives other batches each time it is read, so that positions mean nothing: it draws "
+                "or augments at random. Make the DataLoader with shuffle=False, and with transforms for evaluation."
+            )
         if self._subsets:
-            first = next(iter(self._loader), None)
-            if first is not None:
-                self._pair(first)
             return [len(self._loader.dataset)]  # type: ignore[attr-defined]
         sizes = [_batch_length(self._pair(batch)[0]) for batch in self._loader]
         return sizes if self.per_sample else [1] * len(sizes)
