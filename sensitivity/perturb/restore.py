@@ -52,6 +52,19 @@ def _restored(model: nn.Module) -> Iterator[ModelState]:
 
 
 @contextlib.contextmanager
+def in_eval_mode(module: nn.Module) -> Iterator[None]:
+    """A module and all inside it are in evaluation mode for the time of a ``with`` block."""
+    training = [inner for inner in module.modules() if inner.training]
+    try:
+        for inner in training:
+            inner.training = False
+        yield
+    finally:
+        for inner in training:
+            inner.training = True
+
+
+@contextlib.contextmanager
 def shared_state_kept(model: nn.Module) -> Iterator[None]:
     """Let a copy of a model run inside, which shares classes, functions and their variables with the model."""
     shared = Attributes(dict(model.named_modules()))

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from sensitivity.perturb.cures import rounded_by
+from sensitivity.perturb.restore import in_eval_mode
 from sensitivity.quantize.cures.statistics import InputStatistics
 from sensitivity.quantize.fold import fold_scale_shift, quantize_folded_weight
 from sensitivity.quantize.prune import prune_weight
@@ -101,10 +102,15 @@ def _perturbed(
 
 
 def folded_scale(model: nn.Module, layer: Layer) -> Tensor | None:
-    """The scale (C,) of the norm behind a layer that engines fold into its weight; None where none is folded."""
+    """The scale (C,) of the norm behind a layer that engines fold into its weight; None where none is folded.
+
+    It is that of evaluation mode, in which the model is measured, whatever mode it is in now.
+    """
     if layer.norm_module is None or not layer.norm_folds:
         return None
-    folded = fold_scale_shift(model.get_submodule(layer.norm_module))
+    norm = model.get_submodule(layer.norm_module)
+    with in_eval_mode(norm):
+        folded = fold_scale_shift(norm)
     return None if folded is None else folded[0]
 
 

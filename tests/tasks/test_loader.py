@@ -252,12 +252,10 @@ def test_a_dict_of_inputs_holds_keyword_arguments(source):
     assert [float(row[0]) for batch in task.batches([4, 1]) for row in batch.keywords["left"]] == [4.0, 1.0]
 
 
-class Augmented(torch.utils.data.Dataset):
-    def __len__(self):
-        return 8
-
+class Augmented(TensorDataset):
     def __getitem__(self, place):
-        return torch.full((3,), float(place)) + torch.rand(3), torch.zeros(3)
+        inputs, targets = super().__getitem__(place)
+        return inputs + torch.rand(3), targets
 
 
 PLAIN = TensorDataset(torch.arange(24.0), torch.arange(24.0))
@@ -269,7 +267,7 @@ PLAIN = TensorDataset(torch.arange(24.0), torch.arange(24.0))
         DataLoader(PLAIN, batch_sampler=BatchSampler(RandomSampler(PLAIN), 4, drop_last=False)),
         DataLoader(PLAIN, 4, sampler=SubsetRandomSampler(range(24))),
         DataLoader(PLAIN, 4, sampler=WeightedRandomSampler(torch.ones(24), 24)),
-        DataLoader(Augmented(), 4),
+        DataLoader(Augmented(torch.ones(8, 3), torch.zeros(8, 3)), 4),
     ],
     ids=["batch sampler", "subset", "weighted", "augmented"],
 )
