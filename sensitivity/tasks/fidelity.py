@@ -17,7 +17,7 @@ from sensitivity.records.arguments import checked
 from sensitivity.records.decibels import CEILING_DB, decibels
 from sensitivity.tasks.datasets import as_array, check_batch_size, choose_positions, predicted_positions, run_on
 from sensitivity.tasks.fingerprint import fingerprint
-from sensitivity.tasks.images.samples import copied, leaves
+from sensitivity.tasks.images.samples import leaves, with_own_tensors
 from sensitivity.weights import weights_digest
 
 Floats = npt.NDArray[np.float64]
@@ -165,7 +165,7 @@ class FeatureFidelity:
 
     def _batch(self, positions: tuple[int, ...]) -> Batch:
         if self._takes_arguments:
-            args, keywords = arguments_of(copied(self._inputs[positions[0]]))
+            args, keywords = arguments_of(with_own_tensors(self._inputs[positions[0]]))
             return Batch(inputs=args, images=positions, keywords=keywords)
         return Batch(inputs=(torch.stack([self._inputs[position] for position in positions]),), images=positions)
 

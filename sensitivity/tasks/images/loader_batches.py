@@ -14,7 +14,7 @@ from sensitivity.contracts import Batch
 from sensitivity.contracts.task import arguments_of
 from sensitivity.errors import TaskError
 from sensitivity.tasks.fingerprint import fingerprint
-from sensitivity.tasks.images.samples import copied, leaves, picked
+from sensitivity.tasks.images.samples import leaves, picked, with_own_tensors
 
 
 class LoaderBatches:
@@ -86,7 +86,7 @@ class LoaderBatches:
                 args = tuple(picked(value, run.offsets, count) for value in args)
                 keywords, targets = (picked(values, run.offsets, count) for values in (keywords, targets))
             else:
-                args, keywords = copied((args, keywords))
+                args, keywords = with_own_tensors((args, keywords))
             yield Batch(inputs=args, images=run.positions, context=targets, keywords=keywords)
 
     def _in_order(self, numbers: list[int]) -> Iterator[Any]:

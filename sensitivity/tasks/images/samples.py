@@ -27,7 +27,7 @@ def picked(value: Any, offsets: list[int], count: int) -> Any:
     return tuple(picked(part, offsets, count) for part in value) if isinstance(value, tuple) else value
 
 
-def copied(tree: Any) -> Any:
+def with_own_tensors(tree: Any) -> Any:
     """The same tree with a copy of every tensor: a model may write to what it is given."""
     return tree_map(lambda leaf: leaf.clone() if isinstance(leaf, torch.Tensor) else leaf, tree)
 
