@@ -8,6 +8,11 @@ from collections.abc import Iterable, Iterator
 from types import CodeType, FunctionType, MethodType
 from typing import Any
 
+import numpy as np
+import torch
+
+from sensitivity.weights import content_of
+
 
 def fingerprint(parts: Iterable[str | bytes]) -> str:
     """The sha256 of some texts, in hexadecimal; moving a character from one text to the next changes it."""
@@ -22,8 +27,8 @@ def describe(setting: Any) -> str:
     """Text for a setting that is the same in every process and changes when the setting does.
 
     A function is its qualified name, and unless it is this library's own its bytecode, constants, defaults and captured
-    values; a ``functools.partial`` or bound method is its function and arguments; a value object is its ``repr``; an
-    object whose ``repr`` is only an address is its class and attributes.
+    values; a ``functools.partial`` or bound method is its function and arguments; an array or tensor is its content;
+    a value object is its ``repr``; an object whose ``repr`` is only an address is its class and attributes.
 
     Limits: editing a class, a function that the function calls, or a global that it reads does not change the text;
     another version of Python does.
@@ -48,6 +53,8 @@ def _described(setting: Any, around: tuple[FunctionType, ...]) -> str:
         return "(" + ", ".join(inner(value) for value in setting) + ")"
     if isinstance(setting, set | frozenset):
         return "{" + ", ".join(sorted(map(inner, setting))) + "}"  # whose own order is another one in each process
+    if isinstance(setting, np.ndarray | torch.Tensor):
+        return _describe_array(setting)
     return _describe_object(setting, around)
 
 
@@ -73,9 +80,16 @@ def _code(code: CodeType, docstring: str | None = None) -> Iterator[str | bytes]
             yield describe(constant)
 
 
+def _describe_array(array: Any) -> str:
+    content = content_of(array) if isinstance(array, torch.Tensor) else np.ascontiguousarray(array).tobytes()
+    return f"{type(array).__name__} {tuple(array.shape)} {array.dtype} {hashlib.sha256(content).hexdigest()[:16]}"
+
+
 def _describe_object(setting: Any, around: tuple[FunctionType, ...]) -> str:
     kind = type(setting)
     text = repr(setting)
     if text == object.__repr__(setting):
         return f"{describe(kind)}({_described(vars(setting), around) if hasattr(setting, '__dict__') else ''})"
+    if "..." in text and hasattr(setting, "__dict__"):  # the text leaves something out, as that of a long array does
+        text += _described(vars(setting), around)
     return text if kind.__module__ == "builtins" else f"{kind.__module__}:{text}"

@@ -7,6 +7,10 @@ import sys
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import pytest
+import torch
+
 from sensitivity.tasks.fingerprint import describe, fingerprint
 
 
@@ -109,6 +113,21 @@ def test_values_differ_by_their_repr_and_other_objects_by_their_attributes() -> 
     assert describe(Opaque(1)) == describe(Opaque(1))
     assert describe(Opaque(1)) != describe(Opaque(2))
     assert "0x" not in describe(Opaque(1))
+
+
+@dataclass(frozen=True)
+class Mapped:
+    table: Any
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.tensor])
+def test_long_arrays_differ_by_every_number(kind: Any) -> None:
+    """What Python prints of them leaves out the middle."""
+    numbers = list(range(3000))
+    others = [*numbers[:1500], -1, *numbers[1501:]]
+    for wrapped in (captured, Mapped, Opaque, lambda table: table):
+        first, same, other = (describe(wrapped(kind(values))) for values in (numbers, list(numbers), others))
+        assert first == same != other
 
 
 def test_containers_and_classes_are_told_apart() -> None:
