@@ -124,8 +124,8 @@ def _settle(future: Future[Any], done: Future[Any]) -> None:
     elif isinstance(error, RayError):
         translated = ExecutorError(
             f"Ray lost a worker, or what it computed, more often than max_retries allows: {type(error).__name__}: "
-            f"{' '.join(str(error).split())[:300]}. With store= everything taken in is kept: run the same again to go "
-            "on. Where workers run out of memory, give each more of the machine, num_cpus=2 or more."
+            f"{' '.join(str(error).split())[:300].rstrip('.')}. With store= everything taken in is kept: run the same "
+            "again to go on. Where workers run out of memory, give each more of the machine, num_cpus=2 or more."
         )
         translated.__cause__ = error
         future.set_exception(translated)

@@ -53,7 +53,7 @@ def test_what_ray_itself_raises_is_an_error_of_this_library_that_says_what_to_do
     assert isinstance(error, ExecutorError)
     assert error.__cause__ is crash
     assert "WorkerCrashedError: The worker died unexpectedly" in str(error)
-    assert "With store= everything taken in is kept" in str(error)
+    assert "log files for more information. With store= everything taken in is kept" in str(error)
 
 
 def test_without_a_cluster_the_error_says_how_to_start_one(monkeypatch: pytest.MonkeyPatch) -> None:
