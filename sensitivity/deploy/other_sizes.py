@@ -32,7 +32,8 @@ CHANCE_DB = 3.0
 """How much worse it may agree with the simulation than one for fixed sizes."""
 
 ENOUGH_DB = 30.0
-"""An agreement that is enough at any size."""
+"""An agreement that is enough at any size; so is that of the simulation with float: last bits grow to that in a deep
+network, and what is fixed in a graph costs far more."""
 
 
 def check_other_sizes(
@@ -75,10 +76,10 @@ def check_other_sizes(
         for axis in dynamic:
             inputs = _other_inputs(part, axis, axes, samples)
             try:
-                agreement_db, _ = _agreement_db(plan, part, inputs)
+                agreement_db, float_db = _agreement_db(plan, part, inputs)
             except (EngineError, RuntimeError) as error:
                 raise ExportError(f"dynamic={axis!r}: {_with(part, inputs)} fails: {error}") from error
-            if agreement_db < min(usual_db - LOST_DB, ENOUGH_DB):
+            if agreement_db < min(usual_db - LOST_DB, ENOUGH_DB, float_db):
                 raise ExportError(
                     f"dynamic={axis!r}: {_with(part, inputs)} agrees with the simulation to {agreement_db:.1f} dB, and "
                     f"with the exported sizes to {usual_db:.1f} dB. Something of the size is fixed in the graph: leave "
