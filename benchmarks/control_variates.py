@@ -61,7 +61,6 @@ Predictions = Mapping[int, Any]
 RECIPES = {"int4": sv.INT4_WEIGHTS, "int8": sv.INT8_WEIGHTS}
 MADE_DAMAGES = {"strong": 0.5, "mild": 0.05}
 """For LVIS: the largest damage of a layer, as the standard deviation of what is added to scores."""
-GROUPS_OF_THE_BOUND = 200
 CONTROLS: dict[str, tuple[str, ...]] = {
     "none": (),
     "baseline": ("baseline",),
@@ -204,7 +203,7 @@ def estimate(drop: Floats, controls: Floats, truth: Floats, *, seen: float) -> t
 def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[int], repeats: int) -> None:
     """Draw samples, estimate every drop on each, and print how good the estimates are."""
     whole = {name: task.score(predictions)[task.metric] for name, predictions in by_variant.items()}
-    everything = deal(list(range(len(task))), GROUPS_OF_THE_BOUND)
+    everything = deal(list(range(len(task))), GROUPS_OF_A_STOP)
     without = {name: np.array(scores_without(task, some, everything)) for name, some in by_variant.items()}
     recipes = list(dict.fromkeys(name.split()[0] for name in by_variant if name != "baseline"))
     draw = np.random.default_rng(0)

@@ -169,13 +169,17 @@ def main() -> None:
         bench = Bench(name, arguments.data, arguments.work, arguments.views, arguments.max_drop)
         bench.prepare()
         rows.append(bench.row("fp32", bench.float_file, {"seconds": 0.0, "lines": 0}))
-        for label, make in own_schemes(bench):
-            rows.append(our_row(bench, label, make))
-        for peer in (PEERS[peer] for peer in arguments.peers):
-            for variant in peer.variants:
-                if f"{peer.name} {variant}" in arguments.without:
-                    continue
-                rows.append(peer_row(bench, peer, variant, arguments.limit_s))
+        ways: list[tuple[str, Callable[[], Row]]] = [
+            (label, partial(our_row, bench, label, make)) for label, make in own_schemes(bench)
+        ]
+        for peer in map(PEERS.__getitem__, arguments.peers):
+            ways += [
+                (f"{peer.name} {variant}", partial(peer_row, bench, peer, variant, arguments.limit_s))
+                for variant in peer.variants
+            ]
+        for label, make_row in ways:
+            if label not in arguments.without:
+                rows.append(make_row())
                 print(table(rows[-1:]).splitlines()[-1], flush=True)
     print(f"\n{date.today()}, {platform.machine()} {cpu()}, one thread, {OPENVINO}\n")
     print(table(rows))
