@@ -12,16 +12,18 @@ known. What is cheap to know there is what costs one pass for all layers togethe
 
 With the images of a sample dealt into groups, drop and controls without each group give the regression of one on the
 others; what it leaves of the drop's spread makes the interval (Student's t, one degree of freedom less a control).
+``none, bias off`` takes the jackknife's estimate of its bias off the drop (Quenouille 1956), and uses no control.
 
 ``CACHE`` keeps what the network predicts on random views of the 50 images, ``--each`` of each; ``--layers`` layers are
 spread over the network, each in int4 weights, and in int8 weights. Then ``--repeats`` random samples of the views are
 drawn for each size. ``--net lvis`` takes no network: its predictions are the made-up ones of DATA/lvis, so many copies
 of each with noise; a "layer" perturbs scores and boxes by more or less, those of some images far more than others.
 
-Prints, for each recipe, size and set of controls: the share of the variance that is left (median layer), root mean
-square error in points, the share of 95 % intervals that hold the drop of all views, the mean half width in points, and
-how many images of a large data set make the half width one point (median layer, worst layer). ``bound`` is the error
-that efficient estimates have: the spread of the influences that the images have on the drop, over the root of the size.
+Prints, for each recipe, size and set of controls: the share of the variance that is left (median layer); the root mean
+square error in points, and that of its mean over the samples, the bias; the share of 95 % intervals that hold the drop
+of all views; the mean half width in points; how many images of a large data set make the half width one point (median
+layer, worst layer). ``bound`` is the error that efficient estimates have: the spread of the influences that the images
+have on the drop, over the root of the size.
 """
 
 from __future__ import annotations
@@ -61,8 +63,10 @@ Predictions = Mapping[int, Any]
 RECIPES = {"int4": sv.INT4_WEIGHTS, "int8": sv.INT8_WEIGHTS}
 MADE_DAMAGES = {"strong": 0.5, "mild": 0.05}
 """For LVIS: the largest damage of a layer, as the standard deviation of what is added to scores."""
+BIAS_OFF = "none, bias off"
 CONTROLS: dict[str, tuple[str, ...]] = {
     "none": (),
+    BIAS_OFF: (),
     "baseline": ("baseline",),
     "together": ("together",),
     "both": ("baseline", "together"),
@@ -182,6 +186,12 @@ class Sample:
         return np.array(scores_without(self._task, some, self._groups))
 
 
+def without_bias(drop: Floats, *, seen: float) -> Floats:
+    """The drop less the bias that the jackknife finds: (1 + G,) on the sample, then without each group."""
+    bias = (len(drop) - 2) * (drop[1:].mean() - drop[0]) * (1 - seen)
+    return np.concatenate([drop[:1] - bias, drop[1:]])
+
+
 def estimate(drop: Floats, controls: Floats, truth: Floats, *, seen: float) -> tuple[float, float]:
     """The drop on all images, and how far its interval of 95 % reaches.
 
@@ -208,10 +218,10 @@ def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[i
     recipes = list(dict.fromkeys(name.split()[0] for name in by_variant if name != "baseline"))
     draw = np.random.default_rng(0)
     print(
-        "| recipe | views | controls | variance left | error, points | bound, points | intervals that hold "
-        "| half width, points | images for ±1 point, median and worst layer |"
+        "| recipe | views | controls | variance left | error, points | of it bias | bound, points "
+        "| intervals that hold | half width, points | images for ±1 point, median and worst layer |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for size in sizes:
         samples = []
         for _ in range(repeats):
@@ -221,7 +231,7 @@ def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[i
         for recipe in recipes:
             names = [name for name in by_variant if name.startswith(recipe) and not name.endswith("together")]
             errors = {
-                controls: _errors(samples, whole, names, recipe, CONTROLS[controls], seen=size / len(task))
+                controls: _errors(samples, whole, names, recipe, controls, seen=size / len(task))
                 for controls in CONTROLS
             }
             at_best = [standard_error(without["baseline"] - without[name]) for name in names]
@@ -229,8 +239,9 @@ def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[i
             for controls, (missed, half) in errors.items():
                 needed = np.square(100 * half).mean(0) * size / (1 - size / len(task))
                 left = np.median(np.square(missed).mean(0) / np.square(errors["none"][0]).mean(0))
+                error, bias = (math.sqrt(np.square(wrong).mean()) for wrong in (missed, missed.mean(0)))
                 print(
-                    f"| {recipe} | {size} | {controls} | {left:.2f} | {100 * math.sqrt(np.square(missed).mean()):.2f} "
+                    f"| {recipe} | {size} | {controls} | {left:.2f} | {100 * error:.2f} | {100 * bias:.2f} "
                     f"| {100 * bound:.2f} | {np.mean(np.abs(missed) <= half):.1%} | {100 * half.mean():.2f} "
                     f"| {np.median(needed):.0f}, {needed.max():.0f} |",
                     flush=True,
@@ -242,19 +253,22 @@ def _errors(
     whole: Mapping[str, float],
     names: Sequence[str],
     recipe: str,
-    controls: Sequence[str],
+    way: str,
     *,
     seen: float,
 ) -> tuple[Floats, Floats]:
     """(R, L) errors of the estimates, and half widths of their intervals."""
-    together = f"{recipe} together"
+    together, controls = f"{recipe} together", CONTROLS[way]
     truths = {"baseline": whole["baseline"], "together": whole["baseline"] - whole[together]}
     estimates = []
     for sample in samples:
         values = {"baseline": sample["baseline"], "together": sample["baseline"] - sample[together]}
         known = np.array([values[control] for control in controls]).reshape(len(controls), len(sample["baseline"]))
         truth = np.array([truths[control] for control in controls])
-        estimates.append([estimate(sample["baseline"] - sample[name], known, truth, seen=seen) for name in names])
+        of_sample = [sample["baseline"] - sample[name] for name in names]
+        if way == BIAS_OFF:
+            of_sample = [without_bias(drop, seen=seen) for drop in of_sample]
+        estimates.append([estimate(drop, known, truth, seen=seen) for drop in of_sample])
     drops = np.array([whole["baseline"] - whole[name] for name in names])
     results = np.array(estimates)
     return results[..., 0] - drops, results[..., 1]
