@@ -18,6 +18,8 @@ others; what it leaves of the drop's spread makes the interval (Student's t, one
 spread over the network, each in int4 weights, and in int8 weights. Then ``--repeats`` random samples of the views are
 drawn for each size. ``--net lvis`` takes no network: its predictions are the made-up ones of DATA/lvis, so many copies
 of each with noise; a "layer" perturbs scores and boxes by more or less, those of some images far more than others.
+``--net segmentation`` makes everything up: 50 times ``--each`` confusion matrices of 21 classes, background in all and
+one to four others in each, common or rare; a "layer" confuses more pixels, in some images far more.
 
 Prints, for each recipe, size and set of controls: the share of the variance that is left (median layer); the root mean
 square error in points, and that of its mean over the samples, the bias; the share of 95 % intervals that hold the drop
@@ -62,7 +64,8 @@ Floats = NDArray[np.float64]
 Predictions = Mapping[int, Any]
 RECIPES = {"int4": sv.INT4_WEIGHTS, "int8": sv.INT8_WEIGHTS}
 MADE_DAMAGES = {"strong": 0.5, "mild": 0.05}
-"""For LVIS: the largest damage of a layer, as the standard deviation of what is added to scores."""
+"""Of what is made up: the largest damage of a layer, for LVIS the standard deviation of what is added to scores."""
+CLASSES = 21
 BIAS_OFF = "none, bias off"
 CONTROLS: dict[str, tuple[str, ...]] = {
     "none": (),
@@ -127,6 +130,53 @@ def made(data: Path, cache: Path, *, each: int, layers: int) -> tuple[Task, dict
             together = {image: _perturbed(together[image], damages[image], draw) for image in baseline}
         by_variant[f"{recipe} together"] = together
     return task, by_variant
+
+
+def made_segmentation(cache: Path, *, each: int, layers: int) -> tuple[Task, dict[str, Predictions]]:
+    """Made-up confusion matrices of 21 classes under the names of ``predicted``, and the task that scores them."""
+    folder, count = cache / f"segmentation-{each}", 50 * each
+    for part in ("images", "labels"):
+        (folder / part).mkdir(parents=True, exist_ok=True)
+        for number in range(count):  # nothing looks at them
+            Image.new("RGB" if part == "images" else "L", (1, 1)).save(folder / part / f"{number:06d}.png")
+    task = sv.SemanticSegmentation(
+        folder / "images",
+        folder / "labels",
+        classes=list(map(str, range(CLASSES))),
+        preprocess=torch.from_numpy,
+    )
+    draw = np.random.default_rng(0)
+    pixels = np.zeros((count, CLASSES))
+    pixels[:, 0] = 2e5
+    likely = 1 / np.arange(1, CLASSES)
+    for image in pixels:
+        shown = draw.choice(np.arange(1, CLASSES), draw.integers(1, 5), replace=False, p=likely / likely.sum())
+        image[shown] = draw.lognormal(9.5, 1.0, len(shown))
+    right = draw.beta(8.0, 3.0, (count, CLASSES))
+    instead = draw.dirichlet(np.full(CLASSES, 0.3), (count, CLASSES))
+    by_variant: dict[str, Predictions] = {"baseline": _confusions(pixels, right, instead)}
+    for recipe, largest in MADE_DAMAGES.items():
+        all_right = right
+        for layer in range(layers):
+            damage = 1 - np.exp(-largest * (layer + 1) / layers * draw.gamma(0.5, 2.0, (count, 1)))
+            by_variant[f"{recipe} {layer}"] = _confusions(pixels, right * (1 - damage), instead)
+            all_right = all_right * (1 - damage)
+        by_variant[f"{recipe} together"] = _confusions(pixels, all_right, instead)
+    return task, by_variant
+
+
+def _confusions(pixels: Floats, right: Floats, instead: Floats) -> Predictions:
+    """Confusion matrices of images.
+
+    Args:
+        pixels: (N, C) of each class.
+        right: (N, C) the share of them that is predicted right.
+        instead: (N, C, C) what the others are taken for, a distribution over classes.
+    """
+    matrices = instead * (pixels * (1 - right))[:, :, None]
+    classes = np.arange(pixels.shape[1])
+    matrices[:, classes, classes] += pixels * right
+    return dict(enumerate({"confusion": matrix} for matrix in matrices.round().astype(np.int64)))
 
 
 def _copied(annotations: Path, into: Path, each: int) -> sv.Lvis:
@@ -278,7 +328,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("cache", type=Path)
-    parser.add_argument("--net", default="fastestdet", choices=[*real_nets(), "lvis"])
+    parser.add_argument("--net", default="fastestdet", choices=[*real_nets(), "lvis", "segmentation"])
     parser.add_argument("--each", type=int, default=20, help="views of each of the 50 images, copies of LVIS's 100")
     parser.add_argument("--layers", type=int, default=10)
     parser.add_argument("--sizes", nargs="+", type=int, default=[100, 200])
@@ -289,6 +339,8 @@ def main() -> None:
     settings = {"each": options.each, "layers": options.layers}
     if options.net == "lvis":
         task, by_variant = made(options.data, options.cache, **settings)
+    elif options.net == "segmentation":
+        task, by_variant = made_segmentation(options.cache, **settings)
     else:
         task, by_variant = predicted(options.net, options.data, options.cache, **settings)
     compare(task, by_variant, options.sizes, options.repeats)

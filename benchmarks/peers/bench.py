@@ -37,7 +37,7 @@ from benchmarks.real_nets import RealNet, groups_of_views, real_nets, views_task
 from sensitivity.contracts import Task
 
 OPENVINO = f"OpenVINO {openvino.__version__.split('-')[0]}"
-ON_ONNX_RUNTIME = f"ONNX Runtime {onnxruntime.__version__} ran the graph"
+ONNX_RUNTIME = f"ONNX Runtime {onnxruntime.__version__}"
 COMPARED = 8
 """Images on which OpenVINO's outputs are compared with ONNX Runtime's."""
 WRONG_DB = 6.0
@@ -121,9 +121,9 @@ class Bench:
 def measured(say: Say, bench: Bench, label: str, file: Path) -> Row:
     """How good a network is on OpenVINO, and how fast; scored on ONNX Runtime where OpenVINO computes it wrongly."""
     torch.set_num_threads(1)
-    say(f"{OPENVINO} compiled the graph")
+    say((OPENVINO, "compiled the graph"))
     network = compiled(file)
-    say(f"{OPENVINO} ran the graph")
+    say((OPENVINO, "ran the graph"))
     images, float_network = bench.images(), compiled(bench.float_file)
     float_run, run = on_openvino(float_network), in_order_of(bench.float_file, file, on_openvino(network))
     in_int8, all_layers = int8_layers(network)
@@ -134,19 +134,19 @@ def measured(say: Say, bench: Bench, label: str, file: Path) -> Row:
         "engine": "OpenVINO",
     }
     if file.suffix == ".onnx" and file != bench.float_file:
-        say(ON_ONNX_RUNTIME)
+        say((ONNX_RUNTIME, "ran the graph"))
         other = in_order_of(bench.float_file, file, on_onnxruntime(file))
         own_db, other_db = (sqnr_db(each, float_run, images[:COMPARED]) for each in (run, other))
         if own_db < other_db - WRONG_DB:
             run, facts = other, facts | {"engine": "ONNX Runtime", "wrong_db": own_db}
-    say(f"{facts['engine']} ran the graph")
+    say((facts["engine"], "ran the graph"))
     return facts | scored(bench, label, run, facts["engine"])
 
 
 def measured_on_onnxruntime(say: Say, bench: Bench, label: str, file: Path) -> Row:
     """How good a network is that OpenVINO does not survive."""
     torch.set_num_threads(1)
-    say(ON_ONNX_RUNTIME)
+    say((ONNX_RUNTIME, "ran the graph"))
     engine = "ONNX Runtime"
     run = in_order_of(bench.float_file, file, on_onnxruntime(file))
     return {"engine": engine} | scored(bench, label, run, engine)

@@ -8,8 +8,8 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 Row = dict[str, Any]
-Say = Callable[[str], None]
-"""Told what begins, so that it is known what a process died of."""
+Say = Callable[[tuple[str, str]], None]
+"""Told who does what next, as ("OpenVINO 2026.4.1", "compiled the graph"), so that it is known what a process died of."""
 
 
 def in_own_process(work: Callable[..., Row], *arguments: Any) -> Row:
@@ -30,23 +30,23 @@ def in_own_process(work: Callable[..., Row], *arguments: Any) -> Row:
     process = context.Process(target=_answer, args=(sender, work, arguments))
     process.start()
     sender.close()  # the child holds the other end: when it dies, there is nothing more to receive
-    step = "the process started"
+    who, what = "the process that measures", "started"
     answer: Row | None = None
     while answer is None:
         try:
             message = receiver.recv()
         except EOFError:
             break
-        if isinstance(message, str):
-            step = message
+        if isinstance(message, tuple):
+            who, what = message
         else:
             answer = message
     process.join()
     if answer is not None:
         return answer
     if process.exitcode is None or process.exitcode >= 0:
-        raise ChildProcessError(f"the process that measures {ending(process.exitcode or 0)} while {step}")
-    return {"error": f"{ending(process.exitcode)} while {step}", "signal": -process.exitcode}
+        raise ChildProcessError(f"{ending(process.exitcode or 0)} while {who} {what}")
+    return {"error": f"{who} {ending(process.exitcode)} while it {what}", "signal": -process.exitcode}
 
 
 def ending(code: int) -> str:

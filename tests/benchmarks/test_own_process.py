@@ -11,13 +11,13 @@ from benchmarks.peers.own_process import Row, Say, in_own_process
 
 
 def answers(say: Say, number: int) -> Row:
-    say("it counted")
+    say(("Python", "counted"))
     return {"number": number + 1}
 
 
 def crashes(say: Say) -> Row:
-    say("it read the graph")
-    say("it compiled the graph")
+    say(("engine 1", "read the graph"))
+    say(("engine 1", "compiled the graph"))
     os.kill(os.getpid(), signal.SIGSEGV)
     return {}
 
@@ -27,7 +27,7 @@ def is_refused(say: Say) -> Row:
 
 
 def is_wrong(say: Say) -> Row:
-    say("it compiled the graph")
+    say(("engine 1", "compiled the graph"))
     raise KeyError("input")
 
 
@@ -37,7 +37,7 @@ def test_an_answer_comes_back() -> None:
 
 def test_a_signal_becomes_the_reason_with_what_went_on() -> None:
     assert in_own_process(crashes) == {
-        "error": "ended with signal 11 while it compiled the graph",
+        "error": "engine 1 ended with signal 11 while it compiled the graph",
         "signal": signal.SIGSEGV,
     }
 
@@ -47,5 +47,5 @@ def test_what_an_engine_says_becomes_the_reason() -> None:
 
 
 def test_a_fault_of_the_benchmark_is_no_row() -> None:
-    with pytest.raises(ChildProcessError, match="ended with exit status 1 while it compiled the graph"):
+    with pytest.raises(ChildProcessError, match="ended with exit status 1 while engine 1 compiled the graph"):
         in_own_process(is_wrong)
