@@ -9,7 +9,7 @@ from typing import Any
 
 Row = dict[str, Any]
 Say = Callable[[tuple[str, str]], None]
-"""Told who does what next, as ("OpenVINO 2026.4.1", "compiled the graph"), so that it is known what a process died of."""
+"""Told who does what next, as ("OpenVINO", "compiled the graph"), so that it is known what a process died of."""
 
 
 def in_own_process(work: Callable[..., Row], *arguments: Any) -> Row:
