@@ -30,7 +30,7 @@ def in_own_process(work: Callable[..., Row], *arguments: Any) -> Row:
     process = context.Process(target=_answer, args=(sender, work, arguments))
     process.start()
     sender.close()  # the child holds the other end: when it dies, there is nothing more to receive
-    who, what = "the process that measures", "started"
+    program, step = "the process that measures", "started"
     answer: Row | None = None
     while answer is None:
         try:
@@ -38,15 +38,15 @@ def in_own_process(work: Callable[..., Row], *arguments: Any) -> Row:
         except EOFError:
             break
         if isinstance(message, tuple):
-            who, what = message
+            program, step = message
         else:
             answer = message
     process.join()
     if answer is not None:
         return answer
     if process.exitcode is None or process.exitcode >= 0:
-        raise ChildProcessError(f"{ending(process.exitcode or 0)} while {who} {what}")
-    return {"error": f"{who} {ending(process.exitcode)} while it {what}", "signal": -process.exitcode}
+        raise ChildProcessError(f"{ending(process.exitcode or 0)} while {program} {step}")
+    return {"error": f"{program} {ending(process.exitcode)} while it {step}", "signal": -process.exitcode}
 
 
 def ending(code: int) -> str:
