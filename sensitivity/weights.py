@@ -29,6 +29,17 @@ def weights_digest(model: nn.Module) -> str:
     return digest.hexdigest()[:32]
 
 
+def modules_digest(model: nn.Module, *, settings: bool = False) -> str:
+    """Hash of the paths and classes of all modules; with their plain ``settings``: numbers and texts, by attribute."""
+    digest = hashlib.sha256()
+    for path, module in model.named_modules(remove_duplicate=False):
+        plain = {name: value for name, value in vars(module).items() if isinstance(value, bool | int | float | str)}
+        plain.pop("training", None)
+        digest.update(f"{path}|{type(module).__module__}.{type(module).__qualname__}|".encode())
+        digest.update(repr(sorted(plain.items())).encode() if settings else b"")
+    return digest.hexdigest()[:32]
+
+
 def _named_tensors(model: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Every parameter and buffer with its path; one that several modules share comes several times."""
     for prefix, module in model.named_modules(remove_duplicate=False):

@@ -26,6 +26,7 @@ from sensitivity.quantize.calibration import Calibration
 from sensitivity.records import Recipe, Scheme
 from sensitivity.records.arguments import checked
 from sensitivity.verification import Verification
+from sensitivity.weights import modules_digest
 from sensitivity.wrapped import deploying, measuring, simulating, tuning
 
 if TYPE_CHECKING:
@@ -97,6 +98,7 @@ class Wrapped:
         self.calibrations: list[Calibration] = []
         self.reasons: Mapping[str, str] = {}
         self._example_inputs = example_inputs
+        self._modules = modules_digest(model)
 
     # The verbs: functions of a wrapped model, each in the file of what it is about.
     calibrate = simulating.calibrate
@@ -192,7 +194,7 @@ class Wrapped:
         """Folded and exported once for all schemes."""
         from sensitivity.deploy.prepare.plans import Plans
 
-        return Plans(self.model, self.layers, self._example_inputs)
+        return Plans(self.model, self.layers, self._example_inputs, self._modules)
 
     @property
     def _calibrator(self) -> Calibrator:

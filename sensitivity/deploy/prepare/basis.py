@@ -18,7 +18,7 @@ from sensitivity.layers.trace.inputs import on_device_of, tensors_in
 from sensitivity.perturb.half.kept import KeptModules
 from sensitivity.perturb.restore import untouched
 from sensitivity.perturb.state.sole_use import sole_use
-from sensitivity.weights import weights_digest
+from sensitivity.weights import modules_digest, weights_digest
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +32,8 @@ class Basis:
         args: Positional arguments of one example pass, cut to one sample where that is possible.
         kwargs: Keyword arguments likewise.
         digest: Of the weights that the copy was made of.
+        modules: Of the paths and classes of the model's modules then.
+        settings: Of these with their plain attributes.
         multiplied: For layers that are met at their operator, the weight of each call as it is multiplied.
         exports: Kept by ``deploy.export.export``.
         kept: Kept by ``Plan.kept``.
@@ -43,6 +45,8 @@ class Basis:
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     digest: str
+    modules: str
+    settings: str
     multiplied: Mapping[str, tuple[Multiplied, ...]] = field(default_factory=dict, repr=False)
     exports: dict[Any, Any] = field(default_factory=dict, repr=False)
     kept: dict[Any, KeptModules] = field(default_factory=dict, repr=False)
@@ -68,7 +72,8 @@ def make_basis(model: nn.Module, layers: LayerTable, example_inputs: Any) -> Bas
             args, kwargs = arguments
         folded = folded_copy(model, layers, args, kwargs)
         multiplied = find_multiplied(folded.model, folded.layers, args, kwargs)
-        return Basis(folded.model, folded.layers, folded.kept, args, kwargs, weights_digest(model), multiplied)
+        digests = weights_digest(model), modules_digest(model), modules_digest(model, settings=True)
+        return Basis(folded.model, folded.layers, folded.kept, args, kwargs, *digests, multiplied)
 
 
 def _runs_singly(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:

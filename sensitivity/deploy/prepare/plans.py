@@ -11,7 +11,7 @@ from torch import nn
 from sensitivity.deploy.prepare.basis import Basis, make_basis
 from sensitivity.deploy.prepare.placement import ANY_ENGINE, Target, check_deployable
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.errors import CalibrationError
+from sensitivity.errors import CalibrationError, ModelError
 from sensitivity.layers.select import resolve
 from sensitivity.layers.table import LayerTable
 from sensitivity.perturb.half.kept import around
@@ -21,7 +21,7 @@ from sensitivity.perturb.state.sole_use import sole_use
 from sensitivity.perturb.weights import folded_scale
 from sensitivity.quantize.calibration import Calibration, largest_peaks, why_unreached
 from sensitivity.records import Recipe, Scheme
-from sensitivity.weights import weights_digest
+from sensitivity.weights import modules_digest, weights_digest
 
 _MIXED = (
     "its kernel is dynamic: each input mixes, scales or chooses it from a parameter, and an int8 convolution of an "
@@ -36,12 +36,14 @@ class Plans:
         model: Any module; not changed.
         layers: Its layers.
         example_inputs: What it accepts: a tensor, a tuple of positional arguments, or a dict of keyword arguments.
+        modules: Digest of its modules when its layers were found.
     """
 
-    def __init__(self, model: nn.Module, layers: LayerTable, example_inputs: Any) -> None:
+    def __init__(self, model: nn.Module, layers: LayerTable, example_inputs: Any, modules: str) -> None:
         self._model = model
         self._layers = layers
         self._example_inputs = example_inputs
+        self._modules = modules
         self._basis: Basis | None = None
 
     def plan(
@@ -61,14 +63,21 @@ class Plans:
             LayerNotFoundError: If a rule of the scheme selects no layer.
             CalibrationError: If activations are to be quantized and no ranges are known, or a weight is not finite.
             ModelInUseError: If the model is perturbed now, or another thread measures it.
+            ModelError: If it has other modules than when it was wrapped.
         """
         with sole_use(self._model):
+            if self._modules != modules_digest(self._model):
+                raise ModelError(
+                    f"{self._layers.model} has other modules than when it was wrapped, which the table of layers knows "
+                    "nothing of. Wrap it again: sv.wrap(model, example_inputs)."
+                )
             _check_weights(self._model, self._layers, resolve(scheme, self._layers, model=self._layers.model))
             basis = self._usual_basis() if example is None else make_basis(self._model, self._layers, example)
             return make_plan(self._model, basis, scheme, calibrations, target=target)
 
     def _usual_basis(self) -> Basis:
-        if self._basis is None or self._basis.digest != weights_digest(self._model):
+        now = weights_digest(self._model), modules_digest(self._model, settings=True)
+        if self._basis is None or (self._basis.digest, self._basis.settings) != now:
             self._basis = make_basis(self._model, self._layers, self._example_inputs)
         return self._basis
 

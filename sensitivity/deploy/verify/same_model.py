@@ -8,7 +8,7 @@ from sensitivity.deploy.deployed import Deployed
 from sensitivity.errors import EngineError, StudyError
 from sensitivity.layers.table import LayerTable
 from sensitivity.records import StudyRecord
-from sensitivity.weights import weights_digest
+from sensitivity.weights import modules_digest, weights_digest
 
 
 def check_deployed(deployed: object, model: nn.Module, name: str) -> None:
@@ -20,7 +20,7 @@ def check_deployed(deployed: object, model: nn.Module, name: str) -> None:
         name: Its name, for the message.
 
     Raises:
-        EngineError: If it is something else, or was made of other weights.
+        EngineError: If it is something else, or was made of other weights or modules.
     """
     if not isinstance(deployed, Deployed):
         raise EngineError(
@@ -31,6 +31,11 @@ def check_deployed(deployed: object, model: nn.Module, name: str) -> None:
         raise EngineError(
             f"{deployed.plan.layers.model} on {deployed.name} was not made of {name} as it is now: its weights are "
             "others. Deploy again, and verify that."
+        )
+    if deployed.plan.basis.modules != modules_digest(model):
+        raise EngineError(
+            f"{deployed.plan.layers.model} on {deployed.name} was not made of {name} as it is now: its modules are "
+            "others. Wrap it again, deploy, and verify that."
         )
 
 
