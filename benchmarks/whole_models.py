@@ -1,10 +1,11 @@
 """How much of whole detectors is deployed and verified: a table of small ones with random weights.
 
-    python -m benchmarks.whole_models [NAME ...]
+    python -m benchmarks.whole_models [--sizes] [NAME ...]
 
-Needs torchvision and transformers. Each model is wrapped, calibrated on two random images and deployed to OpenVINO with
-every layer in int8 (weights in 7 bits, which no CPU saturates on), whole where that can be exported, otherwise part by
-part; then every layer is verified.
+Needs torchvision and transformers, for YOLO ultralytics. Each model is wrapped, calibrated on two random images and
+deployed to OpenVINO with every layer in int8 (weights in 7 bits, which no CPU saturates on), whole where that can be
+exported, otherwise part by part; then every layer is verified. With ``--sizes`` it is deployed to OpenVINO and ONNX
+Runtime for any number of samples, and for any image size, and the table says what was exported, or why it was refused.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import torch
 from torch import nn
 
 import sensitivity as sv
+from sensitivity.deploy.graph.export.dynamic import AXES
 
 SIDE = 128
 CLASSES = 4
@@ -66,9 +68,16 @@ def _swin() -> tuple[nn.Module, list[Any]]:
     return SwinModel(config).eval(), [torch.rand(1, 3, 32, 32) for _ in range(2)]
 
 
+def _yolo() -> tuple[nn.Module, list[Any]]:
+    from ultralytics import YOLO
+
+    return YOLO("yolov8n.yaml").model.eval(), [torch.rand(1, 3, SIDE, SIDE) for _ in range(2)]
+
+
 MODELS: dict[str, Callable[[], tuple[nn.Module, list[Any]]]] = {
     "swin (transformers)": _swin,
     "detr (transformers)": _detr,
+    "yolov8n (ultralytics)": _yolo,
     **{
         name: _torchvision(name)
         for name in (
@@ -83,16 +92,35 @@ MODELS: dict[str, Callable[[], tuple[nn.Module, list[Any]]]] = {
 }
 
 
-def row(name: str) -> str:
-    """One model: its layers, how many are deployed and verified, and what stands in the way of the rest."""
+def _calibrated(name: str) -> tuple[sv.Wrapped, sv.Scheme]:
     torch.manual_seed(0)
     model, images = MODELS[name]()
-    started = time.perf_counter()
     wrapped = sv.wrap(model, images[0])
     assert sv.INT8.weights is not None
     recipe = replace(sv.INT8, name="int8, 7-bit weights", weights=replace(sv.INT8.weights, format="int7"))
     wrapped.calibrate(images, recipe)
-    deployed = wrapped.deploy(sv.Scheme.all(recipe), "openvino")
+    return wrapped, sv.Scheme.all(recipe)
+
+
+def row_of_sizes(name: str) -> str:
+    """One model: the parts that run with any number of samples and any image size, on each engine."""
+    wrapped, scheme = _calibrated(name)
+    cells = [name]
+    for axis in AXES:
+        for engine in ("openvino", "onnxruntime"):
+            try:
+                parts = wrapped.deploy(scheme, engine, dynamic=axis).parts
+                cells.append(", ".join(part.path for part in parts) or "whole")
+            except sv.errors.SensitivityError as error:
+                cells.append(f"refused: {str(error)[:200]}")
+    return f"| {' | '.join(cells)} |"
+
+
+def row(name: str) -> str:
+    """One model: its layers, how many are deployed and verified, and what stands in the way of the rest."""
+    started = time.perf_counter()
+    wrapped, scheme = _calibrated(name)
+    deployed = wrapped.deploy(scheme, "openvino")
     record = wrapped.verify(deployed)
     counts_by_status = Counter(str(check.status) for check in record.layers)
     parts = "whole" if [part.path for part in deployed.parts] == [""] else f"{len(deployed.parts)} parts"
@@ -109,14 +137,18 @@ def row(name: str) -> str:
 def main() -> None:
     """Print the table."""
     torch.set_num_threads(1)
+    sizes = "--sizes" in sys.argv
+    heads = ("model", "layers", "exported", "what verify says", "time")
+    if sizes:
+        heads = ("model", "batch: OpenVINO", "ONNX Runtime", "size: OpenVINO", "ONNX Runtime")
     rows = []
-    for name in sys.argv[1:] or MODELS:
+    for name in [name for name in sys.argv[1:] if name != "--sizes"] or MODELS:
         try:
-            rows.append(row(name))
+            rows.append(row_of_sizes(name) if sizes else row(name))
         except (sv.errors.SensitivityError, RuntimeError, TypeError, ValueError) as error:
             rows.append(f"| {name} | | not deployed: {type(error).__name__}: {str(error)[:200]} | | |")
         print(rows[-1], flush=True)
-    print("\n| model | layers | exported | what verify says | time |\n|---|---|---|---|---|\n" + "\n".join(rows))
+    print("\n".join(("", f"| {' | '.join(heads)} |", "|---|---|---|---|---|", *rows)))
 
 
 if __name__ == "__main__":
