@@ -16,6 +16,7 @@ from sensitivity.deploy.engines.openvino_biases import with_lasting_biases
 from sensitivity.deploy.engines.openvino_chains import holds_quantized_chain
 from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of, facts_of, quantizers_of, reads_of
+from sensitivity.deploy.engines.openvino_groups import with_wide_groups
 from sensitivity.deploy.engines.openvino_kernels import with_odd_kernels
 from sensitivity.deploy.engines.openvino_names import GraphNames
 from sensitivity.deploy.engines.openvino_pads import with_pieces_for_circular_pads
@@ -66,7 +67,7 @@ class OpenVinoEngine(Engine):
             file = onnx.load_from_string(model)
         except Exception as error:  # protobuf's DecodeError is no error of onnx's own
             raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: it is no ONNX file.") from error
-        changes = with_pieces_for_circular_pads(file) + with_concatenated_codes(file)
+        changes = with_pieces_for_circular_pads(file) + with_concatenated_codes(file) + with_wide_groups(file)
         if changes + with_lasting_biases(file, rest) + with_odd_kernels(file, rest):
             model = file.SerializeToString()
         graph = without_weights(file).graph
