@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +18,12 @@ SAFE_INT8 = replace(sv.INT8, name="safe int8", weights=replace(sv.INT8.weights, 
 """``sv.INT8`` with weight codes of at most 63: no CPU's sums saturate, as 2 * 255 * 63 < 2**15."""
 
 SAFE = sv.Scheme.all(SAFE_INT8)
+
+
+def has_amx() -> bool:
+    """Whether OpenVINO computes in AMX tiles here."""
+    flags = Path("/proc/cpuinfo")
+    return flags.exists() and "amx_int8" in flags.read_text(encoding="utf-8") and "ONEDNN_MAX_CPU_ISA" not in os.environ
 
 
 def conv(read: int, write: int, side: int = 3, stride: int = 1, groups: int = 1, act: nn.Module | None = None):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +20,7 @@ from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import EngineBuildError, EngineError, MissingPackageError
 from sensitivity.testing.engines import EngineSuite, GraphCase
-from tests.deploy.nets import SAFE, SAFE_INT8, images
+from tests.deploy.nets import SAFE, SAFE_INT8, has_amx, images
 
 
 @pytest.fixture(scope="module", params=["openvino", "onnxruntime", "onnxruntime-int8", "torch"])
@@ -59,12 +57,6 @@ def test_openvino_says_what_ran_in_int8_and_how_long_it_took(deployed: Deployed)
     layers = {node: layer for layer in deployed.engine.layer_info() for node in layer.nodes}
     assert {layers[node].precision for node in ("fine.0", "coarse.0", "tower#0", "tower#1", "score#1")} == {"int8"}
     assert (layers["fine.0"].time_s or 0.0) > 0.0
-
-
-def has_amx() -> bool:
-    """Whether OpenVINO computes in AMX tiles here."""
-    flags = Path("/proc/cpuinfo")
-    return flags.exists() and "amx_int8" in flags.read_text(encoding="utf-8") and "ONEDNN_MAX_CPU_ISA" not in os.environ
 
 
 @pytest.mark.skipif(not openvino.__version__.startswith("2026.4"), reason="a fact about OpenVINO 2026.4")

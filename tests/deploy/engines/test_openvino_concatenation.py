@@ -14,7 +14,7 @@ from sensitivity.deploy.engines import openvino_engine
 from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
 from sensitivity.deploy.engines.ort_engine import OrtEngine
-from tests.deploy.nets import SAFE, SAFE_INT8
+from tests.deploy.nets import SAFE, SAFE_INT8, has_amx
 
 
 class Joined(nn.Module):
@@ -75,13 +75,14 @@ def test_openvino_computes_convolutions_behind_concatenations_as_onnx_runtime_do
 
 
 @pytest.mark.skipif(not openvino.__version__.startswith("2026.4"), reason="a defect of OpenVINO 2026.4")
+@pytest.mark.skipif(has_amx(), reason="with AMX OpenVINO computes them right")
 def test_this_openvino_computes_them_wrongly_by_itself(
     graph: bytes, images: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(openvino_engine, "with_concatenated_codes", lambda model: 0)
     image = images[:1].numpy()
-    wrong = OpenVinoEngine(graph, threads=1).run(image)[1]
-    assert sqnr_db(OrtEngine(graph).run(image)[1], wrong) < 30
+    computed, expected = OpenVinoEngine(graph, threads=1).run(image), OrtEngine(graph).run(image)
+    assert min(sqnr_db(*pair) for pair in zip(expected, computed, strict=True)) < 30
 
 
 def test_the_layers_behind_concatenations_run_in_int8_and_are_verified(wrapped: sv.Wrapped, images: Tensor) -> None:

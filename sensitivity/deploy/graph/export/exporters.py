@@ -87,11 +87,24 @@ def write_by_tracing(module: FlatModule, example: tuple[Tensor, ...], opset: int
             with step_by_step(module):
                 torch.onnx.export(module, example, path, dynamo=False, opset_version=opset)
         graph: ModelProto = onnx.load(path)
+        _give_own_vectors(graph)
         _write_down(recorded, printed)
     lines = {(warning.filename, warning.lineno) for warning in recorded if issubclass(warning.category, TracerWarning)}
     if lines and (baked := _baked_in(module, example, lines)):
         raise ExportError(f"torch.onnx.export(dynamo=False) would bake what this example holds into the graph: {baked}")
     return graph, printed.getvalue()
+
+
+def _give_own_vectors(graph: ModelProto) -> None:
+    """Let every bias be a constant again: of equal ones this exporter keeps one, and reads it through Identities."""
+    vectors = {tensor.name: tensor for tensor in graph.graph.initializer if len(tensor.dims) == 1}
+    returned = {port.name for port in graph.graph.output}
+    for node in [node for node in graph.graph.node if node.op_type == "Identity"]:
+        if node.input[0] in vectors and node.output[0] not in returned:
+            own = graph.graph.initializer.add()
+            own.CopyFrom(vectors[node.input[0]])
+            own.name = node.output[0]
+            graph.graph.node.remove(node)
 
 
 def _baked_in(module: FlatModule, example: tuple[Tensor, ...], lines: Collection[Line]) -> str:

@@ -152,6 +152,25 @@ def test_a_path_that_depends_on_the_image_is_not_baked_into_a_graph(
     assert capfd.readouterr().err == "", "the exporters' own dumps are silenced"
 
 
+def test_equal_biases_are_of_their_own_layers_in_the_graph_of_the_older_exporter(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.GELU(), nn.Linear(8, 8), nn.Softmax(-1)).eval()
+    for layer in (net[1], net[3]):
+        nn.init.constant_(layer.bias, 0.5)  # type: ignore[arg-type]
+    monkeypatch.setattr(exporting, "write_by_dynamo", no_dynamo)
+    x = torch.randn(1, 4, 8)
+    wrapped = sv.wrap(net, x)
+    wrapped.calibrate(x)
+    deployed = wrapped.deploy(INT8, "onnxruntime")
+    assert not [
+        node for node in deployed.parts[0].graph.graph.node if node.op_type == "Identity" and "bias" in node.output[0]
+    ]
+    verification = wrapped.verify(deployed, progress=False)
+    assert {layer.status for layer in verification.layers} == {"agrees in float"}
+
+
 class TracedOtherwise(nn.Module):
     """Asks for a value only where it is not traced, as torchvision's mask head does when it pastes its masks."""
 
