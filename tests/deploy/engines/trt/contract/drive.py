@@ -299,6 +299,12 @@ def from_a_model(folder: Path) -> Any:
     }
 
 
+@scenario("input image 0 1x16x4x4", "output codes 0 1x16x4x4")
+def refit_of_a_model(folder: Path) -> Any:
+    image = torch.rand(1, 16, 4, 4)
+    return sv.wrap(nn.Conv2d(16, 16, 1).eval(), image).deploy(sv.Scheme(), "tensorrt", refit=True, device=HostDevice())
+
+
 class Normed(nn.Module):
     """Two convolutions with a norm between them that is to stay in fp32."""
 

@@ -91,6 +91,14 @@ def test_a_rest_in_fp16_arrives_as_a_graph_in_fp16_with_casts_around_what_stays_
     assert graph.opset_import[0].version == 20
 
 
+def test_refit_is_refused_before_tensorrt_is_called(scenario: Scenario) -> None:
+    outcome = scenario("refit_of_a_model")
+    assert outcome["error"] == "EngineError"
+    assert outcome["message"].startswith("'tensorrt' has no setting 'refit'. It has batch, timing_cache, ")
+    assert not named(outcome["calls"], "builder")
+    assert not named(outcome["calls"], "createInferRefitter")
+
+
 def test_inputs_and_outputs_in_fp16_are_given_and_taken_as_such(scenario: Scenario) -> None:
     outcome = scenario("with_inputs_and_outputs_in_fp16")
     graph = onnx.load_from_string(bytes.fromhex(outcome["returned"]["bytes"])).graph
