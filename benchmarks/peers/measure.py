@@ -14,7 +14,7 @@ import openvino
 import torch
 
 from sensitivity.contracts import Task
-from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
+from sensitivity.deploy.engines.openvino_workarounds.concatenation import with_concatenated_codes
 from sensitivity.sweep.stopping.jackknife import scores_without, standard_error, student_quantile
 
 MULTIPLYING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}

@@ -12,14 +12,14 @@ from typing import Any
 from sensitivity.contracts import Engine, EngineLayer
 from sensitivity.deploy.engines.capabilities import OPENVINO
 from sensitivity.deploy.engines.inputs import WARM_UP_RUNS, Array, check_repeats, checked_inputs, median_time_s
-from sensitivity.deploy.engines.openvino_biases import with_lasting_biases
-from sensitivity.deploy.engines.openvino_chains import holds_quantized_chain
-from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_formats import NO_OPERATION, change_of, facts_of, quantizers_of, reads_of
-from sensitivity.deploy.engines.openvino_groups import with_wide_groups
-from sensitivity.deploy.engines.openvino_kernels import with_odd_kernels
 from sensitivity.deploy.engines.openvino_names import GraphNames
-from sensitivity.deploy.engines.openvino_pads import with_pieces_for_circular_pads
+from sensitivity.deploy.engines.openvino_workarounds.biases import with_lasting_biases
+from sensitivity.deploy.engines.openvino_workarounds.chains import holds_quantized_chain
+from sensitivity.deploy.engines.openvino_workarounds.concatenation import with_concatenated_codes
+from sensitivity.deploy.engines.openvino_workarounds.groups import with_wide_groups
+from sensitivity.deploy.engines.openvino_workarounds.kernels import with_odd_kernels
+from sensitivity.deploy.engines.openvino_workarounds.pads import with_pieces_for_circular_pads
 from sensitivity.deploy.graph.copies import without_weights
 from sensitivity.deploy.packages import need
 from sensitivity.errors import EngineBuildError, EngineError
@@ -42,7 +42,7 @@ class OpenVinoEngine(Engine):
     weights alone are int8, with scales of its own, and calls that float.
 
     ``SNIPPETS_MODE`` is ``DISABLE`` for graphs with quantized linear layers behind each other, some without a bias; see
-    ``openvino_chains.holds_quantized_chain``.
+    ``openvino_workarounds.chains.holds_quantized_chain``.
 
     Args:
         model: ONNX file as bytes.

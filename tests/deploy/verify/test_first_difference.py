@@ -20,7 +20,7 @@ from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
 from sensitivity.errors import StudyError
 from sensitivity.records.results.first_difference import FirstDifference, Origin
 from sensitivity.records.results.verification import VerificationRecord
-from tests.deploy.engines.test_openvino_concatenation import Joined
+from tests.deploy.engines.openvino_workarounds.test_concatenation import Joined
 from tests.deploy.nets import SAFE, SAFE_INT8
 
 

@@ -65,7 +65,7 @@ def test_a_chain_with_a_protected_layer_computes_what_was_simulated(biases: Sequ
 
 
 def test_this_openvino_computes_a_chain_wrongly_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this fails, OpenVINO was mended, and ``openvino_chains`` can go."""
+    """Where this fails, OpenVINO was mended, and ``openvino_workarounds.chains`` can go."""
     monkeypatch.setattr(openvino_engine, "holds_quantized_chain", lambda _: False)
     agreed_db = agreement_db(wrapped_chain((False, True, True)), SAFE)
     assert agreed_db > 60.0 if saturates() else agreed_db < 0.0  # without VNNI it computes the chain right

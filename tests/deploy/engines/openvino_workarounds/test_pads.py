@@ -11,7 +11,7 @@ from torch import nn
 
 import sensitivity as sv
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
-from sensitivity.deploy.engines.openvino_pads import with_pieces_for_circular_pads
+from sensitivity.deploy.engines.openvino_workarounds.pads import with_pieces_for_circular_pads
 from tests.deploy.nets import SAFE, SAFE_INT8
 
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.deploy.engines import openvino_engine
-from sensitivity.deploy.engines.openvino_biases import with_lasting_biases
+from sensitivity.deploy.engines.openvino_workarounds.biases import with_lasting_biases
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
@@ -79,7 +79,7 @@ def test_a_pyramid_in_front_of_a_chain_of_linear_layers_computes_what_was_simula
 
 
 def test_this_openvino_scales_twice_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where this fails, OpenVINO was mended, and ``openvino_biases`` can go."""
+    """Where this fails, OpenVINO was mended, and ``openvino_workarounds.biases`` can go."""
     monkeypatch.setattr(openvino_engine, "with_lasting_biases", lambda *_: 0)
     assert agreement_db(wrapped_net(Classifier()).deploy(SAFE, "openvino", threads=1)) < 5.0
     with pytest.raises(ExportError, match="where sizes may change, the model on openvino agrees with the simulation"):

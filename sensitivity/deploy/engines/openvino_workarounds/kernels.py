@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.deploy.engines.openvino_weights import (
+from sensitivity.deploy.engines.openvino_workarounds.weights import (
     ConvolutionWeight,
     attribute_of,
     convolution_weights,

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.deploy.engines.openvino_kernels import with_odd_kernels
+from sensitivity.deploy.engines.openvino_workarounds.kernels import with_odd_kernels
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.measures import sqnr_db
 from tests.deploy.nets import SAFE, SAFE_INT8

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sensitivity.deploy.engines.openvino_weights import (
+from sensitivity.deploy.engines.openvino_workarounds.weights import (
     ConvolutionWeight,
     attribute_of,
     convolution_weights,

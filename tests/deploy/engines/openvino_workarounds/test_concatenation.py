@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.deploy.engines import openvino_engine
-from sensitivity.deploy.engines.openvino_concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.openvino_engine import OpenVinoEngine
+from sensitivity.deploy.engines.openvino_workarounds.concatenation import with_concatenated_codes
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from tests.deploy.nets import SAFE, SAFE_INT8, has_amx
 

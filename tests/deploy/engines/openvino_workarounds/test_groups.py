@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 import sensitivity as sv
-from sensitivity.deploy.engines.openvino_groups import with_wide_groups
+from sensitivity.deploy.engines.openvino_workarounds.groups import with_wide_groups
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.quantize.recipes import INT8_AFFINE
