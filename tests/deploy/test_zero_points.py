@@ -14,6 +14,7 @@ import sensitivity as sv
 from sensitivity.deploy.engines.registry import kind_of
 from sensitivity.deploy.verify.integer import integer_exact
 from sensitivity.errors import ExportError
+from tests.deploy.nets import has_amx
 
 WEIGHTS = sv.QuantSpec("int7", "per-channel")
 AFFINE = sv.Recipe("affine", weights=WEIGHTS, activations=sv.QuantSpec("uint8", symmetric=False))
@@ -71,8 +72,18 @@ def calibrated(make: Callable[[], nn.Module], *recipes: sv.Recipe) -> sv.Wrapped
     return wrapped
 
 
+in_float_with_amx = pytest.mark.skipif(
+    has_amx(), reason="with AMX OpenVINO runs signed codes with a zero point in float"
+)
+
+
 @pytest.mark.parametrize(
-    ("recipe", "engine"), [(AFFINE, "openvino"), (SIGNED_AFFINE, "openvino"), (AFFINE, "onnxruntime")]
+    ("recipe", "engine"),
+    [
+        (AFFINE, "openvino"),
+        pytest.param(SIGNED_AFFINE, "openvino", marks=in_float_with_amx),
+        (AFFINE, "onnxruntime"),
+    ],
 )
 def test_a_zero_point_and_padding_are_exact_in_every_code(recipe: sv.Recipe, engine: str) -> None:
     wrapped = calibrated(Padded, recipe)
