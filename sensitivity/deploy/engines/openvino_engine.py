@@ -134,7 +134,7 @@ class OpenVinoEngine(Engine):
             repeats: Runs that are timed after a warm-up, on a copy that is compiled for profiling and kept.
 
         Raises:
-            EngineError: As ``run``, or if ``repeats`` is not positive.
+            EngineError: As ``run``, if ``repeats`` is not positive, or if the copy cannot be compiled.
         """
         check_repeats(repeats)
         arrays = self._remembered(inputs)
@@ -207,7 +207,10 @@ class OpenVinoEngine(Engine):
             config["INFERENCE_NUM_THREADS"] = self._threads
         if profile:
             config["PERF_COUNT"] = True
-        return self._core.compile_model(self._model, "CPU", config)
+        try:
+            return self._core.compile_model(self._model, "CPU", config)
+        except RuntimeError as error:  # the second time too, where memory has run out
+            raise EngineBuildError(f"OpenVINO {self.version} cannot build this graph: {_telling(error)}") from error
 
     def _infer(self, request: Any, arrays: list[Array]) -> tuple[Array, ...]:
         try:

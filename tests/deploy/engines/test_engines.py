@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -64,6 +65,19 @@ def test_openvino_runs_a_transposed_convolution_in_float_where_it_shares_its_inp
     """A fact about OpenVINO 2026.4 that nothing but its execution graph tells; with AMX it runs in int8."""
     layers = {node: layer.precision for layer in deployed.engine.layer_info() for node in layer.nodes}
     assert layers["up"] == ("int8" if has_amx() else "fp32")
+
+
+def test_a_copy_for_profiling_that_openvino_cannot_compile_is_told(
+    shared: sv.Wrapped, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise RuntimeError("Exception from src/inference/src/cpp/core.cpp:117:\nstd::bad_alloc")
+
+    engine = shared.deploy(sv.Scheme()).engine
+    assert isinstance(engine, OpenVinoEngine)
+    monkeypatch.setattr(engine, "_core", SimpleNamespace(compile_model=no_memory))
+    with pytest.raises(EngineBuildError, match=r"cannot build this graph: std::bad_alloc"):
+        engine.profile(images(1).numpy())
 
 
 def test_openvino_runs_all_in_float_where_nothing_is_quantized(shared: sv.Wrapped) -> None:
