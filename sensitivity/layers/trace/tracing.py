@@ -18,7 +18,7 @@ from sensitivity.contracts.task import arguments_of
 from sensitivity.errors import NotRestoredError, TracingError
 from sensitivity.layers.trace.fakes import Fakes, garbage_waits
 from sensitivity.layers.trace.generators import generators_forked
-from sensitivity.layers.trace.inputs import tensors_in
+from sensitivity.layers.trace.inputs import copied, tensors_in
 from sensitivity.layers.trace.leaks import Execution, replace_leaks
 from sensitivity.layers.trace.modes import TorchModes
 from sensitivity.layers.trace.recorder import TapeRecorder, module_calls_noted
@@ -83,7 +83,7 @@ def _trace_real(model: nn.Module, example_inputs: Any) -> Tape:
             "parameters, buffers or detached."
         ) from error
     try:
-        inputs = tree_map(lambda leaf: leaf.clone() if isinstance(leaf, Tensor) else leaf, example_inputs)
+        inputs = copied(example_inputs)
         _untie(twin)
         tape, _ = _run(twin, inputs)
     except TracingError as error:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from sensitivity.deploy.engines.openvino_workarounds.weights import group_count
 from sensitivity.deploy.packages import need
 from sensitivity.records.recipes.scheme import Rest
 
@@ -46,8 +47,9 @@ def with_lasting_biases(model: Any, rest: Rest = "fp32") -> int:
             continue
         if bias and (bias not in constants or numpy_helper.to_array(constants[bias]).any()):
             continue
-        groups = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-        channels = codes.dims[_CONVOLUTIONS[node.op_type]] * (groups if node.op_type == "ConvTranspose" else 1)
+        channels = codes.dims[_CONVOLUTIONS[node.op_type]] * (
+            group_count(node) if node.op_type == "ConvTranspose" else 1
+        )
         tiny = np.full(channels, _SMALLEST_HALF if rest == "fp16" else _TINY, np.float32)
         graph.initializer.append(numpy_helper.from_array(tiny, f"{node.output[0]}/tiny_bias"))
         node.input[:] = [data, weight, f"{node.output[0]}/tiny_bias"]

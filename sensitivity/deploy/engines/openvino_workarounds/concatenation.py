@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sensitivity.deploy.engines.openvino_workarounds.weights import group_count
 from sensitivity.deploy.packages import need
 
 SHIFT = 128  # from int8 to uint8
@@ -77,7 +78,7 @@ class _Facts:
         if kinds != {"DequantizeLinear"}:
             return False
         return any(
-            reader.op_type == "Conv" and _groups(reader) == 1
+            reader.op_type == "Conv" and group_count(reader) == 1
             for restored in self.restored(node)
             for reader in self.readers.get(restored.output[0], ())
         )
@@ -85,10 +86,6 @@ class _Facts:
     def restored(self, quantize: Any) -> list[Any]:
         """The ``DequantizeLinear`` behind a ``QuantizeLinear``."""
         return [node for node in self.readers.get(quantize.output[0], ()) if node.op_type == "DequantizeLinear"]
-
-
-def _groups(convolution: Any) -> int:
-    return next((int(attribute.i) for attribute in convolution.attribute if attribute.name == "group"), 1)
 
 
 def _move(graph: Any, quantize: Any, facts: _Facts, codes: dict[tuple[str, ...], str]) -> None:

@@ -19,6 +19,7 @@ from sensitivity.deploy.engines.openvino_workarounds.weights import (
     attribute_of,
     convolution_weights,
     forget_shape,
+    group_count,
 )
 
 _ENOUGH_CHANNELS = 32
@@ -40,7 +41,7 @@ def with_wide_groups(model: Any) -> int:
     """
     wrong = [weight for weight in convolution_weights(model.graph) if _is_corrected_wrongly(weight)]
     for weight in wrong:
-        group = attribute_of(weight.convolutions[0], "group").i
+        group = group_count(weight.convolutions[0])
         merged = _groups_in_one(group, weight.tensor.dims[1])
         weight.replace(_merged(weight, group, merged))
         for convolution in weight.convolutions:
@@ -52,18 +53,13 @@ def with_wide_groups(model: Any) -> int:
 def _is_corrected_wrongly(weight: ConvolutionWeight) -> bool:
     if not weight.in_int8 or not any(weight.input_zeros):
         return False
-    groups = {_groups(convolution) for convolution in weight.convolutions}
+    groups = {group_count(convolution) for convolution in weight.convolutions}
     if len(groups) > 1 or not any(map(_pads, weight.convolutions)):
         return False
     group: int = groups.pop()
     reads: int = weight.tensor.dims[1]
     writes, width = weight.tensor.dims[0] // group, weight.tensor.dims[-1]
     return group > 1 and reads < _ENOUGH_CHANNELS and writes > _MOST_WRITTEN and reads * width > _MOST_OF_A_ROW
-
-
-def _groups(convolution: Any) -> int:
-    group = attribute_of(convolution, "group")
-    return 1 if group is None else int(group.i)
 
 
 def _pads(convolution: Any) -> bool:

@@ -81,6 +81,12 @@ def attribute_of(node: Any, name: str) -> Any:
     return next((attribute for attribute in node.attribute if attribute.name == name), None)
 
 
+def group_count(convolution: Any) -> int:
+    """How many groups a convolution has."""
+    group = attribute_of(convolution, "group")
+    return 1 if group is None else int(group.i)
+
+
 def _zero_point(dequantizer: Any, constants: dict[str, Any]) -> npt.NDArray[Any]:
     if not dequantizer.input[2:]:
         return np.zeros(1)
