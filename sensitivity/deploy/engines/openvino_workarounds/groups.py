@@ -1,8 +1,8 @@
 """What OpenVINO computes wrongly on CPUs with AMX, written so that it computes it right: groups of few channels.
 
 Codes whose zero point is not 0 need a correction for what a convolution pads. With AMX, oneDNN of OpenVINO 2026.4.1
-takes that of other channels where a convolution has groups that read fewer than 32 channels and write more than 16: 17
-to 31 for a 3x3, 10 to 31 for a 5x5, at some sizes of the image (-5 to 4 dB; Visformer's 3x3 behind GELU). Without
+takes that of other channels where a convolution has groups that read fewer than 32 channels and write more than 16, at
+some sizes of the image (Visformer's 3x3 behind GELU); ``benchmarks/openvino_convolutions.py`` tries many. Without
 padding, without groups and with the zero point 0 (behind ReLU) it is right. Two groups, or as many as it takes to read
 32 channels, are therefore written as one, with zeros where one does not read what the other does.
 """

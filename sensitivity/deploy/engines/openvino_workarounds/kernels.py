@@ -2,9 +2,9 @@
 
 AMX multiplies tiles of 64 bytes a row. Where a convolution has fewer channels (in a group) than fit into a row, oneDNN
 of OpenVINO 2026.4.1 lays the columns of its kernel one behind the other. Where they fill several rows exactly, what it
-computes has nothing to do with the right result (-3 to 3 dB): in int8 for 4x4 over 32 or 48 channels and 8x8 over 16 to
-56, with any stride (patch embeddings, the reduced keys of PVT); in bf16 over half as many. No kernel of odd width does
-so. One more column of zeros computes the same, and is right.
+computes has nothing to do with the right result: in int8 at most sizes of the image for 8x8 over 16 channels, at some
+for 4x4 over 32 (patch embeddings, the reduced keys of PVT); in bf16 over half as many. No kernel of odd width does so.
+One more column of zeros computes the same, and is right. ``benchmarks/openvino_convolutions.py`` tries many.
 """
 
 from __future__ import annotations
