@@ -61,7 +61,9 @@ def main() -> None:
     parser.add_argument("--work", type=Path, required=True, help="folder for environments and results")
     parser.add_argument("--nets", nargs="+", choices=real_nets(), default=list(real_nets()))
     parser.add_argument("--peers", nargs="*", choices=PEERS, default=list(PEERS))
-    parser.add_argument("--without", nargs="*", default=[], help='ways to leave out, such as "AIMET AdaRound"')
+    parser.add_argument(
+        "--without", nargs="*", default=[], help='ways to leave out, such as "AIMET AdaRound, 2000 steps"'
+    )
     parser.add_argument("--views", type=int, default=20, help="of each image (default: %(default)s, 1,000 in all)")
     parser.add_argument("--max-drop", type=float, default=0.005, help="for ways with a target, a fraction")
     parser.add_argument(
