@@ -51,8 +51,8 @@ def tuned(bench: Bench) -> tuple[sv.Wrapped, sv.Scheme]:
     """The scheme of ``tune`` for the target, scored on the val split itself, as NNCF's accuracy control is."""
     task = bench.net.split(bench.data, "val")
     target = 100 * bench.max_drop
-    found = bench.wrapped.tune(task, max_drop=target, engine="openvino", calibration=bench.calibration)
-    return bench.wrapped.equalized() if found.equalized else bench.wrapped, found.scheme
+    result = bench.wrapped.tune(task, max_drop=target, engine="openvino", calibration=bench.calibration)
+    return bench.wrapped.equalized() if result.equalized else bench.wrapped, result.scheme
 
 
 def main() -> None:
