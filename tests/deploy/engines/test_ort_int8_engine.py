@@ -79,6 +79,19 @@ def test_products_of_integers_equal_the_float_reference(layer: nn.Module, recipe
     assert sqnr_db(expected, computed) > 110
 
 
+def test_products_read_unsigned_codes_alone_which_no_cpu_cuts_off(shared: sv.Wrapped) -> None:
+    written, names = with_integer_products(graph_of(shared, SAFE))
+    unsigned = onnx.TensorProto.UINT8
+    types = {tensor.name: tensor.data_type for tensor in written.graph.initializer}
+    made = {node.output[0]: node for node in written.graph.node}
+    products = [node for node in written.graph.node if node.name in names]
+    assert {types[made[node.input[0]].input[2]] for node in products} == {unsigned}
+    assert {types[name] for node in products for name in node.input[1:]} == {unsigned}
+    assert (
+        sum(node.op_type == "QuantizeLinear" for node in written.graph.node) == len({n.input[0] for n in products}) + 1
+    )
+
+
 def test_what_has_no_integer_operator_stays_in_float_and_is_told(shared: sv.Wrapped) -> None:
     verification = shared.verify(shared.deploy(SAFE, "onnxruntime-int8"))
     executed = {check.module: check.executed for check in verification.layers}
