@@ -99,7 +99,7 @@ class LayerTable(Sequence[Layer]):
             lines += _columns([_row(layer) for layer in self._layers[:SHOWN_ROWS]])
         if len(self) > SHOWN_ROWS:
             lines.append(f"... and {len(self) - SHOWN_ROWS} more")
-        lines += [f"not a layer: {module.module}: {module.reason}" for module in self.skipped]
+        lines += [f"not a layer: {module.module or 'the model'}: {module.reason}" for module in self.skipped]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -112,7 +112,7 @@ def _view(layers: LayerTable) -> str:
     for layer in layers:
         stages.setdefault(layer.stage, []).append(layer)
     parts = [_stage_view(name, part, opened=len(layers) <= OPENED_ROWS) for name, part in stages.items()]
-    skipped = listed(f"not a layer: {module.module}: {module.reason}" for module in layers.skipped)
+    skipped = listed(f"not a layer: {module.module or 'the model'}: {module.reason}" for module in layers.skipped)
     return view(element("strong", f"{len(layers)} layers of {layers.model}"), *parts, skipped)
 
 

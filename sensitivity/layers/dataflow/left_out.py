@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from sensitivity.layers.dataflow.operators import VIEWS
-from sensitivity.layers.dataflow.products import PARTS, operand_positions
-from sensitivity.layers.trace.tape import Tape
+from sensitivity.layers.dataflow.products import CONVOLUTIONS, PARTS, may_be_weight, operand_positions
+from sensitivity.layers.trace.tape import Ref, Tape
 from sensitivity.records import SkippedModule
 
 PLAIN = (nn.Linear, nn.modules.conv._ConvNd)
@@ -36,7 +36,7 @@ def no_layers(tape: Tape, taken: set[str]) -> list[SkippedModule]:
             reason = _why_no_product(tape, path, module)
         skipped.append(SkippedModule(path, reason))
     known = taken | {module.module for module in skipped}
-    return [*skipped, *_summed_products(tape, known), *_unregistered(tape)]
+    return [*skipped, *_summed_products(tape, known), *_products_with_buffers(tape, known), *_unregistered(tape)]
 
 
 def _why_no_product(tape: Tape, path: str, module: nn.Module) -> str:
@@ -78,6 +78,34 @@ def _summed_products(tape: Tape, known: set[str]) -> list[SkippedModule]:
                 "written as a matrix product, e.g. F.linear"
             )
     return [SkippedModule(module, reason) for module, reason in skipped.items()]
+
+
+def _products_with_buffers(tape: Tape, known: set[str]) -> list[SkippedModule]:
+    """Convolutions and matrix products of an activation and a buffer, by the module that holds the buffer."""
+    skipped: dict[str, str] = {}
+    for op in tape.ops:
+        positions = operand_positions(op.name)
+        operands = [op.args[position] for position in positions or ()]
+        if not operands or not all(isinstance(operand, Ref) for operand in operands):
+            continue
+        for side in (0, 1):
+            buffer = _buffer_behind(tape, operands[side].value) if may_be_weight(op.name, side) else None
+            module, _, name = (buffer or "").rpartition(".")
+            if buffer is not None and module not in known and tape.values[operands[1 - side].value].dynamic:
+                kind = "convolves" if op.name in CONVOLUTIONS else "multiplies"
+                skipped.setdefault(
+                    module,
+                    f"runs, but {kind} an activation with its buffer {name}: make that a parameter "
+                    "(requires_grad=False keeps it frozen) if it is a weight",
+                )
+    return [SkippedModule(module, reason) for module, reason in skipped.items()]
+
+
+def _buffer_behind(tape: Tape, value: int) -> str | None:
+    """Path of the buffer that a value is a view, or a part, of; None where it is none."""
+    while (op := tape.producer(value)) is not None and op.name in VIEWS | PARTS and op.inputs:
+        value = op.inputs[0]
+    return tape.values[value].buffer
 
 
 def _products_by(tape: Tape, parameter: int) -> Iterator[tuple[int, int]]:

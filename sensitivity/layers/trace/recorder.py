@@ -35,10 +35,11 @@ class TapeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     supports_higher_order_operators = True  # to refuse them with what to do
 
-    def __init__(self, tape: Tape, parameters: Mapping[int, str]) -> None:
+    def __init__(self, tape: Tape, parameters: Mapping[int, str], buffers: Mapping[int, str]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.tape = tape
         self.parameters = parameters  # id of the parameter object -> its path
+        self.buffers = buffers
         self.execution = Execution()
         self.numbers = self.execution.numbers  # live tensor -> number of its current value
         self.aliases: dict[int, WeakIdKeyDictionary] = {}  # storage -> live tensors on it
@@ -49,7 +50,8 @@ class TapeRecorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
         known = self.numbers.get(tensor)  # type: ignore[no-untyped-call]
         if known is not None:
             return int(known)
-        number = self.add(tensor, Value(None, tuple(tensor.shape), self.parameters.get(id(tensor))))
+        shape, key = tuple(tensor.shape), id(tensor)
+        number = self.add(tensor, Value(None, shape, self.parameters.get(key), buffer=self.buffers.get(key)))
         self.execution.leaves[number] = tensor
         return number
 

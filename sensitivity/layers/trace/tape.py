@@ -27,6 +27,7 @@ class Value:
         is_input: Whether it is an input of the model.
         dynamic: Whether it depends on an input of the model.
         is_complex: Whether its numbers are complex.
+        buffer: Path of the buffer it is, or None.
     """
 
     producer: int | None
@@ -35,6 +36,7 @@ class Value:
     is_input: bool = False
     dynamic: bool = False
     is_complex: bool = False
+    buffer: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -143,7 +143,8 @@ def _run(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
 def _record(twin: nn.Module, example_inputs: Any) -> tuple[Tape, Execution]:
     tape = Tape(modules=dict(twin.named_modules()))
     paths = {id(module): path for path, module in twin.named_modules()}
-    recorder = TapeRecorder(tape, {id(p): path for path, p in twin.named_parameters()})
+    held = [{id(t): path for path, t in named} for named in (twin.named_parameters(), twin.named_buffers())]
+    recorder = TapeRecorder(tape, *held)
     args, kwargs = arguments_of(example_inputs)
     for tensor in tensors_in((args, kwargs)):
         number = recorder.add(tensor, Value(None, tuple(tensor.shape), is_input=True, dynamic=True))

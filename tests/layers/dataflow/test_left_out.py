@@ -78,9 +78,35 @@ class Sparse(nn.Module):
         return self.head((self.weight @ x.T).T)
 
 
+class Blurred(nn.Module):
+    """A convolution with a fixed kernel, as anti-aliasing has: every channel reads one view of a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("kernel", torch.rand(1, 1, 3))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.conv1d(x[:, None].expand(-1, 2, -1), self.kernel.expand(2, -1, -1), None, 1, 1, 1, 2)[:, 1])
+
+
+class Projected(nn.Module):
+    """A matrix product with a fixed basis."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("basis", torch.rand(8, 8))
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(x @ self.basis.T)
+
+
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
+        (Blurred, "convolves an activation with its buffer kernel: make that a parameter"),
+        (Projected, "multiplies an activation with its buffer basis: make that a parameter"),
         (Elementwise, "multiplies an activation by its matrix elementwise and sums"),
         (Sparse, "its weight is stored as sparse_coo, and recipes quantize dense weights"),
     ],
@@ -91,12 +117,21 @@ def test_a_product_that_is_no_layer_is_left_out_with_the_reason(make: Callable[[
     assert [layer.module for layer in wrapped.layers] == ["head"]
     (module,) = wrapped.layers.skipped
     assert reason in module.reason
+    assert "not a layer: the model: " in repr(wrapped.layers)
     study = wrapped.analyze(sv.FeatureFidelity(torch.randn(4, 8)), sv.INT8_WEIGHTS, progress=False)
     assert [row.status for row in study.measurements] == ["measured"]
 
 
 def test_a_scale_of_channels_that_are_pooled_is_not_taken_for_a_product() -> None:
     assert sv.wrap(ScaledAndPooled().eval(), torch.randn(2, 8)).layers.skipped == ()
+
+
+def test_a_buffer_that_scales_or_shifts_is_not_taken_for_a_weight() -> None:
+    class Normalized(Blurred):
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(x * self.kernel.flatten()[0] + self.kernel.flatten()[1])
+
+    assert sv.wrap(Normalized().eval(), torch.randn(2, 8)).layers.skipped == ()
 
 
 def test_a_written_out_product_that_uses_an_operator_is_a_layer() -> None:
