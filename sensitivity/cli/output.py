@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import math
 import os
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+from sensitivity.deploy.graph.export.descriptors import flush_c
 from sensitivity.errors import SensitivityError
 
 PACKAGE = __name__.partition(".")[0]
@@ -57,7 +57,7 @@ def stdout_aside() -> Iterator[None]:
             undo.callback(os.close, stdout_copy)
             os.dup2(2, 1)
             undo.callback(os.dup2, stdout_copy, 1)
-            undo.callback(_flush_c)
+            undo.callback(flush_c)
             undo.callback(out.flush)  # what was printed through a name that somebody kept
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
@@ -71,7 +71,8 @@ def warnings_as_lines() -> Iterator[None]:
         place = Path(filename)
         is_ours = category.__module__.partition(".")[0] == PACKAGE or place.is_relative_to(Path(__file__).parents[1])
         if is_ours or "site-packages" not in place.parts:
-            print(f"sensitivity: warning: {' '.join(str(message).split())}", file=sys.stderr)
+            text = getattr(message, "in_shell", str(message))
+            print(f"sensitivity: warning: {' '.join(text.split())}", file=sys.stderr)
 
     with warnings.catch_warnings():
         warnings.showwarning = cast(Any, show)
@@ -123,12 +124,6 @@ def _refuse(path: Path) -> None:
     for place in (path.parent, *([path] if path.exists() else [])):
         if not os.access(place, os.W_OK):
             raise SensitivityError(f"cannot write {path}: no permission to write {place}. Name another place.")
-
-
-def _flush_c() -> None:
-    """Let C's own printing out of its buffer."""
-    with contextlib.suppress(OSError, TypeError, AttributeError):  # where C's library is not found by this way
-        ctypes.CDLL(None).fflush(None)
 
 
 def _plain(value: Any) -> Any:

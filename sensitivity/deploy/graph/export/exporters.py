@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.jit._trace import TracerWarning
 
 from sensitivity.deploy.graph.export.asked import Line, values_asked
+from sensitivity.deploy.graph.export.descriptors import descriptors_kept
 from sensitivity.deploy.graph.export.dynamic import with_samples
 from sensitivity.deploy.prepare.signature import FlatModule
 from sensitivity.errors import ExportError
@@ -144,7 +145,7 @@ def _translated(subject: str) -> Iterator[io.StringIO]:
 
 @contextlib.contextmanager
 def _kept_quiet(printed: io.StringIO) -> Iterator[None]:
-    """Nothing printed, no warnings and no logs of torch: a failed export dumps its graph.
+    """Nothing printed, by Python or by C, no warnings and no logs of torch: a failed export dumps its graph.
 
     Args:
         printed: Gets what would have been printed, and the warnings; logs are dropped.
@@ -154,6 +155,7 @@ def _kept_quiet(printed: io.StringIO) -> Iterator[None]:
     exporter = logging.getLogger("torch.onnx")  # makes further ones on its way
     level = exporter.level
     with contextlib.ExitStack() as stack:
+        stack.enter_context(descriptors_kept(printed.write))
         warned = stack.enter_context(warnings.catch_warnings(record=True))
         stack.enter_context(contextlib.redirect_stdout(printed))
         stack.enter_context(contextlib.redirect_stderr(printed))

@@ -18,10 +18,12 @@ from torch import Tensor, nn
 import sensitivity as sv
 from sensitivity.deploy.graph.export import export as exporting
 from sensitivity.deploy.graph.export.asked import values_asked
+from sensitivity.deploy.graph.export.exporters import ExporterError, write_by_tracing
+from sensitivity.deploy.graph.export.parts import OPSET
 from sensitivity.deploy.graph.export.time_limit import TimeIsUpError, within_seconds
 from sensitivity.deploy.prepare.basis import one_sample
 from sensitivity.deploy.prepare.measures import sqnr_db
-from sensitivity.deploy.prepare.signature import Tree, signature_of
+from sensitivity.deploy.prepare.signature import FlatModule, Tree, signature_of
 from sensitivity.errors import EngineError, ExportError
 from tests.deploy.nets import NETS, SharedHead, build, images
 
@@ -468,6 +470,47 @@ class Talks(nn.Module):
             warnings.warn("a warning", UserWarning, stacklevel=1)
         y: Tensor = self.conv(x)
         return y[..., : 8 if not torch.jit.is_tracing() and y.abs().max() > 1e6 else 16]
+
+
+class ChangesASize(nn.Module):
+    """The older exporter's C++ code prints of it, on stderr."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        side = x.shape[2]
+        side += 1
+        return self.conv(x).flatten(2)[:, :, :side]
+
+
+class ComplexLinear(ChangesASize):
+    """The older exporter's C++ code prints the graph in which it fails, on stdout."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4, dtype=torch.complex64)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.view_as_real(self.linear(self.conv(x).mean((2, 3)).to(torch.complex64)))
+
+
+@pytest.mark.parametrize(
+    ("net_type", "words"),
+    [(ChangesASize, "In-place op on output of tensor.shape"), (ComplexLinear, "Torch IR graph at exception")],
+)
+def test_what_an_exporters_c_code_prints_is_kept_with_what_it_says(
+    net_type: type[nn.Module], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    net, example = net_type().eval(), torch.randn(1, 3, 8, 8)
+    module = FlatModule(net, signature_of(net, (example,), {})).eval()
+    try:
+        _, printed = write_by_tracing(module, (example,), OPSET)
+    except ExporterError as error:
+        printed = error.printed
+    assert words in printed
+    assert capfd.readouterr() == ("", "")
 
 
 def test_what_an_exporter_says_is_kept_and_not_printed(capfd: pytest.CaptureFixture[str]) -> None:
