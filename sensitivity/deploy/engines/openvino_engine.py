@@ -22,6 +22,7 @@ from sensitivity.deploy.engines.openvino_workarounds.kernels import with_odd_ker
 from sensitivity.deploy.engines.openvino_workarounds.pads import with_pieces_for_circular_pads
 from sensitivity.deploy.graph.copies import without_weights
 from sensitivity.deploy.packages import need
+from sensitivity.deploy.prepare.rest_in_words import in_file, in_python
 from sensitivity.errors import EngineBuildError, EngineError
 from sensitivity.records.recipes.scheme import Rest
 
@@ -192,8 +193,10 @@ class OpenVinoEngine(Engine):
         if rest.upper() not in able:
             raise EngineBuildError(
                 f"OpenVINO {self.version} does not compute in {rest} on this CPU, it would fall back to another "
-                f"precision; it tells {', '.join(able)}. Choose scheme.with_rest('fp32') or one that it tells, or "
-                "deploy to 'torch', the simulation."
+                f"precision; it tells {', '.join(able)}. Deploy to 'torch', the simulation, or choose fp32 or one that "
+                "it tells:",
+                python=f"{in_python('fp32')}.",
+                shell=f"{in_file('fp32')} in the file of the scheme.",
             )
 
     def _compile(self, *, profile: bool) -> Any:

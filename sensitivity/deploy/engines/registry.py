@@ -25,6 +25,7 @@ from sensitivity.deploy.prepare.placement import (
     ort_int8_refuses,
     tensorrt_refuses,
 )
+from sensitivity.deploy.prepare.rest_in_words import in_file, in_python
 from sensitivity.errors import EngineBuildError, EngineError, ExportError
 from sensitivity.records import Layer, Scheme
 from sensitivity.records.arguments import checked
@@ -272,7 +273,9 @@ def check_rest(kind: EngineKind, scheme: Scheme) -> None:
         written = "'fp16' or 'fp32'" if "fp16" in kind.capabilities.rests else "'fp32'"
         raise ExportError(
             f"rest={scheme.rest!r} cannot be exported for {kind.name}: it runs a graph in the types that are written "
-            f"there, and that is {written}. Deploy to {able}, or use scheme.with_rest({written})."
+            f"there, and that is {written}. Deploy to {able}, or choose what is written:",
+            python=f"{in_python('fp32')}.",
+            shell=f"{in_file('fp32')} in the file of the scheme.",
         )
     if scheme.keep_fp32 and not kind.capabilities.keeps_fp32:
         raise EngineBuildError(

@@ -21,6 +21,7 @@ from sensitivity.deploy.graph.rounded import values_of_type
 from sensitivity.deploy.graph.scopes import Scopes
 from sensitivity.deploy.prepare.overflow import entries_for
 from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.deploy.prepare.rest_in_words import in_file, in_python
 from sensitivity.errors import ExportError
 from sensitivity.perturb.half.kept import around
 from sensitivity.records.recipes.scheme import IoType
@@ -76,8 +77,9 @@ def to_half(qdq: QdqGraph, plan: Plan, part: str, *, io: IoType = "fp32") -> Mod
         onnx.checker.check_model(graph, full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise ExportError(
-            f"the graph in half precision is not valid ONNX: {error}. Keep the module that it names in fp32, "
-            "scheme.with_rest('fp16', keep_fp32=...), or use with_rest('fp32')."
+            f"the graph in half precision is not valid ONNX: {error}. Keep the module that it names in fp32,",
+            python="scheme.with_rest('fp16', keep_fp32=...), or use with_rest('fp32').",
+            shell=f"{in_file('fp16', ['PATH'])} in the file of the scheme, or write {in_file('fp32')} there.",
         ) from error
     return graph
 
@@ -99,8 +101,10 @@ def _refuse_unfit(plan: Plan, unfit: Mapping[str, tuple[str, str]]) -> None:
     )
     modules = dict.fromkeys(module for module, _ in unfit.values() if module)
     entries = tuple(dict.fromkeys([*plan.scheme.keep_fp32, *entries_for(plan, modules)]))
-    cure = f"Keep them in fp32: scheme.with_rest('fp16', keep_fp32={entries})." if modules else "Use with_rest('bf16')."
-    raise ExportError(f"fp16 cannot hold {'; '.join(list(texts)[:_NAMED])}. {cure}")
+    wrong, rest = f"fp16 cannot hold {'; '.join(list(texts)[:_NAMED])}.", ("fp16", entries) if modules else ("bf16", ())
+    cure = "Keep them in fp32:" if modules else "bf16 can:"
+    shell = f"{in_file(*rest)} in the file of the scheme."
+    raise ExportError(wrong, cure, python=f"{in_python(*rest)}.", shell=shell)
 
 
 def _kept_nodes(

@@ -4,8 +4,8 @@
 once by the product of both scales in float32, with the bias added in float32: the arithmetic that is simulated.
 
 Weights are written as uint8 with a zero point of 128: ONNX Runtime has fast kernels for those, and slow code for int8
-ones (measured on one 3x3 convolution of 64 channels: 0.8 and 61 ms, where float takes 2.2). Activations are quantized to
-uint8 as well: on CPUs without VNNI, ``ConvInteger`` of int8 activations and uint8 weights cuts off sums of two products.
+ones (measured on one 3x3 convolution of 64 channels: 0.8 and 61 ms, where float takes 2.2). Activations are quantized
+to uint8 as well: on CPUs without VNNI, ``ConvInteger`` of int8 activations and uint8 weights cuts off sums of products.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class _Writer:
         return _Operand(codes, numbers, zero_point, axis if numbers.ndim else None, scale, name)
 
     def _unsigned(self, values: _Operand) -> tuple[_Operand, list[NodeProto]]:
-        """Codes as uint8, and the quantizer that makes them where none did yet; the int8 ones stay for other readers."""
+        """Codes as uint8, and what quantizes to them if nothing did yet; the int8 ones stay for other readers."""
         zero_point = self._numbers(values.zero_point)
         if zero_point.dtype != np.int8:
             return values, []

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 
 from sensitivity.deploy.prepare.plan import Plan
+from sensitivity.deploy.prepare.rest_in_words import in_file, in_python
 from sensitivity.errors import CalibrationError, ExportError, LayerNotFoundError, warn_caller
 from sensitivity.layers.trace.inputs import copied
 from sensitivity.perturb.half.kept import ATTENTION, NORMS, around, find_kept
 from sensitivity.records import Layer
+from sensitivity.records.recipes.scheme import Rest
 
 LARGEST_HALF = 65504.0
 """The largest finite number of fp16."""
@@ -61,9 +63,12 @@ def check_overflow(plan: Plan) -> None:
     for where, values in (("example inputs", largest_values(plan)), ("calibration images", calibrated_values(plan))):
         overflows = _beyond(values)
         if overflows:
+            cure, rest, otherwise = _cure(plan)
             raise ExportError(
                 f"the largest number of fp16 is {LARGEST_HALF:.0f}, and on the {where} more is held by "
-                f"{_described(plan, overflows)}. It would be infinite. {_cure(plan)}"
+                f"{_described(plan, overflows)}. It would be infinite. {cure}",
+                python=f"{in_python(*rest)}{otherwise}.",
+                shell=f"{in_file(*rest)} in the file of the scheme{otherwise}.",
             )
     _warn_of_a_faint_example(plan)
 
@@ -91,7 +96,7 @@ def calibrated_values(plan: Plan) -> dict[str, float]:
             note(path, value)
     for layer in plan.quantized:
         for call in range(layer.calls):
-            reach = _calibrated_reach(plan, layer, call)
+            reach = calibrated_reach(plan, layer, call)
             if reach is not None:
                 note(layer.module, reach / (1 + 2 / 127))  # codes go on beyond the range: one that ends at 65504 fits
     return largest
@@ -121,17 +126,19 @@ def _warn_of_a_faint_example(plan: Plan) -> None:
         model(*copied(plan.basis.args), **copied(plan.basis.kwargs))
     for layer in plan.quantized:
         in_half = layer.name in read and layer.name in plan.half_scales
-        reach = _calibrated_reach(plan, layer, 0) if in_half else None
+        reach = calibrated_reach(plan, layer, 0) if in_half else None
         if reach is not None and reach > FAINT * read[layer.name]:
             warn_caller(
                 "overflow in fp16 between layers was looked for on the example inputs alone, where "
                 f"{layer.name} reads at most {read[layer.name]:.3g}; the calibration images reach {reach:.3g} there. "
-                "Give a real image: wrapped.deploy(..., example=image)."
+                "Give a real image:",
+                python="wrapped.deploy(..., example=image).",
+                shell="let MODEL return one as its example input.",
             )
             return
 
 
-def _calibrated_reach(plan: Plan, layer: Layer, call: int) -> float | None:
+def calibrated_reach(plan: Plan, layer: Layer, call: int) -> float | None:
     """The largest absolute value that a quantized input stands for; None where it is in float or was not reached."""
     try:
         params = plan.input_params(layer, call)
@@ -154,22 +161,20 @@ def _described(plan: Plan, overflows: dict[str, float]) -> str:
     return ", ".join(texts) + (f" and {len(worst) - _ROUNDS} more" if len(worst) > _ROUNDS else "")
 
 
-def _cure(plan: Plan) -> str:
-    """What keeps the overflowing modules in fp32, tried until nothing overflows."""
+def _cure(plan: Plan) -> tuple[str, tuple[Rest, tuple[str, ...]], str]:
+    """What holds all numbers, tried until nothing overflows: what to do, the rest of the scheme, what else can be."""
     entries, trial = dict.fromkeys(plan.scheme.keep_fp32), plan
     for _ in range(_ROUNDS):
         overflows = _beyond(largest_values(trial)) | _beyond(calibrated_values(trial))
         if not overflows:
-            return f"This keeps them in fp32: scheme.with_rest('fp16', keep_fp32={tuple(entries)})."
+            return "This keeps them in fp32:", ("fp16", tuple(entries)), ""
         if "" in overflows:
             break
         entries |= dict.fromkeys(entries_for(plan, overflows))
         trial = replace(plan, scheme=plan.scheme.with_rest("fp16", keep_fp32=tuple(entries)))
         _ = trial.kept  # found now, while nothing is hooked
-    return (
-        "What the model's own forward computes cannot be kept in fp32 by name: use scheme.with_rest('bf16') or "
-        "with_rest('fp32'), or deploy its parts."
-    )
+    forward = "What the model's own forward computes cannot be kept in fp32 by name. bf16 can hold it:"
+    return forward, ("bf16", ()), ", and so can fp32; or deploy its parts"
 
 
 def entries_for(plan: Plan, paths: Iterable[str]) -> list[str]:
