@@ -25,8 +25,8 @@
     │   └── PrecisionNotHonouredError
     └── MissingPackageError         (also an ImportError)
 
-Beside the tree stand ``SuspiciousPredictionsWarning`` and ``NotReachedWarning`` (both a ``UserWarning``), which nothing
-raises.
+Beside the tree stand ``SuspiciousPredictionsWarning``, ``NotReachedWarning`` and ``DisagreementWarning`` (each a
+``UserWarning``), which nothing raises.
 
 A message says what is wrong, what was given, what was expected or is nearest, and what to do next.
 """
@@ -159,15 +159,23 @@ class NotReachedWarning(UserWarning):
     """A scheme quantizes layers that no calibration image reached: they stay in float; the text names them."""
 
 
-def warn_caller(message: str, category: type[Warning] = UserWarning) -> None:
+class DisagreementWarning(UserWarning):
+    """A deployed engine's outputs for the example inputs are not what is simulated; the text says by how much."""
+
+
+def warn_caller(message: str, category: type[Warning] = UserWarning, *, python: str = "", shell: str = "") -> None:
     """Warn at the line outside this library that led here, since that is the line that a reader knows.
 
     Args:
         message: What is told.
         category: Class of the warning.
+        python: The sentences behind it, where what to do next differs: what to write in Python.
+        shell: The same for the command line.
     """
+    warning = category(f"{message} {python}".strip())
+    warning.in_shell = f"{message} {shell}".strip()  # type: ignore[attr-defined]
     level, frame = 2, sys._getframe(1)
     inside = {__package__, "contextlib"}  # a ``with`` of the caller enters what this library wrote through contextlib
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in inside:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, category, stacklevel=level)
+    warnings.warn(warning, stacklevel=level)

@@ -81,7 +81,7 @@ INNER_FLOORS = {
     ),
     "deploy": (
         *("packages", "prepare", "graph", "handover", "engines", "doctor", "bundle", "engine_module", "executed"),
-        *("other_sizes", "deployed", "deploy", "verify"),
+        *("other_sizes", "deployed", "outputs", "example_check", "deploy", "verify"),
     ),
 }
 NO_TORCH = {

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from sensitivity.contracts import Engine
 from sensitivity.deploy.bundle.manifest import engine_file
-from sensitivity.deploy.deployed import Deployed, describe_saturation
+from sensitivity.deploy.deployed import Deployed, describe_trouble
 from sensitivity.deploy.doctor.saturation import saturates_here
 from sensitivity.deploy.engine_module import DeployedPart
 from sensitivity.deploy.engines.registry import (
@@ -25,6 +25,7 @@ from sensitivity.deploy.engines.registry import (
     kind_of,
     load_engine,
 )
+from sensitivity.deploy.example_check import check_example, disagreement
 from sensitivity.deploy.graph.export.dynamic import DynamicAxis, dynamic_axes
 from sensitivity.deploy.graph.export.export import export
 from sensitivity.deploy.graph.export.parts import HALF_OPSET, OPSET, Attempt, GraphForm, Part
@@ -75,7 +76,11 @@ def deploy(
         MissingPackageError: If a package is not installed.
         EngineBuildError: If an engine cannot be built, or cannot keep in fp32 what the scheme asks for.
         EngineError: If the engine is unknown, has no such settings, or cannot be loaded: its file is missing, damaged,
-            or belongs to another model, scheme, version or GPU.
+            or belongs to another model, scheme, version or GPU; or if it returns NaN or infinity for the example
+            inputs where the simulation does not.
+
+    Warns:
+        DisagreementWarning: If what it returns for the example inputs is not what is simulated.
     """
     kind = kind_of(engine)
     check_rest(kind, plan.scheme)
@@ -113,8 +118,11 @@ def deploy(
     check_other_sizes(plan, built, axes, settings, build, exact=not deployed.saturating)
     if is_registered(kind):
         _tell_whether_it_saturates(deployed)
-    if deployed.saturating:
-        warn_caller(describe_saturation(deployed))
+    deployed.on_example = check_example(deployed)
+    deployed.disagreement = disagreement(deployed.on_example, plan.scheme)
+    trouble = describe_trouble(deployed)
+    if trouble is not None:
+        warn_caller(trouble.text, trouble.category, python=trouble.python, shell=trouble.shell)
     return deployed
 
 

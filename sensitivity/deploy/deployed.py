@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,10 +20,10 @@ from sensitivity.deploy.engines.registry import EngineKind, builds_in_half, is_r
 from sensitivity.deploy.executed import run_profiled
 from sensitivity.deploy.graph.export.parts import Attempt
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.errors import EngineError
+from sensitivity.errors import DisagreementWarning, EngineError
 from sensitivity.records import Scheme
 from sensitivity.records.arguments import checked
-from sensitivity.records.results.verification import VerificationRecord
+from sensitivity.records.results.verification import OutputCheck, VerificationRecord
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -42,6 +43,9 @@ class Deployed:
         kind: Entry of the engine in the registry.
         name: Name of the engine.
         settings: The engine's own settings that it was built with.
+        on_example: Each output for the example inputs against the simulation's, as it was deployed; empty for the
+            simulation.
+        disagreement: The one of these that is furthest from what rounding explains; None where there is none.
         verification: What ``wrapped.verify`` found last; None before it was called.
     """
 
@@ -59,6 +63,8 @@ class Deployed:
         self.build = build
         self.kind = kind
         self.settings = dict(settings or {})
+        self.on_example: tuple[OutputCheck, ...] = ()
+        self.disagreement: OutputCheck | None = None
         self.verification: VerificationRecord | None = None
         self.parts = tuple(parts)
         self.attempts = tuple(attempts)
@@ -227,14 +233,55 @@ class Deployed:
         ]
         lines += [f"left in float: {name}: {reason}" for name, reason in self.plan.left_out.items()]
         lines += [f"not exported: {attempt}" for attempt in self.attempts]
-        lines += [describe_saturation(self)] if self.saturating else []
+        trouble = describe_trouble(self)
+        lines += [f"{trouble.text} {trouble.python}"] if trouble is not None else []
         return "\n".join(lines)
 
 
-def describe_saturation(deployed: Deployed) -> str:
-    """What layers can compute on this machine where the engine's sums saturate, and what to do, for people."""
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why an engine computes something else than was simulated, or can, and what to do, for people.
+
+    Attributes:
+        category: Class of the warning.
+        text: What is wrong, and how far off the outputs are.
+        python: What to do, in Python.
+        shell: What to do, on the command line.
+    """
+
+    category: type[Warning]
+    text: str
+    python: str
+    shell: str
+
+
+def describe_trouble(deployed: Deployed) -> Trouble | None:
+    """What people must know before they rely on this engine, with its cause if that is known; None if all is well."""
+    wrong, name = deployed.disagreement, deployed.name
+    if deployed.saturating:
+        text = (
+            f"on this machine large sums of 8-bit products saturate in {name}: {len(deployed.saturating)} of "
+            f"{len(deployed.plan.layers)} layers can compute something else than was simulated.{_measured(wrong)} "
+            "Quantize with weights in 7 bits:"
+        )
+        shell = 'a --recipe file whose weights have "format": "int7".'
+        return Trouble(UserWarning, text, f"sv.recipe_for({name!r}).", shell)
+    if wrong is None:
+        return None
+    text = (
+        f"{name} computes something else than was simulated.{_measured(wrong)} Rounding does not explain that. Do not "
+        "rely on this engine before you know why:"
+    )
+    names_layers = "names the layers that disagree."
+    return Trouble(
+        DisagreementWarning, text, f"wrapped.verify(deployed) {names_layers}", f"`sensitivity verify` {names_layers}"
+    )
+
+
+def _measured(check: OutputCheck | None) -> str:
+    if check is None:
+        return ""
     return (
-        f"on this machine large sums of 8-bit products saturate in {deployed.name}: {len(deployed.saturating)} of "
-        f"{len(deployed.plan.layers)} layers can compute something else than was simulated. Quantize with weights in 7 "
-        f"bits: sv.recipe_for({deployed.name!r})."
+        f" For the example inputs {check.described} agrees with the simulation to {check.sqnr_db:.1f} dB, and the "
+        f"simulation with float to {check.simulation_sqnr_db:.1f} dB."
     )

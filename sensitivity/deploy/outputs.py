@@ -74,7 +74,8 @@ def check_output(name: str, passes: Sequence[tuple[Tensor | None, ...]]) -> Outp
         return OutputCheck(name, elements, -math.inf, reason="the simulation returns NaN, which proves nothing")
     if any(tensor is not None and tensor.is_floating_point() for tensors in passes for tensor in tensors):
         sqnr = -math.inf if shapes else _sqnr_db(pairs)
-        return OutputCheck(name, elements, sqnr, _sqnr_db(basis) if basis else None, reason=reason)
+        float_sqnr = _sqnr_db(basis) if basis else None
+        return OutputCheck(name, elements, sqnr, float_sqnr, reason=reason, not_finite=_not_finite(pairs))
     share = 1.0 if shapes else _share(pairs)
     return OutputCheck(name, elements, share=share, simulation_share=_share(basis) if basis else None, reason=reason)
 
@@ -101,6 +102,11 @@ def _unlike(simulated: Tensor | None, computed: Tensor | None) -> str:
 
 def _sqnr_db(pairs: Sequence[tuple[Any, Any]]) -> float:
     return sqnr_of_all_db([first for first, _ in pairs], [second for _, second in pairs])
+
+
+def _not_finite(pairs: Sequence[tuple[Any, Any]]) -> int:
+    """Numbers that are finite in the first tensor of a pair alone."""
+    return sum(int((first.isfinite() & ~second.isfinite()).sum()) for first, second in pairs)
 
 
 def _share(pairs: Sequence[tuple[Any, Any]]) -> float:

@@ -42,6 +42,10 @@ def run(options: argparse.Namespace) -> Answer:
         "executed": {name: [executed.get(node) for node in nodes] for name, nodes in layers.items()},
         "left_out": dict(deployed.plan.left_out),
         "not_exported": [str(attempt) for attempt in deployed.attempts],
+        "on_example": [
+            {"output": check.name, "sqnr_db": check.sqnr_db, "simulation_sqnr_db": check.simulation_sqnr_db}
+            for check in deployed.on_example
+        ],
         "written": written,
     }
     lines = [str(deployed)]

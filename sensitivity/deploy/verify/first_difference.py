@@ -24,8 +24,8 @@ from sensitivity.deploy.graph.cut import Finder
 from sensitivity.deploy.graph.nodes import node_name
 from sensitivity.deploy.graph.piece import Arrays, as_onnx_defines, cut_piece, nodes_between, read_from
 from sensitivity.deploy.graph.qdq import expose
+from sensitivity.deploy.outputs import check_output
 from sensitivity.deploy.prepare.plan import Plan
-from sensitivity.deploy.verify.outputs import check_output
 from sensitivity.errors import EngineError
 from sensitivity.layers.trace.inputs import copied
 from sensitivity.perturb.hooks import hooked

@@ -14,10 +14,10 @@ from torch.utils._pytree import tree_map
 from sensitivity.contracts import EngineLayer, Task
 from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engine_module import DeployedPart
+from sensitivity.deploy.outputs import check_outputs, worst
 from sensitivity.deploy.verify.first_difference import first_differences
 from sensitivity.deploy.verify.layer_alone import local_agreement
 from sensitivity.deploy.verify.layer_inside import InsideGraphs, inside_graph
-from sensitivity.deploy.verify.outputs import check_outputs, worst
 from sensitivity.deploy.verify.timing import compare_with_float, is_simulation
 from sensitivity.deploy.verify.verdict import Evidence, check_layer, explained, raise_if_other
 from sensitivity.errors import TaskError

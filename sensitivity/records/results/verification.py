@@ -171,6 +171,7 @@ class OutputCheck:
         share: Of any other tensor: share of elements in which engine and simulation differ; 1 where shapes differ.
         simulation_share: Share in which simulation and fp32 differ; None where shapes differ.
         reason: What made a comparison impossible; empty if nothing did.
+        not_finite: Numbers that are NaN or infinite on the engine, and finite in the simulation.
     """
 
     name: str
@@ -180,6 +181,12 @@ class OutputCheck:
     share: float | None = None
     simulation_share: float | None = None
     reason: str = ""
+    not_finite: int = 0
+
+    @property
+    def described(self) -> str:
+        """What the tensor is called in a sentence."""
+        return f"output {self.name}" if self.name else "the output"
 
     def required_db(self, thresholds: Gates) -> float | None:
         """SQNR that the thresholds ask of a float tensor; None where there is nothing to measure by.
