@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 import sensitivity as sv
 from sensitivity.contracts import Engine, EngineLayer
+from sensitivity.deploy.deployed import Deployed
 from sensitivity.deploy.engines import openvino_engine
 from sensitivity.deploy.engines.ort_engine import OrtEngine
 from sensitivity.deploy.graph.qdq import QdqGraph, insert_qdq
-from sensitivity.errors import StudyError
+from sensitivity.errors import DisagreementWarning, StudyError
 from sensitivity.records.results.first_difference import FirstDifference, Origin
 from sensitivity.records.results.verification import VerificationRecord
 from tests.deploy.engines.openvino_workarounds.test_concatenation import Joined
@@ -88,9 +89,15 @@ def only_difference(verification: VerificationRecord) -> FirstDifference:
     return difference
 
 
+def told_to_be_wrong(wrapped: sv.Wrapped, engine: Any, **settings: Any) -> Deployed:
+    """Deployed with the warning that its outputs are not what is simulated."""
+    with pytest.warns(DisagreementWarning, match="computes something else than was simulated"):
+        return wrapped.deploy(SAFE, engine, **settings)
+
+
 def test_an_engine_that_is_wrong_between_layers_is_named_with_its_node() -> None:
     wrapped, _ = wrapped_of(Shortcut)
-    verification = wrapped.verify(wrapped.deploy(SAFE, Subtracting))
+    verification = wrapped.verify(told_to_be_wrong(wrapped, Subtracting))
     difference = only_difference(verification)
     assert difference.layer == wrapped.layers[2].name
     assert difference.behind == tuple(layer.name for layer in list(wrapped.layers)[:2])
@@ -106,7 +113,7 @@ def test_a_graph_that_holds_another_model_is_told_from_a_wrong_engine(monkeypatc
 
     wrapped, _ = wrapped_of(Shortcut)
     monkeypatch.setattr("sensitivity.deploy.deploy.insert_qdq", insert_wrongly)
-    verification = wrapped.verify(wrapped.deploy(SAFE, "onnxruntime"))
+    verification = wrapped.verify(told_to_be_wrong(wrapped, "onnxruntime"))
     difference = only_difference(verification)
     assert (difference.layer, difference.origin) == (wrapped.layers[2].name, Origin.GRAPH)
     assert "Sub" in difference.operators
@@ -115,7 +122,7 @@ def test_a_graph_that_holds_another_model_is_told_from_a_wrong_engine(monkeypatc
 
 def test_a_fault_that_looking_hides_is_found_in_a_piece_by_itself() -> None:
     wrapped, _ = wrapped_of(Shortcut)
-    difference = only_difference(wrapped.verify(wrapped.deploy(SAFE, SubtractingUnseen)))
+    difference = only_difference(wrapped.verify(told_to_be_wrong(wrapped, SubtractingUnseen)))
     assert (difference.layer, difference.tensor) == ("", "output0")
     assert difference.operators == ("Add", "QuantizeLinear", "DequantizeLinear", "Conv", "Identity")
     assert difference.behind == tuple(layer.name for layer in list(wrapped.layers)[:2])
@@ -126,9 +133,8 @@ def test_a_fault_that_looking_hides_is_found_in_a_piece_by_itself() -> None:
 def test_the_concatenation_that_openvino_computes_wrongly_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     wrapped, images = wrapped_of(Joined)
     monkeypatch.setattr(openvino_engine, "with_concatenated_codes", lambda model: 0)
-    verification = wrapped.verify(
-        wrapped.deploy(SAFE, "openvino", threads=1), sv.FeatureFidelity(images), roundings=False
-    )
+    deployed = told_to_be_wrong(wrapped, "openvino", threads=1)
+    verification = wrapped.verify(deployed, sv.FeatureFidelity(images), roundings=False)
     difference = only_difference(verification)
     assert difference.operators == ("Concat", "QuantizeLinear", "DequantizeLinear", "Conv")
     assert (difference.layer, difference.origin) == ("dense:0:0", Origin.ENGINE)
