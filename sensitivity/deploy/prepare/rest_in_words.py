@@ -10,11 +10,11 @@ from sensitivity.records.recipes.scheme import Rest
 
 def in_python(rest: Rest, keep_fp32: Iterable[str] = ()) -> str:
     """The call that gives such a scheme."""
-    kept = tuple(keep_fp32)
-    return f"scheme.with_rest({rest!r}, keep_fp32={kept})" if kept else f"scheme.with_rest({rest!r})"
+    modules = tuple(keep_fp32)
+    return f"scheme.with_rest({rest!r}, keep_fp32={modules})" if modules else f"scheme.with_rest({rest!r})"
 
 
 def in_file(rest: Rest, keep_fp32: Iterable[str] = ()) -> str:
     """What stands in the file of such a scheme."""
-    kept = list(keep_fp32)
-    return f'"rest": "{rest}"' + (f', "keep_fp32": {json.dumps(kept)}' if kept else "")
+    modules = list(keep_fp32)
+    return f'"rest": "{rest}"' + (f', "keep_fp32": {json.dumps(modules)}' if modules else "")

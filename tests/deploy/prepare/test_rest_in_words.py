@@ -14,12 +14,12 @@ from sensitivity.deploy.prepare.rest_in_words import in_file, in_python
 from sensitivity.errors import ExportError
 
 
-@pytest.mark.parametrize("kept", [(), ("norms", "head.0")])
-def test_both_words_give_the_same_scheme(kept: tuple[str, ...]) -> None:
+@pytest.mark.parametrize("modules", [(), ("norms", "head.0")])
+def test_both_words_give_the_same_scheme(modules: tuple[str, ...]) -> None:
     scheme = sv.Scheme.all(sv.INT8)
-    in_words = eval(in_python("fp16", kept), {"scheme": scheme})
-    plain = scheme.to_json() | json.loads(f"{{{in_file('fp16', kept)}}}")
-    assert in_words == sv.Scheme.from_json(plain) == scheme.with_rest("fp16", keep_fp32=kept)
+    in_words = eval(in_python("fp16", modules), {"scheme": scheme})
+    plain = scheme.to_json() | json.loads(f"{{{in_file('fp16', modules)}}}")
+    assert in_words == sv.Scheme.from_json(plain) == scheme.with_rest("fp16", keep_fp32=modules)
 
 
 def test_the_command_line_is_not_told_of_python() -> None:
