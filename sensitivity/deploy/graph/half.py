@@ -24,7 +24,7 @@ from sensitivity.deploy.prepare.plan import Plan
 from sensitivity.deploy.prepare.rest_in_words import in_file, in_python
 from sensitivity.errors import ExportError
 from sensitivity.perturb.half.kept import around
-from sensitivity.records.recipes.scheme import IoType
+from sensitivity.records.recipes.scheme import IoType, Rest
 
 if TYPE_CHECKING:
     from onnx import GraphProto, ModelProto, NodeProto, TensorProto
@@ -101,7 +101,8 @@ def _refuse_unfit(plan: Plan, unfit: Mapping[str, tuple[str, str]]) -> None:
     )
     modules = dict.fromkeys(module for module, _ in unfit.values() if module)
     entries = tuple(dict.fromkeys([*plan.scheme.keep_fp32, *entries_for(plan, modules)]))
-    wrong, rest = f"fp16 cannot hold {'; '.join(list(texts)[:_NAMED])}.", ("fp16", entries) if modules else ("bf16", ())
+    wrong = f"fp16 cannot hold {'; '.join(list(texts)[:_NAMED])}."
+    rest: tuple[Rest, tuple[str, ...]] = ("fp16", entries) if modules else ("bf16", ())
     cure = "Keep them in fp32:" if modules else "bf16 can:"
     shell = f"{in_file(*rest)} in the file of the scheme."
     raise ExportError(wrong, cure, python=f"{in_python(*rest)}.", shell=shell)
