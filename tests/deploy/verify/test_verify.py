@@ -161,6 +161,7 @@ class Exact(Liar):
     capabilities = replace(Liar.capabilities, saturates=False)
 
 
+@pytest.mark.filterwarnings("ignore::sensitivity.errors.DisagreementWarning")  # on CPUs without VNNI
 def test_saturation_is_named_as_the_cause_where_the_engine_has_it_and_the_weights_are_wide(shared: sv.Wrapped) -> None:
     int7 = replace(sv.INT8, name="int7", weights=sv.QuantSpec("int7", "per-channel"))
     causes = {
@@ -177,6 +178,7 @@ def test_saturation_is_named_as_the_cause_where_the_engine_has_it_and_the_weight
     }
 
 
+@pytest.mark.filterwarnings("ignore::sensitivity.errors.DisagreementWarning")  # on CPUs without VNNI
 def test_the_reason_of_saturation_says_what_to_do(shared: sv.Wrapped) -> None:
     verification = shared.verify(shared.deploy(sv.Scheme.all(sv.INT8), Saturating))
     assert "sums of 8-bit products saturate. Quantize its weights in 7 bits" in verification.layers[0].reason
