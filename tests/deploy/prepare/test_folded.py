@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import sensitivity as sv
+from sensitivity.deploy.prepare import folded as folding
 from sensitivity.deploy.prepare.folded import folded_copy
 from sensitivity.deploy.prepare.measures import sqnr_db
 from sensitivity.errors import ExportError
@@ -103,6 +104,35 @@ def test_one_norm_that_serves_something_else_is_the_only_one_that_stays(by_call:
     assert [layer.module for layer in folded.layers if layer.norm_module] == ["second"]
     with torch.no_grad():
         assert sqnr_db(net(images(2)), folded.model(images(2))) > 100.0
+
+
+class LastBits(nn.Module):
+    """What it returns hangs on the last bits of what its norms write, as the order of boxes with equal scores does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.one = nn.Conv2d(3, 4, 1), OwnActivation(4)
+        self.second, self.two = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.frac(self.two(self.second(self.one(self.first(x)))) * 1e6)
+
+
+def test_where_last_bits_decide_the_outputs_each_layer_is_compared_by_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    net = build(LastBits)
+    layers = sv.wrap(net, images(1)).layers
+    folded = folded_copy(net, layers, (images(1),), {})
+    assert folded.kept == {}
+    assert not [m for m in folded.model.modules() if isinstance(m, nn.BatchNorm2d)]
+    fold = folding.fold_batch_norm
+
+    def fold_wrongly(weight: Tensor, *others: Any, **settings: Any) -> Any:
+        scaled, bias = fold(weight, *others, **settings)
+        return scaled * (1.0 if weight.shape[1] == 3 else 1.02), bias
+
+    monkeypatch.setattr(folding, "fold_batch_norm", fold_wrongly)
+    (reason,) = folded_copy(net, layers, (images(1),), {}).kept.values()
+    assert reason.startswith("folding changed what its norm writes (SQNR 3")
 
 
 @pytest.mark.parametrize(
