@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -105,6 +106,16 @@ class Bench:
             image.numpy()[None] for batch in self.net.split(self.data, "val").batches() for image in batch.inputs[0]
         ]
 
+    def references(self) -> list[list[np.ndarray[Any, Any]]]:
+        """What the float network gives on OpenVINO for each of ``images()``, kept in files."""
+        pattern = "float-output-*.npy"
+        if not list(self.folder.glob(pattern)):
+            run = on_openvino(compiled(self.float_file))
+            for number, outputs in enumerate(zip(*map(run, self.images()), strict=True)):
+                np.save(self.folder / pattern.replace("*", f"{number:03d}"), np.stack(outputs))
+        columns = [np.load(file, mmap_mode="r") for file in sorted(self.folder.glob(pattern))]
+        return [list(outputs) for outputs in zip(*columns, strict=True)]
+
     def row(self, label: str, file: Path | None, report: Row) -> Row:
         """All that is known of one network that a tool made, or why there is none."""
         known = self.folder / f"{label}-{self.views}-row.json"
@@ -128,19 +139,20 @@ def measured(say: Say, bench: Bench, label: str, file: Path) -> Row:
     say((OPENVINO, "compiled the graph"))
     network = compiled(file)
     say((OPENVINO, "ran the graph"))
-    images, float_network = bench.images(), compiled(bench.float_file)
-    float_run, run = on_openvino(float_network), in_order_of(bench.float_file, file, on_openvino(network))
+    images = bench.images()
+    run = in_order_of(bench.float_file, file, on_openvino(network))
     in_int8, all_layers = int8_layers(network)
     facts: Row = {
         "int8": in_int8,
         "layers": all_layers,
-        "latency": latency_ratio(network, float_network, images[0]),
+        "latency": latency_ratio(network, compiled(bench.float_file), images[0]),
         "engine": "OpenVINO",
     }
     if file.suffix == ".onnx" and file != bench.float_file:
         say((ONNX_RUNTIME, "ran the graph"))
         other = in_order_of(bench.float_file, file, on_onnxruntime(file))
-        own_db, other_db = (sqnr_db(each, float_run, images[:COMPARED]) for each in (run, other))
+        references = bench.references()[:COMPARED]
+        own_db, other_db = (sqnr_db(each, references, images[:COMPARED]) for each in (run, other))
         if own_db < other_db - WRONG_DB:
             facts |= {"wrong_db": own_db, "other_db": other_db}
             if not saturates_here("openvino"):
@@ -160,22 +172,21 @@ def measured_on_onnxruntime(say: Say, bench: Bench, label: str, file: Path) -> R
 
 def scored(bench: Bench, label: str, run: Network, engine: str) -> Row:
     """A network's metric, and how far its outputs are from those of the float network on OpenVINO."""
-    float_run = on_openvino(compiled(bench.float_file))
-    predictions = _predicted(bench, label if engine == "OpenVINO" else f"{label} on {engine}", run)
-    task, base = bench.task, _predicted(bench, "fp32", float_run)
+    predictions = _predicted(bench, label if engine == "OpenVINO" else f"{label} on {engine}", lambda: run)
+    task, base = bench.task, _predicted(bench, "fp32", lambda: on_openvino(compiled(bench.float_file)))
     gain, half = difference(task, predictions, base, groups_of_views(len(task), bench.views))
     return {
         "metric": task.metric,
         "score": task.score(predictions)[task.metric],
         "gain": gain,
         "half": half,
-        "sqnr_db": sqnr_db(run, float_run, bench.images()),
+        "sqnr_db": sqnr_db(run, bench.references(), bench.images()),
     }
 
 
-def _predicted(bench: Bench, label: str, network: Network) -> dict[int, Any]:
-    """The predictions of a network on all views, kept in a file."""
+def _predicted(bench: Bench, label: str, make: Callable[[], Network]) -> dict[int, Any]:
+    """The predictions of a network on all views, kept in a file; the network is made where there is none."""
     file = bench.folder / f"{label}-{bench.views}.pickle"
     if not file.exists():
-        file.write_bytes(pickle.dumps(predictions_of(bench.task, network)))
+        file.write_bytes(pickle.dumps(predictions_of(bench.task, make())))
     return dict(pickle.loads(file.read_bytes()))

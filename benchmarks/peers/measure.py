@@ -141,11 +141,11 @@ def latency_ratio(network: Any, float_network: Any, image: Any) -> float:
     return own_s / float_s
 
 
-def sqnr_db(network: Network, float_network: Network, images: Any) -> float:
-    """Signal-to-quantization-noise ratio of all outputs over some images, against the float network."""
+def sqnr_db(network: Network, references: Sequence[Sequence[Any]], images: Any) -> float:
+    """Signal-to-quantization-noise ratio of all outputs over some images, against those of the float network."""
     signal = noise = 0.0
-    for image in images:
-        for output, reference in zip(network(image), float_network(image), strict=True):
+    for image, expected in zip(images, references, strict=True):
+        for output, reference in zip(network(image), expected, strict=True):
             signal += float(np.square(reference.astype(np.float64)).sum())
             noise += float(np.square(output.astype(np.float64) - reference).sum())
     return float(10 * np.log10(signal / noise)) if noise else float("inf")
