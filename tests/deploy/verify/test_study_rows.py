@@ -77,6 +77,7 @@ class Off(OpenVinoEngine):
         return tuple(np.asarray(out) * 1.5 for out in super().run(*inputs))
 
 
+@pytest.mark.filterwarnings("ignore::sensitivity.errors.DisagreementWarning")  # that is what is tested
 def test_another_drop_on_the_engine_is_told_and_not_verified(
     net: sv.Wrapped, study: sv.Study, task: sv.FeatureFidelity
 ) -> None:
@@ -91,6 +92,7 @@ def test_another_precision_is_told_and_not_verified(net: sv.Wrapped, study: sv.S
     assert (row.status, row.engine_reason) == ("measured", "planned in int8, the engine ran fp32")
 
 
+@pytest.mark.filterwarnings("ignore::sensitivity.errors.DisagreementWarning")  # that is what is tested
 def test_what_the_last_engine_showed_takes_the_place_of_what_others_did(
     net: sv.Wrapped, study: sv.Study, task: sv.FeatureFidelity
 ) -> None:
@@ -110,6 +112,7 @@ def test_what_the_last_engine_showed_takes_the_place_of_what_others_did(
     assert noted.table()["reason"][0] == row.remarks
 
 
+@pytest.mark.filterwarnings("ignore::sensitivity.errors.DisagreementWarning")  # that is what is tested
 def test_wider_gates_verify_more(net: sv.Wrapped, study: sv.Study, task: sv.FeatureFidelity) -> None:
     gates = sv.Gates(single_layer_db=1000.0)
     assert net.verify_study(study, task, layers="fine.0", engine=Off, gates=gates).measurements[0].status == "verified"
