@@ -4,9 +4,10 @@ r"""A sweep on several cores: what they cost in processor time, and how the desi
 
 DATA holds ``weights/`` and ``tiny_coco/``, as the project's shared data do. First the parts of a sweep in int4 weights
 are timed in this process, in CPU seconds of one thread: reading a batch, its recorded pass, a replayed variant (every
-fifth layer), and what the parent does for the answer of a worker. Then ``passes.every_core`` is simulated with these
-times: who waits for whom, the shards that it makes, the batches that it starts ahead. The parent's work is added to
-that of the workers, since it runs on one of their cores. Prints one row for each number of cores.
+fifth layer), what the parent does for the answer of a worker, and the scores and intervals in the end. Then
+``passes.every_core`` and ``passes.in_parallel`` are simulated with these times: who waits for whom, the shards that
+they make, the batches started ahead. The parent's work is added to that of the workers, since it runs on one of
+their cores. Prints one row for each number of cores.
 
 ``--measure`` also runs the sweep on so many views of the 50 images, with one process and with ``workers="auto"`` on
 the cores that are here, by turns, and prints wall time and CPU time of the process and its workers. Where other
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import functools
 import heapq
+import math
 import os
 import pickle
 import statistics
@@ -39,11 +41,14 @@ from sensitivity.perturb.perturber import Perturber
 from sensitivity.perturb.restore import untouched
 from sensitivity.score import predict
 from sensitivity.sweep.passes.cores import usable_cores
-from sensitivity.sweep.passes.every_core import PASSES_A_CORE, TIMED_UNITS
+from sensitivity.sweep.passes.every_core import PASSES_A_CORE, TIMED
 from sensitivity.sweep.passes.forward import Forward
+from sensitivity.sweep.passes.in_parallel import SHARES_A_WORKER
 from sensitivity.sweep.passes.in_process import Unit
 from sensitivity.sweep.passes.workers import SHARDS_A_WORKER, groups, pickled
 from sensitivity.sweep.plan import Variant, plan_sweep
+from sensitivity.sweep.scoring import Scoring
+from sensitivity.sweep.stopping.judge import EveryImage
 from sensitivity.sweep.storage.journal import MemoryStore
 from sensitivity.sweep.storage.results import Results
 
@@ -63,6 +68,7 @@ class Times:
         variant: A variant.
         send: What the parent does to send it.
         take: What the parent does with the answer for one variant.
+        score: The score of a variant and its interval in the end, for each image of the task.
     """
 
     load: float
@@ -71,6 +77,7 @@ class Times:
     variant: float
     send: float
     take: float
+    score: float
 
 
 def timed(work: Callable[[], Any]) -> tuple[float, Any]:
@@ -80,26 +87,38 @@ def timed(work: Callable[[], Any]) -> tuple[float, Any]:
 
 
 def measured(wrapped: sv.Wrapped, task: Task) -> Times:
-    """The times of a network's first two batches."""
+    """The times of a network's first two batches, and of scoring all."""
     load, batches = timed(lambda: list(task.batches()))
     variants = plan_sweep(list(wrapped.layers), [RECIPE], direction="one-at-a-time")
     results = Results(MemoryStore())
     with untouched(wrapped.model) as state, torch.no_grad():
         forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True, state=state)
         first, _ = timed(lambda: forward.baseline(run_of(wrapped, task, batches[0]), variants))
-        batch = batches[1]
-        run = run_of(wrapped, task, batch)
-        record, expected = timed(lambda: forward.baseline(run, variants))
-        results.keep_baseline(batch.images, expected)
-        variant_times, take_times = [], []
-        for variant in variants[::5]:
-            variant_s, predictions = timed(functools.partial(forward.variant, run, variant))
-            answer = pickled([(0, Unit(None, predictions))])
-            take_s, _ = timed(functools.partial(take, answer, results, variant, batch))
-            variant_times.append(variant_s)
-            take_times.append(take_s)
-    send, _ = timed(lambda: pickled(batch))
-    return Times(load / len(batches), first, record, statistics.mean(variant_times), send, statistics.mean(take_times))
+        record_times, variant_times, take_times = [], [], []
+        for batch in batches[1:]:
+            run = run_of(wrapped, task, batch)
+            record_s, expected = timed(functools.partial(forward.baseline, run, variants))
+            record_times.append(record_s)
+            results.keep_baseline(batch.images, expected)
+            for variant in variants[::5]:
+                variant_s, predictions = timed(functools.partial(forward.variant, run, variant))
+                answer = pickled([(0, Unit(None, predictions))])
+                take_s, _ = timed(functools.partial(take, answer, results, variant, batch))
+                variant_times.append(variant_s)
+                take_times.append(take_s)
+            results.count(batch.images, variants[::5])
+    scoring = Scoring(task, EveryImage(task, variants, results), results, on_error="raise")
+    score, _ = timed(lambda: scoring.outcome(variants[::5], ()))
+    send, _ = timed(lambda: pickled(batches[1]))
+    return Times(
+        load / len(batches),
+        first,
+        record_times[0],
+        statistics.mean(variant_times),
+        send,
+        statistics.mean(take_times),
+        score / len(variants[::5]) / results.images,
+    )
 
 
 def run_of(wrapped: sv.Wrapped, task: Task, batch: Batch) -> Callable[[], list[Any]]:
@@ -123,9 +142,11 @@ def simulated(times: Times, *, batch: Batch, images: int, variants: int, cores: 
         cores: Workers; each has a core of its own, but for what the parent needs.
     """
     batches = -(-images // len(batch.images))
+    score = images * times.score
     if cores == 1:
-        return batches * (times.load + variants * times.variant) + times.first + (batches - 1) * times.record
-    now = times.load + times.first + TIMED_UNITS * times.variant
+        passes = batches * (times.load + variants * times.variant) + times.first + (batches - 1) * times.record
+        return passes + variants * score
+    now = times.load + times.first + TIMED * times.variant
     parent, work = now, 0.0
     workers = [now + FORK_S] * cores
     heapq.heapify(workers)
@@ -147,7 +168,7 @@ def simulated(times: Times, *, batch: Batch, images: int, variants: int, cores: 
             now = max(now, done) + count * times.take
             parent += count * times.take
 
-    left = max(0, variants - TIMED_UNITS)
+    left = max(0, variants - TIMED)
     size = max(1, left // (PASSES_A_CORE * cores))
     waiting.append(started([(size * times.variant, size)] * (-(-left // size))))
     take_in()
@@ -160,7 +181,10 @@ def simulated(times: Times, *, batch: Batch, images: int, variants: int, cores: 
             take_in()
     while waiting:
         take_in()
-    return max(now, (parent + work) / cores)
+    passes = max(now, (parent + work) / cores)
+    size = max(1, (variants - 1) // (SHARES_A_WORKER * cores))
+    rounds = math.ceil((variants - 1) / size / cores)
+    return passes + FORK_S + (1 + rounds * size) * score
 
 
 def spent(run: Callable[[], Any]) -> tuple[float, float]:
@@ -200,7 +224,7 @@ def main() -> None:
             views = net.task(annotations.parent / "images", annotations)
             for threads in (1, cores) * TURNS:
                 torch.set_num_threads(threads)
-                wall, cpu = spent(functools.partial(wrapped.analyze, views, RECIPE, intervals=False, progress=False))
+                wall, cpu = spent(functools.partial(wrapped.analyze, views, RECIPE, progress=False))
                 print(f"| {images} | {threads} | {wall:.1f} | {cpu:.1f} |", flush=True)
 
 

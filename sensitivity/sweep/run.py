@@ -33,7 +33,7 @@ from sensitivity.sweep.stopping.judge import Judge, judge_of
 from sensitivity.sweep.stopping.race import Confidence
 from sensitivity.sweep.storage.claim import claim, sweep_facts
 from sensitivity.sweep.storage.results import Images, Results
-from sensitivity.sweep.storage.spilled import SpilledStore
+from sensitivity.sweep.storage.spilled import SpilledStore, is_read_when_forked
 from sensitivity.turns import process_state
 
 SHOWN = 3  # worst layers beside the progress bar
@@ -102,8 +102,9 @@ def sweep(
         claim(store, sweep_facts(model, task, variants, perturber))
     condense = task.condensed if store is not None and isinstance(task, Condenses) else None
     results = Results(SpilledStore() if store is None else store, condense)
+    scorers = processes_for(model, task) if settings.workers == "auto" and is_read_when_forked(results.store) else 1
     with untouched(model) as state, torch.no_grad():
-        subject = _Subject(model, task, variants, perturber, state, stored=store is not None)
+        subject = _Subject(model, task, variants, perturber, state, stored=store is not None, scorers=scorers)
         try:
             judge, notes = _attempt_as_before(subject, settings, results, watch)
         except ReplayDiffersError as error:
@@ -113,14 +114,15 @@ def sweep(
             unreached = {} if notes else find_unreached(model, task, variants, perturber, results)
         except KeyboardInterrupt:
             unreached = {}  # all was measured, and a study without these reasons is better than none
-    return Scoring(task, judge, results, on_error=settings.on_error, unreached=unreached).outcome(variants, notes)
+    scoring = Scoring(task, judge, results, on_error=settings.on_error, unreached=unreached, processes=scorers)
+    return scoring.outcome(variants, notes)
 
 
 @dataclass(frozen=True)
 class _Subject:
     """What a sweep measures; see ``sweep``. Where it is stored, an earlier attempt may have left results.
 
-    The state is the model's before the sweep: every attempt begins with it.
+    The state is the model's before the sweep: every attempt begins with it. So many processes may score at a time.
     """
 
     model: nn.Module
@@ -129,6 +131,7 @@ class _Subject:
     perturber: Perturber
     state: ModelState
     stored: bool
+    scorers: int
 
 
 def _attempt_as_before(
@@ -153,7 +156,15 @@ def _attempt(
         KeyboardInterrupt: On Ctrl-C before the first batch was complete.
     """
     task, variants = subject.task, subject.variants
-    judge = judge_of(settings.stop, task, variants, results, intervals=settings.intervals, on_error=settings.on_error)
+    judge = judge_of(
+        settings.stop,
+        task,
+        variants,
+        results,
+        intervals=settings.intervals,
+        on_error=settings.on_error,
+        processes=subject.scorers,
+    )
     progress = _Progress(watch, len(variants) * len(task), task.unit)
     replay = settings.replay and not any(note.kind.ends_replay for note in results.notes)
     with process_state:
@@ -189,7 +200,7 @@ def _passes(subject: _Subject, settings: Settings, *, replay: bool) -> Passes:
     if settings.executor is not None:
         return Distributed(settings.executor, job)
     in_process = replace(job, whole=settings.stop is None).passes(subject.state)
-    processes = processes_for(job) if settings.workers == "auto" else 1
+    processes = processes_for(model, task) if settings.workers == "auto" else 1
     return in_process if processes == 1 else EveryCore(in_process, job, processes)
 
 

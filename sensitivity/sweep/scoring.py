@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import MappingProxyType
 
 from sensitivity.contracts import Task
 from sensitivity.errors import SensitivityError, TaskError
 from sensitivity.records import Measurement, Note, NoteKind, Score, Status
 from sensitivity.score import score_of
+from sensitivity.sweep.passes.in_parallel import in_parallel, one_thread_each
 from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.reach import note_of
@@ -53,6 +55,7 @@ class Scoring:
         results: What was predicted.
         on_error: What becomes of a variant that the metric fails on: ``record`` or ``raise``.
         unreached: Why a variant's layer was not reached, by the digest of the variant.
+        processes: That may score at a time.
     """
 
     def __init__(
@@ -63,14 +66,16 @@ class Scoring:
         *,
         on_error: OnError,
         unreached: Mapping[str, str] = MappingProxyType({}),
+        processes: int = 1,
     ) -> None:
         self._task = task
         self._judge = judge
         self._results = results
         self._on_error = on_error
         self._unreached = unreached
+        self._processes = processes
         self._notes: list[Note] = []
-        self._without_bounds: list[str] = []  # why, once for each variant
+        self._without_bounds: list[str] = []  # why, of the variant at hand
         self._intervals = isinstance(judge, EveryImage) and judge.intervals  # until somebody interrupts
         self._hurried = False  # somebody did
         self._scores = True  # until it happens again
@@ -85,15 +90,19 @@ class Scoring:
         Raises:
             TaskError: If the unperturbed model cannot be scored, or not with a number.
         """
+        with one_thread_each(self._processes):
+            return self._outcome(variants, notes)
+
+    def _outcome(self, variants: Sequence[Variant], notes: Sequence[Note]) -> SweepOutcome:
         baseline = self._baseline()
         if baseline.value == 0.0 and self._task.higher_is_better and self._task.unit == "%":
             self._notes.append(Note(NoteKind.REMARK, _nothing_found(baseline)))
-        rows = [self._row(variant, baseline) for variant in variants]
+        rows, without_bounds = self._rows(variants, baseline)
         if self._unreached:
             names = [variant.layer.name for variant in variants if variant.digest in self._unreached]
             self._notes.append(note_of(names))
-        if self._without_bounds:
-            count, why = len(self._without_bounds), self._without_bounds[0]
+        if without_bounds:
+            count, why = len(without_bounds), without_bounds[0]
             text = f"no interval for {count} of {len(variants)} measurements: {why}"
             self._notes.append(Note(NoteKind.NO_INTERVAL, text))
         return SweepOutcome(baseline, rows, [*self._results.notes, *notes, *self._notes], self._judge.meaning)
@@ -118,6 +127,26 @@ class Scoring:
                 "weights and inputs."
             )
         return baseline
+
+    def _rows(self, variants: Sequence[Variant], baseline: Score) -> tuple[list[Measurement], list[str]]:
+        """A row for each variant, and why some have no bounds, once for each of them."""
+        rows: list[Measurement] = []
+        without_bounds: list[str] = []
+        find = partial(self._noted_row, baseline=baseline)
+        while len(rows) < len(variants):
+            left = variants[len(rows) :]
+            try:
+                for row, why in in_parallel(find, left, processes=1 if self._hurried else self._processes):
+                    rows.append(row)
+                    without_bounds += why
+            except KeyboardInterrupt:  # while others scored; what they have not told is scored here
+                self._interrupted()
+        return rows, without_bounds
+
+    def _noted_row(self, variant: Variant, baseline: Score) -> tuple[Measurement, list[str]]:
+        """A row, and why it has no bounds; of a variant alone, since it may be found in another process."""
+        self._without_bounds = []
+        return self._row(variant, baseline), self._without_bounds
 
     def _row(self, variant: Variant, baseline: Score) -> Measurement:
         if variant.digest in self._unreached:

@@ -10,19 +10,19 @@ from __future__ import annotations
 import functools
 import itertools
 import pickle
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import BrokenExecutor, CancelledError, Future, wait
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import nn
 
-from sensitivity.contracts import Batch, StaysInProcess
+from sensitivity.contracts import Batch, StaysInProcess, Task
 from sensitivity.errors import ExecutorError
 from sensitivity.perturb.state.state import ModelState
 from sensitivity.sweep.passes.cores import processes_that_fit, usable_cores
-from sensitivity.sweep.passes.forked import ForkedWorkers, can_fork
+from sensitivity.sweep.passes.forked import ForkedWorkers, Pace, can_fork
 from sensitivity.sweep.passes.in_process import InProcess, Unit
 from sensitivity.sweep.passes.workers import (
     SHARDS_A_WORKER,
@@ -36,23 +36,20 @@ from sensitivity.sweep.passes.workers import (
 from sensitivity.sweep.plan import Variant
 
 PASSES_A_CORE = 4  # fewer, and the cores are better used by torch's threads within a pass
-WORTH_S = 0.5  # seconds of passes from which on starting workers pays: it takes a tenth of that
-TIMED_UNITS = 3  # after which the time of a pass is known well enough
-PATIENCE_S = 60.0  # that a worker may take beyond its passes,
-SLOWER_THERE = 100.0  # which may each take so many times what the slowest took here
+TIMED = 3  # passes after which the time of one is known well enough
 PROCESS_BYTES = 2**28  # that a worker needs beside what replay keeps
 
 
-def processes_for(job: Job) -> int:
+def processes_for(model: nn.Module, task: Task) -> int:
     """Processes that a sweep may use: one for each thread that torch would use, as far as there are cores.
 
     1 where workers cannot be forked, the model is not on the CPU, or the task is to stay in its process.
     """
     processes = min(torch.get_num_threads(), usable_cores())
-    stays = isinstance(job.task, StaysInProcess) and job.task.stays_in_process
+    stays = isinstance(task, StaysInProcess) and task.stays_in_process
     if processes == 1 or stays or not can_fork():
         return 1
-    tensors = itertools.chain(job.model.parameters(), job.model.buffers())
+    tensors = itertools.chain(model.parameters(), model.buffers())
     return processes if all(tensor.device.type == "cpu" for tensor in tensors) else 1
 
 
@@ -88,28 +85,6 @@ class _Shard:
     future: Future[Any] | None
 
 
-@dataclass
-class _Pace:
-    """How long passes take, and how many are left."""
-
-    units: list[float] = field(default_factory=list)
-
-    def timed(self, units: Iterator[Unit]) -> Iterator[Unit]:
-        """The same units; their times are noted."""
-        for unit in units:
-            if unit.variant is not None:
-                self.units.append(unit.seconds)
-            yield unit
-
-    def is_worth(self, passes: int) -> bool:
-        """Whether so many more passes take long enough to start workers."""
-        return len(self.units) >= TIMED_UNITS and statistics.mean(self.units) * passes > WORTH_S
-
-    def patience_s(self, passes: int) -> float:
-        """How long to wait for a worker that runs so many passes."""
-        return PATIENCE_S + SLOWER_THERE * passes * max(self.units, default=0.0)
-
-
 class EveryCore:
     """Runs passes here until their pace is known, then on all cores if that is faster.
 
@@ -130,7 +105,7 @@ class EveryCore:
         self._threads = torch.get_num_threads()
         self._batches: int | None = None  # of the whole task; None before the first
         self._begun = 0  # batches
-        self._pace = _Pace()
+        self._pace = Pace()
         self._workers: ForkedWorkers | None = None
         self._shared: Shared | None = None
         self._positions = {variant: number for number, variant in enumerate(job.variants)}
@@ -170,19 +145,27 @@ class EveryCore:
             variants: Passes that are left on the batch at hand.
         """
         later = max(0, (self._batches or 1) - self._begun) * variants
-        return self._processes > 1 and self._pace.is_worth(variants + later)
+        known = len(self._pace.seconds) >= TIMED
+        return self._processes > 1 and known and self._pace.is_worth(variants + later)
 
     def _begin_in_process(self, batch: Batch, variants: Sequence[Variant]) -> Iterator[Unit]:
         """Run the first passes on a batch here, before anything is returned; then the rest, in workers if that pays.
 
         So whoever takes the units can read the next batch while the workers are busy.
         """
-        units = self._pace.timed(self._in_process.start(batch, variants))
-        begun = list(itertools.islice(units, 1 + TIMED_UNITS))
-        rest = variants[TIMED_UNITS:]
+        units = self._timed(self._in_process.start(batch, variants))
+        begun = list(itertools.islice(units, 1 + TIMED))
+        rest = variants[TIMED:]
         if self._pays(len(rest)):
             self._fork()
         return itertools.chain(begun, units if self._workers is None else self._taken(self._rest(rest)))
+
+    def _timed(self, units: Iterator[Unit]) -> Iterator[Unit]:
+        """The same units; their times are noted."""
+        for unit in units:
+            if unit.variant is not None:
+                self._pace.seconds.append(unit.seconds)
+            yield unit
 
     def _rest(self, variants: Sequence[Variant]) -> list[_Shard]:
         """What is left of the batch under way, in small pieces: the workers have its recorded pass already."""

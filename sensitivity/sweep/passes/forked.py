@@ -12,15 +12,21 @@ import functools
 import itertools
 import multiprocessing
 import signal
+import statistics
 import sys
 import threading
 import warnings
 from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
+
+WORTH_S = 0.5  # seconds of work from which on starting workers pays: it takes a tenth of that
+PATIENCE_S = 60.0  # that a worker may take beyond its work,
+SLOWER_THERE = 100.0  # of which each piece may take so many times what the slowest took here
 
 _inherited: dict[int, Any] = {}  # what workers find in their copy of this process
 _keys = itertools.count()
@@ -37,6 +43,25 @@ def can_fork() -> bool:
         and not multiprocessing.current_process().daemon  # which may have no children
         and not torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
     )
+
+
+@dataclass
+class Pace:
+    """How long pieces of work took in this process, each much like the ones to come.
+
+    Attributes:
+        seconds: Of each.
+    """
+
+    seconds: list[float] = field(default_factory=list)
+
+    def is_worth(self, pieces: int) -> bool:
+        """Whether so many more take long enough to start workers."""
+        return bool(self.seconds) and statistics.mean(self.seconds) * pieces > WORTH_S
+
+    def patience_s(self, pieces: int) -> float:
+        """How long to wait for a worker that has so many to do."""
+        return PATIENCE_S + SLOWER_THERE * pieces * max(self.seconds, default=0.0)
 
 
 class ForkedWorkers:

@@ -206,7 +206,7 @@ def run_shard(shared: Shared, batch: bytes, positions: Sequence[int]) -> bytes:
     Raises:
         ExecutorError: If the predictions cannot be pickled, or an error of the task cannot.
     """
-    _end_with_parent(shared.folder)
+    end_with_parent(shared.folder)
     with process_state, torch.no_grad():
         before, threads = RandomState.now(), torch.get_num_threads()
         try:
@@ -241,11 +241,11 @@ _watching: set[int] = set()  # processes that wait for the end of their parent; 
 _to_remove: set[Path] = set()  # folders of sweeps that this process worked for
 
 
-def _end_with_parent(folder: Path | None) -> None:
+def end_with_parent(folder: Path | None = None) -> None:
     """Let this process end when the one that started it is gone, killed for instance: nobody would take its result.
 
     Args:
-        folder: Is removed then.
+        folder: Is removed then; None where there is none.
     """
     parent = multiprocessing.parent_process()
     if folder is not None:

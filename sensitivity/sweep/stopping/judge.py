@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from sensitivity.contracts import MeanOfInstances, Task
+from sensitivity.sweep.passes.in_parallel import in_parallel, one_thread_each
 from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.stopping.jackknife import (
@@ -66,8 +67,19 @@ def judge_of(
     *,
     intervals: bool = True,
     on_error: OnError = "record",
+    processes: int = 1,
 ) -> Judge:
-    """The judge for a task: every image without a stop; a race for a mean; looks at growing samples for the rest."""
+    """The judge for a task: every image without a stop; a race for a mean; looks at growing samples for the rest.
+
+    Args:
+        stop: When a drop is known well enough; None for every image.
+        task: Data and metric.
+        variants: Those that it judges.
+        results: What is predicted, as it comes.
+        intervals: Whether there are to be bounds without a stop.
+        on_error: What becomes of a variant that the metric fails on.
+        processes: That may score at a time.
+    """
     if stop is None:
         return EveryImage(task, variants, results, intervals=intervals)
     if isinstance(task, MeanOfInstances):
@@ -76,7 +88,7 @@ def judge_of(
             race = Race([str(n) for n in range(len(variants))], counts, stop)
             sign = 1 if task.higher_is_better else -1
             return Means(race, task, sign, variants, results, on_error=on_error)
-    return Samples(stop, task, variants, results)
+    return Samples(stop, task, variants, results, processes=processes)
 
 
 class EveryImage:
@@ -128,7 +140,9 @@ class Samples:
     probability, and together with no more than ``1 - level``.
     """
 
-    def __init__(self, stop: Confidence, task: Task, variants: Sequence[Variant], results: Results) -> None:
+    def __init__(
+        self, stop: Confidence, task: Task, variants: Sequence[Variant], results: Results, *, processes: int = 1
+    ) -> None:
         self.order: Sequence[int] | None = np.random.default_rng(stop.seed).permutation(len(task)).tolist()
         self.meaning = _of_this_data_set(stop)
         self._stop = stop
@@ -140,6 +154,7 @@ class Samples:
         self._looks = _looks(max(stop.minimum_images, FEWEST_IMAGES), len(task))
         self._looks_in_all = len(self._looks)
         self._seen = 0
+        self._processes = processes
 
     def running(self) -> list[Variant]:
         """Those not decided yet."""
@@ -156,12 +171,10 @@ class Samples:
         if not due:
             return
         self._looks = self._looks[len(due) :]
-        for variant in self.running():
-            try:
-                self._estimates[variant] = self._look(variant)
-            except Exception:  # noqa: BLE001 - a metric may fail on these images; scoring the rows tells where it does
-                unknown = Estimate(math.nan, -math.inf, math.inf, self._seen, "undecided")
-                self._estimates[variant] = unknown
+        running = self.running()
+        with one_thread_each(self._processes):
+            looks = in_parallel(self._look, running, processes=self._processes)
+            self._estimates |= zip(running, looks, strict=True)
         self._place()
 
     def _place(self) -> None:
@@ -182,6 +195,12 @@ class Samples:
         return [(variant, known[variant].drop) for variant in self._variants if variant in known]
 
     def _look(self, variant: Variant) -> Estimate:
+        try:
+            return self._seen_of(variant)
+        except Exception:  # noqa: BLE001 - a metric may fail on these images; scoring the rows tells where it does
+            return Estimate(math.nan, -math.inf, math.inf, self._seen, "undecided")
+
+    def _seen_of(self, variant: Variant) -> Estimate:
         whole, looked_at = len(self._task), self._seen
         if looked_at >= whole:
             drop = self._drops.without_bounds(variant)

@@ -73,6 +73,8 @@ class _Place(NamedTuple):
 class Journal:
     """A store in a file that one process at a time may write; values are read from the file when they are asked for.
 
+    A forked process reads what was there when it was forked, and writes nothing.
+
     Use it in a ``with`` block, or close it: that lets the next process in.
 
     Args:
@@ -194,9 +196,14 @@ _open: weakref.WeakSet[Journal] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """In a forked process: close its copies of the files, or it would keep their locks when the writer is gone."""
-    for journal in list(_open):
+    """In a forked process: open the files anew, to read what was there when it was forked.
+
+    Its copies share the writer's place in the file, and would keep the lock when the writer is gone.
+    """
+    for journal in [journal for journal in _open if not journal._file.closed]:
         journal._file.close()
+        with contextlib.suppress(OSError):  # whoever then reads is told that the file is closed
+            journal._file = journal.path.open("rb", buffering=0)
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows, which cannot fork

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from sensitivity.sweep.storage.journal import MemoryStore
+from sensitivity.contracts import Store
+from sensitivity.sweep.storage.journal import Journal, MemoryStore
 
 MEMORY_BYTES = 512 << 20
 """What results may take in memory before others are written to a file."""
@@ -78,6 +79,11 @@ class SpilledStore(MemoryStore):
         self._places[key] = self.written_bytes, len(line)
         self.written_bytes += len(line)
         return True
+
+
+def is_read_when_forked(store: Store) -> bool:
+    """Whether copies of this process may read a store; of one that somebody else made, nothing is known."""
+    return isinstance(store, (MemoryStore, Journal))
 
 
 def is_data(value: Any) -> bool:

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import sensitivity as sv
-from sensitivity.sweep.passes import cores, every_core
+from sensitivity.sweep.passes import cores, every_core, forked
 from tests.sweep.mean_task import Chain, MeanTask
 from tests.sweep.storage.stored_sweeps import known
 
@@ -26,7 +26,7 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """A machine of two cores, on which no sweep is too short for workers."""
     before = torch.get_num_threads()
     monkeypatch.setattr(every_core, "usable_cores", lambda: 2)
-    monkeypatch.setattr(every_core, "WORTH_S", 0.0)
+    monkeypatch.setattr(forked, "WORTH_S", 0.0)
     torch.set_num_threads(2)
     yield
     assert torch.get_num_threads() == 2, "a sweep gives torch its threads back"
@@ -108,8 +108,8 @@ def unsendable(predictions: list[Any]) -> list[Any]:
 def test_what_workers_do_not_answer_is_run_here(
     tmp_path: Path, act: Callable[[Any], Any], images: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(every_core, "PATIENCE_S", 0.3)
-    monkeypatch.setattr(every_core, "SLOWER_THERE", 1.0)
+    monkeypatch.setattr(forked, "PATIENCE_S", 0.3)
+    monkeypatch.setattr(forked, "SLOWER_THERE", 1.0)
     task = NotedTask(images, tmp_path / "notes", act)
     assert known(analyze(task)) == expected(images)
     assert len(task.noted()[0]) > 1, "workers were tried"
