@@ -41,12 +41,18 @@ def own_schemes(bench: Bench, *, saturates: bool) -> Iterator[tuple[str, Callabl
     yield "sensitivity recipe_for", partial(everywhere, bench, partial(sv.recipe_for, "openvino"))
     if saturates:
         yield "sensitivity recipe_for, 8 bits depthwise", partial(eight_bits_depthwise, bench)
+        yield "sensitivity recipe_for, compensated", partial(everywhere, bench, compensated)
     yield "sensitivity tune", partial(tuned, bench)
 
 
 def everywhere(bench: Bench, recipe: Callable[[], sv.Recipe]) -> tuple[sv.Wrapped, sv.Scheme]:
     """One recipe for all layers."""
     return bench.wrapped, sv.Scheme.all(recipe())
+
+
+def compensated() -> sv.Recipe:
+    """Weights in 7 bits whose rounding is compensated, with corrected biases: what ``tune`` tries as well."""
+    return sv.recipe_for("openvino").cured(rounding="compensated", bias_correction=True)
 
 
 def eight_bits_depthwise(bench: Bench) -> tuple[sv.Wrapped, sv.Scheme]:

@@ -22,6 +22,9 @@ EIGHT_BITS = (
 )
 """Ranges, zero points and corrected biases for weights and activations in 8 bits: all of the same size and speed."""
 
+COMPENSATED = replace(INT8_AFFINE, name="int8-affine-compensated", rounding="compensated", bias_correction=True)
+"""Tried where weights have 7 bits: compensated rounding and corrected biases win back some of what the bit holds."""
+
 FEWER_BITS = tuple(
     replace(
         INT8_AFFINE,
@@ -42,7 +45,7 @@ def usual_candidates(*, fewer_bits: bool, saturates: bool) -> tuple[Recipe, ...]
         fewer_bits: Also recipes with weights in fewer than 8 bits.
         saturates: Whether the engine's sums of 8-bit products saturate on this machine: weights in 7 bits do not.
     """
-    recipes = (*EIGHT_BITS, *(FEWER_BITS if fewer_bits else ()))
+    recipes = (*EIGHT_BITS, *((COMPENSATED,) if saturates else ()), *(FEWER_BITS if fewer_bits else ()))
     safe = [without_saturation(recipe) for recipe in recipes] if saturates else recipes
     return tuple({recipe.digest: recipe for recipe in reversed(safe)}.values())[::-1]
 

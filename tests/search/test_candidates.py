@@ -37,3 +37,12 @@ def test_weights_in_fewer_bits_are_tried_for_a_budget_of_bytes_alone() -> None:
     assert bits(fewer_bits=False) == {8.0}
     assert bits(fewer_bits=True) == {4.0, 6.0, 8.0}
     assert sv.INT8_AFFINE in usual_candidates(fewer_bits=False, saturates=False)
+
+
+def test_weights_in_7_bits_are_tried_with_compensated_rounding_as_well() -> None:
+    def compensated(*, saturates: bool) -> list[tuple[str, bool, float]]:
+        recipes = usual_candidates(fewer_bits=False, saturates=saturates)
+        return [(r.name, r.bias_correction, r.weight_bits) for r in recipes if r.rounding == "compensated"]
+
+    assert compensated(saturates=True) == [("int8-affine-compensated-7bit-weights", True, 7)]
+    assert compensated(saturates=False) == []
