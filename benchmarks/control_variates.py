@@ -12,7 +12,9 @@ known. What is cheap to know there is what costs one pass for all layers togethe
 
 With the images of a sample dealt into groups, drop and controls without each group give the regression of one on the
 others; what it leaves of the drop's spread makes the interval (Student's t, one degree of freedom less a control).
-``none, bias off`` takes the jackknife's estimate of its bias off the drop (Quenouille 1956), and uses no control.
+Halves of the sample add how the drop may shift with more images, as in the library: ``none`` is its interval of a stop.
+``none, spread alone`` leaves that out, which is what the library did until 2026-11. ``none, bias off`` takes the
+jackknife's estimate of its bias off the drop instead (Quenouille 1956).
 
 ``CACHE`` keeps what the network predicts on random views of the 50 images, ``--each`` of each; ``--layers`` layers are
 spread over the network, each in int4 weights, and in int8 weights. Then ``--repeats`` random samples of the views are
@@ -37,6 +39,7 @@ import math
 import pickle
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,14 +52,18 @@ import sensitivity as sv
 from benchmarks.real_nets import real_nets, views_task
 from sensitivity.contracts import Task
 from sensitivity.perturb.perturber import Perturber
+from sensitivity.records.results.resampled import shift_size, standard_error
 from sensitivity.score import predict
 from sensitivity.sweep.passes.forward import Forward
 from sensitivity.sweep.plan import Perturbation
 from sensitivity.sweep.stopping.jackknife import (
     GROUPS_OF_A_STOP,
+    Parts,
     deal,
+    growth,
+    parts_of,
+    scores_of_parts,
     scores_without,
-    standard_error,
     student_quantile,
 )
 
@@ -66,9 +73,12 @@ RECIPES = {"int4": sv.INT4_WEIGHTS, "int8": sv.INT8_WEIGHTS}
 MADE_DAMAGES = {"strong": 0.5, "mild": 0.05}
 """Of what is made up: the largest damage of a layer, for LVIS the standard deviation of what is added to scores."""
 CLASSES = 21
+SAVED_EVERY = 10  # batches
+SPREAD_ALONE = "none, spread alone"
 BIAS_OFF = "none, bias off"
 CONTROLS: dict[str, tuple[str, ...]] = {
     "none": (),
+    SPREAD_ALONE: (),
     BIAS_OFF: (),
     "baseline": ("baseline",),
     "together": ("together",),
@@ -90,22 +100,32 @@ def predicted(net: str, data: Path, cache: Path, *, each: int, layers: int) -> t
         f"{name} {layer.name}": Perturbation({layer: recipe}) for name, recipe in RECIPES.items() for layer in chosen
     }
     together = {f"{name} together": Perturbation(dict.fromkeys(table, recipe)) for name, recipe in RECIPES.items()}
-    by_variant = predictions_of(wrapped, task, single | together)
+    by_variant = predictions_of(wrapped, task, single | together, so_far=file.with_suffix(".part"))
     file.write_bytes(pickle.dumps(by_variant))
     return task, by_variant
 
 
-def predictions_of(wrapped: sv.Wrapped, task: Task, variants: Mapping[str, Perturbation]) -> dict[str, Predictions]:
-    """Predictions on all images: ``baseline``, and each variant under its name."""
+def predictions_of(
+    wrapped: sv.Wrapped, task: Task, variants: Mapping[str, Perturbation], so_far: Path
+) -> dict[str, Predictions]:
+    """Predictions on all images: ``baseline``, and each variant under its name; ``so_far`` keeps them from a kill."""
     forward = Forward(wrapped.model, Perturber(wrapped.model), replay=True)
-    by_variant: defaultdict[str, dict[int, Any]] = defaultdict(dict)
+    by_variant: dict[str, dict[int, Any]] = {name: {} for name in ("baseline", *variants)}
+    if so_far.exists():
+        by_variant = pickle.loads(so_far.read_bytes())
+    left = [image for image in range(len(task)) if image not in by_variant["baseline"]]
     with torch.no_grad():
-        for batch in task.batches():
+        for number, batch in enumerate(task.batches(left)):
             run = functools.partial(predict, task, wrapped.model, batch)
             by_variant["baseline"] |= zip(batch.images, forward.baseline(run, list(variants.values())), strict=True)
             for name, variant in variants.items():
                 by_variant[name] |= zip(batch.images, forward.variant(run, variant), strict=True)
-            print(f"{len(by_variant['baseline'])} of {len(task)} views", flush=True)
+            if number % SAVED_EVERY == 0:
+                unfinished = so_far.with_suffix(".new")
+                unfinished.write_bytes(pickle.dumps(by_variant))
+                unfinished.replace(so_far)
+                print(f"{len(by_variant['baseline'])} of {len(task)} views", flush=True)
+    so_far.unlink(missing_ok=True)
     return dict(by_variant)
 
 
@@ -222,42 +242,53 @@ def _perturbed(prediction: Mapping[str, Any], damage: float, draw: np.random.Gen
     }
 
 
+@dataclass(frozen=True)
 class Sample:
-    """The metric on a sample of the images, and without each group of them."""
+    """The metric of every variant on a sample of the images.
 
-    def __init__(self, task: Task, images: Sequence[int]) -> None:
-        self._task = task
-        self._images = images
-        self._groups = [(), *deal(images, GROUPS_OF_A_STOP)]
-
-    def scores(self, predictions: Predictions) -> Floats:
-        """(1 + G,) on the sample, then without each group."""
-        some = {image: predictions[image] for image in self._images}
-        return np.array(scores_without(self._task, some, self._groups))
-
-
-def without_bias(drop: Floats, *, seen: float) -> Floats:
-    """The drop less the bias that the jackknife finds: (1 + G,) on the sample, then without each group."""
-    bias = (len(drop) - 2) * (drop[1:].mean() - drop[0]) * (1 - seen)
-    return np.concatenate([drop[:1] - bias, drop[1:]])
-
-
-def estimate(drop: Floats, controls: Floats, truth: Floats, *, seen: float) -> tuple[float, float]:
-    """The drop on all images, and how far its interval of 95 % reaches.
-
-    Args:
-        drop: (1 + G,) on the sample, then without each group.
-        controls: (C, 1 + G) likewise.
-        truth: (C,) the controls on all images.
+    Attributes:
+        scores: For each variant, (1 + G + H,) on the sample, then without each group, then without each half.
+        parts: The groups and halves.
+        growth: How many times the shift of one halving may come on the way to all images.
         seen: Share of the images that are in the sample.
     """
-    groups = len(drop) - 1
-    spread, moves = drop[1:] - drop[1:].mean(), controls[:, 1:] - controls[:, 1:].mean(1, keepdims=True)
-    weights = np.linalg.lstsq(moves.T, spread, rcond=None)[0]
-    left = spread - weights @ moves
-    freedom = groups - 1 - len(weights)
-    error = math.sqrt((groups - 1) ** 2 / groups / freedom * float(np.square(left).sum()) * (1 - seen))
-    return float(drop[0] - weights @ (controls[:, 0] - truth)), error * student_quantile(0.95, freedom)
+
+    scores: Mapping[str, Floats]
+    parts: Parts
+    growth: float
+    seen: float
+
+    @classmethod
+    def of(cls, task: Task, by_variant: Mapping[str, Predictions], images: Sequence[int]) -> Sample:
+        """Score every variant."""
+        some = {name: {image: known[image] for image in images} for name, known in by_variant.items()}
+        parts = parts_of(task, some["baseline"], GROUPS_OF_A_STOP)
+        scores = {name: np.array(scores_of_parts(task, predictions, parts)) for name, predictions in some.items()}
+        return cls(scores, parts, growth(task, some["baseline"]), len(images) / len(task))
+
+    def estimate(self, drop: Floats, controls: Floats, truth: Floats, way: str) -> tuple[float, float]:
+        """The drop on all images, and how far its interval of 95 % reaches.
+
+        Args:
+            drop: As the scores.
+            controls: (C, 1 + G + H) likewise.
+            truth: (C,) the controls on all images.
+            way: One of ``CONTROLS``.
+        """
+        groups = len(self.parts.groups)
+        without, known = drop[1 : 1 + groups], controls[:, 1 : 1 + groups]
+        spread, moves = without - without.mean(), known - known.mean(1, keepdims=True)
+        weights = np.linalg.lstsq(moves.T, spread, rcond=None)[0]
+        left = spread - weights @ moves
+        freedom = groups - 1 - len(weights)
+        error = math.sqrt((groups - 1) ** 2 / groups / freedom * float(np.square(left).sum()) * (1 - self.seen))
+        if way not in (SPREAD_ALONE, BIAS_OFF):
+            _, _, shifts = self.parts.read((drop - weights @ controls).tolist())
+            error = math.hypot(error, self.growth * shift_size(shifts))
+        found = float(drop[0] - weights @ (controls[:, 0] - truth))
+        if way == BIAS_OFF:
+            found -= (groups - 1) * (float(without.mean()) - drop[0]) * (1 - self.seen)
+        return found, error * student_quantile(0.95, freedom)
 
 
 def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[int], repeats: int) -> None:
@@ -276,14 +307,10 @@ def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[i
         samples = []
         for _ in range(repeats):
             images = draw.choice(len(task), size, replace=False).tolist()
-            sample = Sample(task, images)
-            samples.append({name: sample.scores(predictions) for name, predictions in by_variant.items()})
+            samples.append(Sample.of(task, by_variant, images))
         for recipe in recipes:
             names = [name for name in by_variant if name.startswith(recipe) and not name.endswith("together")]
-            errors = {
-                controls: _errors(samples, whole, names, recipe, controls, seen=size / len(task))
-                for controls in CONTROLS
-            }
+            errors = {controls: _errors(samples, whole, names, recipe, controls) for controls in CONTROLS}
             at_best = [standard_error(without["baseline"] - without[name]) for name in names]
             bound = math.sqrt(np.square(at_best).mean() * (len(task) / size - 1))
             for controls, (missed, half) in errors.items():
@@ -299,26 +326,22 @@ def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[i
 
 
 def _errors(
-    samples: Sequence[Mapping[str, Floats]],
+    samples: Sequence[Sample],
     whole: Mapping[str, float],
     names: Sequence[str],
     recipe: str,
     way: str,
-    *,
-    seen: float,
 ) -> tuple[Floats, Floats]:
     """(R, L) errors of the estimates, and half widths of their intervals."""
     together, controls = f"{recipe} together", CONTROLS[way]
     truths = {"baseline": whole["baseline"], "together": whole["baseline"] - whole[together]}
     estimates = []
     for sample in samples:
-        values = {"baseline": sample["baseline"], "together": sample["baseline"] - sample[together]}
-        known = np.array([values[control] for control in controls]).reshape(len(controls), len(sample["baseline"]))
+        baseline = sample.scores["baseline"]
+        values = {"baseline": baseline, "together": baseline - sample.scores[together]}
+        known = np.array([values[control] for control in controls]).reshape(len(controls), len(baseline))
         truth = np.array([truths[control] for control in controls])
-        of_sample = [sample["baseline"] - sample[name] for name in names]
-        if way == BIAS_OFF:
-            of_sample = [without_bias(drop, seen=seen) for drop in of_sample]
-        estimates.append([estimate(drop, known, truth, seen=seen) for drop in of_sample])
+        estimates.append([sample.estimate(baseline - sample.scores[name], known, truth, way) for name in names])
     drops = np.array([whole["baseline"] - whole[name] for name in names])
     results = np.array(estimates)
     return results[..., 0] - drops, results[..., 1]

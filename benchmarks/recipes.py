@@ -34,8 +34,9 @@ from benchmarks.real_nets import real_nets
 from benchmarks.views import write_views
 from sensitivity.demo.run import CALIBRATION_SCENES, WEIGHTS, segment
 from sensitivity.demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, draw_scene, write_scenes
+from sensitivity.records.results.resampled import standard_error
 from sensitivity.score import predict
-from sensitivity.sweep.stopping.jackknife import GROUPS, scores_without, standard_error, student_quantile
+from sensitivity.sweep.stopping.jackknife import GROUPS, scores_without, student_quantile
 from sensitivity.zoo import efficientvit_sam
 
 CHUNK = 50

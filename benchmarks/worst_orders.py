@@ -35,8 +35,9 @@ import sensitivity as sv
 from benchmarks.control_variates import Predictions, predictions_of
 from benchmarks.real_nets import real_nets, views_task
 from sensitivity.contracts import Task
+from sensitivity.records.results.resampled import standard_error
 from sensitivity.sweep.plan import Perturbation
-from sensitivity.sweep.stopping.jackknife import GROUPS_OF_A_STOP, deal, scores_without, standard_error
+from sensitivity.sweep.stopping.jackknife import GROUPS_OF_A_STOP, deal, scores_without
 from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, with_places
 from sensitivity.sweep.stopping.ranking import Estimate, StudentReach
@@ -54,7 +55,7 @@ def predicted(net: str, recipe: str, data: Path, cache: Path, each: int) -> tupl
         return task, pickle.loads(file.read_bytes())
     wrapped = real.wrapped(data)
     variants = {layer.name: Perturbation({layer: RECIPES[recipe]}) for layer in wrapped.layers}
-    by_variant = predictions_of(wrapped, task, variants)
+    by_variant = predictions_of(wrapped, task, variants, so_far=file.with_suffix(".part"))
     file.write_bytes(pickle.dumps(by_variant))
     return task, by_variant
 

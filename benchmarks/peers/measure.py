@@ -15,7 +15,8 @@ import torch
 
 from sensitivity.contracts import Task
 from sensitivity.deploy.engines.openvino_workarounds.concatenation import with_concatenated_codes
-from sensitivity.sweep.stopping.jackknife import scores_without, standard_error, student_quantile
+from sensitivity.records.results.resampled import standard_error
+from sensitivity.sweep.stopping.jackknife import scores_without, student_quantile
 
 MULTIPLYING = {"Convolution", "Deconvolution", "FullyConnected", "MatMul"}
 PRECISION = "f32"

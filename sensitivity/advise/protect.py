@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from math import fsum, inf, isfinite, isnan, log10, sqrt
+from math import fsum, inf, isfinite, isnan, log10
 from numbers import Integral, Real
 from statistics import NormalDist
 from typing import Literal
@@ -14,6 +14,7 @@ from sensitivity.advise.verdicts import verdicts
 from sensitivity.errors import StudyError
 from sensitivity.records import Measurement, Recipe, Scheme, StudyRecord
 from sensitivity.records.results.latency import Latency, latency_of
+from sensitivity.records.results.resampled import total_error
 from sensitivity.records.results.study import RecipeLike
 from sensitivity.records.size import layer_bytes
 from sensitivity.records.units import after_drop
@@ -256,16 +257,20 @@ class Advice:
     def error_of(self, left: Sequence[Measurement]) -> float | None:
         """Standard error of the sum of the positive drops of these, as stored; None where it is not known.
 
-        What the sum is without each group of images tells its spread, and how layers move together.
+        What the sum is without each group of images tells its spread, and how layers move together; how far halving the
+        images shifts it, how it goes on with more of them.
         """
         harmful = [m for m in left if stored_drop(m) > 0.0]
         groups = {len(m.drops_without) for m in harmful}
         if self.study.unit == DECIBEL or len(groups) != 1 or groups == {0}:
             return None
-        (count,) = groups
-        sums = [fsum(drops) for drops in zip(*(m.drops_without for m in harmful), strict=True)]
-        mean = fsum(sums) / count
-        return sqrt((count - 1) / count * fsum((total - mean) ** 2 for total in sums))
+        if len({len(m.drop_shifts) for m in harmful}) != 1:
+            return None
+        without, shifts = (
+            [fsum(numbers) for numbers in zip(*rows, strict=True)]
+            for rows in ([m.drops_without for m in harmful], [m.drop_shifts for m in harmful])
+        )
+        return total_error(without, shifts)
 
     def _together(self, left: Sequence[Measurement]) -> float:
         """Drop that is predicted where these are left quantized; ``protect`` says how."""

@@ -126,6 +126,21 @@ class LeavesOut(Protocol):
 
 
 @runtime_checkable
+class MeanOverKinds(Protocol):
+    """What a ``Task`` may have besides: its metric is a mean over kinds of objects, some of which are rare.
+
+    AP or IoU of a kind that few images show is not what it is with many, so that the metric depends on how many images
+    there are. Intervals then allow for that as well. A task without it says that no such kinds matter.
+    """
+
+    def images_by_kind(self, predictions: Mapping[int, Any]) -> Sequence[int] | None:
+        """How many of the images predicted show each kind, 0 for one that only other images of the task show.
+
+        None where the metric is no mean over kinds, or they are not known.
+        """
+
+
+@runtime_checkable
 class ScoresPart(Protocol):
     """What a ``Task`` may have besides: its predictions hold more than is scored, and a sweep keeps that part alone."""
 

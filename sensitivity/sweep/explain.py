@@ -28,7 +28,15 @@ from sensitivity.sweep.passes.forward import CHECKED_VARIANTS, Forward, Run, che
 from sensitivity.sweep.passes.predictions import bytes_of, same
 from sensitivity.sweep.plan import Variant
 from sensitivity.sweep.settings import Sweep
-from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, GROUPS, GROUPS_OF_A_STOP, deal, scores_without
+from sensitivity.sweep.stopping.jackknife import (
+    FEWEST_IMAGES,
+    GROUPS,
+    GROUPS_OF_A_STOP,
+    HALVINGS,
+    images_by_kind,
+    parts_of,
+    scores_without,
+)
 from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
 from sensitivity.sweep.stopping.race import Confidence
 
@@ -302,11 +310,14 @@ def _intervals(
 ) -> Callable[[float], float]:
     """Seconds for scores of a number of images, and of these less each group."""
     if not isinstance(task, LeavesOut):
-        return lambda images: once(images) + groups * once(images * (1 - 1 / max(1, groups)))
+        halves = 2 * HALVINGS if groups and images_by_kind(task, some[0]) else 0
+        return lambda images: (
+            once(images) + groups * once(images * (1 - 1 / max(1, groups))) + halves * once(images / 2)
+        )
 
     def leave_out(predictions: dict[int, Any]) -> None:
-        dealt = deal(list(predictions), groups)
-        scores_without(task, predictions, [(), *dealt, *[()] * (groups - len(dealt))])
+        parts = parts_of(task, predictions, groups)
+        scores_without(task, predictions, [*parts.left_out, *[()] * (groups - len(parts.groups))])
 
     return _line(leave_out, some)
 

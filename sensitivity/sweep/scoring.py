@@ -210,6 +210,7 @@ class Scoring:
             metrics=after.metrics,
             seconds=self._results.seconds[variant.digest],
             drops_without=() if low is None or estimate is None else estimate.without,
+            drop_shifts=() if low is None or estimate is None else estimate.shifts,
         )
 
     def _estimate(self, variant: Variant) -> Estimate | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sensitivity.errors import AnnotationError
+from sensitivity.errors import AnnotationError, TaskError
+from sensitivity.records.arguments import checked
 from sensitivity.tasks.annotations.annotation_file import CocoAnnotations
 from sensitivity.tasks.annotations.segmentations import whole_number
 from sensitivity.tasks.average_precision.curves import Curves, Matched, MetricReading
@@ -18,11 +19,13 @@ from sensitivity.tasks.average_precision.detections import Prediction
 from sensitivity.tasks.average_precision.ground_truth import DetectionTable, GroundTruth
 from sensitivity.tasks.average_precision.matching import ALL_CRITERIA, Bools, Ints, place_in_run
 from sensitivity.tasks.coco import as_detections, choose_images, load_annotations, read_results
+from sensitivity.tasks.datasets import predicted_positions
 from sensitivity.tasks.detector import DetectionTask
 
 MAX_DETECTIONS = 300
 
 _FREQUENCIES = ("r", "c", "f")
+_FREQUENCY_OF = {f"AP{frequency}": frequency for frequency in _FREQUENCIES}
 _LISTS = ("neg_category_ids", "not_exhaustive_category_ids")
 _READINGS: dict[str, tuple[str, Callable[[Curves, Mapping[str, Bools]], float]]] = {
     "AP": ("all", lambda curves, _: curves.average_precision()),
@@ -63,6 +66,36 @@ class Lvis(DetectionTask):
 
     def _matched(self, predictions: Mapping[int, Prediction]) -> Matched:
         return self._truth.matched(self._detections(predictions), list(predictions))
+
+    @checked(TaskError)
+    def images_by_kind(self, predictions: Mapping[int, Any]) -> list[int]:
+        """How many of the images predicted show an object of each category that the metric averages over.
+
+        Categories without an object in any image of the task are left out.
+        """
+        images, categories = self._shown
+        known = np.unique(categories)
+        here = categories[np.isin(images, predicted_positions(predictions, len(self)))]
+        counts: list[int] = np.bincount(np.searchsorted(known, here), minlength=len(known)).tolist()
+        return counts
+
+    @cached_property
+    def _shown(self) -> tuple[Ints, Ints]:
+        """(P,) positions of images, and ids of averaged categories that they show an object of, each pair once."""
+        frequency = _FREQUENCY_OF.get(self.metric)
+        averaged = {
+            category["id"]
+            for category in self.annotations.categories
+            if frequency is None or category["frequency"] == frequency
+        }
+        position = {image["id"]: number for number, image in enumerate(self.annotations.images)}
+        pairs = {
+            (position[known["image_id"]], known["category_id"])
+            for known in self.annotations.annotations
+            if known["category_id"] in averaged and known["area"] > 0
+        }
+        images, categories = np.array(sorted(pairs), np.intp).reshape(-1, 2).T
+        return images, categories
 
     @cached_property
     def _truth(self) -> _FederatedTruth:

@@ -282,6 +282,21 @@ class SemanticSegmentation:
         return dict(zip(self.metrics, (mean, accuracy, *ious.tolist()), strict=True))
 
     @checked(TaskError)
+    def images_by_kind(self, predictions: Mapping[int, Any]) -> list[int] | None:
+        """How many of the images predicted show each class; classes that none of them shows are not known of.
+
+        None where the metric is no mean over classes.
+        """
+        if self.metric != "mIoU":
+            return None
+        positions = predicted_positions(predictions, len(self))
+        shown = np.sum(
+            [np.asarray(predictions[position]["confusion"]).sum(axis=1) > 0 for position in positions], axis=0
+        )
+        counts: list[int] = shown[shown > 0].tolist()
+        return counts
+
+    @checked(TaskError)
     def suspicion(self, predictions: Mapping[int, Any]) -> str | None:
         """What the labels or label maps look like if they are counted from another number; None if nothing is seen.
 

@@ -295,6 +295,28 @@ def test_the_chance_to_miss_is_said_kept_and_forgotten_with_the_prediction() -> 
     assert "under 1 %" in repr(replace(scheme, miss_probability=0.001))
 
 
+def test_what_more_images_may_shift_adds_to_the_chance_to_miss_the_target() -> None:
+    losses = np.random.default_rng(0).normal([[0.004], [0.002]], 0.04, (2, 400))
+    study = with_losses(losses)
+
+    def chance(*shifts: tuple[float, ...]) -> float:
+        rows = [replace(m, drop_shifts=some) for m, some in zip(study.measurements, shifts, strict=True)]
+        found = replace(study, measurements=tuple(rows)).protect(max_drop=1.5).miss_probability
+        return -1.0 if found is None else found
+
+    known = chance((), ())
+    assert 0.0 < known < chance((0.01, -0.01), (0.01, -0.01)) < 0.5
+    assert chance((0.01, -0.01), (-0.01, 0.01)) == pytest.approx(known), "shifts of layers that cancel out"
+    assert chance((0.01,), (0.01, 0.01)) == -1.0, "of different halves"
+
+
+def test_a_study_of_an_older_version_has_no_shifts_and_loads() -> None:
+    plain = with_losses(np.ones((1, 40))).to_json()
+    for row in plain["measurements"]:
+        del row["drop_shifts"]
+    assert Study.from_json(plain).measurements[0].drop_shifts == ()
+
+
 def test_no_chance_is_named_where_nothing_is_known_of_it() -> None:
     losses = np.random.default_rng(0).normal([[0.004], [0.03]], 0.04, (2, 400))
     study = with_losses(losses)

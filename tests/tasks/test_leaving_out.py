@@ -10,11 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sensitivity.contracts import LeavesOut, MeanOfInstances
-from sensitivity.sweep.stopping.jackknife import deal, standard_error, student_quantile
+from sensitivity.contracts import LeavesOut, MeanOfInstances, MeanOverKinds
+from sensitivity.records.results.resampled import standard_error
+from sensitivity.sweep.stopping.jackknife import deal, student_quantile
 from sensitivity.tasks.coco import COCO_METRICS, CocoDetection
+from sensitivity.tasks.images.first_images import FirstImages
 from sensitivity.tasks.lvis import LVIS_METRICS, Lvis
 from sensitivity.tasks.prompted import IOU_METRICS, PromptedMasks
+from sensitivity.tasks.semantic import SemanticSegmentation
 from tests.tasks.made_scenes import Scenes, adapter, predict_all
 from tests.tasks.random_scenes import SIDE, random_results, random_truth
 from tests.tasks.test_prompted import BoxFiller
@@ -64,6 +67,50 @@ def test_scores_without_a_group_are_those_of_the_rest_to_the_last_bit(tmp_path: 
     expected = [task.score(some)[metric] for some in rest]
     assert task.scores_without(predictions, groups) == pytest.approx(expected, abs=0, rel=0, nan_ok=True)
     assert len({score for score in expected if score == score}) > 1
+
+
+@pytest.mark.parametrize("metric", ["AP", "APr", "APf"])
+def test_lvis_counts_the_images_of_each_category_that_its_metric_averages_over(tmp_path: Path, metric: str) -> None:
+    draw = np.random.default_rng(3)
+    truth = random_truth(draw, images=9, categories=7, objects=30)
+    scenes = on_disk(tmp_path, truth)
+    task = Lvis(scenes.images, scenes.annotations, preprocess=lambda x: x, adapter=adapter, metric=metric)
+    frequency = {category["id"]: category["frequency"] for category in truth["categories"]}
+    objects = [known for known in truth["annotations"] if known["area"] > 0]
+    categories = {known["category_id"] for known in objects}
+    wanted = [number for number in sorted(categories) if metric == "AP" or frequency[number] == metric[-1]]
+    some = [truth["images"][position]["id"] for position in (0, 2, 3)]
+    expected = [
+        len({known["image_id"] for known in objects if known["category_id"] == number} & set(some)) for number in wanted
+    ]
+    predictions: dict[int, Any] = dict.fromkeys((0, 2, 3))  # nothing looks at them
+    assert isinstance(task, MeanOverKinds)
+    assert task.images_by_kind(predictions) == expected
+    assert sum(expected) > 0
+    assert FirstImages(task, 5).images_by_kind(predictions) == expected
+
+
+def test_a_mean_iou_counts_the_images_of_each_class_and_another_metric_of_none(tmp_path: Path) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "0.png")
+    confusions = {image: {"confusion": np.diag([5, image, 0])} for image in range(1)} | {
+        1: {"confusion": np.array([[1, 1, 1], [0, 3, 0], [0, 0, 0]])}
+    }
+    Image.new("RGB", (4, 4)).save(tmp_path / "1.png")
+    labels = tmp_path / "labels"
+    labels.mkdir()
+    for image in range(2):
+        Image.new("L", (4, 4)).save(labels / f"{image}.png")
+    settings: Any = {"classes": ["a", "b", "c"], "preprocess": lambda x: x}
+    assert SemanticSegmentation(tmp_path, labels, **settings).images_by_kind(confusions) == [2, 1]
+    accuracy = SemanticSegmentation(tmp_path, labels, metric="pixel_accuracy", **settings)
+    assert accuracy.images_by_kind(confusions) is None
+
+
+def test_coco_and_tasks_of_means_have_no_kinds_that_matter(tmp_path: Path) -> None:
+    scenes = on_disk(tmp_path, random_truth(np.random.default_rng(3), images=3, categories=2, objects=9))
+    task = CocoDetection(scenes.images, scenes.annotations, preprocess=lambda x: x, adapter=adapter)
+    assert not isinstance(task, MeanOverKinds)
+    assert FirstImages(task, 2).images_by_kind({0: None}) is None
 
 
 @pytest.mark.parametrize("metric", IOU_METRICS)

@@ -107,6 +107,8 @@ class Measurement:
         seconds: Time spent on it.
         drops_without: The drop without each of the groups of images that its interval comes from; the groups are the
             same for all layers, so that sums over layers have intervals too. Empty where there are none.
+        drop_shifts: How far the mean drop of two halves of the images lies from the drop of all of them, for several
+            ways to halve them, the same for all layers. Empty as above, and in a study of an older version.
         engine_reason: Why ``Wrapped.verify_study`` did not show that an engine computes the same; empty where it did,
             or was not asked.
     """
@@ -125,6 +127,7 @@ class Measurement:
     seconds: float | None = None
     drops_without: tuple[float, ...] = ()
     engine_reason: str = ""
+    drop_shifts: tuple[float, ...] = ()
 
     @property
     def remarks(self) -> str:
@@ -139,8 +142,8 @@ class Measurement:
             ValueError: If its status is unknown.
             TypeError: If a field is missing or unknown.
         """
-        status, without = plain.get("status", Status.MEASURED), plain.get("drops_without", ())
-        return cls(**{**plain, "status": Status(status), "drops_without": tuple(without)})
+        numbers = {name: tuple(plain.get(name, ())) for name in ("drops_without", "drop_shifts")}
+        return cls(**{**plain, "status": Status(plain.get("status", Status.MEASURED)), **numbers})
 
 
 @dataclass(frozen=True)

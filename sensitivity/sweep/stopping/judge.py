@@ -14,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from sensitivity.contracts import MeanOfInstances, Task
+from sensitivity.records.results.resampled import total_error
 from sensitivity.sweep.passes.in_parallel import in_parallel, one_thread_each
 from sensitivity.sweep.passes.in_process import OnError
 from sensitivity.sweep.plan import Variant
@@ -21,10 +22,11 @@ from sensitivity.sweep.stopping.jackknife import (
     FEWEST_IMAGES,
     GROUPS,
     GROUPS_OF_A_STOP,
-    deal,
+    Parts,
+    growth,
     half_width,
-    scores_without,
-    standard_error,
+    parts_of,
+    scores_of_parts,
     student_quantile,
 )
 from sensitivity.sweep.stopping.race import VIRTUAL_LOSS, Confidence, Race, with_places
@@ -120,11 +122,11 @@ class EveryImage:
         images = self._results.images_of(variant)
         if not self.intervals or len(images) < FEWEST_IMAGES:
             return None
-        drop, without = self._drops.of(variant)
-        half = half_width(without, 1 - (1 - LEVEL) / len(self._variants))
+        drop, without, shifts = self._drops.of(variant)
+        half = half_width(without, 1 - (1 - LEVEL) / len(self._variants), shifts)
         if half is None:
             return None
-        return Estimate(drop, drop - half, drop + half, len(images), "undecided", tuple(without))
+        return Estimate(drop, drop - half, drop + half, len(images), "undecided", without, shifts)
 
     def drops(self) -> list[tuple[Variant, float]]:
         """Drops over the images so far."""
@@ -136,8 +138,8 @@ class Samples:
     """Stops for a metric that is no mean: looks again each time the sample of images has grown by half.
 
     At a look the drop is scored over the images so far; its standard error is that of leaving groups out, less what the
-    share of the data set already seen takes away. Every look of every variant may be wrong with the same small
-    probability, and together with no more than ``1 - level``.
+    share of the data set already seen takes away, and what the images still to come may shift it. Every look of every
+    variant may be wrong with the same small probability, and together with no more than ``1 - level``.
     """
 
     def __init__(
@@ -205,9 +207,10 @@ class Samples:
         if looked_at >= whole:
             drop = self._drops.without_bounds(variant)
             return Estimate(drop, drop, drop, looked_at, self._stop.verdict(drop, drop, drop))
-        drop, without = self._drops.of(variant)
-        imagined = VIRTUAL_LOSS * self._stop.tolerance / looked_at
-        error = math.hypot(standard_error(without), imagined) * math.sqrt(1 - looked_at / whole)
+        drop, without, shifts = self._drops.of(variant)
+        spread, grown = math.sqrt(1 - looked_at / whole), self._drops.growth(variant)
+        imagined = spread * VIRTUAL_LOSS * self._stop.tolerance / looked_at
+        error = math.hypot(imagined, total_error(without, shifts, spread=spread, growth=grown))
         if not math.isfinite(error):
             return Estimate(drop, -math.inf, math.inf, looked_at, "undecided")
         freedom, chance = len(without) - 1, (1 - self._stop.level) / (len(self._variants) * self._looks_in_all)
@@ -286,22 +289,30 @@ class _DropsWithout:
         self._task = task
         self._results = results
         self._groups = groups
-        self._baselines: dict[Images, tuple[float, list[float]]] = {}
+        self._baselines: dict[Images, tuple[Parts, list[float]]] = {}
+        self._growths: dict[Images, float] = {}
 
-    def of(self, variant: Variant) -> tuple[float, list[float]]:
-        """The drop, and the drop without each group."""
+    def of(self, variant: Variant) -> tuple[float, tuple[float, ...], tuple[float, ...]]:
+        """The drop, the drop without each group, and its shifts; see ``Parts.read``."""
         images = self._results.images_of(variant)
-        groups = deal(images, self._groups)
         expected = self._results.expected(images)
         if images not in self._baselines:
-            self._baselines[images] = self._scores(expected, groups)
-        before, before_without = self._baselines[images]
+            parts = parts_of(self._task, expected, self._groups)
+            self._baselines[images] = parts, scores_of_parts(self._task, expected, parts)
+        parts, before = self._baselines[images]
         changed = self._results.changed(variant)
         if not changed:
-            return 0.0, [0.0] * len(groups)
-        after, after_without = self._scores(expected | changed, groups)
+            return 0.0, (0.0,) * len(parts.groups), (0.0,) * len(parts.halves)
+        after = scores_of_parts(self._task, expected | changed, parts)
         sign = 1.0 if self._task.higher_is_better else -1.0
-        return sign * (before - after), [sign * (b - a) for b, a in zip(before_without, after_without, strict=True)]
+        return parts.read([sign * (b - a) for b, a in zip(before, after, strict=True)])
+
+    def growth(self, variant: Variant) -> float:
+        """How many times a shift may come on the way to all images of the task."""
+        images = self._results.images_of(variant)
+        if images not in self._growths:
+            self._growths[images] = growth(self._task, self._results.expected(images))
+        return self._growths[images]
 
     def without_bounds(self, variant: Variant) -> float:
         """The drop alone."""
@@ -310,10 +321,6 @@ class _DropsWithout:
             return 0.0
         before, after = (self._task.score(some)[self._task.metric] for some in (expected, expected | changed))
         return before - after if self._task.higher_is_better else after - before
-
-    def _scores(self, predictions: dict[int, object], groups: Sequence[Sequence[int]]) -> tuple[float, list[float]]:
-        whole, *without = scores_without(self._task, predictions, [(), *groups])
-        return whole, without
 
 
 def _comparable(variants: Sequence[Variant], results: Results) -> list[list[Variant]]:

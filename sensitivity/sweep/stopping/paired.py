@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sensitivity.contracts import Task
-from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, deal, half_width, scores_without
+from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, half_width, parts_of, scores_of_parts
 
 
 def drop_interval(
@@ -28,8 +28,9 @@ def drop_interval(
     """
     if len(baseline) < FEWEST_IMAGES:
         return None
-    groups = deal(list(baseline))
-    before, after = (scores_without(task, each, groups) for each in (baseline, predictions))
+    parts = parts_of(task, baseline)
+    before, after = (scores_of_parts(task, each, parts) for each in (baseline, predictions))
     # as wide for either sign: which direction is better does not matter
-    half = half_width([b - a for b, a in zip(before, after, strict=True)], level)
+    _, without, shifts = parts.read([b - a for b, a in zip(before, after, strict=True)])
+    half = half_width(without, level, shifts)
     return None if half is None or math.isnan(half) else (drop - half, drop + half)

@@ -116,6 +116,7 @@ class Estimate:
         status: What `Confidence.verdict` says of it; ``undecided`` below the minimum of images; ``top`` or ``not-top``
             where its place among the others is known (see ``place_in_ranking``).
         without: The drop without each group of images, where the bounds come from leaving groups of all images out.
+        shifts: The shifts of the drop where the images are halved, likewise; see ``jackknife.Parts.read``.
         reach: How far the drop may be from it; None where all images are seen, or nothing can be said yet.
     """
 
@@ -125,6 +126,7 @@ class Estimate:
     images: int
     status: Status
     without: tuple[float, ...] = ()
+    shifts: tuple[float, ...] = ()
     reach: Reach | None = None
 
     def chance_beyond(self, distance: float) -> float:

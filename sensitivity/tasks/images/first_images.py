@@ -12,6 +12,7 @@ from sensitivity.contracts import (
     LeavesOut,
     LooksAtPredictions,
     MeanOfInstances,
+    MeanOverKinds,
     NeedsReference,
     ScoresPart,
     StaysInProcess,
@@ -98,6 +99,10 @@ class FirstImages:
             {image: predictions[image] for image in predictions if image not in set(group)} for group in groups
         )
         return [self.task.score(part)[self.metric] for part in remaining]
+
+    def images_by_kind(self, predictions: Mapping[int, Any]) -> Sequence[int] | None:
+        """See ``MeanOverKinds``; None where the task does not know."""
+        return self.task.images_by_kind(predictions) if isinstance(self.task, MeanOverKinds) else None
 
     def scored_part(self, prediction: Any) -> Any:
         """See ``ScoresPart``."""

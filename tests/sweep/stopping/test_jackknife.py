@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from sensitivity.sweep.stopping.jackknife import deal, half_width, scores_without, standard_error, student_quantile
+from sensitivity.records.results.resampled import standard_error
+from sensitivity.sweep.stopping.jackknife import deal, half_width, scores_without, student_quantile
 from tests.sweep.mean_task import MeanTask
 
 
