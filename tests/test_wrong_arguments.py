@@ -288,6 +288,7 @@ class Subject:
             "seen",
             "score",
             "scores_without",
+            "images_by_kind",
             "suspicion",
             "instance_sum",
             "scored_part",
