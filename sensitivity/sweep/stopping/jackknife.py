@@ -31,7 +31,7 @@ from sensitivity.records.results.resampled import total_error
 
 GROUPS = 20
 GROUPS_OF_A_STOP = 40  # more cost scores and save images: intervals are 12 % shorter at the levels that a stop needs
-HALVINGS = 5  # three would do: more move the coverage by less than a point
+HALVINGS = 10  # of five, which ones they are moves the coverage by two points where most kinds are rare
 FEWEST_IMAGES = 8  # below it, the spread of so few groups says nothing
 FEW_OF_A_KIND = 8  # images: half of them hold too few objects of the kind to tell how its AP or IoU goes on
 ROUNDING = 1e-12  # a spread below it is that of last bits: nothing seen has moved the drop, and nothing is known of it
