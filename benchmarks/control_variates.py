@@ -285,10 +285,10 @@ class Sample:
         if way not in (SPREAD_ALONE, BIAS_OFF):
             _, _, shifts = self.parts.read((drop - weights @ controls).tolist())
             error = math.hypot(error, self.growth * shift_size(shifts))
-        found = float(drop[0] - weights @ (controls[:, 0] - truth))
+        drop_found = float(drop[0] - weights @ (controls[:, 0] - truth))
         if way == BIAS_OFF:
-            found -= (groups - 1) * (float(without.mean()) - drop[0]) * (1 - self.seen)
-        return found, error * student_quantile(0.95, freedom)
+            drop_found -= (groups - 1) * (float(without.mean()) - drop[0]) * (1 - self.seen)
+        return drop_found, error * student_quantile(0.95, freedom)
 
 
 def compare(task: Task, by_variant: Mapping[str, Predictions], sizes: Sequence[int], repeats: int) -> None:

@@ -75,8 +75,8 @@ class Lvis(DetectionTask):
         """
         images, categories = self._shown
         known = np.unique(categories)
-        here = categories[np.isin(images, predicted_positions(predictions, len(self)))]
-        counts: list[int] = np.bincount(np.searchsorted(known, here), minlength=len(known)).tolist()
+        predicted = categories[np.isin(images, predicted_positions(predictions, len(self)))]
+        counts: list[int] = np.bincount(np.searchsorted(known, predicted), minlength=len(known)).tolist()
         return counts
 
     @cached_property

@@ -301,8 +301,8 @@ def test_what_more_images_may_shift_adds_to_the_chance_to_miss_the_target() -> N
 
     def chance(*shifts: tuple[float, ...]) -> float:
         rows = [replace(m, drop_shifts=some) for m, some in zip(study.measurements, shifts, strict=True)]
-        found = replace(study, measurements=tuple(rows)).protect(max_drop=1.5).miss_probability
-        return -1.0 if found is None else found
+        chance_to_miss = replace(study, measurements=tuple(rows)).protect(max_drop=1.5).miss_probability
+        return -1.0 if chance_to_miss is None else chance_to_miss
 
     known = chance((), ())
     assert 0.0 < known < chance((0.01, -0.01), (0.01, -0.01)) < 0.5

@@ -30,13 +30,15 @@ class RareKinds:
         self.shown, self.of_kind = pairs // kinds, pairs % kinds
         counts = draw.geometric(0.5, len(pairs))
         self.object_images, self.object_kinds = np.repeat(self.shown, counts), np.repeat(self.of_kind, counts)
-        found = draw.random(len(self.object_images)) < 0.8
+        is_found = draw.random(len(self.object_images)) < 0.8
         wrong = draw.random(3 * images) < 0.7
-        self.found_images = np.concatenate([self.object_images[found], *[self.shown] * 2, np.arange(3 * images) // 3])
-        self.found_kinds = np.concatenate(
-            [self.object_kinds[found], *[self.of_kind] * 2, draw.integers(0, kinds, 3 * images)]
+        self.found_images = np.concatenate(
+            [self.object_images[is_found], *[self.shown] * 2, np.arange(3 * images) // 3]
         )
-        self.right = np.arange(len(self.found_images)) < found.sum()
+        self.found_kinds = np.concatenate(
+            [self.object_kinds[is_found], *[self.of_kind] * 2, draw.integers(0, kinds, 3 * images)]
+        )
+        self.right = np.arange(len(self.found_images)) < is_found.sum()
         harder = draw.normal(0, 0.6, kinds)
         scores = np.where(self.right, 1.2 - harder[self.found_kinds], 0) + draw.standard_normal(len(self.right))
         scores[len(scores) - len(wrong) :][~wrong] = NEVER
@@ -73,8 +75,8 @@ class RareKinds:
         return [self._score(np.isin(np.arange(self.images), list(group)), of_objects, of_found) for group in groups]
 
     def images_by_kind(self, predictions: Mapping[int, Any]) -> list[int]:
-        here = np.isin(self.shown, list(predictions))
-        counts = np.bincount(self.of_kind[here], minlength=self.kinds)
+        predicted = np.isin(self.shown, list(predictions))
+        counts = np.bincount(self.of_kind[predicted], minlength=self.kinds)
         return counts[np.bincount(self.of_kind, minlength=self.kinds) > 0].tolist()
 
     def _score(self, gone: Any, of_objects: Any, of_found: Any) -> float:
@@ -86,7 +88,7 @@ class RareKinds:
         first = np.searchsorted(kinds, np.arange(self.kinds))
         hits = np.concatenate([[0], np.cumsum(right)])
         precision = (hits[1:] - hits[first][kinds]) / (np.arange(len(kinds)) - first[kinds] + 1)
-        # the best precision from here to the end of the kind: kinds further on are lifted less
+        # the best precision from predicted to the end of the kind: kinds further on are lifted less
         lift = 2.0 * (self.kinds - kinds)
         best = np.maximum.accumulate((precision + lift)[::-1])[::-1] - lift
         average = np.bincount(kinds[right], weights=best[right], minlength=self.kinds)

@@ -28,8 +28,8 @@ def test_intervals_of_a_stop_hold_the_drop_of_all_images_where_most_kinds_are_ra
         for layer in (1, 2, 3):
             judge: Any = Samples(stop, task, [layer], Known(images))  # type: ignore[list-item, arg-type]
             judge.take(images)
-            found = judge.estimate(layer)
-            held += found.low <= before - after[layer - 1] <= found.high
+            estimate = judge.estimate(layer)
+            held += estimate.low <= before - after[layer - 1] <= estimate.high
     assert held >= 70, "of 75"
 
 
@@ -38,8 +38,8 @@ def test_a_drop_on_all_images_is_exact_however_rare_the_kinds() -> None:
     images = tuple(range(60))
     judge: Any = Samples(sv.Confidence(tolerance=1.0, minimum_images=60), task, [1], Known(images))  # type: ignore[list-item, arg-type]
     judge.take(images)
-    found = judge.estimate(1)
-    assert found.low == found.drop == found.high
+    estimate = judge.estimate(1)
+    assert estimate.low == estimate.drop == estimate.high
 
 
 def test_a_mean_has_no_shift_whatever_the_sizes_of_the_halves() -> None:
