@@ -60,8 +60,8 @@ from sensitivity.sweep.stopping.jackknife import (
     GROUPS_OF_A_STOP,
     Parts,
     deal,
+    groups_and_halves,
     growth,
-    parts_of,
     scores_of_parts,
     scores_without,
     student_quantile,
@@ -262,7 +262,7 @@ class Sample:
     def of(cls, task: Task, by_variant: Mapping[str, Predictions], images: Sequence[int]) -> Sample:
         """Score every variant."""
         some = {name: {image: known[image] for image in images} for name, known in by_variant.items()}
-        parts = parts_of(task, some["baseline"], GROUPS_OF_A_STOP)
+        parts = groups_and_halves(task, some["baseline"], GROUPS_OF_A_STOP)
         scores = {name: np.array(scores_of_parts(task, predictions, parts)) for name, predictions in some.items()}
         return cls(scores, parts, growth(task, some["baseline"]), len(images) / len(task))
 

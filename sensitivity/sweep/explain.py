@@ -33,8 +33,8 @@ from sensitivity.sweep.stopping.jackknife import (
     GROUPS,
     GROUPS_OF_A_STOP,
     HALVINGS,
+    groups_and_halves,
     images_by_kind,
-    parts_of,
     scores_without,
 )
 from sensitivity.sweep.stopping.judge import LOOK_AGAIN_AT
@@ -316,7 +316,7 @@ def _intervals(
         )
 
     def leave_out(predictions: dict[int, Any]) -> None:
-        parts = parts_of(task, predictions, groups)
+        parts = groups_and_halves(task, predictions, groups)
         scores_without(task, predictions, [*parts.left_out, *[()] * (groups - len(parts.groups))])
 
     return _line(leave_out, some)

@@ -140,7 +140,7 @@ def images_by_kind(task: Task, predictions: Mapping[int, Any]) -> Sequence[int]:
     return (task.images_by_kind(predictions) or ()) if isinstance(task, MeanOverKinds) else ()
 
 
-def parts_of(task: Task, predictions: Mapping[int, Any], groups: int = GROUPS) -> Parts:
+def groups_and_halves(task: Task, predictions: Mapping[int, Any], groups: int = GROUPS) -> Parts:
     """The parts of the images predicted; halves only where the task has kinds that may be rare."""
     return Parts.of(list(predictions), groups, HALVINGS if images_by_kind(task, predictions) else 0)
 

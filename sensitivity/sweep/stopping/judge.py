@@ -23,9 +23,9 @@ from sensitivity.sweep.stopping.jackknife import (
     GROUPS,
     GROUPS_OF_A_STOP,
     Parts,
+    groups_and_halves,
     growth,
     half_width,
-    parts_of,
     scores_of_parts,
     student_quantile,
 )
@@ -297,7 +297,7 @@ class _DropsWithout:
         images = self._results.images_of(variant)
         expected = self._results.expected(images)
         if images not in self._baselines:
-            parts = parts_of(self._task, expected, self._groups)
+            parts = groups_and_halves(self._task, expected, self._groups)
             self._baselines[images] = parts, scores_of_parts(self._task, expected, parts)
         parts, before = self._baselines[images]
         changed = self._results.changed(variant)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sensitivity.contracts import Task
-from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, half_width, parts_of, scores_of_parts
+from sensitivity.sweep.stopping.jackknife import FEWEST_IMAGES, groups_and_halves, half_width, scores_of_parts
 
 
 def drop_interval(
@@ -28,7 +28,7 @@ def drop_interval(
     """
     if len(baseline) < FEWEST_IMAGES:
         return None
-    parts = parts_of(task, baseline)
+    parts = groups_and_halves(task, baseline)
     before, after = (scores_of_parts(task, each, parts) for each in (baseline, predictions))
     # as wide for either sign: which direction is better does not matter
     _, without, shifts = parts.read([b - a for b, a in zip(before, after, strict=True)])

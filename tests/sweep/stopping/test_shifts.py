@@ -11,7 +11,7 @@ import pytest
 
 import sensitivity as sv
 from sensitivity.records.results.resampled import standard_error, total_error
-from sensitivity.sweep.stopping.jackknife import HALVINGS, Parts, growth, half_width, parts_of, scores_of_parts
+from sensitivity.sweep.stopping.jackknife import HALVINGS, Parts, groups_and_halves, growth, half_width, scores_of_parts
 from sensitivity.sweep.stopping.judge import Samples
 from tests.sweep.mean_task import MeanTask
 from tests.sweep.stopping.rare_kinds import Known, RareKinds
@@ -56,7 +56,7 @@ def test_a_mean_has_no_shift_whatever_the_sizes_of_the_halves() -> None:
 
 def test_a_task_without_rare_kinds_is_not_halved_and_its_interval_is_that_of_the_spread() -> None:
     task = MeanTask(40)
-    parts = parts_of(task, dict.fromkeys(range(40), 0.5))
+    parts = groups_and_halves(task, dict.fromkeys(range(40), 0.5))
     assert parts.halves == []
     assert len(parts.left_out) == 21
     assert parts.read([0.25] * 21) == (0.25, (0.25,) * 20, ())
