@@ -112,6 +112,27 @@ class Cut(Garbage):
     capabilities = replace(OrtEngine.capabilities, saturates=True)
 
 
+class OfPositiveNumbers(nn.Module):
+    """Refuses what is no image of its kind."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not torch.jit.is_tracing() and not torch.compiler.is_exporting() and bool((x < 0).any()):
+            raise ValueError("pixels are not negative")
+        out: torch.Tensor = self.conv(x)
+        return out
+
+
+def test_a_model_that_refuses_noise_is_compared_on_its_own_example() -> None:
+    made = sv.wrap(OfPositiveNumbers().eval(), torch.zeros(1, 3, 16, 16))
+    made.calibrate([torch.rand(4, 3, 16, 16)], SAFE_INT8)
+    (check,) = made.deploy(SAFE, "onnxruntime").on_example
+    assert check.sqnr_db is not None
+
+
 def test_saturation_is_named_once_with_what_it_costs(resnet: sv.Wrapped, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sensitivity.deploy.engines.registry._KINDS", {})
     sv.register_engine("cut", Cut)
