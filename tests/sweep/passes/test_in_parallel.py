@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import multiprocessing
 import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import wait
 from pathlib import Path
 from typing import Any
 
@@ -173,30 +173,13 @@ def test_why_rows_lack_bounds_is_told_by_whoever_scored_them() -> None:
     assert f"{len(study.measurements)} of {len(study.measurements)} measurements" in note
 
 
-class Interrupts(NotedScores):
-    """Sends one Ctrl-C to the first process while others score."""
+def test_an_interrupt_while_others_score_costs_bounds_and_no_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        monkeypatch.setattr("sensitivity.sweep.passes.in_parallel.wait", wait)
+        raise KeyboardInterrupt
 
-    def score(self, predictions: Any) -> dict[str, float]:
-        if os.getpid() != HOME:
-            time.sleep(1)  # Python swallows an interrupt that comes while it forks
-            with contextlib.suppress(FileExistsError):
-                self.notes.with_name("sent").touch(exist_ok=False)
-                os.kill(HOME, signal.SIGINT)
-            time.sleep(60)
-        return super().score(predictions)
-
-
-@pytest.fixture
-def interrupts_are_heard() -> Iterator[None]:
-    """Ctrl-C raises, also where these tests run in the background of a shell, which lets it be ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
-@pytest.mark.usefixtures("interrupts_are_heard")
-def test_an_interrupt_while_others_score_costs_bounds_and_no_scores(tmp_path: Path) -> None:
-    study = analyze(Interrupts(40, tmp_path / "notes"))
+    monkeypatch.setattr("sensitivity.sweep.passes.in_parallel.wait", interrupted)
+    study = analyze(MeanTask(40))
     torch.set_num_threads(1)
     alone = analyze(MeanTask(40), None)
     torch.set_num_threads(2)
