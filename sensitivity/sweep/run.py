@@ -120,9 +120,16 @@ def sweep(
 
 @dataclass(frozen=True)
 class _Subject:
-    """What a sweep measures; see ``sweep``. Where it is stored, an earlier attempt may have left results.
+    """What a sweep measures; see ``sweep``.
 
-    The state is the model's before the sweep: every attempt begins with it. So many processes may score at a time.
+    Attributes:
+        model: The model.
+        task: Data and metric.
+        variants: What is measured.
+        perturber: Applies the variants.
+        state: The model's state before the sweep: every attempt begins with it.
+        stored: Whether an earlier attempt may have left results.
+        scorers: Processes that may score at a time.
     """
 
     model: nn.Module

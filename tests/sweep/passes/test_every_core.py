@@ -16,6 +16,7 @@ import torch
 import sensitivity as sv
 from sensitivity.sweep.passes import cores, every_core, forked
 from tests.sweep.mean_task import Chain, MeanTask
+from tests.sweep.passes.noted_sweeps import Noted, analyze, expected
 from tests.sweep.storage.stored_sweeps import known
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="workers are forked on Linux alone")
@@ -34,35 +35,17 @@ def two_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch.set_num_threads(before)
 
 
-class NotedTask(MeanTask):
-    """Writes down in which process and with how many threads it runs, and does ``act`` in all but the first one."""
+class NotedTask(Noted):
+    """Writes down where it predicts, and does ``act`` in all processes but the first one."""
 
     def __init__(self, images: int, notes: Path, act: Callable[[Any], Any] = lambda predictions: predictions) -> None:
-        super().__init__(images)
-        self.home, self.notes, self.act = os.getpid(), notes, act
+        super().__init__(images, notes)
+        self.home, self.act = os.getpid(), act
 
     def predict(self, model: Callable[..., Any], batch: Any) -> list[Any]:
-        with self.notes.open("a") as file:
-            file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
+        self.note()
         predictions = super().predict(model, batch)
         return predictions if os.getpid() == self.home else self.act(predictions)
-
-    def noted(self) -> tuple[set[str], set[str]]:
-        lines = [line.split() for line in self.notes.read_text().splitlines()]
-        return {pid for pid, _ in lines}, {threads for _, threads in lines}
-
-
-def analyze(task: Any, workers: Any = "auto", **settings: Any) -> sv.Study:
-    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
-    wrapped.calibrate(MeanTask(8))
-    return wrapped.analyze(task, [sv.INT8, sv.INT4_WEIGHTS], workers=workers, progress=False, **settings)
-
-
-def expected(images: int = 40, **settings: Any) -> dict[str, Any]:
-    torch.set_num_threads(1)
-    study = analyze(MeanTask(images), None, **settings)
-    torch.set_num_threads(2)
-    return known(study)
 
 
 @pytest.mark.parametrize("images", [4, 40])

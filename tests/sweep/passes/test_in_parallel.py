@@ -17,7 +17,8 @@ import torch
 import sensitivity as sv
 from sensitivity.sweep.passes import every_core, forked
 from sensitivity.sweep.passes.in_parallel import in_parallel
-from tests.sweep.mean_task import Chain, MeanTask
+from tests.sweep.mean_task import MeanTask
+from tests.sweep.passes.noted_sweeps import Noted, alone, analyze, expected
 from tests.sweep.storage.stored_sweeps import known
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="workers are forked on Linux alone")
@@ -95,27 +96,12 @@ def test_an_error_is_that_of_a_call_here() -> None:
         list(in_parallel(refuse_seven, range(20), processes=2))
 
 
-class NotedScores(MeanTask):
-    """Writes down in which process and with how many threads it scores."""
-
-    def __init__(self, images: int, notes: Path) -> None:
-        super().__init__(images)
-        self.notes = notes
+class NotedScores(Noted):
+    """Writes down where it scores."""
 
     def score(self, predictions: Any) -> dict[str, float]:
-        with self.notes.open("a") as file:
-            file.write(f"{os.getpid()} {torch.get_num_threads()}\n")
+        self.note()
         return super().score(predictions)
-
-    def noted(self) -> tuple[set[str], set[str]]:
-        lines = [line.split() for line in self.notes.read_text().splitlines()]
-        return {pid for pid, _ in lines}, {threads for _, threads in lines}
-
-
-def analyze(task: Any, workers: Any = "auto", **settings: Any) -> sv.Study:
-    wrapped = sv.wrap(Chain().eval(), MeanTask(1).inputs)
-    wrapped.calibrate(MeanTask(8))
-    return wrapped.analyze(task, [sv.INT8, sv.INT4_WEIGHTS], workers=workers, progress=False, **settings)
 
 
 STOP = sv.Confidence(tolerance=0.02, minimum_images=32)
@@ -130,10 +116,7 @@ def test_scores_and_bounds_are_those_of_one_process(tmp_path: Path, settings: di
     processes, threads = task.noted()
     assert len(processes) > 1
     assert threads == {"1"}
-    torch.set_num_threads(1)
-    alone = analyze(MeanTask(100), None, **settings)
-    torch.set_num_threads(2)
-    assert known(study) == known(alone)
+    assert known(study) == expected(100, **settings)
 
 
 class Dictionary:
@@ -180,10 +163,7 @@ def test_an_interrupt_while_others_score_costs_bounds_and_no_scores(monkeypatch:
 
     monkeypatch.setattr("sensitivity.sweep.passes.in_parallel.wait", interrupted)
     study = analyze(MeanTask(40))
-    torch.set_num_threads(1)
-    alone = analyze(MeanTask(40), None)
-    torch.set_num_threads(2)
-    assert [row.drop for row in study.measurements] == [row.drop for row in alone.measurements]
+    assert [row.drop for row in study.measurements] == [row.drop for row in alone(40).measurements]
     assert [row.drop_low is None for row in study.measurements] == [
         number >= 1 for number in range(len(study.measurements))
     ]
